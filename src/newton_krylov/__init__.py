@@ -1,0 +1,1 @@
+"""Newton's method with Krylov solvers: optimizers, linear solvers and curvature operators in torch."""

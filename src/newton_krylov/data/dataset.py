@@ -1,0 +1,65 @@
+"""A data set: train and test splits as tensors, and where they came from."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+Task = Literal["binary", "multiclass", "regression"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples and their targets.
+
+    Attributes
+    ----------
+    X : Tensor, shape (n_samples, n_features)
+        Dense, or sparse CSR with int32 indices (half the index traffic, and the fast path of the
+        sparse products). Images keep their shape: (n_samples, channels, height, width).
+    y : Tensor, shape (n_samples,)
+        Class indices 0 .. n_classes - 1 (int64), or floats for a regression.
+    """
+
+    X: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return self.X.shape[0]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Train and test splits with their provenance. Knows nothing of losses.
+
+    Attributes
+    ----------
+    name : str
+        As the user asked for it.
+    train : Split
+        What the objective is made of.
+    test : Split or None
+        Held out, for accuracy.
+    task : {"binary", "multiclass", "regression"}
+        What `y` holds.
+    n_classes : int
+        0 for a regression.
+    source : str
+        Where the data came from: a path, an address, a package, or "synthetic".
+    checksum : str
+        SHA-256 of what defines the data (files, or the generator's arguments) and of the options
+        applied to it; equal checksums mean equal tensors.
+    """
+
+    name: str
+    train: Split
+    test: Split | None
+    task: Task
+    n_classes: int
+    source: str
+    checksum: str
+
+    @property
+    def n_features(self) -> int:
+        """Number of columns of X."""
+        return self.train.X.shape[1]

@@ -1,0 +1,45 @@
+"""Errors that are the user's to mend: each message is one clear sentence, shown without a traceback."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake in what the user gave: configuration, data or environment.
+
+    The message says what is wrong, where, and what would be right. The entry point prints it
+    without a traceback and exits with a non-zero code.
+    """
+
+
+class ConfigError(UserError):
+    """A wrong key, name, type or value in the configuration."""
+
+
+class DataError(UserError):
+    """A data file that is missing, malformed, or does not have the promised checksum."""
+
+
+class UnsupportedError(UserError):
+    """A combination of parts that makes no sense, such as `cg` on a nonsymmetric operator."""
+
+
+def suggest(word: str, choices: Iterable[str]) -> str:
+    """Return `"; did you mean 'x'? Choices: a, b, x"` for a wrong `word`.
+
+    Parameters
+    ----------
+    word : str
+        What the user wrote.
+    choices : iterable of str
+        What would have been right.
+
+    Returns
+    -------
+    str
+        The end of a sentence, beginning with its own punctuation.
+    """
+    names = sorted(choices)
+    close = get_close_matches(word, names, n=1)
+    hint = f"; did you mean '{close[0]}'?" if close else "."
+    return f"{hint} Choices: {', '.join(names) if names else '(none)'}"

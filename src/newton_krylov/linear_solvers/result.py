@@ -1,0 +1,86 @@
+"""What every linear solver takes and returns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from newton_krylov.operators import LinearOperator
+
+Preconditioner = Callable[[Tensor], Tensor]
+"""v -> M v, with M an approximation of the inverse of A (symmetric positive definite where the
+solver is for symmetric systems)."""
+
+Callback = Callable[[Tensor, float], None]
+"""Called after every iteration with the iterate x, shape (n,), and its residual norm."""
+
+
+class Status(StrEnum):
+    """Why a linear solver stopped; the optimizer branches on this, never on "convex"."""
+
+    CONVERGED = "converged"
+    MAXITER = "maxiter"
+    BREAKDOWN = "breakdown"
+    NEGATIVE_CURVATURE = "negative_curvature"
+    STAGNATED = "stagnated"
+
+    @property
+    def remedy(self) -> str:
+        """What the status means and what a user can do about it."""
+        return _REMEDY[self]
+
+
+_REMEDY = {
+    Status.CONVERGED: "the residual meets the tolerance",
+    Status.MAXITER: "the iteration limit came first: raise maxiter, loosen rtol, "
+    "or give a preconditioner",
+    Status.BREAKDOWN: "the method cannot go on (singular or inconsistent system, or a "
+    "preconditioner that is not positive definite): try minres_qlp, or add damping",
+    Status.NEGATIVE_CURVATURE: "the operator is not positive definite: a direction d with "
+    "d'Ad <= 0 is returned; follow it, add damping, or use minres",
+    Status.STAGNATED: "rounding errors keep the residual above the tolerance: loosen rtol "
+    "or precondition",
+}
+
+
+@dataclass(frozen=True)
+class LinearResult:
+    """The outcome of a linear solve.
+
+    Attributes
+    ----------
+    x : Tensor, shape (n,)
+        The best iterate.
+    status : Status
+        Why the solver stopped.
+    iterations : int
+        Steps taken.
+    matvecs : int
+        Products with A, those for the initial and the verified residual included.
+    residual_norms : list of float
+        Euclidean norms of b - A x, of the start and after each iteration.
+    direction : Tensor or None, shape (n,)
+        Where the solver met d'A d <= 0: that direction d.
+    """
+
+    x: Tensor
+    status: Status
+    iterations: int
+    matvecs: int
+    residual_norms: list[float] = field(default_factory=list)
+    direction: Tensor | None = None
+
+    @property
+    def converged(self) -> bool:
+        """Whether the tolerance was met."""
+        return self.status is Status.CONVERGED
+
+
+class LinearSolver(Protocol):
+    """Solves A x = b: a function, its options bound; a caller may override any of them."""
+
+    def __call__(self, A: LinearOperator, b: Tensor, **options: Any) -> LinearResult:
+        """Solve; the options every solver knows are `x0`, `M`, `rtol`, `atol`, `maxiter`."""
+        ...

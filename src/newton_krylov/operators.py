@@ -1,0 +1,273 @@
+"""The linear operator: all that a solver, a preconditioner or Lanczos knows of a matrix."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from newton_krylov.errors import UnsupportedError
+
+
+class LinearOperator:
+    """A square linear map given by its products.
+
+    Subclasses override `matvec`, and where they can do better than columns one by one, `matmat`,
+    `dense`, `diagonal` and `solve`.
+
+    Parameters
+    ----------
+    n : int
+        The operator is n by n.
+    dtype : torch.dtype
+        Floating-point type of the vectors it takes and returns.
+    device : torch.device
+        Where those vectors live.
+    symmetric : bool
+        Declared by whoever builds it; methods for symmetric operators refuse one that is not.
+    """
+
+    def __init__(
+        self, n: int, dtype: torch.dtype, device: torch.device, *, symmetric: bool = True
+    ) -> None:
+        self.shape = (n, n)
+        self.dtype = dtype
+        self.device = device
+        self.symmetric = symmetric
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply by a vector.
+
+        Parameters
+        ----------
+        v : Tensor, shape (n,)
+            Same dtype and device as the operator.
+
+        Returns
+        -------
+        Tensor, shape (n,)
+            The product; never an alias of `v`.
+        """
+        raise NotImplementedError
+
+    def matmat(self, V: Tensor) -> Tensor:
+        """Multiply by several vectors.
+
+        Parameters
+        ----------
+        V : Tensor, shape (n, k)
+            The vectors, as columns.
+
+        Returns
+        -------
+        Tensor, shape (n, k)
+            The products, as columns.
+        """
+        return torch.stack([self.matvec(v) for v in V.T], dim=1)
+
+    def dense(self) -> Tensor:
+        """Form the matrix; n products unless a subclass knows a better way.
+
+        Returns
+        -------
+        Tensor, shape (n, n)
+            The matrix.
+        """
+        return self.matmat(torch.eye(self.shape[0], dtype=self.dtype, device=self.device))
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal; forms the matrix unless a subclass knows a better way.
+
+        Returns
+        -------
+        Tensor, shape (n,)
+            The diagonal.
+        """
+        return self.dense().diagonal().clone()
+
+    @property
+    def has_solve(self) -> bool:
+        """Whether `solve` is there: a closed form that needs no matrix."""
+        return type(self).solve is not LinearOperator.solve
+
+    def solve(self, b: Tensor) -> Tensor:
+        """Solve A x = b in closed form, where the operator has one (see `has_solve`).
+
+        Parameters
+        ----------
+        b : Tensor, shape (n,)
+            Right side.
+
+        Returns
+        -------
+        Tensor, shape (n,)
+            The solution.
+
+        Raises
+        ------
+        UnsupportedError
+            If this operator has no closed form.
+        """
+        raise UnsupportedError(f"{type(self).__name__} has no closed-form solve")
+
+    def __matmul__(self, v: Tensor) -> Tensor:
+        return self.matvec(v) if v.ndim == 1 else self.matmat(v)
+
+
+class MatrixOperator(LinearOperator):
+    """An explicit matrix, dense or sparse.
+
+    Parameters
+    ----------
+    matrix : Tensor, shape (n, n)
+        Dense, or sparse in any torch layout.
+    symmetric : bool
+        Whether the matrix equals its transpose; the caller's word.
+
+    Raises
+    ------
+    ValueError
+        If the matrix is not square.
+    """
+
+    def __init__(self, matrix: Tensor, *, symmetric: bool = True) -> None:
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+            raise ValueError(f"expected a square matrix, got shape {tuple(matrix.shape)}")
+        super().__init__(matrix.shape[0], matrix.dtype, matrix.device, symmetric=symmetric)
+        self.matrix = matrix
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply by a vector of shape (n,)."""
+        return self.matrix @ v
+
+    def matmat(self, V: Tensor) -> Tensor:
+        """Multiply by the columns of V, shape (n, k)."""
+        return self.matrix @ V
+
+    def dense(self) -> Tensor:
+        """Return the matrix itself, dense, shape (n, n)."""
+        return self.matrix if self.matrix.layout is torch.strided else self.matrix.to_dense()
+
+
+class FunctionOperator(LinearOperator):
+    """A function v -> A v.
+
+    Parameters
+    ----------
+    function : callable
+        Takes and returns a tensor of shape (n,).
+    n : int
+        Size.
+    dtype : torch.dtype
+        Of its vectors.
+    device : torch.device
+        Of its vectors.
+    symmetric : bool
+        The caller's word.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor], Tensor],
+        n: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        symmetric: bool = True,
+    ) -> None:
+        super().__init__(n, dtype, device, symmetric=symmetric)
+        self._function = function
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply by a vector of shape (n,)."""
+        return self._function(v)
+
+
+class ShiftedOperator(LinearOperator):
+    """A + shift I, for damping.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        A.
+    shift : float
+        Added to the diagonal.
+    """
+
+    def __init__(self, operator: LinearOperator, shift: float) -> None:
+        super().__init__(
+            operator.shape[0], operator.dtype, operator.device, symmetric=operator.symmetric
+        )
+        self._operator = operator
+        self.shift = shift
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply by a vector of shape (n,)."""
+        return self._operator.matvec(v).add_(v, alpha=self.shift)
+
+    def matmat(self, V: Tensor) -> Tensor:
+        """Multiply by the columns of V, shape (n, k)."""
+        return self._operator.matmat(V).add_(V, alpha=self.shift)
+
+    def dense(self) -> Tensor:
+        """Form the matrix, shape (n, n)."""
+        matrix = self._operator.dense().clone()
+        matrix.diagonal().add_(self.shift)
+        return matrix
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal, shape (n,)."""
+        return self._operator.diagonal() + self.shift
+
+
+def as_operator(A: Any, b: Tensor, *, symmetric: bool = True) -> LinearOperator:
+    """Take what a user has for a matrix and return a `LinearOperator`.
+
+    Parameters
+    ----------
+    A : LinearOperator, Tensor, callable, or a SciPy or NumPy matrix or operator
+        The matrix: anything with `@`, or a function v -> A v on tensors.
+    b : Tensor, shape (n,)
+        A vector the operator will meet: gives size, dtype and device.
+    symmetric : bool
+        The caller's word, where `A` does not carry its own.
+
+    Returns
+    -------
+    LinearOperator
+        `A` itself if it is one already.
+
+    Raises
+    ------
+    ValueError
+        If the shape of `A` does not fit `b`.
+    TypeError
+        If `A` is none of the above.
+    """
+    n = b.shape[0]
+    if isinstance(A, LinearOperator):
+        operator = A
+    elif isinstance(A, Tensor):
+        operator = MatrixOperator(A, symmetric=symmetric)
+    elif hasattr(A, "shape") and hasattr(A, "__matmul__"):  # NumPy, SciPy: by way of the CPU
+        operator = _numpy_operator(A, b, symmetric=symmetric)
+    elif callable(A):
+        operator = FunctionOperator(A, n, b.dtype, b.device, symmetric=symmetric)
+    else:
+        raise TypeError(
+            f"A must be a tensor, a LinearOperator, a function or a SciPy operator, "
+            f"not {type(A).__name__}"
+        )
+    if operator.shape != (n, n):
+        raise ValueError(f"A has shape {operator.shape}, but b has shape ({n},)")
+    return operator
+
+
+def _numpy_operator(A: Any, b: Tensor, *, symmetric: bool) -> LinearOperator:
+    if tuple(A.shape) != (b.shape[0], b.shape[0]):
+        raise ValueError(f"A has shape {tuple(A.shape)}, but b has shape ({b.shape[0]},)")
+
+    def multiply(v: Tensor) -> Tensor:
+        return torch.as_tensor(A @ v.cpu().numpy(), dtype=v.dtype, device=v.device)
+
+    return FunctionOperator(multiply, b.shape[0], b.dtype, b.device, symmetric=symmetric)

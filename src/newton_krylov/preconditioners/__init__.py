@@ -1,0 +1,5 @@
+"""Preconditioners: approximations of A^-1 built from an operator. One a file; each registers itself."""
+
+from newton_krylov.registry import import_modules
+
+import_modules(__name__)

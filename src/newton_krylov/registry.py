@@ -1,0 +1,269 @@
+"""Names to classes and functions, per configuration group; the typed signature is the schema.
+
+A part (a solver, an optimizer, a data set, ...) registers itself under a group and a name::
+
+    @register("solver", "cg")
+    def cg(A, b, *, x0=None, M=None, rtol: NonNegativeFloat = 1e-5): ...
+
+The parameters whose annotations are made of plain values (`bool`, `int`, `float`, `str`,
+`Literal`, lists of these, and `None`) are what a configuration may set; the others (operators,
+tensors, other parts) are handed over by the code that uses the part. So the signature is the one
+source of truth for keys, types, ranges and defaults, and a third party's part is used by name as
+ours are.
+"""
+
+import importlib
+import importlib.metadata
+import inspect
+import os
+import pkgutil
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import pydantic
+
+from newton_krylov.errors import ConfigError, suggest
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+PLUGIN_VARIABLE = "NEWTON_KRYLOV_PLUGINS"
+PLUGIN_ENTRY_POINTS = "newton_krylov.plugins"
+_PLAIN = (bool, int, float, str, type(None))
+_SEQUENCES = (list, tuple, Sequence)
+
+
+def _is_plain(annotation: Any) -> bool:
+    """Tell whether a configuration file can hold a value of this annotated type."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _is_plain(get_args(annotation)[0])
+    if origin is Literal:
+        return True
+    if origin in (Union, types.UnionType):
+        return all(_is_plain(arm) for arm in get_args(annotation))
+    if origin in _SEQUENCES or origin in (Sequence, types.GenericAlias):
+        return all(_is_plain(arm) for arm in get_args(annotation) if arm is not Ellipsis)
+    return annotation in _PLAIN
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered part.
+
+    Attributes
+    ----------
+    group, name : str
+        Where it is registered.
+    target : callable
+        The class or function.
+    """
+
+    group: str
+    name: str
+    target: Callable[..., Any]
+
+    @cached_property
+    def parameters(self) -> dict[str, tuple[Any, Any]]:
+        """What a configuration may set: name to (annotation, default or `...`)."""
+        hints = get_type_hints(self._annotated, include_extras=True)
+        return {
+            name: (hints[name], ... if p.default is p.empty else p.default)
+            for name, p in inspect.signature(self.target).parameters.items()
+            if name in hints and _is_plain(hints[name])
+        }
+
+    @cached_property
+    def parts(self) -> frozenset[str]:
+        """The parameters that code hands over: operators, tensors, other parts."""
+        return frozenset(inspect.signature(self.target).parameters) - frozenset(self.parameters)
+
+    @property
+    def _annotated(self) -> Any:
+        return self.target.__init__ if inspect.isclass(self.target) else self.target
+
+    @property
+    def summary(self) -> str:
+        """The first line of the part's docstring."""
+        return (inspect.getdoc(self.target) or "").partition("\n")[0]
+
+    @cached_property
+    def _schema(self) -> type[pydantic.BaseModel]:
+        fields: dict[str, Any] = dict(self.parameters)
+        config = pydantic.ConfigDict(extra="forbid", protected_namespaces=())
+        return pydantic.create_model(self.name, __config__=config, **fields)
+
+    def validate(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Check keys, types and ranges; return every parameter, defaults filled in.
+
+        Parameters
+        ----------
+        config : mapping
+            Keyword values as a configuration gives them; a `name` key is ignored.
+
+        Returns
+        -------
+        dict
+            Parameter name to checked value.
+
+        Raises
+        ------
+        ConfigError
+            For an unknown key, a missing one, a wrong type or a value out of range.
+        """
+        given = {key: value for key, value in config.items() if key != "name"}
+        for key in given:
+            if key not in self.parameters:
+                kind = f"a parameter of {self.group}={self.name}"
+                raise ConfigError(
+                    f"{self.group}.{key} is not {kind}{suggest(str(key), self.parameters)}"
+                )
+        try:
+            checked = self._schema.model_validate(given)
+        except pydantic.ValidationError as error:
+            raise ConfigError(self._sentence(error)) from None
+        return {key: getattr(checked, key) for key in self.parameters}
+
+    def _sentence(self, error: pydantic.ValidationError) -> str:
+        """One sentence for the first thing that is wrong."""
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"][:1])
+        where = f"{self.group}.{key}"
+        if first["type"] == "missing":
+            return f"{where} is missing: {self.group}={self.name} needs a value for it."
+        ways = {e["msg"].removeprefix("Input ") for e in error.errors() if e["loc"][:1] == (key,)}
+        return f"{where}={first['input']!r} is not valid: it {', or '.join(sorted(ways))}."
+
+    def build(self, config: Mapping[str, Any], **parts: Any) -> Any:
+        """Make the part: an instance of a class, or a function with its keywords bound.
+
+        Parameters
+        ----------
+        config : mapping
+            Keyword values, checked as in `validate`.
+        **parts
+            Other parts on offer; those the signature asks for are passed.
+
+        Returns
+        -------
+        object
+            The instance, or a `functools.partial` of the function.
+        """
+        keywords = self.validate(config)
+        keywords |= {key: value for key, value in parts.items() if key in self.parts}
+        if inspect.isclass(self.target):
+            return self.target(**keywords)
+        return partial(self.target, **keywords)
+
+
+_entries: dict[str, dict[str, Entry]] = {}
+
+
+def register(group: str, name: str) -> Callable[[T], T]:
+    """Register a class or function as `group=name`.
+
+    Parameters
+    ----------
+    group : str
+        The configuration group, for example `"solver"`.
+    name : str
+        The name by which configurations choose it; equal to the name of its YAML file.
+
+    Returns
+    -------
+    callable
+        A decorator that returns its argument unchanged.
+
+    Raises
+    ------
+    ValueError
+        If another object holds that name already.
+    """
+
+    def decorate(target: T) -> T:
+        taken = _entries.setdefault(group, {}).get(name)
+        if taken is not None and taken.target.__qualname__ != target.__qualname__:
+            raise ValueError(f"{group}={name} is registered already, as {taken.target!r}")
+        _entries[group][name] = Entry(group, name, target)
+        return target
+
+    return decorate
+
+
+def entry(group: str, name: str) -> Entry:
+    """Look up a part.
+
+    Parameters
+    ----------
+    group, name : str
+        As registered.
+
+    Returns
+    -------
+    Entry
+        The part's entry.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown group or name, with the choices and the closest match.
+    """
+    if group not in _entries:
+        raise ConfigError(f"'{group}' is not a group{suggest(group, _entries)}")
+    if name not in _entries[group]:
+        raise ConfigError(f"{group}={name} is unknown{suggest(str(name), _entries[group])}")
+    return _entries[group][name]
+
+
+def names(group: str) -> list[str]:
+    """Return the registered names of a group, sorted.
+
+    Parameters
+    ----------
+    group : str
+        The configuration group.
+
+    Returns
+    -------
+    list of str
+        Empty for an unknown group.
+    """
+    return sorted(_entries.get(group, {}))
+
+
+def import_modules(package: str) -> None:
+    """Import every module of a package, so that its parts register themselves.
+
+    Parameters
+    ----------
+    package : str
+        Dotted name of a package that is imported already.
+    """
+    path = importlib.import_module(package).__path__
+    for module in pkgutil.iter_modules(path, prefix=f"{package}."):
+        importlib.import_module(module.name)
+
+
+def import_plugins() -> None:
+    """Import third parties' parts: installed entry points and the modules a variable names.
+
+    Modules come from the entry-point group `newton_krylov.plugins` and from the environment
+    variable `NEWTON_KRYLOV_PLUGINS` (comma-separated module names), never from a configuration
+    file: a configuration is data and cannot make a program import code.
+
+    Raises
+    ------
+    ConfigError
+        If a module named in the variable cannot be imported.
+    """
+    for point in importlib.metadata.entry_points(group=PLUGIN_ENTRY_POINTS):
+        point.load()
+    for module in filter(None, os.environ.get(PLUGIN_VARIABLE, "").split(",")):
+        try:
+            importlib.import_module(module.strip())
+        except ImportError as error:
+            raise ConfigError(
+                f"{PLUGIN_VARIABLE} names the module '{module}', which cannot be imported: {error}"
+            ) from error
