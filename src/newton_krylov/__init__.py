@@ -1,1 +1,1 @@
-"""Newton's method with Krylov solvers: optimizers, linear solvers and curvature operators in torch."""
+"""Newton's method with Krylov solvers: optimizers, solvers and curvature operators in torch."""

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: each message is one clear sentence, shown without a traceback."""
+"""Errors that are the user's to mend: one clear sentence, shown without a traceback."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

@@ -1,4 +1,4 @@
-"""Preconditioners: approximations of A^-1 built from an operator. One a file; each registers itself."""
+"""Preconditioners: approximations of A^-1. One a file; each registers itself."""
 
 from newton_krylov.registry import import_modules
 
