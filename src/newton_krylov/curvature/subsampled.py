@@ -1,0 +1,59 @@
+"""The Hessian of a random subset of the samples."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from newton_krylov.curvature.base import Curvature
+from newton_krylov.objectives.base import Point
+from newton_krylov.operators import LinearOperator
+from newton_krylov.registry import register
+
+
+@register("hessian_approx", "subsampled")
+class SubsampledHessian(Curvature):
+    """The Hessian of the mean over a random subset of the samples, matrix-free.
+
+    The gradient stays exact, so the steps converge to the optimum, linearly in the relative error
+    of the sampled Hessian (Roosta-Khorasani and Mahoney, "Sub-sampled Newton methods", 2019);
+    `growth` > 1 lets the sample grow to all of the data, which makes the convergence superlinear.
+
+    Samples are consecutive blocks of a random permutation, which is drawn anew when it is used up:
+    without replacement, and O(sample) work a step.
+
+    Parameters
+    ----------
+    fraction : float
+        Share of the samples in the first step's subset, in (0, 1].
+    growth : float
+        Factor >= 1 by which the share grows with each step, up to 1.
+    """
+
+    def __init__(
+        self,
+        fraction: Annotated[float, Field(gt=0, le=1)] = 0.1,
+        growth: Annotated[float, Field(ge=1)] = 1.0,
+    ) -> None:
+        self.fraction = fraction
+        self.growth = growth
+        self._share = fraction
+        self._rest = torch.empty(0, dtype=torch.int64)
+
+    def at(self, point: Point, generator: torch.Generator) -> LinearOperator:
+        """Return the Hessian of a fresh subset's objective at a point."""
+        n = point.objective.n_samples
+        size = max(1, round(self._share * n))
+        self._share = min(1.0, self._share * self.growth)
+        if size >= n:
+            return point.hessian()
+        return point.subset(self._draw(size, n, generator).to(point.w.device)).hessian()
+
+    def _draw(self, size: int, n: int, generator: torch.Generator) -> Tensor:
+        if len(self._rest) < size:
+            self._rest = torch.randperm(n, generator=generator)
+        # Sorted rows are gathered in the order in which they lie in memory.
+        index = self._rest[:size].sort().values
+        self._rest = self._rest[size:]
+        return index

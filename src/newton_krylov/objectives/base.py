@@ -1,0 +1,263 @@
+"""The objective: a function of one flat parameter vector, its points and its rays."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from newton_krylov.data.dataset import Split
+from newton_krylov.operators import LinearOperator
+
+
+@dataclass
+class Counts:
+    """What an optimization has cost so far, independent of the machine.
+
+    Attributes
+    ----------
+    function, gradient, hvp, hessian : float
+        Evaluations of the value, the gradient, products with the Hessian (a product with k
+        columns counts k) and Hessian matrices formed. One on a subset of the samples counts by
+        the subset's share.
+    passes : float
+        Passes over the data: each product of the data matrix, or of its transpose, with a vector
+        is half a pass, so value and gradient together are one, and so is a Hessian product.
+        Forming a Hessian matrix reads the data once and counts one.
+    """
+
+    function: float = 0.0
+    gradient: float = 0.0
+    hvp: float = 0.0
+    hessian: float = 0.0
+    passes: float = 0.0
+    active: bool = True
+
+    def add(self, **amounts: float) -> None:
+        """Add to the named counts, unless counting is paused.
+
+        Parameters
+        ----------
+        **amounts : float
+            Count name to amount.
+        """
+        if self.active:
+            for name, amount in amounts.items():
+                setattr(self, name, getattr(self, name) + amount)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Count nothing inside: for metrics, which are not the optimizer's cost."""
+        was, self.active = self.active, False
+        try:
+            yield
+        finally:
+            self.active = was
+
+
+class Point(ABC):
+    """An objective evaluated at one w; keeps what later steps reuse, computes on first use.
+
+    Attributes
+    ----------
+    objective : Objective
+        What was evaluated.
+    w : Tensor, shape (dim,)
+        Where. Not to be changed in place.
+    """
+
+    def __init__(self, objective: "Objective", w: Tensor) -> None:
+        self.objective = objective
+        self.w = w
+
+    @cached_property
+    @abstractmethod
+    def value(self) -> float:
+        """f(w)."""
+
+    @cached_property
+    @abstractmethod
+    def grad(self) -> Tensor:
+        """The gradient at w, shape (dim,)."""
+
+    @cached_property
+    def grad_norm(self) -> float:
+        """The gradient's Euclidean norm."""
+        return float(torch.linalg.vector_norm(self.grad))
+
+    @abstractmethod
+    def hessian(self) -> LinearOperator:
+        """Return the exact Hessian at w as an operator, (dim, dim), symmetric."""
+
+    def gauss_newton(self) -> LinearOperator:
+        """Return the generalized Gauss-Newton operator at w: J' (d2 loss) J plus the regularizer.
+
+        Positive semidefinite when the loss is convex in the model's outputs; equal to the Hessian
+        where the outputs are linear in w, which is the default here.
+
+        Returns
+        -------
+        LinearOperator
+            Shape (dim, dim), symmetric.
+        """
+        return self.hessian()
+
+    def subset(self, index: Tensor) -> "Point":
+        """Evaluate the objective of a subset of the samples at the same w.
+
+        Parameters
+        ----------
+        index : Tensor, shape (m,), int64
+            Sample numbers.
+
+        Returns
+        -------
+        Point
+            A point of `objective.subset(index)`.
+        """
+        return self.objective.subset(index).at(self.w)
+
+    @abstractmethod
+    def ray(self, p: Tensor) -> "Ray":
+        """Restrict the objective to the line w + alpha p.
+
+        Parameters
+        ----------
+        p : Tensor, shape (dim,)
+            Direction.
+
+        Returns
+        -------
+        Ray
+            phi(alpha) = f(w + alpha p).
+        """
+
+
+class Ray(ABC):
+    """phi(alpha) = f(w + alpha p), for line searches.
+
+    Attributes
+    ----------
+    origin : Point
+        At alpha = 0.
+    p : Tensor, shape (dim,)
+        The direction.
+    """
+
+    def __init__(self, origin: Point, p: Tensor) -> None:
+        self.origin = origin
+        self.p = p
+
+    @cached_property
+    def slope(self) -> float:
+        """phi'(0) = grad' p."""
+        return float(torch.dot(self.origin.grad, self.p))
+
+    @abstractmethod
+    def point(self, alpha: float) -> Point:
+        """Return the point w + alpha p; asking twice for the same alpha costs nothing more."""
+
+    def value(self, alpha: float) -> float:
+        """Return phi(alpha)."""
+        return self.point(alpha).value
+
+    def derivative(self, alpha: float) -> float:
+        """Return phi'(alpha)."""
+        return float(torch.dot(self.point(alpha).grad, self.p))
+
+
+class Objective(ABC):
+    """A function of one flat parameter vector, bound to data.
+
+    Attributes
+    ----------
+    dim : int
+        Length of the parameter vector.
+    n_samples : int
+        Samples in the data it is bound to.
+    dtype : torch.dtype
+        Of the parameter vector.
+    device : torch.device
+        Of the parameter vector.
+    counts : Counts
+        What has been evaluated so far; shared with the objectives of subsets.
+    convexity : float or None
+        A modulus of strong convexity mu >= 0 (f - mu/2 |w|^2 is convex); None where f need not
+        be convex.
+    """
+
+    dim: int
+    n_samples: int
+    dtype: torch.dtype
+    device: torch.device
+    counts: Counts
+    convexity: float | None
+
+    @abstractmethod
+    def at(self, w: Tensor) -> Point:
+        """Evaluate at w (lazily).
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters; not to be changed in place afterwards.
+
+        Returns
+        -------
+        Point
+            Value, gradient and curvature at w.
+        """
+
+    @abstractmethod
+    def subset(self, index: Tensor) -> "Objective":
+        """Bind the same function to a subset of the samples.
+
+        Parameters
+        ----------
+        index : Tensor, shape (m,), int64
+            Sample numbers; the mean is over these, the regularizer stays.
+
+        Returns
+        -------
+        Objective
+            Counts go to this objective's `counts`, by the subset's share.
+        """
+
+    def rounding(self, value: float) -> float:
+        """Return how far a computed value can be off by rounding alone.
+
+        Line searches accept a step whose change of the value is below this. Summation is
+        pairwise, so the error of a mean grows with the logarithm of the number of terms; ten
+        units in the last place cover it for any feasible number of samples.
+
+        Parameters
+        ----------
+        value : float
+            A computed value of f.
+
+        Returns
+        -------
+        float
+            A bound on its rounding error, in the unit of f.
+        """
+        return 10 * torch.finfo(self.dtype).eps * max(abs(value), torch.finfo(self.dtype).tiny)
+
+    def accuracy(self, w: Tensor, split: Split) -> float | None:
+        """Return the share of samples that w classifies rightly.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters.
+        split : Split
+            Samples and class indices, on the objective's device.
+
+        Returns
+        -------
+        float or None
+            Between 0 and 1; None for a regression.
+        """
+        return None

@@ -1,0 +1,309 @@
+"""Objectives of linear models: f(w) = mean_i loss(x_i'w, y_i) + l2/2 |w|^2.
+
+A point keeps the outputs Z = X w. A ray adds X p once, so a line search costs no further product
+with the data however many steps it tries, and the point it ends at knows its outputs already.
+"""
+
+import copy
+from abc import abstractmethod
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.errors import ConfigError
+from newton_krylov.objectives.base import Counts, Objective, Point, Ray
+from newton_krylov.objectives.features import Features
+from newton_krylov.operators import LinearOperator
+
+# Outputs carried along rays are updated, not recomputed; each update adds one rounding error.
+# After this many they are computed afresh.
+_REFRESH_AFTER = 64
+
+
+class LinearModel(Objective):
+    """Mean loss of the outputs Z = X W plus an L2 term on all of w, a bias column included.
+
+    Subclasses give the loss as a function of the outputs.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Its train split is what the mean is over.
+    l2 : float
+        The factor lambda >= 0 of |w|^2 / 2.
+
+    Raises
+    ------
+    ConfigError
+        If the data set's task is not this loss's.
+    """
+
+    task: str
+    convex: bool = True
+
+    def __init__(self, dataset: Dataset, l2: float) -> None:
+        if dataset.task != self.task:
+            raise ConfigError(
+                f"loss={self.name} needs {_KINDS[self.task]}, but dataset={dataset.name} has "
+                f"{_KINDS[dataset.task]}; choose {_ALTERNATIVES[dataset.task]}."
+            )
+        self.l2 = l2
+        self.n_outputs = dataset.n_classes if self.task == "multiclass" else 1
+        self.counts = Counts()
+        self._share = 1.0
+        self._bind(Features(dataset.train.X), dataset.train.y)
+
+    name: str
+
+    def _bind(self, features: Features, y: Tensor) -> None:
+        self.features = features
+        self.y = y
+        self.n_samples, width = features.X.shape
+        self.dim = width * self.n_outputs
+        self.dtype, self.device = features.X.dtype, features.X.device
+        self.convexity = self.l2 if self.convex else None
+        self._targets = self._encode(y)
+
+    def at(self, w: Tensor) -> "LinearModelPoint":
+        """Evaluate at w, shape (dim,)."""
+        if w.shape != (self.dim,):
+            raise ValueError(f"expected w of shape ({self.dim},), got {tuple(w.shape)}")
+        return LinearModelPoint(self, w)
+
+    def subset(self, index: Tensor) -> "LinearModel":
+        """Bind the same loss to the samples `index`, shape (m,), int64."""
+        part = copy.copy(self)
+        part._share = self._share * len(index) / self.n_samples
+        part._bind(self.features.rows(index), self.y[index])
+        return part
+
+    def outputs(self, w: Tensor) -> Tensor:
+        """Return Z = X W: half a pass over the data.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters or a direction.
+
+        Returns
+        -------
+        Tensor, shape (n_samples,) or (n_samples, n_outputs)
+            The outputs.
+        """
+        self.counts.add(passes=0.5 * self._share)
+        return self.features.X @ self._columns(w)
+
+    def adjoint(self, u: Tensor) -> Tensor:
+        """Return X' u, flat: half a pass over the data.
+
+        Parameters
+        ----------
+        u : Tensor, shape (n_samples,) or (n_samples, n_outputs)
+            One value for each output.
+
+        Returns
+        -------
+        Tensor, shape (dim,)
+            The flat product.
+        """
+        self.counts.add(passes=0.5 * self._share)
+        return (self.features.XT @ u).reshape(-1)
+
+    def _columns(self, w: Tensor) -> Tensor:
+        return w if self.n_outputs == 1 else w.view(-1, self.n_outputs)
+
+    def accuracy(self, w: Tensor, split: Split) -> float | None:
+        """Return the share of the split's samples that w classifies rightly."""
+        Z = split.X @ self._columns(w)
+        predicted = Z.argmax(1) if self.n_outputs > 1 else (Z > 0).long()
+        return float((predicted == split.y).double().mean())
+
+    def _encode(self, y: Tensor) -> Tensor:
+        """Return the targets as the loss's formula wants them."""
+        return y
+
+    @abstractmethod
+    def loss(self, Z: Tensor) -> Tensor:
+        """Return the mean loss of outputs Z, a 0-d tensor."""
+
+    @abstractmethod
+    def loss_gradient(self, Z: Tensor) -> Tensor:
+        """Return d loss / d Z, same shape as Z; the 1/n of the mean included."""
+
+    @abstractmethod
+    def hessian_at(self, point: "LinearModelPoint") -> LinearOperator:
+        """Return the Hessian of f at a point, shape (dim, dim)."""
+
+    def gauss_newton_at(self, point: "LinearModelPoint") -> LinearOperator:
+        """Return the generalized Gauss-Newton matrix of f at a point, shape (dim, dim)."""
+        return self.hessian_at(point)
+
+
+_KINDS = {
+    "binary": "two classes",
+    "multiclass": "more than two classes",
+    "regression": "real-valued targets",
+}
+_ALTERNATIVES = {
+    "binary": "loss=logistic, squared_hinge or sigmoid_least_squares",
+    "multiclass": "loss=multinomial",
+    "regression": "loss=least_squares",
+}
+
+
+class LinearModelPoint(Point):
+    """A point of a linear model: w and its outputs.
+
+    Parameters
+    ----------
+    objective : LinearModel
+        The function.
+    w : Tensor, shape (dim,)
+        Parameters.
+    Z : Tensor, optional
+        X w, where it is known.
+    age : int
+        How many updates Z has seen since it was computed.
+    """
+
+    objective: LinearModel
+
+    def __init__(
+        self, objective: LinearModel, w: Tensor, Z: Tensor | None = None, age: int = 0
+    ) -> None:
+        super().__init__(objective, w)
+        if Z is not None:
+            self.Z = Z
+        self.age = age
+
+    @cached_property
+    def Z(self) -> Tensor:
+        """The outputs X w."""
+        return self.objective.outputs(self.w)
+
+    @cached_property
+    def value(self) -> float:
+        """f(w)."""
+        f = self.objective
+        f.counts.add(function=f._share)
+        return float(f.loss(self.Z) + 0.5 * f.l2 * torch.dot(self.w, self.w))
+
+    @cached_property
+    def grad(self) -> Tensor:
+        """The gradient at w, shape (dim,)."""
+        f = self.objective
+        f.counts.add(gradient=f._share)
+        return f.adjoint(f.loss_gradient(self.Z)).add_(self.w, alpha=f.l2)
+
+    def hessian(self) -> LinearOperator:
+        """Return the Hessian at w, matrix-free."""
+        return self.objective.hessian_at(self)
+
+    def gauss_newton(self) -> LinearOperator:
+        """Return the generalized Gauss-Newton operator at w, matrix-free."""
+        return self.objective.gauss_newton_at(self)
+
+    def subset(self, index: Tensor) -> "LinearModelPoint":
+        """Evaluate the objective of a subset at the same w; the known outputs are reused."""
+        return LinearModelPoint(self.objective.subset(index), self.w, self.Z[index], self.age)
+
+    def ray(self, p: Tensor) -> "LinearModelRay":
+        """Restrict f to w + alpha p; costs one product X p."""
+        return LinearModelRay(self, p)
+
+
+class LinearModelRay(Ray):
+    """f along a direction, with X p computed once."""
+
+    origin: LinearModelPoint
+
+    def __init__(self, origin: LinearModelPoint, p: Tensor) -> None:
+        super().__init__(origin, p)
+        self._Zp = origin.objective.outputs(p)
+        self._last: tuple[float, LinearModelPoint] = (0.0, origin)
+
+    def point(self, alpha: float) -> LinearModelPoint:
+        """Return the point w + alpha p; no product with the data (now and then one)."""
+        if self._last[0] != alpha:
+            o = self.origin
+            w = o.w.add(self.p, alpha=alpha)
+            Z = o.Z.add(self._Zp, alpha=alpha) if o.age < _REFRESH_AFTER else None
+            self._last = (
+                alpha,
+                LinearModelPoint(o.objective, w, Z, o.age + 1 if Z is not None else 0),
+            )
+        return self._last[1]
+
+    def derivative(self, alpha: float) -> float:
+        """Return phi'(alpha); no product with the data."""
+        point, f = self.point(alpha), self.origin.objective
+        inner = (f.loss_gradient(point.Z) * self._Zp).sum()
+        return float(inner + f.l2 * torch.dot(point.w, self.p))
+
+
+class WeightedGram(LinearOperator):
+    """X' diag(weights) X + l2 I, the Hessian of a loss of one output, matrix-free.
+
+    Parameters
+    ----------
+    objective : LinearModel
+        Gives X, l2 and the counts.
+    weights : Tensor, shape (n_samples,)
+        Second derivatives of the loss by its output; the 1/n of the mean included.
+    """
+
+    def __init__(self, objective: LinearModel, weights: Tensor) -> None:
+        super().__init__(objective.dim, objective.dtype, objective.device)
+        self._objective = objective
+        self._features = objective.features
+        self.weights = weights
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply by a vector of shape (dim,): one pass over the data."""
+        f = self._objective
+        f.counts.add(hvp=f._share, passes=f._share)
+        t = (self._features.X @ v).mul_(self.weights)
+        return (self._features.XT @ t).add_(v, alpha=f.l2)
+
+    def matmat(self, V: Tensor) -> Tensor:
+        """Multiply by k vectors at once, shape (dim, k)."""
+        f = self._objective
+        f.counts.add(hvp=f._share * V.shape[1], passes=f._share * V.shape[1])
+        T = (self._features.X @ V).mul_(self.weights[:, None])
+        return (self._features.XT @ T).add_(V, alpha=f.l2)
+
+    def dense(self) -> Tensor:
+        """Form the matrix, shape (dim, dim)."""
+        f = self._objective
+        f.counts.add(hessian=f._share, passes=f._share)
+        matrix = self._features.gram(self.weights)
+        matrix.diagonal().add_(f.l2)
+        return matrix
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal, shape (dim,): half a pass over the data."""
+        f = self._objective
+        f.counts.add(passes=0.5 * f._share)
+        return self._features.column_square_sums(self.weights).add_(f.l2)
+
+
+class SingleOutputModel(LinearModel):
+    """A linear model with one output a sample: the Hessian is X' diag(weights) X + l2 I."""
+
+    @abstractmethod
+    def weights(self, Z: Tensor) -> Tensor:
+        """Return the loss's second derivatives, shape (n_samples,); 1/n included."""
+
+    def gauss_newton_weights(self, Z: Tensor) -> Tensor:
+        """Return what stands for `weights` in the Gauss-Newton matrix; >= 0."""
+        return self.weights(Z)
+
+    def hessian_at(self, point: LinearModelPoint) -> LinearOperator:
+        """Return the Hessian of f at a point."""
+        return WeightedGram(self, self.weights(point.Z))
+
+    def gauss_newton_at(self, point: LinearModelPoint) -> LinearOperator:
+        """Return the generalized Gauss-Newton matrix of f at a point."""
+        return WeightedGram(self, self.gauss_newton_weights(point.Z))

@@ -1,0 +1,97 @@
+"""L2-regularized multinomial logistic regression."""
+
+import torch
+from pydantic import NonNegativeFloat
+from torch import Tensor
+
+from newton_krylov.data.dataset import Dataset
+from newton_krylov.objectives.linear_model import LinearModel, LinearModelPoint
+from newton_krylov.operators import LinearOperator
+from newton_krylov.registry import register
+
+
+@register("loss", "multinomial")
+class Multinomial(LinearModel):
+    """Softmax regression: mean(logsumexp(W'x) - (W'x)_y) + l2/2 |W|^2.
+
+    W has a column for each class and lies in w row by row: shape (n_features, n_classes). The
+    parametrization is symmetric (no class is the reference), so without l2 the optimum is not
+    unique.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Of more than two classes.
+    l2 : float
+        lambda >= 0.
+    """
+
+    name = "multinomial"
+    task = "multiclass"
+
+    def __init__(self, dataset: Dataset, l2: NonNegativeFloat = 0.01) -> None:
+        super().__init__(dataset, l2)
+
+    def loss(self, Z: Tensor) -> Tensor:
+        """Return the mean cross entropy of the classes' logits."""
+        return torch.nn.functional.cross_entropy(Z, self._targets)
+
+    def loss_gradient(self, Z: Tensor) -> Tensor:
+        """Return (softmax(z) - e_y) / n, shape (n_samples, n_classes)."""
+        G = torch.softmax(Z, 1)
+        G[torch.arange(len(G), device=G.device), self._targets] -= 1
+        return G.mul_(1 / self.n_samples)
+
+    def hessian_at(self, point: LinearModelPoint) -> LinearOperator:
+        """Return the Hessian of f at a point."""
+        return SoftmaxGram(self, torch.softmax(point.Z, 1))
+
+
+class SoftmaxGram(LinearOperator):
+    """The Hessian of the mean cross entropy of linear logits plus l2 I, matrix-free.
+
+    Per sample the block of logits is (diag(p) - p p') / n.
+
+    Parameters
+    ----------
+    objective : Multinomial
+        Gives X, l2 and the counts.
+    P : Tensor, shape (n_samples, n_classes)
+        Probabilities.
+    """
+
+    def __init__(self, objective: Multinomial, P: Tensor) -> None:
+        super().__init__(objective.dim, objective.dtype, objective.device)
+        self._objective = objective
+        self._P = P
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply by a vector of shape (dim,): one pass over the data."""
+        f = self._objective
+        f.counts.add(hvp=f._share)
+        T = f.outputs(v).mul_(self._P)
+        T.addcmul_(self._P, T.sum(1, keepdim=True), value=-1)
+        return f.adjoint(T.mul_(1 / f.n_samples)).add_(v, alpha=f.l2)
+
+    def dense(self) -> Tensor:
+        """Form the matrix, shape (dim, dim), block by block of two classes."""
+        f, P, K = self._objective, self._P, self._P.shape[1]
+        f.counts.add(hessian=f._share, passes=f._share)
+        d = f.dim // K
+        blocks = torch.empty(d, K, d, K, dtype=self.dtype, device=self.device)
+        for a in range(K):
+            for b in range(a, K):
+                own = P[:, a] if a == b else torch.zeros_like(P[:, a])
+                block = f.features.gram((own - P[:, a] * P[:, b]) / f.n_samples)
+                blocks[:, a, :, b] = block
+                blocks[:, b, :, a] = block
+        matrix = blocks.reshape(f.dim, f.dim)
+        matrix.diagonal().add_(f.l2)
+        return matrix
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal, shape (dim,): half a pass over the data."""
+        f = self._objective
+        f.counts.add(passes=0.5 * f._share)
+        weights = (self._P - self._P.square()).mul_(1 / f.n_samples)
+        return f.features.column_square_sums(weights).reshape(-1).add_(f.l2)

@@ -1,0 +1,5 @@
+"""Optimizers and their parts. One a file; each registers itself."""
+
+from newton_krylov.registry import import_modules
+
+import_modules(__name__)

@@ -1,0 +1,77 @@
+"""The optimizer: a generator of steps over an objective."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from newton_krylov.objectives.base import Objective, Point
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where an optimizer stands after a step.
+
+    Attributes
+    ----------
+    point : Point
+        The new iterate. What the optimizer itself will need of it (value, gradient) it has
+        computed before it yields the step: metrics are evaluated outside the timed region, and
+        must not do its work for it.
+    step_size : float
+        Of this step; nan where the method has none (or for the start).
+    inner_iterations : int
+        Of the linear solver, in this step.
+    note : str
+        What else happened, in words a user reads: the solver's status, a fallback taken.
+    seconds : float or None
+        The step's own duration, where only the optimizer can know it (a library that runs in one
+        call); None lets the runner's clock decide.
+    """
+
+    point: Point
+    step_size: float = float("nan")
+    inner_iterations: int = 0
+    note: str = ""
+    seconds: float | None = None
+
+
+Steps = Generator[Step, None, str]
+"""Yields the start as the first step, then one step an iteration; returns the reason for ending
+by itself (an optimizer may also never end)."""
+
+
+class Optimizer(ABC):
+    """The outer loop w_t -> w_t+1."""
+
+    @abstractmethod
+    def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
+        """Iterate from w0.
+
+        Parameters
+        ----------
+        objective : Objective
+            What to minimize.
+        w0 : Tensor, shape (dim,)
+            The start; not changed.
+        generator : torch.Generator
+            The run's source of randomness, on the CPU.
+
+        Yields
+        ------
+        Step
+            The start, then each iterate.
+
+        Returns
+        -------
+        str
+            Why it ended, as a generator's return value.
+        """
+
+
+def settled(point: Point) -> Point:
+    """Evaluate value and gradient now, inside the timed region, and return the point."""
+    _ = point.value, point.grad_norm
+    return point

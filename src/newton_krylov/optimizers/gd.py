@@ -1,0 +1,58 @@
+"""Gradient descent with a constant step."""
+
+import torch
+from pydantic import PositiveFloat
+from torch import Tensor
+
+from newton_krylov.linear_solvers.lanczos import largest_eigenvalue
+from newton_krylov.objectives.base import Objective
+from newton_krylov.optimizers.base import Optimizer, Step, Steps, settled
+from newton_krylov.registry import register
+
+
+def smoothness_at_zero(objective: Objective, generator: torch.Generator) -> float:
+    """Return the largest eigenvalue of the Hessian at w = 0, by Lanczos, with no matrix.
+
+    For logistic, hinge and least-squares losses of a linear model this is a Lipschitz constant of
+    the gradient everywhere.
+
+    Parameters
+    ----------
+    objective : Objective
+        The function.
+    generator : torch.Generator
+        Draws the start vector.
+
+    Returns
+    -------
+    float
+        lambda_max(H(0)).
+    """
+    zero = torch.zeros(objective.dim, dtype=objective.dtype, device=objective.device)
+    return largest_eigenvalue(objective.at(zero).hessian(), generator=generator)
+
+
+@register("optimizer", "gd")
+class GradientDescent(Optimizer):
+    """Gradient descent: w - a g with the constant a = 1 / lambda_max(H(0)) unless given.
+
+    The paper's baseline (section 0.3.1).
+
+    Parameters
+    ----------
+    step_size : float or None
+        a > 0; None takes 1 / lambda_max(H(0)).
+    """
+
+    def __init__(self, step_size: PositiveFloat | None = None) -> None:
+        self.step_size = step_size
+
+    def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
+        """Iterate from w0; ends by itself only where the gradient is exactly zero."""
+        step_size = self.step_size or 1 / smoothness_at_zero(objective, generator)
+        point = settled(objective.at(w0))
+        yield Step(point)
+        while point.grad_norm > 0:
+            point = settled(objective.at(point.w.add(point.grad, alpha=-step_size)))
+            yield Step(point, step_size)
+        return "the gradient is zero"

@@ -1,0 +1,69 @@
+"""Nesterov's accelerated gradient."""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import PositiveFloat
+from torch import Tensor
+
+from newton_krylov.objectives.base import Objective
+from newton_krylov.optimizers.base import Optimizer, Step, Steps
+from newton_krylov.optimizers.gd import smoothness_at_zero
+from newton_krylov.registry import register
+
+
+@register("optimizer", "nesterov")
+class Nesterov(Optimizer):
+    """Accelerated gradient: a gradient step from y = x_t + b_t (x_t - x_t-1).
+
+    Where the objective is mu-strongly convex, b = (1 - sqrt(mu a)) / (1 + sqrt(mu a)) throughout
+    (Nesterov, "Introductory Lectures on Convex Optimization", 2004, scheme 2.2.11); else
+    b_t = (t_k - 1) / t_k+1 (Nesterov, 1983). The gradient restart of O'Donoghue and Candes (2015)
+    drops the momentum when it points uphill.
+
+    Parameters
+    ----------
+    step_size : float or None
+        a > 0; None takes 1 / lambda_max(H(0)).
+    restart : {"gradient", "none"}
+        Whether to drop momentum that points uphill.
+    momentum : {"auto", "strongly_convex", "convex"}
+        Which b: `auto` takes the strongly convex one where mu > 0 is known.
+    """
+
+    def __init__(
+        self,
+        step_size: PositiveFloat | None = None,
+        restart: Literal["gradient", "none"] = "gradient",
+        momentum: Literal["auto", "strongly_convex", "convex"] = "auto",
+    ) -> None:
+        self.step_size = step_size
+        self.restart = restart
+        self.momentum = momentum
+
+    def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
+        """Iterate from w0; ends by itself only where the gradient is exactly zero."""
+        a = self.step_size or 1 / smoothness_at_zero(objective, generator)
+        mu = 0.0 if self.momentum == "convex" else objective.convexity or 0.0
+        root = math.sqrt(min(mu * a, 1.0))
+        x, t = w0, 1.0
+        y = x
+        yield Step(objective.at(x))
+        while True:
+            g = objective.at(y).grad
+            new = y.add(g, alpha=-a)
+            moved = new - x
+            uphill, norm = torch.stack([torch.dot(g, moved), torch.linalg.vector_norm(g)]).tolist()
+            if norm == 0:
+                return "the gradient is zero"
+            if self.restart == "gradient" and uphill > 0:
+                t = 1.0
+                y = new
+            else:
+                t_next = (1 + math.sqrt(1 + 4 * t * t)) / 2
+                b = (1 - root) / (1 + root) if root > 0 else (t - 1) / t_next
+                y = new.add(moved, alpha=b)
+                t = t_next
+            x = new
+            yield Step(objective.at(x), a)

@@ -1,0 +1,139 @@
+"""Newton's method with any linear solver and any curvature."""
+
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat
+from torch import Tensor
+
+from newton_krylov.curvature.base import Curvature
+from newton_krylov.linear_solvers.lanczos import lanczos
+from newton_krylov.linear_solvers.result import LinearResult, LinearSolver, Status
+from newton_krylov.objectives.base import Objective, Point
+from newton_krylov.operators import LinearOperator, ShiftedOperator
+from newton_krylov.optimizers.base import Optimizer, Step, Steps, settled
+from newton_krylov.optimizers.forcing import Forcing, Inner, Outer
+from newton_krylov.optimizers.line_search import Found, LineSearch
+from newton_krylov.preconditioners.base import PreconditionerBuilder
+from newton_krylov.registry import register
+
+
+@register("optimizer", "newton")
+class Newton(Optimizer):
+    """Newton's method: solve H p = -g by the chosen solver, then search along p.
+
+    With an iterative solver this is the inexact Newton method of Dembo, Eisenstat and Steihaug
+    (1982); "Newton-CG", "Newton-GMRES", "Newton-CR" and exact Newton are this one loop with
+    different solvers.
+
+    What it does depends on the solver's status alone. A direction of negative curvature d is
+    either followed (`follow`: along d, downhill, by |g'd| / |d'Hd|, the length Newton's method
+    would take on the curvature's absolute value, at most 1 + |w|) or ignored in favour of the
+    iterate the solver had before it met d (`truncate`, the rule of Steihaug and of Nocedal and
+    Wright's algorithm 7.1). A direction that is not one of descent, and one along which the line
+    search finds nothing, give way to -g. A zero gradient is not yet a minimum: the bottom of the
+    spectrum is looked at, and a saddle is left along its most negative curvature.
+
+    Parameters
+    ----------
+    solver : LinearSolver
+        Solves the inner system; gets the forcing term as `rtol`.
+    curvature : Curvature
+        What stands for the Hessian.
+    line_search : LineSearch
+        Chooses the step size.
+    forcing : Forcing
+        Chooses the inner tolerance.
+    preconditioner : PreconditionerBuilder
+        Built anew at every point.
+    damping : float
+        tau >= 0 in (H + tau I) p = -g.
+    negative_curvature : {"follow", "truncate"}
+        What to do with a direction of negative curvature.
+    """
+
+    def __init__(
+        self,
+        solver: LinearSolver,
+        curvature: Curvature,
+        line_search: LineSearch,
+        forcing: Forcing,
+        preconditioner: PreconditionerBuilder,
+        damping: NonNegativeFloat = 0.0,
+        negative_curvature: Literal["follow", "truncate"] = "follow",
+    ) -> None:
+        self.solver = solver
+        self.curvature = curvature
+        self.line_search = line_search
+        self.forcing = forcing
+        self.preconditioner = preconditioner
+        self.damping = damping
+        self.negative_curvature = negative_curvature
+
+    def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
+        """Iterate from w0; ends by itself where no direction of descent is left."""
+        point = settled(objective.at(w0))
+        yield Step(point)
+        last: Inner | None = None
+        while True:
+            eta = self.forcing(Outer(point.grad_norm, last))
+            A = self._operator(point, generator)
+            M = self.preconditioner.build(A, generator)
+            inner = self.solver(A, -point.grad, rtol=eta, M=M)
+            p, note = self._direction(point, A, inner, generator)
+            if p is None:
+                return note
+            found, note = self._search(point, p, note)
+            last = Inner(eta, point.grad_norm, inner.residual_norms[-1], found.alpha)
+            if not found.accepted:
+                return "no step along -gradient lowers the loss beyond its rounding error"
+            point = settled(found.point)
+            yield Step(point, found.alpha, inner.iterations, note)
+
+    def _operator(self, point: Point, generator: torch.Generator) -> LinearOperator:
+        A = self.curvature.at(point, generator)
+        return ShiftedOperator(A, self.damping) if self.damping > 0 else A
+
+    def _direction(
+        self, point: Point, A: LinearOperator, inner: LinearResult, generator: torch.Generator
+    ) -> tuple[Tensor | None, str]:
+        """Turn the solver's answer into a direction of descent, and say what was done."""
+        if point.grad_norm == 0.0:
+            return self._leave_saddle(point, A, generator)
+        note = "" if inner.converged else f"solver: {inner.status}"
+        p = inner.x
+        if inner.status is Status.NEGATIVE_CURVATURE and self.negative_curvature == "follow":
+            assert inner.direction is not None
+            p = _along(point, A, inner.direction)
+        if float(torch.dot(point.grad, p)) < 0:
+            return p, note
+        return -point.grad, f"{note}; along -gradient".lstrip("; ")
+
+    def _leave_saddle(
+        self, point: Point, A: LinearOperator, generator: torch.Generator
+    ) -> tuple[Tensor | None, str]:
+        pair = lanczos(A, 1, which="smallest", generator=generator)
+        if float(pair.values[0]) >= -float(pair.residual_norms[0]):
+            return None, "the gradient is zero and the curvature is not negative"
+        return _along(point, A, pair.vectors[:, 0]), "left a saddle point"
+
+    def _search(self, point: Point, p: Tensor, note: str) -> tuple[Found, str]:
+        found = self.line_search(point.ray(p))
+        if found.accepted:
+            return found, note
+        return (
+            self.line_search(point.ray(-point.grad)),
+            f"{note}; step refused, along -gradient".lstrip("; "),
+        )
+
+
+def _along(point: Point, A: LinearOperator, d: Tensor) -> Tensor:
+    """Scale a direction of nonpositive curvature to a step downhill."""
+    d = d / torch.linalg.vector_norm(d)
+    slope, curvature = torch.stack([torch.dot(point.grad, d), torch.dot(d, A @ d)]).tolist()
+    bound = 1.0 + float(torch.linalg.vector_norm(point.w))
+    # Without a slope (a saddle) the curvature itself is the length, as Royer, O'Neill and Wright
+    # (2020) scale it; a vanishing curvature asks for the bound.
+    length = abs(slope / curvature) if curvature != 0 else bound
+    length = min(max(length, abs(curvature)), bound)
+    return d * (-length if slope > 0 else length)

@@ -1,0 +1,246 @@
+"""Drives an optimizer: keeps the time, measures, records, decides when to stop."""
+
+import math
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
+from torch import Tensor
+
+from newton_krylov.data.dataset import Split
+from newton_krylov.objectives.base import Objective, Point
+from newton_krylov.optimizers.base import Optimizer, Step
+from newton_krylov.registry import register
+from newton_krylov.trace import OnRow, Row
+
+
+class Outcome(StrEnum):
+    """How a run ended."""
+
+    CONVERGED = "converged"
+    LIMIT = "limit"
+    ENDED = "ended"
+    DIVERGED = "diverged"
+    OUT_OF_MEMORY = "out_of_memory"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def failed(self) -> bool:
+        """Whether the run is to be marked as failed."""
+        return self in (Outcome.DIVERGED, Outcome.OUT_OF_MEMORY)
+
+
+@register("stop", "criteria")
+@dataclass(frozen=True)
+class Stopping:
+    """When to stop; the first criterion that holds decides, and `None` leaves one out.
+
+    Attributes
+    ----------
+    epochs : int or None
+        Outer iterations.
+    grad_norm : float or None
+        Gradient norm at or below.
+    suboptimality : float or None
+        Loss minus the certified optimum at or below.
+    loss_change : float or None
+        Change of the loss between two steps at or below, in absolute value.
+    seconds : float or None
+        The optimizer's own time.
+    """
+
+    epochs: NonNegativeInt | None = 100
+    grad_norm: NonNegativeFloat | None = None
+    suboptimality: NonNegativeFloat | None = None
+    loss_change: NonNegativeFloat | None = None
+    seconds: PositiveFloat | None = None
+
+    def reason(self, row: Row, previous: Row | None) -> tuple[Outcome, str] | None:
+        """Return why to stop after this row, or None to go on.
+
+        Parameters
+        ----------
+        row : Row
+            The step just made.
+        previous : Row or None
+            The one before.
+
+        Returns
+        -------
+        tuple of Outcome and str, or None
+            The outcome and a sentence.
+        """
+        if not math.isfinite(row.loss):
+            return Outcome.DIVERGED, f"the loss is {row.loss} at iteration {row.iteration}"
+        change = math.inf if previous is None else abs(previous.loss - row.loss)
+        small = {
+            "suboptimality": (row.suboptimality, self.suboptimality),
+            "gradient norm": (row.grad_norm, self.grad_norm),
+            "change of the loss": (change, self.loss_change),
+        }
+        for what, (value, limit) in small.items():
+            if limit is not None and value <= limit:
+                return Outcome.CONVERGED, f"{what} <= {limit:g}"
+        if self.epochs is not None and row.iteration >= self.epochs:
+            return Outcome.LIMIT, f"{self.epochs} epochs"
+        if self.seconds is not None and row.seconds >= self.seconds:
+            return Outcome.LIMIT, f"{self.seconds:g} seconds"
+        return None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Attributes
+    ----------
+    outcome : Outcome
+        How it ended.
+    reason : str
+        Why, in words.
+    rows : list of Row
+        The trace.
+    w : Tensor, shape (dim,)
+        The last iterate with a finite loss.
+    """
+
+    outcome: Outcome
+    reason: str
+    rows: list[Row]
+    w: Tensor
+
+
+class Clock:
+    """Seconds, read after the device has finished what it was given.
+
+    Parameters
+    ----------
+    device : torch.device
+        Whose work is timed.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def __call__(self) -> float:
+        """Return the time, in seconds from an arbitrary origin."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+class _Meter:
+    """Turns steps into rows; evaluates metrics outside the timed region and the counts."""
+
+    def __init__(
+        self, objective: Objective, train: Split | None, test: Split | None, optimum: float | None
+    ) -> None:
+        self.objective, self.train, self.test, self.optimum = objective, train, test, optimum
+        self.iteration, self.seconds = 0, 0.0
+
+    def row(self, step: Step, seconds: float) -> Row:
+        self.seconds += seconds
+        counts = self.objective.counts
+        with counts.paused():
+            row = Row(
+                iteration=self.iteration,
+                loss=step.point.value,
+                suboptimality=self._suboptimality(step.point),
+                grad_norm=step.point.grad_norm,
+                train_accuracy=self._accuracy(step.point, self.train),
+                test_accuracy=self._accuracy(step.point, self.test),
+                step_size=step.step_size,
+                inner_iterations=step.inner_iterations,
+                function_count=counts.function,
+                gradient_count=counts.gradient,
+                hvp_count=counts.hvp,
+                hessian_count=counts.hessian,
+                data_passes=counts.passes,
+                step_seconds=seconds,
+                seconds=self.seconds,
+                note=step.note,
+            )
+        self.iteration += 1
+        return row
+
+    def _suboptimality(self, point: Point) -> float:
+        return math.nan if self.optimum is None else point.value - self.optimum
+
+    def _accuracy(self, point: Point, split: Split | None) -> float:
+        if split is None:
+            return math.nan
+        accuracy = self.objective.accuracy(point.w, split)
+        return math.nan if accuracy is None else accuracy
+
+
+def run(
+    optimizer: Optimizer,
+    objective: Objective,
+    w0: Tensor,
+    stopping: Stopping,
+    generator: torch.Generator,
+    *,
+    train: Split | None = None,
+    test: Split | None = None,
+    optimum: float | None = None,
+    on_row: OnRow | None = None,
+) -> RunResult:
+    """Run an optimizer from w0 until a criterion holds, it ends by itself, or it is interrupted.
+
+    The clock runs only while the optimizer does. An interrupt (Ctrl-C), a loss that is not
+    finite and a lack of memory end the run with what it had.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        The outer loop.
+    objective : Objective
+        What to minimize.
+    w0 : Tensor, shape (dim,)
+        The start.
+    stopping : Stopping
+        When to stop.
+    generator : torch.Generator
+        The run's source of randomness, on the CPU.
+    train, test : Split, optional
+        For the accuracies.
+    optimum : float, optional
+        The certified optimal value.
+    on_row : callable, optional
+        Called with each row.
+
+    Returns
+    -------
+    RunResult
+        The trace, the last good iterate, and why it ended.
+    """
+    clock, meter = Clock(objective.device), _Meter(objective, train, test, optimum)
+    rows: list[Row] = []
+    w = w0
+    steps = optimizer.steps(objective, w0, generator)
+    try:
+        while True:
+            start = clock()
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                return RunResult(Outcome.ENDED, str(end.value), rows, w)
+            seconds = clock() - start
+            row = meter.row(step, seconds if step.seconds is None else step.seconds)
+            if math.isfinite(row.loss):
+                w = step.point.w
+            previous = rows[-1] if rows else None
+            rows.append(row)
+            if on_row is not None:
+                on_row(row)
+            stop = stopping.reason(row, previous)
+            if stop is not None:
+                return RunResult(*stop, rows, w)
+    except KeyboardInterrupt:
+        return RunResult(Outcome.INTERRUPTED, "interrupted by the user", rows, w)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        return RunResult(Outcome.OUT_OF_MEMORY, f"out of memory: {error}", rows, w)
+    finally:
+        steps.close()

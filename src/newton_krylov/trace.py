@@ -1,0 +1,129 @@
+"""The trace: one row a step, written as the run goes, so a killed run keeps what it had."""
+
+import csv
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TextIO
+
+
+@dataclass(frozen=True)
+class Row:
+    """One step of a run.
+
+    Attributes
+    ----------
+    iteration : int
+        0 is the start.
+    loss : float
+        f(w), the regularizer included.
+    suboptimality : float
+        f(w) minus the certified optimum; nan where none is known.
+    grad_norm : float
+        Euclidean norm of the gradient.
+    train_accuracy, test_accuracy : float
+        Shares between 0 and 1; nan where there is none.
+    step_size : float
+        The line search's alpha; nan for the start.
+    inner_iterations : int
+        Of the linear solver, in this step.
+    function_count, gradient_count, hvp_count, hessian_count : float
+        Evaluations so far (see `Counts`).
+    data_passes : float
+        Passes over the data so far (see `Counts`).
+    step_seconds, seconds : float
+        The optimizer's own time, of this step and so far: without metrics and logging.
+    note : str
+        What else happened, in words.
+    """
+
+    iteration: int
+    loss: float
+    suboptimality: float
+    grad_norm: float
+    train_accuracy: float
+    test_accuracy: float
+    step_size: float
+    inner_iterations: int
+    function_count: float
+    gradient_count: float
+    hvp_count: float
+    hessian_count: float
+    data_passes: float
+    step_seconds: float
+    seconds: float
+    note: str = ""
+
+    @classmethod
+    def columns(cls) -> list[str]:
+        """Return the column names in order."""
+        return [field.name for field in fields(cls)]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the numeric columns but the iteration, name to value."""
+        row = asdict(self)
+        del row["iteration"], row["note"]
+        return row
+
+
+OnRow = Callable[[Row], None]
+"""Called after every step with its row, outside the timed region."""
+
+
+class TraceWriter:
+    """Appends rows to a CSV file, each flushed to the system as it is written.
+
+    Parameters
+    ----------
+    path : Path
+        The file; replaced if it exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file: TextIO = path.open("w", newline="", encoding="utf-8")
+        self._writer = csv.DictWriter(self._file, Row.columns())
+        self._writer.writeheader()
+
+    def __call__(self, row: Row) -> None:
+        """Append a row."""
+        self._writer.writerow(asdict(row))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_trace(path: Path) -> list[Row]:
+    """Read a trace back; a last line cut short by a kill is left out.
+
+    Parameters
+    ----------
+    path : Path
+        A file written by `TraceWriter`.
+
+    Returns
+    -------
+    list of Row
+        In order.
+
+    Raises
+    ------
+    ValueError
+        If the file's columns are not a trace's.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames != Row.columns():
+            raise ValueError(f"{path} is not a trace: its columns are {reader.fieldnames}")
+        return [_parse(record) for record in reader if None not in record.values()]
+
+
+def _parse(record: dict[str, str]) -> Row:
+    whole, text = {"iteration", "inner_iterations"}, {"note"}
+    return Row(
+        **{
+            name: value if name in text else int(value) if name in whole else float(value)  # type: ignore[arg-type]
+            for name, value in record.items()
+        }
+    )
