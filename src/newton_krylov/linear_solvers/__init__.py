@@ -1,5 +1,9 @@
-"""Linear solvers: A x = b, given only products with A. One method a file; each registers itself."""
+"""Linear solvers: A x = b, given only products with A. One method a file; each registers itself.
 
-from newton_krylov.registry import import_modules
+Every registered solver is also a name of this package: `linear_solvers.cg(A, b)`.
+"""
 
-import_modules(__name__)
+from newton_krylov import registry
+
+registry.import_modules(__name__)
+globals().update({name: registry.entry("solver", name).target for name in registry.names("solver")})

@@ -25,6 +25,7 @@ class Status(StrEnum):
     BREAKDOWN = "breakdown"
     NEGATIVE_CURVATURE = "negative_curvature"
     STAGNATED = "stagnated"
+    LEAST_SQUARES = "least_squares"
 
     @property
     def remedy(self) -> str:
@@ -40,8 +41,10 @@ _REMEDY = {
     "preconditioner that is not positive definite): try minres_qlp, or add damping",
     Status.NEGATIVE_CURVATURE: "the operator is not positive definite: a direction d with "
     "d'Ad <= 0 is returned; follow it, add damping, or use minres",
-    Status.STAGNATED: "rounding errors keep the residual above the tolerance: loosen rtol "
-    "or precondition",
+    Status.STAGNATED: "rounding errors (or too short restarts) keep the residual above the "
+    "tolerance: loosen rtol, precondition, or raise restart",
+    Status.LEAST_SQUARES: "the system has no solution (A is singular and b outside its range): x "
+    "minimizes |b - A x|; add damping to make the system solvable",
 }
 
 
@@ -62,7 +65,8 @@ class LinearResult:
     residual_norms : list of float
         Euclidean norms of b - A x, of the start and after each iteration.
     direction : Tensor or None, shape (n,)
-        Where the solver met d'A d <= 0: that direction d.
+        Where the solver met d'A d <= 0 (within rounding): that direction d, with b'd >= 0 or,
+        for an iterative solver, (b - A x)'d >= 0. With `BREAKDOWN`, A d = 0 within rounding.
     """
 
     x: Tensor

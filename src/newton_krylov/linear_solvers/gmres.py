@@ -1,0 +1,280 @@
+"""GMRES (Saad and Schultz 1986): the paper's Algorithm 1."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from pydantic import NonNegativeFloat, PositiveInt
+from torch import Tensor
+
+from newton_krylov.linear_solvers.result import Callback, LinearResult, Preconditioner, Status
+from newton_krylov.linear_solvers.system import Stop, System, euclidean, solve
+from newton_krylov.registry import register
+
+Orthogonalization = Literal["mgs", "mgs2", "cgs2"]
+Orthogonalize = Callable[[list[Tensor], Tensor, Tensor], Tensor]
+
+
+@register("solver", "gmres")
+def gmres(
+    A: Any,
+    b: Tensor,
+    *,
+    x0: Tensor | None = None,
+    M: Preconditioner | None = None,
+    rtol: NonNegativeFloat = 1e-5,
+    atol: NonNegativeFloat = 0.0,
+    maxiter: PositiveInt | None = None,
+    restart: PositiveInt = 30,
+    orthogonalization: Orthogonalization = "cgs2",
+    side: Literal["right", "left"] = "right",
+    callback: Callback | None = None,
+) -> LinearResult:
+    """GMRES(m): any A, the smallest residual over the Krylov space since the last restart.
+
+    Arnoldi's process with a choice of orthogonalization, Givens rotations on the Hessenberg
+    matrix, restarts every `restart` iterations. Preconditioning from the right (default) leaves
+    the residual that is minimized the true one; from the left, |M (b - A x)| is minimized, and the
+    true norm, on which the method stops all the same, costs a second basis and a second
+    synchronization per iteration. Keeps `restart` + 1 vectors of length n for the basis and 4
+    more.
+
+    Parameters
+    ----------
+    A : operator or matrix, n by n
+        Anything `operators.as_operator` takes; need not be symmetric.
+    b : Tensor, shape (n,)
+        Right side; float32 or float64.
+    x0 : Tensor, shape (n,), optional
+        Start; zero by default. Costs one product.
+    M : callable, optional
+        v -> M v, linear, near A^-1.
+    rtol, atol : float
+        Stop at |b - A x| <= max(rtol |b|, atol).
+    maxiter : int, optional
+        Limit of inner iterations, each one product (not of restarts, as in SciPy); 10 n by
+        default.
+    restart : int
+        Size of the basis.
+    orthogonalization : {"mgs", "mgs2", "cgs2"}
+        Modified Gram-Schmidt once (the original method) or twice, or classical Gram-Schmidt
+        twice, which orthogonalizes as well as "mgs2" in four matrix-vector products.
+    side : {"right", "left"}
+        Where M is applied.
+    callback : callable, optional
+        Called with (x, residual norm) after every iteration. Forming x costs a pass over the
+        basis, paid only where there is a callback.
+
+    Returns
+    -------
+    LinearResult
+        `BREAKDOWN` where the Krylov space is exhausted and A is singular on it.
+    """
+    system = System(
+        A, b, x0, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback,
+        method="gmres", symmetric=False,
+    )  # fmt: skip
+
+    def cycle(s: System) -> Stop:
+        while True:
+            start = s.norms[-1]
+            sweep = _Sweep(s, M, side, _ORTHOGONALIZE[orthogonalization], restart)
+            if stop := sweep.run():
+                return stop
+            if not s.norms[-1] < start * (1.0 - s.eps):
+                return Stop(Status.STAGNATED)
+
+    return solve(system, cycle)
+
+
+class _Sweep:
+    """The iterations between two restarts.
+
+    The QR factorization of the Hessenberg matrix lives on the host, as lists: `R` by columns, the
+    rotations, and `g`, the rotated right side, whose last entry is the residual.
+    """
+
+    def __init__(
+        self,
+        s: System,
+        M: Preconditioner | None,
+        side: str,
+        orthogonalize: Orthogonalize,
+        restart: int,
+    ) -> None:
+        self.s = s
+        self.right = M if side == "right" else None
+        self.left = M if side == "left" else None
+        self.orthogonalize = orthogonalize
+        self.size = min(restart, s.n, s.maxiter - s.iterations)
+        self.V = s.b.new_empty(self.size + 1, s.n)
+        self.rows = list(self.V.unbind(0))
+        self.AV = s.b.new_empty(self.size, s.n) if self.left else None
+        self.R: list[list[float]] = []
+        self.rotations: list[tuple[float, float]] = []
+        self.g: list[float] = []
+        self.residuals: list[float] = []  # |g[-1]| after each column
+        self.scale = 0.0  # largest column: a lower bound of |A M|
+
+    def run(self) -> Stop | None:
+        """Fill the basis; None means it is full and the residual still too large."""
+        s = self.s
+        start = s.r if self.left is None else self.left(s.r)
+        beta = s.norms[-1] if self.left is None else euclidean(start)
+        if not 0.0 < beta < math.inf:
+            return Stop(Status.BREAKDOWN)
+        torch.div(start, beta, out=self.rows[0])
+        self.g = [beta]
+        for j in range(self.size):
+            column = self._arnoldi(j)
+            image = math.sqrt(sum(h * h for h in column))
+            if not math.isfinite(image):
+                return self._finish(Stop(Status.BREAKDOWN))
+            exhausted = column[-1] <= s.eps * image
+            if not self._rotate(column, image):
+                return self._finish(Stop(Status.BREAKDOWN))
+            if status := self._advance():
+                return self._finish(Stop(status))
+            if exhausted:
+                s.drift = math.inf  # nothing more to gain here: look at the true residual
+                return self._finish(Stop(Status.CONVERGED))
+        self._finish(None)
+        return None
+
+    def _arnoldi(self, j: int) -> list[float]:
+        """Extend the basis by A v_j; the new column of the Hessenberg matrix."""
+        v = self.rows[j]
+        z = v if self.right is None else self.right(v)
+        w = self.s.product(z)
+        if self.AV is not None and self.left is not None:
+            self.AV[j] = w
+            w = self.left(w).clone()
+        sizes = [torch.dot(z, z), torch.dot(w, w)] if self.right else []
+        h = self.orthogonalize(self.rows[: j + 1], self.V[: j + 1], w)
+        norm = torch.linalg.vector_norm(w)
+        torch.div(w, norm, out=self.rows[j + 1])
+        # The one synchronization of an iteration:
+        column: list[float] = torch.cat((h, torch.stack((norm, *sizes)))).tolist()
+        if self.right:
+            zz, ww = column[-2:]
+            column = column[:-2]
+            image = math.sqrt(ww / zz) if zz > 0.0 else math.inf
+        else:
+            image = math.sqrt(sum(h * h for h in column))
+        self.s.norm_A = max(self.s.norm_A, image)
+        return column
+
+    def _rotate(self, column: list[float], image: float) -> bool:
+        """Bring the new column to triangular form; False if it adds nothing."""
+        for i, (c, s) in enumerate(self.rotations):
+            a, b = column[i], column[i + 1]
+            column[i], column[i + 1] = c * a + s * b, c * b - s * a
+        below = column.pop()
+        pivot = math.hypot(column[-1], below)
+        if pivot <= self.s.eps * image:
+            return False
+        c, s = column[-1] / pivot, below / pivot
+        column[-1] = pivot
+        self.R.append(column)
+        self.rotations.append((c, s))
+        last = self.g.pop()
+        self.g += [c * last, -s * last]
+        self.residuals.append(abs(s * last))
+        self.scale = max(self.scale, image)
+        return True
+
+    def _advance(self) -> Status | None:
+        """Record the iteration with its true residual norm."""
+        s = self.s
+        x, norm = None, abs(self.g[-1])
+        if s.callback is not None:
+            x = s.x + self._correction(self._coefficients(len(self.R)))
+        if self.AV is not None:
+            y = s.b.new_tensor(self._coefficients(len(self.R)))
+            norm = euclidean(s.r - self.AV[: len(self.R)].T @ y)
+        return s.advance(norm, 0.0, x)
+
+    def _coefficients(self, k: int) -> list[float]:
+        """Solve the leading k by k part of the triangular system R y = g."""
+        y = self.g[:k]
+        for j in reversed(range(k)):
+            column = self.R[j]
+            y[j] /= column[j]
+            yj = y[j]
+            y[:j] = [a - yj * h for a, h in zip(y[:j], column, strict=False)]
+        return y
+
+    def _correction(self, y: list[float]) -> Tensor:
+        dx = self.V[: len(y)].T @ self.s.b.new_tensor(y)
+        return dx if self.right is None else self.right(dx)
+
+    def _finish(self, stop: Stop | None) -> Stop | None:
+        """Update x, and for a restart the residual, without a product."""
+        s, k = self.s, len(self.R)
+        if k == 0:
+            return stop
+        y = self._sound_coefficients()
+        dx = self._correction(y)
+        s.x.add_(dx)
+        s.drift += s.eps * s.norm_A * euclidean(dx)
+        if stop is None and self.AV is not None:
+            s.r.sub_(self.AV[: len(y)].T @ s.b.new_tensor(y))
+        elif stop is None:
+            t = s.b.new_tensor(self._residual_coordinates())
+            s.r = self.V[: k + 1].T @ t
+        return stop
+
+    def _sound_coefficients(self) -> list[float]:
+        """Solve for the coefficients of as many columns as rounding permits.
+
+        Where A is singular and b outside its range, R becomes singular too: the coefficients
+        grow without bound while the residual stays (Brown and Walker 1997). Columns that make x so
+        large that A x rounds off more than the residual are left out.
+        """
+        k = len(self.R)
+        y = self._coefficients(k)
+        while k > 1 and self.s.eps * self.scale * math.hypot(*y) > self.residuals[k - 1]:
+            k -= 1
+            y = self._coefficients(k)
+        return y
+
+    def _residual_coordinates(self) -> list[float]:
+        """Express the residual in the basis: the last entry of g, rotated back."""
+        k = len(self.rotations)
+        t = [0.0] * k + [self.g[-1]]
+        for i in reversed(range(k)):
+            c, s = self.rotations[i]
+            t[i], t[i + 1] = c * t[i] - s * t[i + 1], s * t[i] + c * t[i + 1]
+        return t
+
+
+def _mgs(rows: list[Tensor], V: Tensor, w: Tensor) -> Tensor:
+    """Orthogonalize by modified Gram-Schmidt: one projection after the other, in place."""
+    coefficients = []
+    for v in rows:
+        h = torch.dot(v, w)
+        w.addcmul_(v, h, value=-1)
+        coefficients.append(h)
+    return torch.stack(coefficients)
+
+
+def _mgs2(rows: list[Tensor], V: Tensor, w: Tensor) -> Tensor:
+    return _mgs(rows, V, w) + _mgs(rows, V, w)
+
+
+def _cgs2(rows: list[Tensor], V: Tensor, w: Tensor) -> Tensor:
+    """Orthogonalize by classical Gram-Schmidt, twice: twice is enough (Giraud, Langou and Rozloznik 2005)."""
+    VT = V.T
+    first = torch.mv(V, w)
+    w.addmv_(VT, first, alpha=-1)
+    second = torch.mv(V, w)
+    w.addmv_(VT, second, alpha=-1)
+    return first.add_(second)
+
+
+_ORTHOGONALIZE: dict[str, Orthogonalize] = {
+    "mgs": _mgs,
+    "mgs2": _mgs2,
+    "cgs2": _cgs2,
+}

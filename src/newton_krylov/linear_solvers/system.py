@@ -1,0 +1,341 @@
+"""What every iterative solver shares: the system, its tolerance, its record, its honesty.
+
+A method is written as one *cycle*: from the system's `x` and its residual `r` it runs its
+recurrences until they say that the residual is small, or that it cannot go on. `solve` runs
+cycles. Recurrences drift away from b - A x in floating point, so each cycle also keeps an estimate
+of that drift; only where it could matter does `solve` pay for one product to look at the true
+residual, and when that fails the test it starts another cycle from there (iterative refinement),
+as long as cycles make progress.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from newton_krylov.errors import UnsupportedError
+from newton_krylov.linear_solvers.result import Callback, LinearResult, Preconditioner, Status
+from newton_krylov.operators import as_operator
+
+ITERATIONS_PER_UNKNOWN = 10
+"""The default `maxiter` is this times n, as in SciPy."""
+
+_VERIFY_AT = 0.1
+"""A drift below this part of the tolerance needs no verifying product."""
+_MEANINGLESS_AT = 0.01
+"""A recurred residual below this part of its drift says nothing any more."""
+_PROGRESS = 0.5
+"""A cycle that does not at least halve the true residual is the last one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a cycle ended.
+
+    Attributes
+    ----------
+    status : Status
+        `CONVERGED` here means that the recurrences say so; `solve` decides whether to believe.
+    direction : Tensor or None, shape (n,)
+        The direction of nonpositive curvature, if one was met.
+    """
+
+    status: Status
+    direction: Tensor | None = None
+
+
+class System:
+    """A x = b while it is being solved.
+
+    Parameters
+    ----------
+    A : operator or matrix
+        Anything `operators.as_operator` takes.
+    b : Tensor, shape (n,)
+        Right side; float32 or float64.
+    x0 : Tensor or None, shape (n,)
+        Start; zero if None.
+    rtol, atol : float
+        Stop at |b - A x| <= max(rtol |b|, atol).
+    maxiter : int or None
+        Iteration limit; None means `ITERATIONS_PER_UNKNOWN` times n.
+    callback : callable or None
+        See `result.Callback`.
+    method : str
+        Name of the method, for messages.
+    symmetric : bool
+        Whether the method needs a symmetric operator.
+
+    Attributes
+    ----------
+    x, r : Tensor, shape (n,)
+        The iterate, updated in place, and the residual at the start of the cycle (the cycle's to
+        overwrite).
+    norms : list of float
+        Residual norms so far.
+    norm_A : float
+        Largest |A v| / |v| seen: a lower bound of |A|, near it after a few iterations.
+    drift : float
+        Estimate of how far the recurrences have taken the residual from b - A x.
+
+    Raises
+    ------
+    UnsupportedError
+        If the method needs a symmetric operator and `A` is declared nonsymmetric.
+    TypeError, ValueError
+        If dtypes or shapes do not fit.
+    """
+
+    def __init__(
+        self,
+        A: Any,
+        b: Tensor,
+        x0: Tensor | None,
+        *,
+        rtol: float,
+        atol: float,
+        maxiter: int | None,
+        callback: Callback | None,
+        method: str,
+        symmetric: bool,
+    ) -> None:
+        _check_vector("b", b, b)
+        self.A = as_operator(A, b)
+        if self.A.dtype != b.dtype:
+            raise TypeError(f"A has dtype {self.A.dtype}, but b has dtype {b.dtype}")
+        if symmetric and not self.A.symmetric:
+            raise UnsupportedError(
+                f"{method} is for symmetric operators and this one is declared nonsymmetric; "
+                f"use gmres or gcr (or exact)"
+            )
+        self.b = b.detach()
+        self.eps = torch.finfo(b.dtype).eps
+        self.n = b.shape[0]
+        self.maxiter = ITERATIONS_PER_UNKNOWN * self.n if maxiter is None else maxiter
+        self.callback = callback
+        self.iterations = 0
+        self.matvecs = 0
+        self.norm_A = 0.0
+        self.drift = 0.0
+        self._norm_x = 0.0  # of the iterate whose residual was last computed by a product
+        self._verified_at = 0
+        self.norm_b = euclidean(self.b)
+        self.threshold = max(rtol * self.norm_b, atol)
+        if x0 is None or self.norm_b == 0.0:  # the solution of A x = 0 is known
+            self.x = torch.zeros_like(self.b)
+            self.r = self.b.clone()
+            self.norms = [self.norm_b]
+        else:
+            _check_vector("x0", x0, b)
+            self.x = x0.detach().clone()
+            self.norms = [self.true_residual()]
+
+    @property
+    def uncertainty(self) -> float:
+        """How far the recurred residual norm may be from the true one.
+
+        The drift, and the rounding of the product that the recurrences started from.
+        """
+        return self.drift + self.eps * self.norm_A * self._norm_x
+
+    def product(self, v: Tensor) -> Tensor:
+        """Multiply by A, and count.
+
+        Parameters
+        ----------
+        v : Tensor, shape (n,)
+            Any vector.
+
+        Returns
+        -------
+        Tensor, shape (n,)
+            A v.
+        """
+        self.matvecs += 1
+        return self.A.matvec(v)
+
+    def true_residual(self) -> float:
+        """Compute r = b - A x by a product, forget the drift, and return the norm of r.
+
+        Returns
+        -------
+        float
+            |b - A x|.
+        """
+        self.r = torch.sub(self.b, self.product(self.x))
+        self.drift = 0.0
+        self._norm_x = euclidean(self.x)
+        self._verified_at = self.iterations
+        return euclidean(self.r)
+
+    def advance(self, norm: float, drift: float, x: Tensor | None = None) -> Status | None:
+        """Record one iteration.
+
+        Parameters
+        ----------
+        norm : float
+            The recurred residual norm.
+        drift : float
+            What this iteration adds to the drift.
+        x : Tensor or None, shape (n,)
+            The iterate for the callback, where the method does not keep it in `self.x`.
+
+        Returns
+        -------
+        Status or None
+            Why the cycle must end now, if it must.
+        """
+        self.iterations += 1
+        self.drift += drift
+        self.norms.append(norm)
+        if self.callback is not None:
+            self.callback(self.x if x is None else x, norm)
+        if norm <= max(self.threshold, _MEANINGLESS_AT * self.uncertainty):
+            return Status.CONVERGED
+        return Status.MAXITER if self.iterations >= self.maxiter else None
+
+    def curvature_stop(
+        self, curvature: float, norm_squared: float, d: Tensor, Ad: Tensor
+    ) -> Stop | None:
+        """Judge the curvature d'A d along a direction.
+
+        Within rounding of zero, d'A d = 0 has two causes. If A d is zero as well, A is singular
+        and the method has broken down; if it is not, A has eigenvalues of both signs.
+
+        Parameters
+        ----------
+        curvature : float
+            d'A d.
+        norm_squared : float
+            d'd.
+        d, Ad : Tensor, shape (n,)
+            The direction and its product.
+
+        Returns
+        -------
+        Stop or None
+            Why the cycle must end, or None where the curvature is positive.
+        """
+        if not math.isfinite(curvature) or norm_squared == 0.0:
+            return Stop(Status.BREAKDOWN)
+        self.norm_A = max(self.norm_A, abs(curvature) / norm_squared)
+        rounding = self.eps * self.norm_A * norm_squared
+        if curvature > rounding:
+            return None
+        if curvature < -rounding:
+            return Stop(Status.NEGATIVE_CURVATURE, d)
+        length = math.sqrt(norm_squared)
+        image = euclidean(Ad) / length
+        self.norm_A = max(self.norm_A, image)
+        # |A d|^2 <= |A| d'A d for a semidefinite A; ten times that allows for rounding.
+        singular = image <= 10.0 * math.sqrt(self.eps) * self.norm_A
+        return Stop(Status.BREAKDOWN if singular else Status.NEGATIVE_CURVATURE, d)
+
+    def settle(self) -> float:
+        """Return the residual norm, by a product if the recurrence may not be trusted.
+
+        Returns
+        -------
+        float
+            The last entry of `norms`, mended where that was needed.
+        """
+        known = self._verified_at == self.iterations and self.drift == 0.0
+        limit = _VERIFY_AT * max(self.norms[-1], self.threshold)
+        if not known and not self.uncertainty <= limit:
+            self.norms[-1] = self.true_residual()
+        return self.norms[-1]
+
+    def result(self, status: Status, direction: Tensor | None = None) -> LinearResult:
+        """Make the result.
+
+        Parameters
+        ----------
+        status : Status
+            Why the solver stopped.
+        direction : Tensor or None, shape (n,)
+            Direction of nonpositive curvature.
+
+        Returns
+        -------
+        LinearResult
+            With the current iterate.
+        """
+        return LinearResult(self.x, status, self.iterations, self.matvecs, self.norms, direction)
+
+
+def solve(system: System, cycle: Callable[[System], Stop]) -> LinearResult:
+    """Run cycles of a method until the true residual meets the tolerance or cannot.
+
+    Parameters
+    ----------
+    system : System
+        Fresh.
+    cycle : callable
+        Runs the method from `system.x` and `system.r`; leaves the last finite iterate in
+        `system.x`.
+
+    Returns
+    -------
+    LinearResult
+        Its last residual norm is true to a tenth of itself or of the tolerance.
+    """
+    norm = system.norms[0]
+    if not math.isfinite(norm):
+        if not torch.isfinite(system.x).all():
+            system.x.zero_()
+        return system.result(Status.BREAKDOWN)
+    if norm <= system.threshold:
+        return system.result(Status.CONVERGED)
+    best: Tensor | None = None
+    while True:
+        stop = cycle(system)
+        end = system.settle()
+        if end <= system.threshold:
+            return system.result(Status.CONVERGED, stop.direction)
+        if best is not None and not end < norm:
+            system.x, system.norms[-1] = best, norm
+        if stop.status is not Status.CONVERGED:
+            return system.result(stop.status, stop.direction)
+        if not end <= _PROGRESS * norm:
+            return system.result(Status.STAGNATED, stop.direction)
+        norm, best = end, system.x.clone()
+
+
+def euclidean(v: Tensor) -> float:
+    """Compute |v|, safe from under- and overflow of the squares in float32.
+
+    Parameters
+    ----------
+    v : Tensor, shape (n,)
+        Any vector.
+
+    Returns
+    -------
+    float
+        The Euclidean norm.
+    """
+    return float(torch.linalg.vector_norm(v, dtype=torch.float64))
+
+
+def _check_vector(name: str, v: Tensor, like: Tensor) -> None:
+    if v.ndim != 1 or v.shape != like.shape:
+        raise ValueError(f"{name} must have shape ({like.shape[0]},), not {tuple(v.shape)}")
+    if v.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name} must be float32 or float64, not {v.dtype}")
+    if v.dtype != like.dtype or v.device != like.device:
+        raise TypeError(
+            f"{name} is {v.dtype} on {v.device}, but b is {like.dtype} on {like.device}"
+        )
+
+
+__all__ = [
+    "ITERATIONS_PER_UNKNOWN",
+    "Preconditioner",
+    "Stop",
+    "System",
+    "euclidean",
+    "solve",
+]
