@@ -151,6 +151,7 @@ class _Meter:
                 grad_norm=step.point.grad_norm,
                 train_accuracy=self._accuracy(step.point, self.train),
                 test_accuracy=self._accuracy(step.point, self.test),
+                test_loss=self._test_loss(step.point),
                 step_size=step.step_size,
                 inner_iterations=step.inner_iterations,
                 function_count=counts.function,
@@ -173,6 +174,10 @@ class _Meter:
             return math.nan
         accuracy = self.objective.accuracy(point.w, split)
         return math.nan if accuracy is None else accuracy
+
+    def _test_loss(self, point: Point) -> float:
+        loss = None if self.test is None else self.objective.data_loss(point.w, self.test)
+        return math.nan if loss is None else loss
 
 
 def run(
@@ -205,7 +210,7 @@ def run(
     generator : torch.Generator
         The run's source of randomness, on the CPU.
     train, test : Split, optional
-        For the accuracies.
+        For the accuracies and the test loss.
     optimum : float, optional
         The certified optimal value.
     on_row : callable, optional

@@ -23,6 +23,8 @@ class Row:
         Euclidean norm of the gradient.
     train_accuracy, test_accuracy : float
         Shares between 0 and 1; nan where there is none.
+    test_loss : float
+        Mean loss on the test split, without the regularizer; nan where there is none.
     step_size : float
         The line search's alpha; nan for the start.
     inner_iterations : int
@@ -43,6 +45,7 @@ class Row:
     grad_norm: float
     train_accuracy: float
     test_accuracy: float
+    test_loss: float
     step_size: float
     inner_iterations: int
     function_count: float

@@ -261,3 +261,20 @@ class Objective(ABC):
             Between 0 and 1; None for a regression.
         """
         return None
+
+    def data_loss(self, w: Tensor, split: Split) -> float | None:
+        """Return the mean loss over a split's samples, without the regularizer.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters.
+        split : Split
+            Samples and targets, on the objective's device.
+
+        Returns
+        -------
+        float or None
+            None where the objective is not a mean over samples.
+        """
+        return None

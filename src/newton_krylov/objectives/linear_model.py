@@ -120,6 +120,30 @@ class LinearModel(Objective):
         predicted = Z.argmax(1) if self.n_outputs > 1 else (Z > 0).long()
         return float((predicted == split.y).double().mean())
 
+    def data_loss(self, w: Tensor, split: Split) -> float | None:
+        """Return the mean loss over the split's samples, without the regularizer."""
+        other = copy.copy(self)
+        other._bind(Features(split.X), split.y)
+        return float(other.loss(split.X @ self._columns(w)))
+
+    def with_l2(self, l2: float) -> "LinearModel":
+        """Return the same function with another regularizer.
+
+        Parameters
+        ----------
+        l2 : float
+            The new lambda >= 0.
+
+        Returns
+        -------
+        LinearModel
+            Shares the data and the counts.
+        """
+        other = copy.copy(self)
+        other.l2 = l2
+        other.convexity = l2 if self.convex else None
+        return other
+
     def _encode(self, y: Tensor) -> Tensor:
         """Return the targets as the loss's formula wants them."""
         return y

@@ -76,23 +76,64 @@ class Newton(Optimizer):
         yield Step(point)
         last: Inner | None = None
         while True:
-            eta = self.forcing(Outer(point.grad_norm, last))
-            A = self._operator(point, generator)
-            M = self.preconditioner.build(A, generator)
-            inner = self.solver(A, -point.grad, rtol=eta, M=M)
-            p, note = self._direction(point, A, inner, generator)
-            if p is None:
-                return note
-            found, note = self._search(point, p, note)
-            last = Inner(eta, point.grad_norm, inner.residual_norms[-1], found.alpha)
-            if not found.accepted:
-                return "no step along -gradient lowers the loss beyond its rounding error"
-            point = settled(found.point)
-            yield Step(point, found.alpha, inner.iterations, note)
+            advanced = self.advance(point, self.operator(point, generator), last, generator)
+            if isinstance(advanced, str):
+                return advanced
+            step, last = advanced
+            point = settled(step.point)
+            yield step
 
-    def _operator(self, point: Point, generator: torch.Generator) -> LinearOperator:
+    def operator(self, point: Point, generator: torch.Generator) -> LinearOperator:
+        """Return the matrix of the Newton system at a point: the curvature and the damping.
+
+        Parameters
+        ----------
+        point : Point
+            Where.
+        generator : torch.Generator
+            For curvatures that draw samples.
+
+        Returns
+        -------
+        LinearOperator
+            Shape (dim, dim), symmetric.
+        """
         A = self.curvature.at(point, generator)
         return ShiftedOperator(A, self.damping) if self.damping > 0 else A
+
+    def advance(
+        self, point: Point, A: LinearOperator, last: Inner | None, generator: torch.Generator
+    ) -> tuple[Step, Inner] | str:
+        """Make one Newton step: solve, turn to descent where need be, search.
+
+        Parameters
+        ----------
+        point : Point
+            Where the step starts.
+        A : LinearOperator
+            The matrix of the Newton system there.
+        last : Inner or None
+            What the step before left for the forcing term.
+        generator : torch.Generator
+            The run's source of randomness.
+
+        Returns
+        -------
+        tuple of Step and Inner, or str
+            The step, its point not yet evaluated beyond what the search needed; or why there is
+            none.
+        """
+        eta = self.forcing(Outer(point.grad_norm, last))
+        M = self.preconditioner.build(A, generator)
+        inner = self.solver(A, -point.grad, rtol=eta, M=M)
+        p, note = self._direction(point, A, inner, generator)
+        if p is None:
+            return note
+        found, note = self._search(point, p, note)
+        if not found.accepted:
+            return "no step along -gradient lowers the loss beyond its rounding error"
+        step = Step(found.point, found.alpha, inner.iterations, note)
+        return step, Inner(eta, point.grad_norm, inner.residual_norms[-1], found.alpha)
 
     def _direction(
         self, point: Point, A: LinearOperator, inner: LinearResult, generator: torch.Generator
