@@ -115,6 +115,18 @@ class Features:
         return self._squared @ weights
 
     @cached_property
+    def row_square_norms(self) -> Tensor:
+        """|x_i|^2 of every row, shape (n,)."""
+        if not self.sparse:
+            return self.X.square().sum(1)
+        ones = torch.ones(self.X.shape[1], dtype=self.X.dtype, device=self.X.device)
+        X = self.X
+        squared = torch.sparse_csr_tensor(
+            X.crow_indices(), X.col_indices(), X.values().square(), size=X.shape
+        )
+        return squared @ ones
+
+    @cached_property
     def _squared(self) -> Tensor:
         if not self.sparse:
             return self.X.square()
@@ -128,7 +140,7 @@ def _to_scipy(X: Tensor) -> scipy.sparse.csr_matrix:
     """View a CPU tensor as a SciPy matrix; no copy."""
     return scipy.sparse.csr_matrix(
         (X.values().numpy(), X.col_indices().numpy(), X.crow_indices().numpy()),
-        shape=tuple(X.shape),
+        shape=(X.shape[0], X.shape[1]),
     )
 
 

@@ -1,12 +1,33 @@
 """Ridge regression."""
 
+from functools import cached_property
+
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from newton_krylov.data.dataset import Dataset, Split
-from newton_krylov.objectives.linear_model import SingleOutputModel
+from newton_krylov.objectives.linear_model import SingleOutputModel, SingleOutputTerms
 from newton_krylov.registry import register
+
+
+class LeastSquaresTerms(SingleOutputTerms):
+    """(z - y)^2 / 2 and its derivatives; targets are y."""
+
+    @cached_property
+    def value(self) -> Tensor:
+        """Mean of (z - y)^2 / 2."""
+        return (self.Z - self.targets).square_().mean() / 2
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """(z - y) / n."""
+        return (self.Z - self.targets).mul_(1 / len(self.Z))
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """1 / n."""
+        return torch.full_like(self.Z, 1 / len(self.Z))
 
 
 @register("loss", "least_squares")
@@ -23,24 +44,13 @@ class LeastSquares(SingleOutputModel):
 
     name = "least_squares"
     task = "regression"
+    terms = LeastSquaresTerms
 
     def __init__(self, dataset: Dataset, l2: NonNegativeFloat = 0.01) -> None:
         super().__init__(dataset, l2)
 
     def _encode(self, y: Tensor) -> Tensor:
         return y.to(self.dtype)
-
-    def loss(self, Z: Tensor) -> Tensor:
-        """Return the mean of (z - y)^2 / 2."""
-        return (Z - self._targets).square_().mean() / 2
-
-    def loss_gradient(self, Z: Tensor) -> Tensor:
-        """Return (z - y) / n."""
-        return (Z - self._targets).mul_(1 / self.n_samples)
-
-    def weights(self, Z: Tensor) -> Tensor:
-        """Return 1 / n."""
-        return torch.full_like(Z, 1 / self.n_samples)
 
     def accuracy(self, w: Tensor, split: Split) -> float | None:
         """Return None: a regression has no accuracy."""

@@ -5,8 +5,9 @@ with the data however many steps it tries, and the point it ends at knows its ou
 """
 
 import copy
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -20,6 +21,49 @@ from newton_krylov.operators import LinearOperator
 # Outputs carried along rays are updated, not recomputed; each update adds one rounding error.
 # After this many they are computed afresh.
 _REFRESH_AFTER = 64
+
+
+class Terms(ABC):
+    """The mean loss at some outputs and its derivatives by them.
+
+    Each is computed on first use; subclasses share what they have in common (the sigmoids), so
+    value, gradient and curvature at a point cost little more than one of them.
+
+    Parameters
+    ----------
+    Z : Tensor, shape (n_samples,) or (n_samples, n_outputs)
+        Outputs; not changed.
+    targets : Tensor
+        As the objective encodes them.
+    """
+
+    def __init__(self, Z: Tensor, targets: Tensor) -> None:
+        self.Z = Z
+        self.targets = targets
+
+    @property
+    @abstractmethod
+    def value(self) -> Tensor:
+        """The mean loss, a 0-d tensor."""
+
+    @property
+    @abstractmethod
+    def gradient(self) -> Tensor:
+        """Its gradient by Z, same shape as Z; the 1/n of the mean included."""
+
+
+class SingleOutputTerms(Terms):
+    """The terms of a loss of one output a sample."""
+
+    @property
+    @abstractmethod
+    def weights(self) -> Tensor:
+        """The second derivatives by Z, shape (n_samples,); 1/n included."""
+
+    @property
+    def gauss_newton_weights(self) -> Tensor:
+        """What stands for `weights` in the Gauss-Newton matrix; >= 0."""
+        return self.weights
 
 
 class LinearModel(Objective):
@@ -40,7 +84,9 @@ class LinearModel(Objective):
         If the data set's task is not this loss's.
     """
 
+    name: str
     task: str
+    terms: type[Terms]
     convex: bool = True
 
     def __init__(self, dataset: Dataset, l2: float) -> None:
@@ -54,8 +100,6 @@ class LinearModel(Objective):
         self.counts = Counts()
         self._share = 1.0
         self._bind(Features(dataset.train.X), dataset.train.y)
-
-    name: str
 
     def _bind(self, features: Features, y: Tensor) -> None:
         self.features = features
@@ -124,7 +168,7 @@ class LinearModel(Objective):
         """Return the mean loss over the split's samples, without the regularizer."""
         other = copy.copy(self)
         other._bind(Features(split.X), split.y)
-        return float(other.loss(split.X @ self._columns(w)))
+        return float(other.terms(split.X @ self._columns(w), other._targets).value)
 
     def with_l2(self, l2: float) -> "LinearModel":
         """Return the same function with another regularizer.
@@ -147,14 +191,6 @@ class LinearModel(Objective):
     def _encode(self, y: Tensor) -> Tensor:
         """Return the targets as the loss's formula wants them."""
         return y
-
-    @abstractmethod
-    def loss(self, Z: Tensor) -> Tensor:
-        """Return the mean loss of outputs Z, a 0-d tensor."""
-
-    @abstractmethod
-    def loss_gradient(self, Z: Tensor) -> Tensor:
-        """Return d loss / d Z, same shape as Z; the 1/n of the mean included."""
 
     @abstractmethod
     def hessian_at(self, point: "LinearModelPoint") -> LinearOperator:
@@ -208,18 +244,23 @@ class LinearModelPoint(Point):
         return self.objective.outputs(self.w)
 
     @cached_property
+    def terms(self) -> Terms:
+        """The loss at Z and its derivatives."""
+        return self.objective.terms(self.Z, self.objective._targets)
+
+    @cached_property
     def value(self) -> float:
         """f(w)."""
         f = self.objective
         f.counts.add(function=f._share)
-        return float(f.loss(self.Z) + 0.5 * f.l2 * torch.dot(self.w, self.w))
+        return float(self.terms.value + 0.5 * f.l2 * torch.dot(self.w, self.w))
 
     @cached_property
     def grad(self) -> Tensor:
         """The gradient at w, shape (dim,)."""
         f = self.objective
         f.counts.add(gradient=f._share)
-        return f.adjoint(f.loss_gradient(self.Z)).add_(self.w, alpha=f.l2)
+        return f.adjoint(self.terms.gradient).add_(self.w, alpha=f.l2)
 
     def hessian(self) -> LinearOperator:
         """Return the Hessian at w, matrix-free."""
@@ -263,7 +304,7 @@ class LinearModelRay(Ray):
     def derivative(self, alpha: float) -> float:
         """Return phi'(alpha); no product with the data."""
         point, f = self.point(alpha), self.origin.objective
-        inner = (f.loss_gradient(point.Z) * self._Zp).sum()
+        inner = (point.terms.gradient * self._Zp).sum()
         return float(inner + f.l2 * torch.dot(point.w, self.p))
 
 
@@ -316,18 +357,12 @@ class WeightedGram(LinearOperator):
 class SingleOutputModel(LinearModel):
     """A linear model with one output a sample: the Hessian is X' diag(weights) X + l2 I."""
 
-    @abstractmethod
-    def weights(self, Z: Tensor) -> Tensor:
-        """Return the loss's second derivatives, shape (n_samples,); 1/n included."""
-
-    def gauss_newton_weights(self, Z: Tensor) -> Tensor:
-        """Return what stands for `weights` in the Gauss-Newton matrix; >= 0."""
-        return self.weights(Z)
+    terms: type[SingleOutputTerms]
 
     def hessian_at(self, point: LinearModelPoint) -> LinearOperator:
         """Return the Hessian of f at a point."""
-        return WeightedGram(self, self.weights(point.Z))
+        return WeightedGram(self, cast(SingleOutputTerms, point.terms).weights)
 
     def gauss_newton_at(self, point: LinearModelPoint) -> LinearOperator:
         """Return the generalized Gauss-Newton matrix of f at a point."""
-        return WeightedGram(self, self.gauss_newton_weights(point.Z))
+        return WeightedGram(self, cast(SingleOutputTerms, point.terms).gauss_newton_weights)

@@ -1,13 +1,37 @@
 """L2-regularized multinomial logistic regression."""
 
+from functools import cached_property
+from typing import cast
+
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from newton_krylov.data.dataset import Dataset
-from newton_krylov.objectives.linear_model import LinearModel, LinearModelPoint
+from newton_krylov.objectives.linear_model import LinearModel, LinearModelPoint, Terms
 from newton_krylov.operators import LinearOperator
 from newton_krylov.registry import register
+
+
+class MultinomialTerms(Terms):
+    """Cross entropy of logits and its derivatives; targets are class indices."""
+
+    @cached_property
+    def value(self) -> Tensor:
+        """Mean of logsumexp(z) - z_y."""
+        return torch.nn.functional.cross_entropy(self.Z, self.targets)
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """softmax(z), shape (n_samples, n_classes)."""
+        return torch.softmax(self.Z, 1)
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """(softmax(z) - e_y) / n."""
+        G = self.probabilities.clone()
+        G[torch.arange(len(G), device=G.device), self.targets] -= 1
+        return G.mul_(1 / len(G))
 
 
 @register("loss", "multinomial")
@@ -28,23 +52,14 @@ class Multinomial(LinearModel):
 
     name = "multinomial"
     task = "multiclass"
+    terms = MultinomialTerms
 
     def __init__(self, dataset: Dataset, l2: NonNegativeFloat = 0.01) -> None:
         super().__init__(dataset, l2)
 
-    def loss(self, Z: Tensor) -> Tensor:
-        """Return the mean cross entropy of the classes' logits."""
-        return torch.nn.functional.cross_entropy(Z, self._targets)
-
-    def loss_gradient(self, Z: Tensor) -> Tensor:
-        """Return (softmax(z) - e_y) / n, shape (n_samples, n_classes)."""
-        G = torch.softmax(Z, 1)
-        G[torch.arange(len(G), device=G.device), self._targets] -= 1
-        return G.mul_(1 / self.n_samples)
-
     def hessian_at(self, point: LinearModelPoint) -> LinearOperator:
         """Return the Hessian of f at a point."""
-        return SoftmaxGram(self, torch.softmax(point.Z, 1))
+        return SoftmaxGram(self, cast(MultinomialTerms, point.terms).probabilities)
 
 
 class SoftmaxGram(LinearOperator):

@@ -1,12 +1,48 @@
 """Nonlinear least squares of a sigmoid: a nonconvex loss of a linear model."""
 
+from functools import cached_property
+
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from newton_krylov.data.dataset import Dataset
-from newton_krylov.objectives.linear_model import SingleOutputModel
+from newton_krylov.objectives.linear_model import SingleOutputModel, SingleOutputTerms
 from newton_krylov.registry import register
+
+
+class SigmoidLeastSquaresTerms(SingleOutputTerms):
+    """(s - t)^2 / 2 with s = sigmoid(z), and its derivatives; targets are t = 0 or 1."""
+
+    @cached_property
+    def _s(self) -> Tensor:
+        return torch.sigmoid(self.Z)
+
+    @cached_property
+    def _slope(self) -> Tensor:
+        """The slope s (1 - s) of s by z."""
+        return self._s * (1 - self._s)
+
+    @cached_property
+    def value(self) -> Tensor:
+        """Mean of (s - t)^2 / 2."""
+        return (self._s - self.targets).square_().mean() / 2
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """(s - t) s (1 - s) / n."""
+        return (self._s - self.targets).mul_(self._slope).mul_(1 / len(self.Z))
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """((s (1 - s))^2 + (s - t) s (1 - s) (1 - 2 s)) / n, of either sign."""
+        bend = (self._s - self.targets) * self._slope * (1 - 2 * self._s)
+        return (self._slope.square() + bend).mul_(1 / len(self.Z))
+
+    @cached_property
+    def gauss_newton_weights(self) -> Tensor:
+        """(s (1 - s))^2 / n."""
+        return self._slope.square().mul_(1 / len(self.Z))
 
 
 @register("loss", "sigmoid_least_squares")
@@ -28,6 +64,7 @@ class SigmoidLeastSquares(SingleOutputModel):
 
     name = "sigmoid_least_squares"
     task = "binary"
+    terms = SigmoidLeastSquaresTerms
     convex = False
 
     def __init__(self, dataset: Dataset, l2: NonNegativeFloat = 0.01) -> None:
@@ -35,23 +72,3 @@ class SigmoidLeastSquares(SingleOutputModel):
 
     def _encode(self, y: Tensor) -> Tensor:
         return y.to(self.dtype)
-
-    def loss(self, Z: Tensor) -> Tensor:
-        """Return the mean of (sigmoid(z) - t)^2 / 2."""
-        return (torch.sigmoid(Z) - self._targets).square_().mean() / 2
-
-    def loss_gradient(self, Z: Tensor) -> Tensor:
-        """Return (s - t) s (1 - s) / n with s = sigmoid(z)."""
-        s = torch.sigmoid(Z)
-        return (s - self._targets) * s * (1 - s) / self.n_samples
-
-    def weights(self, Z: Tensor) -> Tensor:
-        """Return the second derivatives, of either sign, / n."""
-        s = torch.sigmoid(Z)
-        slope = s * (1 - s)
-        return (slope.square() + (s - self._targets) * slope * (1 - 2 * s)) / self.n_samples
-
-    def gauss_newton_weights(self, Z: Tensor) -> Tensor:
-        """Return (s (1 - s))^2 / n with s = sigmoid(z)."""
-        s = torch.sigmoid(Z)
-        return (s * (1 - s)).square_().mul_(1 / self.n_samples)

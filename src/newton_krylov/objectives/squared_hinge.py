@@ -1,11 +1,37 @@
 """L2-regularized squared hinge loss."""
 
+from functools import cached_property
+
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from newton_krylov.data.dataset import Dataset
-from newton_krylov.objectives.linear_model import SingleOutputModel
+from newton_krylov.objectives.linear_model import SingleOutputModel, SingleOutputTerms
 from newton_krylov.registry import register
+
+
+class SquaredHingeTerms(SingleOutputTerms):
+    """max(0, 1 - y z)^2 and its derivatives; targets are y = -1 or 1."""
+
+    @cached_property
+    def _short(self) -> Tensor:
+        """By how much the margin is missed, max(0, 1 - y z)."""
+        return (1 - self.targets * self.Z).clamp_(min=0)
+
+    @cached_property
+    def value(self) -> Tensor:
+        """Mean of max(0, 1 - y z)^2."""
+        return self._short.square().mean()
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """-2 y max(0, 1 - y z) / n."""
+        return (self._short * self.targets).mul_(-2 / len(self.Z))
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """2 [y z < 1] / n."""
+        return (self._short > 0).to(self.Z.dtype).mul_(2 / len(self.Z))
 
 
 @register("loss", "squared_hinge")
@@ -25,22 +51,10 @@ class SquaredHinge(SingleOutputModel):
 
     name = "squared_hinge"
     task = "binary"
+    terms = SquaredHingeTerms
 
     def __init__(self, dataset: Dataset, l2: NonNegativeFloat = 0.01) -> None:
         super().__init__(dataset, l2)
 
     def _encode(self, y: Tensor) -> Tensor:
         return (2 * y - 1).to(self.dtype)
-
-    def loss(self, Z: Tensor) -> Tensor:
-        """Return the mean of max(0, 1 - y z)^2."""
-        return (1 - self._targets * Z).clamp_(min=0).square_().mean()
-
-    def loss_gradient(self, Z: Tensor) -> Tensor:
-        """Return -2 y max(0, 1 - y z) / n."""
-        short = (1 - self._targets * Z).clamp_(min=0)
-        return short.mul_(self._targets).mul_(-2 / self.n_samples)
-
-    def weights(self, Z: Tensor) -> Tensor:
-        """Return 2 [y z < 1] / n."""
-        return (self._targets * Z < 1).to(self.dtype).mul_(2 / self.n_samples)
