@@ -4,9 +4,9 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from newton_krylov.curvature.base import Curvature
+from newton_krylov.curvature.sampling import Blocks
 from newton_krylov.objectives.base import Point
 from newton_krylov.operators import LinearOperator
 from newton_krylov.registry import register
@@ -39,7 +39,7 @@ class SubsampledHessian(Curvature):
         self.fraction = fraction
         self.growth = growth
         self._share = fraction
-        self._rest = torch.empty(0, dtype=torch.int64)
+        self._blocks = Blocks()
 
     def at(self, point: Point, generator: torch.Generator) -> LinearOperator:
         """Return the Hessian of a fresh subset's objective at a point."""
@@ -48,12 +48,5 @@ class SubsampledHessian(Curvature):
         self._share = min(1.0, self._share * self.growth)
         if size >= n:
             return point.hessian()
-        return point.subset(self._draw(size, n, generator).to(point.w.device)).hessian()
-
-    def _draw(self, size: int, n: int, generator: torch.Generator) -> Tensor:
-        if len(self._rest) < size:
-            self._rest = torch.randperm(n, generator=generator)
-        # Sorted rows are gathered in the order in which they lie in memory.
-        index = self._rest[:size].sort().values
-        self._rest = self._rest[size:]
-        return index
+        index = self._blocks.draw(size, n, generator)
+        return point.subset(index.to(point.w.device)).hessian()

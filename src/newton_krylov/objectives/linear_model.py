@@ -78,6 +78,11 @@ class LinearModel(Objective):
     l2 : float
         The factor lambda >= 0 of |w|^2 / 2.
 
+    Attributes
+    ----------
+    share : float
+        Of all samples; below 1 for the objective of a subset, and what its evaluations count.
+
     Raises
     ------
     ConfigError
@@ -98,7 +103,7 @@ class LinearModel(Objective):
         self.l2 = l2
         self.n_outputs = dataset.n_classes if self.task == "multiclass" else 1
         self.counts = Counts()
-        self._share = 1.0
+        self.share = 1.0
         self._bind(Features(dataset.train.X), dataset.train.y)
 
     def _bind(self, features: Features, y: Tensor) -> None:
@@ -119,7 +124,7 @@ class LinearModel(Objective):
     def subset(self, index: Tensor) -> "LinearModel":
         """Bind the same loss to the samples `index`, shape (m,), int64."""
         part = copy.copy(self)
-        part._share = self._share * len(index) / self.n_samples
+        part.share = self.share * len(index) / self.n_samples
         part._bind(self.features.rows(index), self.y[index])
         return part
 
@@ -136,7 +141,7 @@ class LinearModel(Objective):
         Tensor, shape (n_samples,) or (n_samples, n_outputs)
             The outputs.
         """
-        self.counts.add(passes=0.5 * self._share)
+        self.counts.add(passes=0.5 * self.share)
         return self.features.X @ self._columns(w)
 
     def adjoint(self, u: Tensor) -> Tensor:
@@ -152,7 +157,7 @@ class LinearModel(Objective):
         Tensor, shape (dim,)
             The flat product.
         """
-        self.counts.add(passes=0.5 * self._share)
+        self.counts.add(passes=0.5 * self.share)
         return (self.features.XT @ u).reshape(-1)
 
     def _columns(self, w: Tensor) -> Tensor:
@@ -252,14 +257,14 @@ class LinearModelPoint(Point):
     def value(self) -> float:
         """f(w)."""
         f = self.objective
-        f.counts.add(function=f._share)
+        f.counts.add(function=f.share)
         return float(self.terms.value + 0.5 * f.l2 * torch.dot(self.w, self.w))
 
     @cached_property
     def grad(self) -> Tensor:
         """The gradient at w, shape (dim,)."""
         f = self.objective
-        f.counts.add(gradient=f._share)
+        f.counts.add(gradient=f.share)
         return f.adjoint(self.terms.gradient).add_(self.w, alpha=f.l2)
 
     def hessian(self) -> LinearOperator:
@@ -328,21 +333,21 @@ class WeightedGram(LinearOperator):
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply by a vector of shape (dim,): one pass over the data."""
         f = self._objective
-        f.counts.add(hvp=f._share, passes=f._share)
+        f.counts.add(hvp=f.share, passes=f.share)
         t = (self._features.X @ v).mul_(self.weights)
         return (self._features.XT @ t).add_(v, alpha=f.l2)
 
     def matmat(self, V: Tensor) -> Tensor:
         """Multiply by k vectors at once, shape (dim, k)."""
         f = self._objective
-        f.counts.add(hvp=f._share * V.shape[1], passes=f._share * V.shape[1])
+        f.counts.add(hvp=f.share * V.shape[1], passes=f.share * V.shape[1])
         T = (self._features.X @ V).mul_(self.weights[:, None])
         return (self._features.XT @ T).add_(V, alpha=f.l2)
 
     def dense(self) -> Tensor:
         """Form the matrix, shape (dim, dim)."""
         f = self._objective
-        f.counts.add(hessian=f._share, passes=f._share)
+        f.counts.add(hessian=f.share, passes=f.share)
         matrix = self._features.gram(self.weights)
         matrix.diagonal().add_(f.l2)
         return matrix
@@ -350,7 +355,7 @@ class WeightedGram(LinearOperator):
     def diagonal(self) -> Tensor:
         """Return the diagonal, shape (dim,): half a pass over the data."""
         f = self._objective
-        f.counts.add(passes=0.5 * f._share)
+        f.counts.add(passes=0.5 * f.share)
         return self._features.column_square_sums(self.weights).add_(f.l2)
 
 

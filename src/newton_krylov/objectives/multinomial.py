@@ -83,7 +83,7 @@ class SoftmaxGram(LinearOperator):
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply by a vector of shape (dim,): one pass over the data."""
         f = self._objective
-        f.counts.add(hvp=f._share)
+        f.counts.add(hvp=f.share)
         T = f.outputs(v).mul_(self._P)
         T.addcmul_(self._P, T.sum(1, keepdim=True), value=-1)
         return f.adjoint(T.mul_(1 / f.n_samples)).add_(v, alpha=f.l2)
@@ -91,7 +91,7 @@ class SoftmaxGram(LinearOperator):
     def dense(self) -> Tensor:
         """Form the matrix, shape (dim, dim), block by block of two classes."""
         f, P, K = self._objective, self._P, self._P.shape[1]
-        f.counts.add(hessian=f._share, passes=f._share)
+        f.counts.add(hessian=f.share, passes=f.share)
         d = f.dim // K
         blocks = torch.empty(d, K, d, K, dtype=self.dtype, device=self.device)
         for a in range(K):
@@ -107,6 +107,6 @@ class SoftmaxGram(LinearOperator):
     def diagonal(self) -> Tensor:
         """Return the diagonal, shape (dim,): half a pass over the data."""
         f = self._objective
-        f.counts.add(passes=0.5 * f._share)
+        f.counts.add(passes=0.5 * f.share)
         weights = (self._P - self._P.square()).mul_(1 / f.n_samples)
         return f.features.column_square_sums(weights).reshape(-1).add_(f.l2)
