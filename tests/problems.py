@@ -1,0 +1,173 @@
+"""The zoo of problems that the tests of objectives, curvatures and optimizers share.
+
+A new loss of a linear model joins every test by one line in `LOSSES`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.objectives.linear_model import LinearModel
+from newton_krylov.registry import entry
+
+DTYPES = [torch.float32, torch.float64]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss, its formula as a textbook writes it, and what is known of it.
+
+    Attributes
+    ----------
+    name : str
+        As registered.
+    task : str
+        The data it needs.
+    formula : callable
+        (Z, y) -> mean loss, on outputs of shape (n,) or (n, n_classes) and the data set's y;
+        differentiable by autograd, with no thought of overflow.
+    convex : bool
+        Whether f is convex.
+    smooth : bool
+        Whether f is twice differentiable everywhere.
+    """
+
+    name: str
+    task: str
+    formula: Callable[[Tensor, Tensor], Tensor]
+    convex: bool = True
+    smooth: bool = True
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _signs(y: Tensor, like: Tensor) -> Tensor:
+    return (2 * y - 1).to(like.dtype)
+
+
+def _logistic(Z: Tensor, y: Tensor) -> Tensor:
+    return torch.log(1 + torch.exp(-_signs(y, Z) * Z)).mean()
+
+
+def _squared_hinge(Z: Tensor, y: Tensor) -> Tensor:
+    return (torch.clamp(1 - _signs(y, Z) * Z, min=0) ** 2).mean()
+
+
+def _least_squares(Z: Tensor, y: Tensor) -> Tensor:
+    return ((Z - y) ** 2).mean() / 2
+
+
+def _sigmoid_least_squares(Z: Tensor, y: Tensor) -> Tensor:
+    return ((1 / (1 + torch.exp(-Z)) - y) ** 2).mean() / 2
+
+
+def _multinomial(Z: Tensor, y: Tensor) -> Tensor:
+    own = torch.nn.functional.one_hot(y, Z.shape[1]).to(Z.dtype)
+    return (torch.log(torch.exp(Z).sum(1)) - (own * Z).sum(1)).mean()
+
+
+LOSSES = [
+    Loss("logistic", "binary", _logistic),
+    Loss("squared_hinge", "binary", _squared_hinge, smooth=False),
+    Loss("least_squares", "regression", _least_squares),
+    Loss("multinomial", "multiclass", _multinomial),
+    Loss("sigmoid_least_squares", "binary", _sigmoid_least_squares, convex=False),
+]
+CONVEX_LOSSES = [loss for loss in LOSSES if loss.convex]
+BY_NAME = {loss.name: loss for loss in LOSSES}
+
+
+def randn(
+    *shape: int,
+    seed: int,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Draw standard normals; the same numbers on every device and, rounded, in every dtype."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(device, dtype)
+
+
+def matrix(n: int, d: int, seed: int = 0, condition: float = 3.0) -> Tensor:
+    """Draw a matrix, half of it zeros, whose columns' scales spread by `condition`."""
+    X = randn(n, d, seed=seed) * (randn(n, d, seed=seed + 1) > 0)
+    return X * torch.logspace(0, -torch.tensor(condition).log10(), d, dtype=X.dtype)
+
+
+def make_dataset(
+    task: str,
+    n: int = 60,
+    d: int = 7,
+    *,
+    X: Tensor | None = None,
+    y: Tensor | None = None,
+    n_classes: int = 4,
+    sparse: bool = False,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    condition: float = 3.0,
+) -> Dataset:
+    """Draw a data set of a noisy linear model, not separable; or wrap the `X`, `y` given."""
+    X = matrix(n, d, seed, condition) if X is None else X
+    n, d = X.shape
+    if y is None:
+        y = _labels(task, X, n_classes, seed)
+    X = X.to(device, dtype)
+    if sparse:
+        X = X.to_sparse_csr()
+        X = torch.sparse_csr_tensor(
+            X.crow_indices().int(), X.col_indices().int(), X.values(), size=X.shape
+        )
+    y = y.to(device, dtype) if task == "regression" else y.to(device)
+    classes = {"binary": 2, "multiclass": n_classes, "regression": 0}[task]
+    return Dataset("zoo", Split(X, y), None, task, classes, "synthetic", f"{task}-{seed}")
+
+
+def _labels(task: str, X: Tensor, n_classes: int, seed: int) -> Tensor:
+    n, d = X.shape
+    if task == "multiclass":
+        Z = X @ randn(d, n_classes, seed=seed + 2) + randn(n, n_classes, seed=seed + 3)
+        return Z.argmax(1)
+    z = X @ randn(d, seed=seed + 2) + randn(n, seed=seed + 3)
+    return (z > 0).long() if task == "binary" else z
+
+
+def make(loss: Loss | str, l2: float = 0.01, **data: object) -> LinearModel:
+    """Bind a loss to a drawn data set (see `make_dataset`)."""
+    case = BY_NAME[loss] if isinstance(loss, str) else loss
+    return entry("loss", case.name).target(make_dataset(case.task, **data), l2=l2)
+
+
+def plain(loss: Loss | str, f: LinearModel) -> Callable[[Tensor], Tensor]:
+    """Return w -> f(w) by the textbook formula, dense and in float64, for autograd."""
+    case = BY_NAME[loss] if isinstance(loss, str) else loss
+    X = f.features.X.to_dense().double()
+    y = f.y.double() if case.task == "regression" else f.y
+
+    def value(w: Tensor) -> Tensor:
+        Z = X @ (w.reshape(X.shape[1], -1) if case.task == "multiclass" else w)
+        return case.formula(Z, y) + f.l2 / 2 * (w @ w)
+
+    return value
+
+
+def ulps(dtype: torch.dtype, count: float = 2000) -> float:
+    """Return a relative tolerance of that many units in the last place."""
+    return count * torch.finfo(dtype).eps
+
+
+def assert_close(
+    actual: Tensor | float, expected: Tensor | float, rtol: float, what: str = ""
+) -> None:
+    """Compare norm-wise: |actual - expected| <= rtol |expected|, in float64 on the CPU."""
+    a = torch.as_tensor(actual, dtype=torch.float64, device="cpu").detach()
+    e = torch.as_tensor(expected, dtype=torch.float64, device="cpu").detach()
+    assert a.shape == e.shape, f"{what}: shape {tuple(a.shape)}, expected {tuple(e.shape)}"
+    error = torch.linalg.vector_norm(a - e)
+    scale = torch.linalg.vector_norm(e)
+    assert error <= rtol * scale, f"{what}: off by {error:.3e} of {scale:.3e}"
