@@ -294,16 +294,22 @@ class LinearModelRay(Ray):
         self._Zp = origin.objective.outputs(p)
         self._last: tuple[float, LinearModelPoint] = (0.0, origin)
 
+    @cached_property
+    def _start(self) -> LinearModelPoint:
+        """The origin, its outputs computed afresh where they were carried along for long.
+
+        Once for all trials, each of which would read the data otherwise.
+        """
+        o = self.origin
+        return o if o.age < _REFRESH_AFTER else LinearModelPoint(o.objective, o.w)
+
     def point(self, alpha: float) -> LinearModelPoint:
         """Return the point w + alpha p; no product with the data (now and then one)."""
         if self._last[0] != alpha:
-            o = self.origin
+            o = self._start
             w = o.w.add(self.p, alpha=alpha)
-            Z = o.Z.add(self._Zp, alpha=alpha) if o.age < _REFRESH_AFTER else None
-            self._last = (
-                alpha,
-                LinearModelPoint(o.objective, w, Z, o.age + 1 if Z is not None else 0),
-            )
+            Z = o.Z.add(self._Zp, alpha=alpha)
+            self._last = (alpha, LinearModelPoint(o.objective, w, Z, o.age + 1))
         return self._last[1]
 
     def derivative(self, alpha: float) -> float:
