@@ -1,5 +1,6 @@
 """Ridge regression."""
 
+import math
 from functools import cached_property
 
 import torch
@@ -51,6 +52,26 @@ class LeastSquares(SingleOutputModel):
 
     def _encode(self, y: Tensor) -> Tensor:
         return y.to(self.dtype)
+
+    def rounding(self, value: float) -> float:
+        """Return how far a computed value can be off; more than the value's own last bits.
+
+        The residual z - y of a good fit is a small difference of large numbers: it is off by the
+        rounding of y, whose effect on the value is the product of both.
+
+        Parameters
+        ----------
+        value : float
+            A computed value of f.
+
+        Returns
+        -------
+        float
+            A bound on its rounding error, in the unit of f.
+        """
+        y = float(torch.linalg.vector_norm(self._targets)) / math.sqrt(self.n_samples)
+        off = torch.finfo(self.dtype).eps * y
+        return super().rounding(value) + 10 * off * (math.sqrt(2 * abs(value)) + off)
 
     def accuracy(self, w: Tensor, split: Split) -> float | None:
         """Return None: a regression has no accuracy."""
