@@ -116,7 +116,7 @@ def make_dataset(
     X = matrix(n, d, seed, condition) if X is None else X
     n, d = X.shape
     if y is None:
-        y = _labels(task, X, n_classes, seed)
+        y = _labels(task, X.to("cpu", torch.float64), n_classes, seed)
     X = X.to(device, dtype)
     if sparse:
         X = X.to_sparse_csr()

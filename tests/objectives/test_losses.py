@@ -219,7 +219,7 @@ def test_every_sample_is_right_to_rounding_at_any_margin(loss, dtype, y):
     point = f.at(z)
     with mpmath.workdps(100):
         exact = [_exact(loss.name, float(v), y) for v in z]
-        value, slopes, seconds = [[float(v) for v in column] for column in zip(*exact)]
+        value, slopes, seconds = [[float(v) for v in column] for column in zip(*exact, strict=True)]
     assert point.value == pytest.approx(sum(value) / n, rel=rounding)
     assert (n * point.grad.double()).tolist() == pytest.approx(slopes, rel=rounding, abs=rounding)
     second = (n * point.hessian().diagonal().double()).tolist()
