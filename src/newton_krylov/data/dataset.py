@@ -19,6 +19,9 @@ class Split:
         sparse products). Images keep their shape: (n_samples, channels, height, width).
     y : Tensor, shape (n_samples,)
         Class indices 0 .. n_classes - 1 (int64), or floats for a regression.
+
+    Of a transport problem, `X` is the cost matrix, shape (n, m), and `y` holds both marginals, the
+    rows' before the columns', shape (n + m,).
     """
 
     X: Tensor
@@ -40,10 +43,10 @@ class Dataset:
         What the objective is made of.
     test : Split or None
         Held out, for accuracy.
-    task : {"binary", "multiclass", "regression"}
+    task : {"binary", "multiclass", "regression", "transport"}
         What `y` holds.
     n_classes : int
-        0 for a regression.
+        0 where there are no classes.
     source : str
         Where the data came from: a path, an address, a package, or "synthetic".
     checksum : str
@@ -54,7 +57,7 @@ class Dataset:
     name: str
     train: Split
     test: Split | None
-    task: Task
+    task: Task | Literal["transport"]
     n_classes: int
     source: str
     checksum: str

@@ -1,0 +1,146 @@
+"""Sinkhorn's algorithm."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from newton_krylov.errors import UnsupportedError
+from newton_krylov.objectives.base import Objective
+from newton_krylov.objectives.entropic_transport import EntropicTransport, TransportPoint
+from newton_krylov.optimizers.base import Optimizer, Step, Steps
+from newton_krylov.registry import register
+
+
+class Scaling:
+    """Sinkhorn's iterations from given potentials.
+
+    An iteration minimizes the dual over the row potentials, then over the columns'. The plan is
+    kept as diag(a) K diag(b), with K the plan at reference potentials, so that an iteration costs
+    one product with K and one with its transpose; where a factor grows out of range, the update is
+    made in the log domain and K is formed anew (the stabilization of Schmitzer, "Stabilized sparse
+    scaling algorithms for entropy regularized transport problems", 2019). What underflows in K is
+    therefore negligible at all times, however large eta is.
+
+    Parameters
+    ----------
+    objective : EntropicTransport
+        The dual.
+    w : Tensor, shape (n + m,)
+        Where to start.
+    """
+
+    def __init__(self, objective: EntropicTransport, w: Tensor) -> None:
+        self._f = objective
+        # What underflows in K, times two factors, stays below 1e-230 (float32: 1e-28).
+        self._limit = torch.finfo(objective.dtype).max ** (1 / 8)
+        self._refer(*objective.potentials(w))
+        self._row_sums = self._multiply(self._K, self._b)
+
+    def _refer(self, x: Tensor, y: Tensor) -> None:
+        """Form the kernel at potentials x and y."""
+        self._f.counts.add(passes=0.5)
+        self._x, self._y = x, y
+        self._K = self._f.log_plan(x, y).exp_()
+        self._a, self._b = torch.ones_like(x), torch.ones_like(y)
+
+    def _multiply(self, K: Tensor, v: Tensor) -> Tensor:
+        self._f.counts.add(passes=0.5)
+        return K @ v
+
+    def iterate(self) -> TransportPoint:
+        """Make one iteration and return where it leads; value and gradient there are known."""
+        f = self._f
+        a = f.row_marginal / self._row_sums
+        if self._in_range(a):
+            self._a = a
+        else:
+            self._refer(*self._log_rows())
+        column_sums = self._multiply(self._K.T, self._a)
+        b = f.column_marginal / column_sums
+        if self._in_range(b):
+            self._b = b
+        else:
+            self._refer(*self._log_columns())
+            column_sums = self._multiply(self._K.T, self._a)
+        self._row_sums = self._multiply(self._K, self._b)
+        sums = self._a * self._row_sums, self._b * column_sums
+        return TransportPoint(f, torch.cat(self.potentials()), sums)
+
+    def potentials(self) -> tuple[Tensor, Tensor]:
+        """Return x, shape (n,), and y, shape (m,)."""
+        eta = self._f.eta
+        return self._x + self._a.log() / eta, self._y + self._b.log() / eta
+
+    def _in_range(self, factors: Tensor) -> bool:
+        return bool(1 / self._limit <= factors.min()) and bool(factors.max() <= self._limit)
+
+    def _log_rows(self) -> tuple[Tensor, Tensor]:
+        """Return the best row potentials for the present columns', by log-sum-exp."""
+        f = self._f
+        f.counts.add(passes=0.5)
+        _, y = self.potentials()
+        sums = torch.logsumexp(f.log_kernel.add(y, alpha=f.eta), 1)
+        return (f.row_marginal.log() - sums) / f.eta, y
+
+    def _log_columns(self) -> tuple[Tensor, Tensor]:
+        """Return the best column potentials for the present rows', by log-sum-exp."""
+        f = self._f
+        f.counts.add(passes=0.5)
+        x, _ = self.potentials()
+        sums = torch.logsumexp(f.log_kernel.add(x.mul(f.eta)[:, None]), 0)
+        return x, (f.column_marginal.log() - sums) / f.eta
+
+
+def transport_objective(objective: Objective, optimizer: str) -> EntropicTransport:
+    """Return the objective if it is the dual of a transport problem.
+
+    Parameters
+    ----------
+    objective : Objective
+        Whatever the run minimizes.
+    optimizer : str
+        Who asks.
+
+    Returns
+    -------
+    EntropicTransport
+        The same object.
+
+    Raises
+    ------
+    UnsupportedError
+        If it is another one.
+    """
+    if not isinstance(objective, EntropicTransport):
+        raise UnsupportedError(
+            f"optimizer={optimizer} is for optimal transport alone: choose "
+            "loss=entropic_transport and dataset=transport, or another optimizer"
+        )
+    return objective
+
+
+def sinkhorn_points(objective: EntropicTransport, w0: Tensor) -> Iterator[TransportPoint]:
+    """Yield the points of Sinkhorn's iterations from w0, forever."""
+    scaling = Scaling(objective, w0)
+    while True:
+        yield scaling.iterate()
+
+
+@register("optimizer", "sinkhorn")
+class Sinkhorn(Optimizer):
+    """Sinkhorn's algorithm: the marginals are met in turn, rows then columns, in every iteration.
+
+    Block coordinate descent on the dual (Cuturi, "Sinkhorn distances: lightspeed computation of
+    optimal transport", 2013). After an iteration the columns' marginal is met, and the gradient
+    norm is the rows' error. Linear convergence, slow for large eta.
+    """
+
+    def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
+        """Iterate from w0, whose row potentials are not used; never ends by itself."""
+        f = transport_objective(objective, "sinkhorn")
+        yield Step(f.at(w0))
+        for point in sinkhorn_points(f, w0):
+            _ = point.grad_norm  # what a stopping test looks at; the value is no part of the method
+            yield Step(point)
+        return ""
