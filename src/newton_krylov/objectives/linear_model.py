@@ -210,11 +210,13 @@ _KINDS = {
     "binary": "two classes",
     "multiclass": "more than two classes",
     "regression": "real-valued targets",
+    "transport": "a transport problem",
 }
 _ALTERNATIVES = {
     "binary": "loss=logistic, squared_hinge or sigmoid_least_squares",
     "multiclass": "loss=multinomial",
     "regression": "loss=least_squares",
+    "transport": "loss=entropic_transport",
 }
 
 
