@@ -1,0 +1,144 @@
+"""Where data and caches lie, and how a file gets there whole."""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from newton_krylov.errors import DataError
+
+DATA_VARIABLE = "NEWTON_KRYLOV_DATA"
+CACHE_VARIABLE = "NEWTON_KRYLOV_CACHE"
+_APPLICATION = "newton-krylov"
+
+
+def default_data_dir() -> Path:
+    """Return the folder of downloaded data: `$NEWTON_KRYLOV_DATA`, else the user's data folder.
+
+    Returns
+    -------
+    Path
+        Need not exist yet.
+    """
+    if chosen := os.environ.get(DATA_VARIABLE):
+        return Path(chosen).expanduser()
+    from platformdirs import user_data_path
+
+    return user_data_path(_APPLICATION)
+
+
+def cache_dir() -> Path:
+    """Return the folder of what can be made anew: `$NEWTON_KRYLOV_CACHE`, else the user's cache.
+
+    Returns
+    -------
+    Path
+        Need not exist yet.
+    """
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return Path(chosen).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path(_APPLICATION)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes.
+
+    Parameters
+    ----------
+    path : Path
+        A regular file; a device or a pipe could be read for ever.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read.
+    """
+    require_file(path)
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def require_file(path: Path) -> None:
+    """Check that there is a regular file.
+
+    Parameters
+    ----------
+    path : Path
+        Where it should be.
+
+    Raises
+    ------
+    DataError
+        If there is none, or something else.
+    """
+    if path.is_file():
+        return
+    if path.exists():
+        raise DataError(f"{path} is not a regular file; give the file that holds the data.")
+    raise DataError(f"There is no file {path} (looked in {path.parent.absolute()}).")
+
+
+def require_memory(n_bytes: int, what: str) -> None:
+    """Refuse an allocation that this machine's memory cannot hold, before it is made.
+
+    Parameters
+    ----------
+    n_bytes : int
+        Size of the allocation.
+    what : str
+        What it is for; the beginning of the sentence.
+
+    Raises
+    ------
+    DataError
+        If it is more than the physical memory.
+    """
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if n_bytes > physical:
+        raise DataError(
+            f"{what} takes {n_bytes / 2**30:,.1f} GiB, "
+            f"but this machine has {physical / 2**30:,.1f} GiB of memory."
+        )
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that appears under its name whole, or not at all.
+
+    The bytes go to a file of another name in the same folder, which is renamed at the end; a
+    reader, or another writer of the same file, never sees a part.
+
+    Parameters
+    ----------
+    path : Path
+        The file's final name; missing folders are made.
+
+    Yields
+    ------
+    BinaryIO
+        Open for writing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        with part.open("xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

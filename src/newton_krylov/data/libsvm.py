@@ -1,0 +1,412 @@
+"""Data sets of LIBSVM's format: any file by its path, and those of LIBSVM's site by name.
+
+LIBSVM's collection: Chang and Lin, "LIBSVM: a library for support vector machines", ACM
+Transactions on Intelligent Systems and Technology 2(3), 2011.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import pydantic
+import scipy.sparse as sp
+
+from newton_krylov.data.cache import Arrays, cached
+from newton_krylov.data.dataset import Task
+from newton_krylov.data.download import fetch, verify
+from newton_krylov.data.labels import LabelError, encode_labels
+from newton_krylov.data.libsvm_format import LabelledSamples, line_of_sample, read_libsvm
+from newton_krylov.data.prepare import RawData, Samples, checksum
+from newton_krylov.data.sources import source
+from newton_krylov.errors import ConfigError, DataError
+
+SITE = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets"
+
+Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-fA-F]{64}$")]
+Width = Annotated[int, pydantic.Field(ge=1, lt=2**31)]
+TestSet = Literal["auto", "own", "none"]
+
+_PARSER_VERSION = 1  # part of the cache's keys: raise it when the same file reads differently
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LocalFiles:
+    """Files that are at hand.
+
+    Attributes
+    ----------
+    train : Path
+        Samples to train with.
+    test : Path or None
+        Samples to test with.
+    sha256, test_sha256 : str or None
+        What they must be.
+    """
+
+    train: Path
+    test: Path | None = None
+    sha256: str | None = None
+    test_sha256: str | None = None
+
+
+def read_files(
+    files: LocalFiles,
+    *,
+    origin: str,
+    task: Task | Literal["auto"] = "auto",
+    n_features: int | None = None,
+    zero_based: bool = False,
+) -> RawData:
+    """Read a train file and perhaps a test file of LIBSVM's format.
+
+    Parsed files are kept in the cache under their checksum: reading one again costs a few
+    milliseconds, and no import of scikit-learn.
+
+    Parameters
+    ----------
+    files : LocalFiles
+        What to read.
+    origin : str
+        Where the data came from, for the record.
+    task : {"auto", "binary", "multiclass", "regression"}
+        What the labels are, see `encode_labels`.
+    n_features : int, optional
+        Number of columns; by default the widest file's.
+    zero_based : bool
+        Whether indices count from 0.
+
+    Returns
+    -------
+    RawData
+        Both splits with the same number of columns and the same classes.
+
+    Raises
+    ------
+    DataError
+        If a file is missing, malformed, has another checksum, or labels that are not of the task.
+    """
+    paths = [files.train] if files.test is None else [files.train, files.test]
+    sums = [
+        verify(path, sha256=asked)
+        for path, asked in zip(paths, (files.sha256, files.test_sha256), strict=False)
+    ]
+    parts = [
+        _parse(path, digest, zero_based, n_features)
+        for path, digest in zip(paths, sums, strict=True)
+    ]
+    try:
+        labels, decided, n_classes = encode_labels([part.y for part in parts], task)
+    except LabelError as error:
+        path = paths[error.part]
+        line = line_of_sample(path, error.sample)
+        raise DataError(f"{path}, line {line} {error.problem}.") from None
+    width = n_features or max(part.X.shape[1] for part in parts)
+    samples = [Samples(_widen(p.X, width), y) for p, y in zip(parts, labels, strict=True)]
+    read_as = {"task": decided, "width": width, "zero_based": zero_based}
+    return RawData(
+        train=samples[0],
+        test=samples[1] if len(samples) > 1 else None,
+        task=decided,
+        n_classes=n_classes,
+        source=origin,
+        fingerprint=checksum({"files": sums, "parser": _PARSER_VERSION} | read_as),
+    )
+
+
+def _parse(path: Path, digest: str, zero_based: bool, n_features: int | None) -> LabelledSamples:
+    def compute() -> Arrays:
+        samples = read_libsvm(path, zero_based=zero_based, n_features=n_features)
+        X = samples.X
+        return {
+            "y": samples.y,
+            "data": X.data,
+            "indices": X.indices,
+            "indptr": X.indptr,
+            "shape": np.array(X.shape),
+        }
+
+    key = checksum(
+        {
+            "file": digest,
+            "parser": _PARSER_VERSION,
+            "zero_based": zero_based,
+            "n_features": n_features,
+        }
+    )
+    kept = cached("libsvm", key, compute)
+    shape = tuple(kept["shape"].tolist())
+    X = sp.csr_array((kept["data"], kept["indices"], kept["indptr"]), shape=shape)
+    return LabelledSamples(X, kept["y"])
+
+
+def _widen(X: sp.csr_array, width: int) -> sp.csr_array:
+    return sp.csr_array((X.data, X.indices, X.indptr), shape=(X.shape[0], width))
+
+
+@source("libsvm", test_fraction=0.2)
+def libsvm(
+    *,
+    path: str | None = None,
+    test_path: str | None = None,
+    task: Task | Literal["auto"] = "auto",
+    n_features: Width | None = None,
+    zero_based: bool = False,
+    sha256: Sha256 | None = None,
+    test_sha256: Sha256 | None = None,
+) -> RawData:
+    """Any file of LIBSVM's format by its path, plain or compressed (bz2, xz, gz).
+
+    Parameters
+    ----------
+    path : str
+        The file to train with.
+    test_path : str, optional
+        The file to test with.
+    task : {"auto", "binary", "multiclass", "regression"}
+        What the labels are, see `encode_labels`.
+    n_features : int, optional
+        Number of columns; by default the highest index of both files.
+    zero_based : bool
+        Whether indices count from 0.
+    sha256, test_sha256 : str, optional
+        Refuse files with other checksums.
+
+    Returns
+    -------
+    RawData
+        The samples.
+
+    Raises
+    ------
+    ConfigError
+        Without a path.
+    """
+    if path is None:
+        raise ConfigError("dataset=libsvm needs a file: dataset.path=FILE.")
+    test = Path(test_path).expanduser() if test_path else None
+    files = LocalFiles(Path(path).expanduser(), test, sha256, test_sha256)
+    return read_files(files, origin=path, task=task, n_features=n_features, zero_based=zero_based)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A data set of LIBSVM's site.
+
+    Attributes
+    ----------
+    task : {"binary", "multiclass", "regression"}
+        What the labels are; also the folder of the site.
+    summary : str
+        One line: what it is, its size.
+    train : str
+        Name of the file.
+    test : str or None
+        Name of the test file, where there is one.
+    n_features : int or None
+        Where the files alone would not tell, since no sample has the last feature.
+    """
+
+    task: Task
+    summary: str
+    train: str
+    test: str | None = None
+    n_features: int | None = None
+
+
+def _adult(k: int, n: int) -> Known:
+    summary = f"Census income (UCI Adult), {n:,} x 123 sparse 0/1 features, two classes."
+    return Known("binary", summary, f"a{k}a", f"a{k}a.t", 123)
+
+
+def _web(k: int, n: int) -> Known:
+    summary = f"Web pages by their words, {n:,} x 300 sparse 0/1 features, two classes."
+    return Known("binary", summary, f"w{k}a", f"w{k}a.t", 300)
+
+
+_ADULT = (1605, 2265, 3185, 4781, 6414, 11220, 16100, 22696)  # a9a is embedded
+_WEB = (2477, 3470, 4912, 7366, 9888, 17188, 24692, 49749)
+
+KNOWN: dict[str, Known] = {
+    **{f"a{k}a": _adult(k, n) for k, n in enumerate(_ADULT, 1)},
+    **{f"w{k}a": _web(k, n) for k, n in enumerate(_WEB, 1)},
+    "cod-rna": Known(
+        "binary", "Non-coding RNA, 59,535 x 8 dense, two classes.", "cod-rna", "cod-rna.t"
+    ),
+    "covtype": Known(
+        "binary",
+        "Forest cover, 581,012 x 54 scaled to [0, 1], two classes.",
+        "covtype.libsvm.binary.scale.bz2",
+    ),
+    "gisette": Known(
+        "binary",
+        "Digits 4 against 9 with probes, 6,000 x 5,000 dense, two classes.",
+        "gisette_scale.bz2",
+        "gisette_scale.t.bz2",
+    ),
+    "ijcnn1": Known(
+        "binary",
+        "Engine misfire (IJCNN 2001), 49,990 x 22, two classes.",
+        "ijcnn1.bz2",
+        "ijcnn1.t.bz2",
+    ),
+    "mushrooms": Known(
+        "binary", "Edible or poisonous, 8,124 x 112 sparse 0/1 features, two classes.", "mushrooms"
+    ),
+    "news20": Known(
+        "binary",
+        "Newsgroups by their words, 19,996 x 1,355,191 sparse, two classes.",
+        "news20.binary.bz2",
+    ),
+    "phishing": Known("binary", "Phishing sites, 11,055 x 68, two classes.", "phishing"),
+    "rcv1": Known(
+        "binary",
+        "Reuters news by their words, 20,242 x 47,236 sparse, two classes.",
+        "rcv1_train.binary.bz2",
+        "rcv1_test.binary.bz2",
+        47236,
+    ),
+    "real-sim": Known(
+        "binary", "Usenet articles, 72,309 x 20,958 sparse, two classes.", "real-sim.bz2"
+    ),
+    "splice": Known(
+        "binary", "Splice junctions of DNA, 1,000 x 60, two classes.", "splice", "splice.t"
+    ),
+    "letter": Known(
+        "multiclass",
+        "Printed letters, 15,000 x 16, 26 classes.",
+        "letter.scale",
+        "letter.scale.t",
+    ),
+    "mnist": Known(
+        "multiclass",
+        "Handwritten digits as rows, 60,000 x 780 scaled to [0, 1], ten classes.",
+        "mnist.scale.bz2",
+        "mnist.scale.t.bz2",
+        780,
+    ),
+    "usps": Known(
+        "multiclass",
+        "Digits of the US postal service, 7,291 x 256, ten classes.",
+        "usps.bz2",
+        "usps.t.bz2",
+    ),
+    "abalone": Known("regression", "Age of shellfish, 4,177 x 8, a regression.", "abalone"),
+    "cadata": Known(
+        "regression", "House prices in California, 20,640 x 8, a regression.", "cadata"
+    ),
+    "cpusmall": Known("regression", "Load of a computer, 8,192 x 12, a regression.", "cpusmall"),
+    "year_prediction": Known(
+        "regression",
+        "Year of a song, 463,715 x 90 dense, a regression.",
+        "YearPredictionMSD.bz2",
+        "YearPredictionMSD.t.bz2",
+    ),
+}
+"""Names that `dataset=NAME` takes, and their files on LIBSVM's site."""
+
+
+def find_files(
+    name: str,
+    data_dir: Path,
+    *,
+    test_set: TestSet = "auto",
+    mirror: str = SITE,
+    sha256: str | None = None,
+    test_sha256: str | None = None,
+) -> LocalFiles:
+    """Return a known data set's files, downloaded where they are not at hand.
+
+    A file put into `<data_dir>/libsvm` by hand is taken under the site's name for it, with or
+    without the suffix of its compression.
+
+    Parameters
+    ----------
+    name : str
+        A key of `KNOWN`.
+    data_dir : Path
+        The data folder.
+    test_set : {"auto", "own", "none"}
+        Whether the test file is needed; `auto` takes it where it is at hand, and fetches it when
+        the train file must be fetched.
+    mirror : str
+        Address of the site or of a copy.
+    sha256, test_sha256 : str, optional
+        What the files must be.
+
+    Returns
+    -------
+    LocalFiles
+        All there.
+
+    Raises
+    ------
+    ConfigError
+        If a test set is asked for that does not exist.
+    DataError
+        If a download fails.
+    """
+    known, folder = KNOWN[name], data_dir / "libsvm"
+    if test_set == "own" and known.test is None:
+        raise ConfigError(f"dataset.test_set=own is not for '{name}', which has no test set.")
+    train = _at_hand(folder, known.train)
+    test = None
+    if known.test is not None and test_set != "none":
+        test = _at_hand(folder, known.test)
+        if test is None and (test_set == "own" or train is None):
+            # Before the train file: cut short, the next run still knows that it is wanted.
+            test = _fetched(folder, known.test, f"{mirror}/{known.task}", test_sha256)
+        elif test is None:
+            _log.warning(
+                "%s is not in %s: no test set (test_set=own fetches it)", known.test, folder
+            )
+    if train is None:
+        train = _fetched(folder, known.train, f"{mirror}/{known.task}", sha256)
+    return LocalFiles(train, test, sha256, test_sha256)
+
+
+def _at_hand(folder: Path, file: str) -> Path | None:
+    candidates = (folder / file, folder / file.removesuffix(".bz2"))
+    return next((path for path in candidates if path.exists()), None)
+
+
+def _fetched(folder: Path, file: str, address: str, sha256: str | None) -> Path:
+    fetch(f"{address}/{file}", folder / file, sha256=sha256)
+    return folder / file
+
+
+def _reader(name: str) -> Callable[..., RawData]:
+    known = KNOWN[name]
+
+    def read(
+        *,
+        data_dir: Path,
+        test_set: TestSet = "none" if name in _HUGE_TESTS else "auto",
+        mirror: str = SITE,
+        sha256: Sha256 | None = None,
+        test_sha256: Sha256 | None = None,
+    ) -> RawData:
+        files = find_files(
+            name,
+            data_dir,
+            test_set=test_set,
+            mirror=mirror.rstrip("/"),
+            sha256=sha256,
+            test_sha256=test_sha256,
+        )
+        address = f"{SITE}/{known.task}/{known.train}"
+        return read_files(files, origin=address, task=known.task, n_features=known.n_features)
+
+    read.__doc__ = known.summary
+    read.__qualname__ = f"libsvm.{name}"
+    return read
+
+
+_HUGE_TESTS: Sequence[str] = ("rcv1",)  # 677,399 samples: only when asked for
+
+for _name, _known in KNOWN.items():
+    _held_out = 0.2 if _known.test is None or _name in _HUGE_TESTS else 0.0
+    source(_name, test_fraction=_held_out)(_reader(_name))

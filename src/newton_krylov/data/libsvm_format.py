@@ -1,0 +1,296 @@
+"""Read LIBSVM's text format: scikit-learn parses, and what is wrong is told by its line.
+
+A line is `label index:value index:value ...` with ascending indices, counted from 1; `#` begins a
+comment. Files are untrusted: nothing is allocated from a number in the file, lines and the output
+of a decompressor are bounded, and every fault is a `DataError` of one sentence.
+"""
+
+import bz2
+import gzip
+import lzma
+import math
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from newton_krylov.data.files import require_file
+from newton_krylov.data.sparse import index_dtype
+from newton_krylov.errors import DataError
+
+MAX_FEATURES = 100_000_000
+"""Highest index taken on trust: twice the widest of LIBSVM's sets; `n_features` allows more."""
+
+MAX_LINE = 64 * 2**20
+"""Bytes of one line: a dense sample of some five million features."""
+
+MAX_EXPANSION = 200
+"""Text per compressed byte; real files reach 20, and bombs a thousand."""
+
+_SHOWN = 40  # characters of a wrong token that a message repeats
+_COMPRESSED: dict[bytes, Callable[[Path], Any]] = {
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+    b"\x1f\x8b": gzip.open,
+}
+
+
+@dataclass(frozen=True)
+class LabelledSamples:
+    """What a file holds.
+
+    Attributes
+    ----------
+    X : csr_array, shape (n, d)
+        float64 values, int32 indices wherever they fit, no stored zeros.
+    y : ndarray, shape (n,)
+        float64 labels as written.
+    """
+
+    X: sp.csr_array
+    y: NDArray[np.float64]
+
+
+def read_libsvm(
+    path: Path, *, zero_based: bool = False, n_features: int | None = None
+) -> LabelledSamples:
+    """Read a file of LIBSVM's format, plain or compressed (bz2, xz, gz).
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    zero_based : bool
+        Whether indices count from 0 instead of 1.
+    n_features : int, optional
+        Number of columns; the highest index of the file by default.
+
+    Returns
+    -------
+    LabelledSamples
+        The samples, in the file's order.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, damaged or malformed; names the line and what is wrong in it.
+    """
+    from sklearn.datasets import load_svmlight_file
+
+    limit = _Limit(zero_based, n_features)
+    with _open(path) as lines:
+        try:
+            X, y = load_svmlight_file(lines, zero_based=zero_based)
+        except (ValueError, OverflowError) as error:
+            raise _explain(path, limit, str(error)) from None
+        suspicious = lines.has_underscore  # Python's numbers, and so the parser, allow 1_000
+    width = X.shape[1] if X.nnz else 0
+    if suspicious or width > limit.width or not (_finite(X.data) and _finite(y)):
+        _check(path, limit)
+    if not len(y):
+        raise DataError(f"{path} holds no sample; each line should be 'label index:value ...'.")
+    if not (n_features or width):
+        raise DataError(f"{path} holds labels but no feature; write them as 'index:value'.")
+    shape = (len(y), n_features or width)
+    indices = index_dtype(shape, X.nnz)
+    X = sp.csr_array((X.data, X.indices.astype(indices), X.indptr.astype(indices)), shape=shape)
+    X.eliminate_zeros()
+    return LabelledSamples(X, y)
+
+
+def line_of_sample(path: Path, sample: int) -> int:
+    """Return the line on which a sample stands, beyond comments and empty lines.
+
+    Parameters
+    ----------
+    path : Path
+        A file that has been read.
+    sample : int
+        Its number, from 0.
+
+    Returns
+    -------
+    int
+        Line number, from 1.
+    """
+    with _open(path) as lines:
+        for line in lines:
+            sample -= bool(_words(line))
+            if sample < 0:
+                break
+        return lines.number
+
+
+def _finite(values: NDArray[np.float64]) -> bool:
+    return bool(np.isfinite(values).all())
+
+
+class _Lines:
+    """The lines of a file, counted, and bounded in length and in sum.
+
+    Parameters
+    ----------
+    path : Path
+        For messages.
+    stream : BinaryIO
+        The text, decompressed.
+    total : int
+        Bytes allowed in all.
+    """
+
+    def __init__(self, path: Path, stream: BinaryIO, total: int) -> None:
+        self.number = 0
+        self.has_underscore = False
+        self._path, self._stream, self._left = path, stream, total
+
+    def __iter__(self) -> Iterator[bytes]:
+        while line := self._stream.readline(MAX_LINE + 1):
+            self.number += 1
+            self._left -= len(line)
+            if len(line) > MAX_LINE:
+                raise DataError(
+                    f"{self._path}, line {self.number} is longer than {MAX_LINE >> 20} MiB; "
+                    "a sample stands on one line, and samples end with a line feed."
+                )
+            if self._left < 0:
+                raise DataError(
+                    f"{self._path} expands to more than {MAX_EXPANSION} times its size; "
+                    "decompress it yourself if you trust it."
+                )
+            if b"_" in line:
+                self.has_underscore = True
+            yield line
+
+    def read(self, size: int = -1) -> bytes:
+        """Mark this as a file for scikit-learn, which then only iterates over it."""
+        return self._stream.read(size)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[_Lines]:
+    require_file(path)
+    try:
+        with path.open("rb") as raw:
+            start = raw.read(6)
+        size = path.stat().st_size
+        opener = next((o for magic, o in _COMPRESSED.items() if start.startswith(magic)), None)
+        total = size if opener is None else max(MAX_LINE, MAX_EXPANSION * size)
+        with cast("BinaryIO", path.open("rb") if opener is None else opener(path)) as stream:
+            yield _Lines(path, stream, total)
+    except (EOFError, lzma.LZMAError, zlib.error) as error:
+        raise DataError(f"{path} is damaged or not complete ({error}); fetch it again.") from error
+    except OSError as error:  # bz2 and gzip report damaged data so
+        raise DataError(f"{path} cannot be read ({error.strerror or error}).") from error
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """Which indices a file may hold."""
+
+    zero_based: bool
+    n_features: int | None
+
+    @property
+    def first(self) -> int:
+        return 0 if self.zero_based else 1
+
+    @property
+    def width(self) -> int:
+        return self.n_features or MAX_FEATURES
+
+    @property
+    def last(self) -> int:
+        return self.width - 1 + self.first
+
+
+def _words(line: bytes) -> list[bytes]:
+    return line.partition(b"#")[0].split()
+
+
+def _short(token: object) -> str:
+    """Repeat a token of the file, which may be long or hold control characters."""
+    text = ascii(token.decode("latin-1")) if isinstance(token, bytes) else str(token)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _check(path: Path, limit: _Limit) -> None:
+    """Go through the file by a strict reading of the format; raise at the first fault."""
+    with _open(path) as lines:
+        for line in lines:
+            if problem := _problem(_words(line), limit):
+                raise DataError(f"{path}, line {lines.number} {problem}.")
+
+
+def _explain(path: Path, limit: _Limit, parsers: str) -> DataError:
+    """Return the error that names the line at which the parser stopped."""
+    try:
+        _check(path, limit)
+    except DataError as error:
+        return error
+    return DataError(f"{path} is not a file of LIBSVM's format: {parsers}.")
+
+
+def _problem(words: list[bytes], limit: _Limit) -> str | None:
+    """Say what is wrong with a line, if anything is."""
+    if not words:
+        return None
+    label, *features = words
+    if _number(label) is None:
+        if b"," in label:
+            return f"has the labels {_short(label)}, but one label a sample is read"
+        if b":" in label:
+            return f"begins with {_short(label)}, but the label comes first"
+        return f"has the label {_short(label)}, which is not a finite number"
+    if features and features[0].startswith(b"qid:"):  # SVMrank's query number: passed over
+        features = features[1:]
+    previous = -1
+    for feature in features:
+        problem = _problem_of_feature(feature, previous, limit)
+        if problem:
+            return problem
+        previous = int(feature.partition(b":")[0])
+    return None
+
+
+def _problem_of_feature(feature: bytes, previous: int, limit: _Limit) -> str | None:
+    index, colon, value = feature.partition(b":")
+    if not colon:
+        return f"has {_short(feature)} where 'index:value' should be"
+    if problem := _problem_of_index(index, previous, limit):
+        return problem
+    if _number(value) is None:
+        return f"has {_short(feature)}, whose value is not a finite number"
+    return None
+
+
+def _problem_of_index(text: bytes, previous: int, limit: _Limit) -> str | None:
+    if not text.removeprefix(b"+").removeprefix(b"-").isdigit():
+        return f"has the feature index {_short(text)}, which is not a whole number"
+    if len(text) > 20:  # beyond 64 bits; Python itself refuses 4,300 digits
+        return f"has the feature index {_short(text)}, which is too long for an index"
+    index = int(text)
+    if index < limit.first:
+        base = " (or from 0: set zero_based=true)" if index == 0 else ""
+        return f"has the feature index {index}, but indices count from {limit.first}{base}"
+    if index > limit.last:
+        wide = "n_features" if limit.n_features else "the limit (set n_features to allow more)"
+        return f"has the feature index {index}, beyond {limit.last}, {wide}"
+    if index <= previous:
+        order = "twice" if index == previous else f"after {previous}, but indices must ascend"
+        return f"has the feature index {index} {order}"
+    return None
+
+
+def _number(text: bytes) -> float | None:
+    """Return a finite decimal number, or None; an underscore is Python's, not the format's."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and b"_" not in text else None

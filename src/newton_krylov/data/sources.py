@@ -1,0 +1,120 @@
+"""How a source of data becomes a registered data set, and how one is loaded by name."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from functools import wraps
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+
+from newton_krylov.data.dataset import Dataset
+from newton_krylov.data.files import default_data_dir
+from newton_krylov.data.prepare import Options, RawData, prepare
+from newton_krylov.registry import entry, register
+
+Reader = Callable[..., RawData]
+
+
+def load_dataset(
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    data_dir: Path | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> Dataset:
+    """Load a data set by its registered name.
+
+    Parameters
+    ----------
+    name : str
+        As in `dataset=NAME`.
+    options : mapping, optional
+        What the configuration says under `dataset`; a `name` key is ignored.
+    data_dir : Path, optional
+        Where downloaded data lies; `newton_krylov.data.default_data_dir()` by default.
+    dtype : torch.dtype
+        Of X, and of the targets of a regression.
+
+    Returns
+    -------
+    Dataset
+        On the CPU.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown name or option, or a value that is not valid.
+    DataError
+        If the data is missing, damaged or malformed.
+
+    Examples
+    --------
+    >>> data = load_dataset("iris", {"bias": True, "test_fraction": 0.2})
+    >>> len(data.train), len(data.test), data.n_features, data.n_classes
+    (120, 30, 5, 3)
+    """
+    parts = {"data_dir": data_dir or default_data_dir(), "dtype": dtype}
+    load: Callable[[], Dataset] = entry("dataset", name).build(options or {}, **parts)
+    return load()
+
+
+def source(name: str, **defaults: Any) -> Callable[[Reader], Callable[..., Dataset]]:
+    """Register a function that reads raw data as `dataset=name`, with the common options.
+
+    The registered function takes the reader's parameters and those of `Options`, so both are
+    configuration keys. A source that is no table (images, say) registers a function that returns
+    a `Dataset` by `newton_krylov.registry.register` itself.
+
+    Parameters
+    ----------
+    name : str
+        The name by which configurations choose it.
+    **defaults
+        Defaults of common options that differ for this source.
+
+    Returns
+    -------
+    callable
+        A decorator; what it returns loads the data set.
+    """
+    options = {
+        key: (annotation, defaults.get(key, default))
+        for key, annotation, default in _fields_of_options()
+    }
+
+    def decorate(read: Reader) -> Callable[..., Dataset]:
+        own = inspect.signature(read).parameters
+
+        @wraps(read)
+        def load(*, dtype: torch.dtype = torch.float64, **keywords: Any) -> Dataset:
+            chosen = {key: keywords.get(key, default) for key, (_, default) in options.items()}
+            raw = read(**{key: value for key, value in keywords.items() if key in own})
+            return prepare(name, raw, Options(**chosen), dtype)
+
+        hints = get_type_hints(read, include_extras=True)
+        common = {key: value for key, value in options.items() if key not in own}
+        parameters = [
+            *own.values(),
+            *(_keyword(key, hint, default) for key, (hint, default) in common.items()),
+            _keyword("dtype", torch.dtype, torch.float64),
+        ]
+        # What the registry reads: one signature, made of the reader's and of the options.
+        load.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        load.__annotations__ = hints | {key: hint for key, (hint, _) in common.items()}
+        load.__annotations__ |= {"dtype": torch.dtype, "return": Dataset}
+        return register("dataset", name)(load)
+
+    return decorate
+
+
+def _fields_of_options() -> list[tuple[str, Any, Any]]:
+    hints = get_type_hints(Options, include_extras=True)
+    return [(field.name, hints[field.name], field.default) for field in fields(Options)]
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )

@@ -1,0 +1,95 @@
+"""Between SciPy's CSR arrays and torch's CSR tensors, sharing memory where types allow."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+NUMPY_DTYPES: dict[torch.dtype, type[np.floating[Any]]] = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+}
+_INT32_MAX = np.iinfo(np.int32).max
+
+
+def index_dtype(shape: tuple[int, int], nnz: int) -> type[np.signedinteger[Any]]:
+    """Return int32 where every index fits: half the traffic, and the fast sparse products.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Rows and columns.
+    nnz : int
+        Stored entries.
+
+    Returns
+    -------
+    type
+        `numpy.int32` or `numpy.int64`.
+    """
+    return np.int32 if max(nnz, *shape) <= _INT32_MAX else np.int64
+
+
+def csr_to_torch(X: sp.csr_array, dtype: torch.dtype) -> Tensor:
+    """Turn a SciPy CSR array into a torch CSR tensor on the CPU.
+
+    Parameters
+    ----------
+    X : csr_array, shape (n, d)
+        Indices sorted and unique within each row.
+    dtype : torch.dtype
+        float32 or float64.
+
+    Returns
+    -------
+    Tensor, shape (n, d)
+        Sparse CSR, int32 indices wherever they fit; shares the arrays that have the right type.
+    """
+    indices = index_dtype(X.shape, X.nnz)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(X.indptr.astype(indices, copy=False)),
+            torch.from_numpy(X.indices.astype(indices, copy=False)),
+            torch.from_numpy(X.data.astype(NUMPY_DTYPES[dtype], copy=False)),
+            size=X.shape,
+            check_invariants=False,  # SciPy's own have been checked where the data came in
+        )
+
+
+def torch_to_csr(X: Tensor) -> sp.csr_array:
+    """Turn a torch CSR tensor into a SciPy CSR array that shares its memory (on the CPU).
+
+    Parameters
+    ----------
+    X : Tensor, shape (n, d)
+        Sparse CSR; a tensor of another device is copied.
+
+    Returns
+    -------
+    csr_array, shape (n, d)
+        The same matrix.
+    """
+    parts = (X.values(), X.col_indices(), X.crow_indices())
+    data, indices, indptr = (part.cpu().numpy() for part in parts)
+    return sp.csr_array((data, indices, indptr), shape=(X.shape[0], X.shape[1]))
+
+
+def to_numpy(X: Tensor) -> sp.csr_array | NDArray[Any]:
+    """Return a split's X as what SciPy and scikit-learn take.
+
+    Parameters
+    ----------
+    X : Tensor, shape (n, d)
+        Dense, or sparse CSR.
+
+    Returns
+    -------
+    csr_array or ndarray, shape (n, d)
+        Shares the tensor's memory on the CPU.
+    """
+    return torch_to_csr(X) if X.layout is torch.sparse_csr else X.cpu().numpy()
