@@ -118,7 +118,7 @@ class Entry:
             if key not in self.parameters:
                 kind = f"a parameter of {self.group}={self.name}"
                 raise ConfigError(
-                    f"{self.group}.{key} is not {kind}{suggest(str(key), self.parameters)}"
+                    f"{self._full(key)} is not {kind}{suggest(str(key), self.parameters)}"
                 )
         try:
             checked = self._schema.model_validate(given)
@@ -130,11 +130,15 @@ class Entry:
         """One sentence for the first thing that is wrong."""
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"][:1])
-        where = f"{self.group}.{key}"
+        where = self._full(key)
         if first["type"] == "missing":
             return f"{where} is missing: {self.group}={self.name} needs a value for it."
         ways = {e["msg"].removeprefix("Input ") for e in error.errors() if e["loc"][:1] == (key,)}
         return f"{where}={first['input']!r} is not valid: it {', or '.join(sorted(ways))}."
+
+    def _full(self, key: str) -> str:
+        """The key as a user writes it; keys of the configuration's top level have no group."""
+        return f"{self.group}.{key}" if self.group else key
 
     def build(self, config: Mapping[str, Any], **parts: Any) -> Any:
         """Make the part: an instance of a class, or a function with its keywords bound.

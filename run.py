@@ -1,0 +1,8 @@
+"""The command: `python run.py solver=cr dataset=a9a`; `python run.py --help` lists the choices."""
+
+from pathlib import Path
+
+from newton_krylov.cli import main
+
+if __name__ == "__main__":
+    main(Path(__file__).resolve().parent / "conf")

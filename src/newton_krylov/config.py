@@ -1,0 +1,167 @@
+"""The configuration of a run: what was composed, checked whole before anything is loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from newton_krylov.errors import ConfigError, suggest
+from newton_krylov.registry import Entry, entry
+from newton_krylov.runner import Stopping
+
+GROUPS = (
+    "dataset",
+    "loss",
+    "solver",
+    "hessian_approx",
+    "optimizer",
+    "line_search",
+    "forcing",
+    "preconditioner",
+    "device",
+    "tracking",
+)
+"""The groups from each of which a run takes one part."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The keys of the configuration's top level.
+
+    Attributes
+    ----------
+    name : str
+        The study: MLflow's experiment.
+    label : str or None
+        What tables and figures call the run; None makes one of its parts' names.
+    seed : int
+        Of the start and of everything random.
+    start : {"zeros", "uniform", "normal"}
+        w0: zeros, U(0, 1)^d (the paper's) or N(0, 1)^d; depends on the seed alone.
+    optimum : {"certified", "none"}
+        Whether suboptimality is measured, against a certified optimum.
+    dtype : {"float64", "float32"}
+        Of the data and the parameters.
+    data_dir : str or None
+        Where downloaded data lies; None is `newton_krylov.data.default_data_dir()`.
+    objective_metric : str
+        The column of the last row that a sweeper minimizes.
+    """
+
+    name: Annotated[str, Field(min_length=1)] = "newton-krylov"
+    label: str | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    start: Literal["zeros", "uniform", "normal"] = "zeros"
+    optimum: Literal["certified", "none"] = "certified"
+    dtype: Literal["float64", "float32"] = "float64"
+    data_dir: str | None = None
+    objective_metric: Literal[
+        "loss", "suboptimality", "grad_norm", "test_loss", "data_passes", "hvp_count", "seconds"
+    ] = "loss"
+
+
+_SETTINGS = Entry("", "run", Settings)
+_STOP = entry("stop", "criteria")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A checked configuration.
+
+    Attributes
+    ----------
+    plain : dict
+        The whole configuration as plain values, defaults filled in.
+    settings : Settings
+        Its top level.
+    stopping : Stopping
+        When to stop.
+    """
+
+    plain: dict[str, Any]
+    settings: Settings
+    stopping: Stopping
+
+    def name_of(self, group: str) -> str:
+        """Return the name of the part chosen from a group."""
+        return str(self.plain[group]["name"])
+
+    def options_of(self, group: str) -> dict[str, Any]:
+        """Return the chosen part's keyword values."""
+        return {key: value for key, value in self.plain[group].items() if key != "name"}
+
+    def entry_of(self, group: str) -> Entry:
+        """Return the registry's entry of the part chosen from a group."""
+        return entry(group, self.name_of(group))
+
+    def build(self, group: str, **parts: Any) -> Any:
+        """Make the part chosen from a group (see `Entry.build`)."""
+        return self.entry_of(group).build(self.plain[group], **parts)
+
+    @property
+    def label(self) -> str:
+        """What tables and figures call the run."""
+        return self.settings.label or _label(self)
+
+
+def check(plain: Mapping[str, Any]) -> RunConfig:
+    """Check a composed configuration: keys, names, types and ranges, and what excludes what.
+
+    Parameters
+    ----------
+    plain : mapping
+        Plain values, interpolations resolved.
+
+    Returns
+    -------
+    RunConfig
+        With every default filled in.
+
+    Raises
+    ------
+    ConfigError
+        For the first thing that is wrong.
+    """
+    top = [field.name for field in fields(Settings)]
+    known = [*GROUPS, "stop", *top]
+    for key in plain:
+        if key not in known:
+            raise ConfigError(f"'{key}' is not a key of the configuration{suggest(key, known)}")
+    checked: dict[str, Any] = {group: _part(group, plain.get(group)) for group in GROUPS}
+    checked["stop"] = _STOP.validate(_mapping("stop", plain.get("stop", {})))
+    settings = _SETTINGS.validate({key: plain[key] for key in top if key in plain})
+    config = RunConfig({**checked, **settings}, Settings(**settings), Stopping(**checked["stop"]))
+    _refuse_senseless(config)
+    return config
+
+
+def _part(group: str, node: Any) -> dict[str, Any]:
+    node = _mapping(group, node)
+    if "name" not in node:
+        raise ConfigError(f"{group}.name is missing: choose a part, for example {group}=NAME.")
+    return {"name": node["name"], **entry(group, node["name"]).validate(node)}
+
+
+def _mapping(key: str, node: Any) -> Mapping[str, Any]:
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{key} must be a group of keys, but is {node!r}.")
+    return node
+
+
+def _refuse_senseless(config: RunConfig) -> None:
+    stop = config.stopping
+    if stop.suboptimality is not None and config.settings.optimum == "none":
+        raise ConfigError("stop.suboptimality needs a certified optimum: set optimum=certified.")
+    if all(value is None for value in config.plain["stop"].values()):
+        raise ConfigError("Nothing would stop the run: set a key of stop, for example stop.epochs.")
+
+
+def _label(config: RunConfig) -> str:
+    """Name a Newton method by its solver and curvature, any other by its own name."""
+    name = config.name_of("optimizer")
+    if name != "newton":
+        return name
+    curvature = config.name_of("hessian_approx")
+    suffix = "" if curvature == "hvp" else f" ({curvature})"
+    return f"newton-{config.name_of('solver')}{suffix}"

@@ -1,0 +1,153 @@
+"""What a run shows in the terminal: a line a step, and a summary."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from newton_krylov.trace import Row
+
+_EVERY_ROW_UP_TO = 25  # rows that get a line each; after these, one a second
+_SECONDS_BETWEEN_LINES = 1.0
+_SECONDS_BETWEEN_REFRESHES = 0.1
+
+_COLUMNS: tuple[tuple[str, str, int, str], ...] = (
+    ("iteration", "step", 6, "d"),
+    ("loss", "loss", 14, ".9g"),
+    ("suboptimality", "subopt.", 10, ".2e"),
+    ("grad_norm", "|grad|", 10, ".2e"),
+    ("train_accuracy", "train acc.", 12, ".4f"),
+    ("test_accuracy", "test acc.", 11, ".4f"),
+    ("step_size", "step size", 11, ".3g"),
+    ("inner_iterations", "inner", 7, "g"),
+    ("data_passes", "passes", 9, ".1f"),
+    ("seconds", "seconds", 9, ".4f"),
+)
+
+
+def console() -> Console:
+    """Return the terminal, or a wide plain one where output goes elsewhere."""
+    found = Console()
+    return found if found.is_terminal else Console(width=120)
+
+
+class Progress:
+    """Prints a line a step; many steps are thinned out, the last one always shows.
+
+    On a terminal the line of the current step is drawn in place meanwhile. All of it happens
+    where the runner calls it: outside the timed region, and in no other thread.
+
+    Parameters
+    ----------
+    out : Console
+        Where to print.
+    """
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+        self._live = Live(console=out, auto_refresh=False, transient=True)
+        self._printed, self._last_line, self._last_refresh = 0, 0.0, 0.0
+        self._pending: Row | None = None
+
+    def __enter__(self) -> "Progress":
+        self._out.print(Text("".join(f"{title:>{width}}" for _, title, width, _ in _COLUMNS)))
+        if self._out.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._out.is_terminal:
+            self._live.stop()
+        if self._pending is not None:
+            self._print(self._pending)
+
+    def __call__(self, row: Row) -> None:
+        """Show a step."""
+        now = time.monotonic()
+        if self._printed < _EVERY_ROW_UP_TO or now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._print(row)
+            self._last_line = now
+            return
+        self._pending = row
+        if self._out.is_terminal and now - self._last_refresh >= _SECONDS_BETWEEN_REFRESHES:
+            self._live.update(Text(line(row)), refresh=True)
+            self._last_refresh = now
+
+    def _print(self, row: Row) -> None:
+        self._out.print(Text(line(row)))
+        self._printed += 1
+        self._pending = None
+
+
+def line(row: Row) -> str:
+    """Return a row of the trace as one line of text."""
+    cells = [_cell(getattr(row, name), width, form) for name, _, width, form in _COLUMNS]
+    note = f"  {row.note}" if row.note else ""
+    return "".join(cells) + note
+
+
+def _cell(value: float, width: int, form: str) -> str:
+    text = "-" if isinstance(value, float) and math.isnan(value) else format(value, form)
+    return f"{text:>{width}}"
+
+
+def print_summary(
+    out: Console, label: str, summary: Mapping[str, Any], places: Sequence[tuple[str, str]]
+) -> None:
+    """Print what a run came to.
+
+    Parameters
+    ----------
+    out : Console
+        Where.
+    label : str
+        The run's name.
+    summary : mapping
+        As in `summary.json`.
+    places : sequence of (str, str)
+        Where its results lie: title and place.
+    """
+    table = Table(title=label, show_header=False, title_justify="left", title_style="bold")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for title, text in [*_figures(summary), *places]:
+        table.add_row(title, Text(text))
+    out.print()
+    out.print(table)
+
+
+def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    forms = {
+        "loss": ("loss", ".16g"),
+        "suboptimality": ("suboptimality", ".3e"),
+        "grad_norm": ("gradient norm", ".3e"),
+        "train_accuracy": ("train accuracy", ".4f"),
+        "test_accuracy": ("test accuracy", ".4f"),
+        "iteration": ("steps", "d"),
+        "hvp_count": ("Hessian products", "g"),
+        "data_passes": ("data passes", "g"),
+        "seconds": ("optimizer seconds", ".4f"),
+    }
+    rows = [
+        (title, format(summary[key], form))
+        for key, (title, form) in forms.items()
+        if summary.get(key) is not None
+    ]
+    if summary.get("optimum") is not None:
+        bound = f"{summary['optimum']:.16g}, certified to {summary['optimum_gap_bound']:.1e}"
+        rows.insert(2, ("optimum", bound))
+    return [*rows, ("stopped", f"{summary['outcome'] or summary['status']}: {summary['reason']}")]
+
+
+def short(path: Path) -> str:
+    """Return a path as a user in the working directory would write it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,71 @@
+"""Where a run computes: the processor or a GPU."""
+
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+
+from newton_krylov.errors import UnsupportedError
+from newton_krylov.registry import register
+
+_DEFAULT_THREADS = torch.get_num_threads()
+
+
+@register("device", "cpu")
+def cpu(*, threads: PositiveInt | None = None) -> torch.device:
+    """Compute on the processor.
+
+    Parameters
+    ----------
+    threads : int or None
+        Of torch's operations; None restores torch's own choice.
+
+    Returns
+    -------
+    torch.device
+        The processor.
+    """
+    torch.set_num_threads(threads or _DEFAULT_THREADS)
+    return torch.device("cpu")
+
+
+@register("device", "cuda")
+def cuda(*, index: NonNegativeInt = 0) -> torch.device:
+    """Compute on an NVIDIA GPU.
+
+    Parameters
+    ----------
+    index : int
+        Which one.
+
+    Returns
+    -------
+    torch.device
+        The GPU.
+
+    Raises
+    ------
+    UnsupportedError
+        If there is no such GPU.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        raise UnsupportedError("device=cuda: torch finds no NVIDIA GPU here; choose device=cpu.")
+    if index >= count:
+        raise UnsupportedError(f"device.index={index}: there are {count} GPUs, 0 to {count - 1}.")
+    return torch.device("cuda", index)
+
+
+@register("device", "auto")
+def auto(*, threads: PositiveInt | None = None) -> torch.device:
+    """Compute on a GPU if there is one, else on the processor.
+
+    Parameters
+    ----------
+    threads : int or None
+        Of torch's operations on the processor; None restores torch's own choice.
+
+    Returns
+    -------
+    torch.device
+        The first GPU, or the processor.
+    """
+    return cuda() if torch.cuda.is_available() else cpu(threads=threads)

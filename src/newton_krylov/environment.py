@@ -1,0 +1,103 @@
+"""What a run ran in: versions, hardware, and the state of the code."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = (
+    "newton-krylov",
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "hydra-core",
+    "omegaconf",
+    "mlflow",
+    "matplotlib",
+    "pydantic",
+)
+
+
+def describe(repository: Path) -> dict[str, Any]:
+    """Describe the machine, the packages and the code.
+
+    Parameters
+    ----------
+    repository : Path
+        A folder of the code, whose git state is told.
+
+    Returns
+    -------
+    dict
+        Plain values for `environment.json`.
+    """
+    commit, dirty = _git_state(repository)
+    return {
+        "packages": _packages(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "hostname": platform.node(),
+        "cpu": _cpu(),
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "command": [sys.executable, *sys.argv],
+        "git_commit": commit,
+        "git_dirty": dirty,
+    }
+
+
+@cache
+def _packages() -> dict[str, str]:
+    versions = {}
+    for name in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+@cache
+def _cpu() -> str:
+    """The processor's name; `platform` knows only its architecture on Linux."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+@cache
+def _git_state(repository: Path) -> tuple[str | None, bool | None]:
+    """Return the commit and whether tracked files differ from it; None where git cannot tell."""
+    commit = _git(repository, "rev-parse", "HEAD")
+    if commit is None:
+        return None, None
+    status = _git(repository, "status", "--porcelain", "--untracked-files=no")
+    return commit, None if status is None else bool(status)
+
+
+def _git(repository: Path, *arguments: str) -> str | None:
+    git = shutil.which("git")
+    if git is None:
+        return None
+    try:
+        done = subprocess.run(  # noqa: S603
+            [git, "-C", str(repository), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

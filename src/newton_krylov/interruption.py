@@ -1,0 +1,59 @@
+"""Ctrl-C and SIGTERM: both end a run cleanly, with what it had."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interruption:
+    """What has arrived while signals are caught.
+
+    Attributes
+    ----------
+    signal : int or None
+        The first signal that arrived.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._held = False
+
+    @property
+    def status(self) -> str:
+        """What the record says: "killed" for SIGTERM, "interrupted" for Ctrl-C."""
+        return "killed" if self.signal == signal.SIGTERM else "interrupted"
+
+    def hold(self) -> None:
+        """Let the next signal wait: the record is being finished. One more is obeyed."""
+        self._held = True
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        """Handle a signal."""
+        again, self._held = self._held, False
+        self.signal = self.signal or number
+        if not again:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Turn SIGTERM into a `KeyboardInterrupt`, as Ctrl-C is one, and remember which it was.
+
+    Yields
+    ------
+    Interruption
+        What has arrived. Outside the main thread, where Python handles no signals, nothing does.
+    """
+    state = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield state
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, state) for number in numbers]
+    try:
+        yield state
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,246 @@
+"""A run's folder: the complete record, readable without any tracking server."""
+
+import json
+import math
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from newton_krylov.data.files import atomic_write
+from newton_krylov.errors import UserError
+
+TRACE = "trace.csv"
+CONFIG = "config.yaml"
+OVERRIDES = "overrides.yaml"
+SUMMARY = "summary.json"
+ENVIRONMENT = "environment.json"
+WEIGHTS = "weights.npy"
+FIGURES = "figures"
+SWEEP = "sweep.json"
+_LOCK = ".lock"
+
+Plain = Mapping[str, Any]
+
+
+class Record:
+    """A run's folder; each file appears whole, or not at all.
+
+    Whoever writes a run holds the folder's lock, which the system lets go of when the process
+    dies: so a record that says "running" and is not locked is one of a run that was killed.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if missing.
+
+    Attributes
+    ----------
+    config, environment, summary : dict
+        What the files of these names hold.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config: dict[str, Any] = {}
+        self.environment: dict[str, Any] = {}
+        self.summary: dict[str, Any] = {}
+        self._lock = FileLock(folder / _LOCK)
+
+    @classmethod
+    def begin(
+        cls, folder: Path, config: Plain, overrides: Sequence[str], environment: Plain, label: str
+    ) -> "Record":
+        """Open the record of a run that starts now.
+
+        Parameters
+        ----------
+        folder : Path
+            Made if missing.
+        config : mapping
+            The whole resolved configuration.
+        overrides : sequence of str
+            What the user changed in it.
+        environment : mapping
+            What the run runs in.
+        label : str
+            What to call the run.
+
+        Returns
+        -------
+        Record
+            Locked, its status "running".
+        """
+        record = cls(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        record._lock.acquire()
+        record.config, record.environment = dict(config), dict(environment)
+        _write(folder / CONFIG, yaml.safe_dump(record.config, sort_keys=False))
+        _write(folder / OVERRIDES, yaml.safe_dump(list(overrides)))
+        write_json(folder / ENVIRONMENT, record.environment)
+        record.update(
+            id=secrets.token_hex(16), label=label, status="running", started=time.time()
+        )
+        return record
+
+    @classmethod
+    def load(cls, folder: Path) -> "Record":
+        """Read a record back.
+
+        Parameters
+        ----------
+        folder : Path
+            A run's.
+
+        Returns
+        -------
+        Record
+            Not locked.
+
+        Raises
+        ------
+        UserError
+            If a file is missing or damaged.
+        """
+        record = cls(folder)
+        record.config = read_yaml(folder / CONFIG)
+        record.environment = read_json(folder / ENVIRONMENT)
+        record.summary = read_json(folder / SUMMARY)
+        return record
+
+    def write_weights(self, w: Tensor) -> None:
+        """Write the final parameters, shape (dim,), as a NumPy file without pickles."""
+        with atomic_write(self.folder / WEIGHTS) as stream:
+            np.save(stream, w.detach().cpu().numpy(), allow_pickle=False)
+
+    def update(self, **values: Any) -> None:
+        """Set keys of the summary and write it."""
+        self.summary |= values
+        write_json(self.folder / SUMMARY, self.summary)
+
+    def end(self, **values: Any) -> None:
+        """Write the last of the summary, and let go of the folder."""
+        self.update(**values)
+        self._lock.release(force=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether a process is still writing it."""
+        try:
+            with self._lock.acquire(blocking=False):
+                return False
+        except Timeout:
+            return True
+
+
+def write_json(path: Path, value: Plain) -> None:
+    """Write a mapping as JSON; numbers that are not finite become null.
+
+    Parameters
+    ----------
+    path : Path
+        Replaced at once, so a reader never sees half of it.
+    value : mapping
+        Plain values.
+    """
+    _write(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a mapping from a JSON file.
+
+    Parameters
+    ----------
+    path : Path
+        Written by `write_json`.
+
+    Returns
+    -------
+    dict
+        Its content.
+
+    Raises
+    ------
+    UserError
+        If there is none, or it holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    return _mapping(path, value)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a mapping from a YAML file, as data: nothing in it is executed.
+
+    Parameters
+    ----------
+    path : Path
+        A configuration.
+
+    Returns
+    -------
+    dict
+        Its content.
+
+    Raises
+    ------
+    UserError
+        If there is none, or it holds something else.
+    """
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read: {reason}") from error
+    return _mapping(path, value)
+
+
+def flatten(plain: Plain, prefix: str = "") -> dict[str, Any]:
+    """Flatten a nested mapping to dotted keys.
+
+    Parameters
+    ----------
+    plain : mapping
+        Nested mappings of plain values.
+    prefix : str
+        Before every key.
+
+    Returns
+    -------
+    dict
+        Dotted key to value.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _mapping(path: Path, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{path} does not hold a mapping of keys to values.")
+    return value
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as stream:
+        stream.write(text.encode())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

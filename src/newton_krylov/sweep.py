@@ -1,0 +1,6 @@
+"""Sweeps."""
+from hydra.experimental.callback import Callback
+
+
+class SweepCallback(Callback):
+    """x."""

@@ -1,0 +1,55 @@
+"""The tracker: sends a run's record somewhere while it goes."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from newton_krylov.record import Record
+from newton_krylov.trace import Row
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run shows in the tracker.
+
+    Attributes
+    ----------
+    run_id : str or None
+        Its identifier there; None where nothing is tracked.
+    url : str or None
+        What a person would open.
+    problem : str or None
+        One sentence if something could not be sent.
+    """
+
+    run_id: str | None = None
+    url: str | None = None
+    problem: str | None = None
+
+
+class Tracker(ABC):
+    """Follows one run. A tracker that fails says so once and never disturbs the run."""
+
+    @abstractmethod
+    def start(self, record: Record, parent: str | None) -> None:
+        """Announce a run whose configuration and environment are recorded.
+
+        Parameters
+        ----------
+        record : Record
+            The run's folder.
+        parent : str or None
+            Identifier of the sweep's run, where the run belongs to one.
+        """
+
+    @abstractmethod
+    def log(self, row: Row) -> None:
+        """Take a row; may keep it for a while."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Send the rest: rows, final figures and files; and say how the run ended."""
+
+    @property
+    @abstractmethod
+    def place(self) -> Place:
+        """Where the run shows."""
