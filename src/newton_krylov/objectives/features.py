@@ -34,9 +34,8 @@ class Features:
             # SciPy transposes by counting, torch by sorting: ten times slower.
             return _from_scipy(_to_scipy(self.X).T.tocsr())
         XT = self.X.to_sparse_csc()
-        return torch.sparse_csr_tensor(
-            XT.ccol_indices(), XT.row_indices(), XT.values(), size=(self.X.shape[1], len(self))
-        )
+        shape = (self.X.shape[1], len(self))
+        return _csr(XT.ccol_indices(), XT.row_indices(), XT.values(), shape)
 
     def __len__(self) -> int:
         return self.X.shape[0]
@@ -121,9 +120,7 @@ class Features:
             return self.X.square().sum(1)
         ones = torch.ones(self.X.shape[1], dtype=self.X.dtype, device=self.X.device)
         X = self.X
-        squared = torch.sparse_csr_tensor(
-            X.crow_indices(), X.col_indices(), X.values().square(), size=X.shape
-        )
+        squared = _csr(X.crow_indices(), X.col_indices(), X.values().square(), X.shape)
         return squared @ ones
 
     @cached_property
@@ -131,9 +128,12 @@ class Features:
         if not self.sparse:
             return self.X.square()
         XT = self.XT
-        return torch.sparse_csr_tensor(
-            XT.crow_indices(), XT.col_indices(), XT.values().square(), size=XT.shape
-        )
+        return _csr(XT.crow_indices(), XT.col_indices(), XT.values().square(), XT.shape)
+
+
+def _csr(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Make a CSR tensor whose indices are right by construction; not to be checked again."""
+    return torch.sparse_csr_tensor(crow, col, values, size=shape, check_invariants=False)
 
 
 def _to_scipy(X: Tensor) -> scipy.sparse.csr_matrix:
@@ -146,11 +146,11 @@ def _to_scipy(X: Tensor) -> scipy.sparse.csr_matrix:
 
 def _from_scipy(X: scipy.sparse.csr_matrix) -> Tensor:
     """View a SciPy matrix as a CPU tensor with int32 indices."""
-    return torch.sparse_csr_tensor(
+    return _csr(
         torch.from_numpy(X.indptr.astype(np.int32, copy=False)),
         torch.from_numpy(X.indices.astype(np.int32, copy=False)),
         torch.from_numpy(X.data),
-        size=X.shape,
+        X.shape,
     )
 
 
@@ -163,6 +163,4 @@ def _csr_rows(X: Tensor, index: Tensor) -> Tensor:
     torch.cumsum(lengths, 0, out=new_crow[1:])
     offsets = torch.repeat_interleave(starts - new_crow[:-1], lengths)
     take = torch.arange(int(new_crow[-1]), device=X.device) + offsets
-    return torch.sparse_csr_tensor(
-        new_crow.to(crow.dtype), col[take], values[take], size=(len(index), X.shape[1])
-    )
+    return _csr(new_crow.to(crow.dtype), col[take], values[take], (len(index), X.shape[1]))
