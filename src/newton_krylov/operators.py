@@ -220,6 +220,41 @@ class ShiftedOperator(LinearOperator):
         return self._operator.diagonal() + self.shift
 
 
+class ScaledOperator(LinearOperator):
+    """scale A.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        A.
+    scale : float
+        Multiplies it.
+    """
+
+    def __init__(self, operator: LinearOperator, scale: float) -> None:
+        super().__init__(
+            operator.shape[0], operator.dtype, operator.device, symmetric=operator.symmetric
+        )
+        self._operator = operator
+        self.scale = scale
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply by a vector of shape (n,)."""
+        return self._operator.matvec(v).mul_(self.scale)
+
+    def matmat(self, V: Tensor) -> Tensor:
+        """Multiply by the columns of V, shape (n, k)."""
+        return self._operator.matmat(V).mul_(self.scale)
+
+    def dense(self) -> Tensor:
+        """Form the matrix, shape (n, n)."""
+        return self._operator.dense() * self.scale
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal, shape (n,)."""
+        return self._operator.diagonal() * self.scale
+
+
 def as_operator(A: Any, b: Tensor, *, symmetric: bool = True) -> LinearOperator:
     """Take what a user has for a matrix and return a `LinearOperator`.
 

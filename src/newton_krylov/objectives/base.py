@@ -1,9 +1,10 @@
 """The objective: a function of one flat parameter vector, its points and its rays."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
@@ -56,6 +57,17 @@ class Counts:
             yield
         finally:
             self.active = was
+
+    @contextmanager
+    def unknown(self) -> Iterator[None]:
+        """Show nan inside: for a library that evaluates its own loss and does not tell."""
+        names = [field.name for field in fields(self) if field.name != "active"]
+        known = {name: getattr(self, name) for name in names}
+        vars(self).update(dict.fromkeys(names, math.nan))
+        try:
+            yield
+        finally:
+            vars(self).update(known)
 
 
 class Point(ABC):
@@ -119,6 +131,23 @@ class Point(ABC):
             A point of `objective.subset(index)`.
         """
         return self.objective.subset(index).at(self.w)
+
+    def extrapolate(self, previous: "Point", factor: float) -> "Point":
+        """Evaluate the objective beyond this point, as seen from an earlier one.
+
+        Parameters
+        ----------
+        previous : Point
+            Of the same objective.
+        factor : float
+            How far, in multiples of the way between the two.
+
+        Returns
+        -------
+        Point
+            w + factor (w - previous.w), with nothing evaluated yet.
+        """
+        return self.objective.at(self.w.add(self.w - previous.w, alpha=factor))
 
     @abstractmethod
     def ray(self, p: Tensor) -> "Ray":

@@ -281,6 +281,16 @@ class LinearModelPoint(Point):
         """Evaluate the objective of a subset at the same w; the known outputs are reused."""
         return LinearModelPoint(self.objective.subset(index), self.w, self.Z[index], self.age)
 
+    def extrapolate(self, previous: Point, factor: float) -> "LinearModelPoint":
+        """Go beyond this point; outputs are linear in w, so no product (now and then one)."""
+        assert isinstance(previous, LinearModelPoint)
+        age = max(self.age, previous.age) + 1
+        w = self.w.add(self.w - previous.w, alpha=factor)
+        if age > _REFRESH_AFTER:
+            return LinearModelPoint(self.objective, w)
+        Z = self.Z.add(self.Z - previous.Z, alpha=factor)
+        return LinearModelPoint(self.objective, w, Z, age)
+
     def ray(self, p: Tensor) -> "LinearModelRay":
         """Restrict f to w + alpha p; costs one product X p."""
         return LinearModelRay(self, p)

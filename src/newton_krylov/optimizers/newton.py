@@ -1,5 +1,6 @@
 """Newton's method with any linear solver and any curvature."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,6 +17,28 @@ from newton_krylov.optimizers.forcing import Forcing, Inner, Outer
 from newton_krylov.optimizers.line_search import Found, LineSearch
 from newton_krylov.preconditioners.base import PreconditionerBuilder
 from newton_krylov.registry import register
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Where a Newton step is to go.
+
+    Attributes
+    ----------
+    p : Tensor, shape (dim,)
+        A direction of descent.
+    eta : float
+        The forcing term that was asked.
+    inner : LinearResult
+        The linear solver's answer.
+    note : str
+        What else was done, in words.
+    """
+
+    p: Tensor
+    eta: float
+    inner: LinearResult
+    note: str
 
 
 @register("optimizer", "newton")
@@ -123,17 +146,28 @@ class Newton(Optimizer):
             The step, its point not yet evaluated beyond what the search needed; or why there is
             none.
         """
+        direction = self.direction(point, A, last, generator)
+        return direction if isinstance(direction, str) else self.search(point, direction)
+
+    def direction(
+        self, point: Point, A: LinearOperator, last: Inner | None, generator: torch.Generator
+    ) -> "Direction | str":
+        """Solve the Newton system and turn its answer to descent; parameters as of `advance`."""
         eta = self.forcing(Outer(point.grad_norm, last))
         M = self.preconditioner.build(A, generator)
         inner = self.solver(A, -point.grad, rtol=eta, M=M)
         p, note = self._direction(point, A, inner, generator)
-        if p is None:
-            return note
-        found, note = self._search(point, p, note)
+        return note if p is None else Direction(p, eta, inner, note)
+
+    def search(self, point: Point, direction: "Direction") -> tuple[Step, Inner] | str:
+        """Search along a direction from `direction`; returns as `advance` does."""
+        found, note = self._search(point, direction.p, direction.note)
         if not found.accepted:
             return "no step along -gradient lowers the loss beyond its rounding error"
+        inner = direction.inner
         step = Step(found.point, found.alpha, inner.iterations, note)
-        return step, Inner(eta, point.grad_norm, inner.residual_norms[-1], found.alpha)
+        residual_norm = inner.residual_norms[-1]
+        return step, Inner(direction.eta, point.grad_norm, residual_norm, found.alpha)
 
     def _direction(
         self, point: Point, A: LinearOperator, inner: LinearResult, generator: torch.Generator

@@ -1,0 +1,171 @@
+"""Newton's method with an approximate Hessian and Nesterov's extrapolation."""
+
+import math
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from newton_krylov.curvature.base import Curvature
+from newton_krylov.linear_solvers.pencil import pencil_extremes
+from newton_krylov.linear_solvers.result import LinearSolver
+from newton_krylov.objectives.base import Objective, Point
+from newton_krylov.operators import LinearOperator, ScaledOperator
+from newton_krylov.optimizers.base import Optimizer, Step, Steps, settled
+from newton_krylov.optimizers.forcing import Forcing, Inner
+from newton_krylov.optimizers.line_search import LineSearch
+from newton_krylov.optimizers.newton import Newton
+from newton_krylov.preconditioners.base import PreconditionerBuilder
+from newton_krylov.registry import register
+
+# The residual asked of the solves that estimate pi; the estimate itself is good to a few percent.
+_PENCIL_RTOL = 1e-6
+# Of 1 - pi: where f is flat or not convex the pencil gives no better bound.
+_LEAST = 1e-8
+
+
+@register("optimizer", "accelerated_newton")
+class AcceleratedNewton(Optimizer):
+    """A Newton step from y = x_t + b (x_t - x_t-1), with an approximate Hessian H at y.
+
+    Accelerated approximate Newton (Ye, Luo and Zhang, "Nesterov's acceleration for approximate
+    Newton", 2020). Where (1 - pi) H <= Hess f <= H, an approximate Newton method converges
+    linearly with factor pi; with b = (1 - theta) / (1 + theta) and theta = sqrt(1 - pi) the factor
+    is 1 - sqrt(1 - pi). theta = 1 is no momentum, and so plain (approximate) Newton.
+
+    Momentum that is too strong can lose to none. It is dropped where it points uphill, as
+    O'Donoghue and Candes ("Adaptive restart for accelerated gradient schemes", 2015) do.
+
+    Parameters
+    ----------
+    solver, curvature, line_search, forcing, preconditioner
+        As of `Newton`, whose step this is.
+    theta : float, "theory" or "adaptive"
+        A constant in (0, 1]; or sqrt(1 - pi) with pi estimated by Lanczos on the pencil
+        (Hess f, H) at steps 0, 4, 16, 64, ... (where its largest eigenvalue L exceeds 1, H is too
+        small for the theory, and L H is taken in its place); or Nesterov's sequence of growing
+        momentum, b_k = (t_k - 1) / t_k+1 with t_k+1 = (1 + sqrt(1 + 4 t_k^2)) / 2, which needs no
+        pi and relies on the restarts.
+    restart : {"gradient", "function", "none"}
+        Drop the momentum when grad f(y)'(x_t+1 - x_t) > 0, when f(x_t+1) > f(x_t), or never.
+    products : int
+        Hessian products of each estimate of pi.
+    """
+
+    def __init__(
+        self,
+        solver: LinearSolver,
+        curvature: Curvature,
+        line_search: LineSearch,
+        forcing: Forcing,
+        preconditioner: PreconditionerBuilder,
+        theta: Annotated[float, Field(gt=0, le=1)] | Literal["theory", "adaptive"] = "adaptive",
+        restart: Literal["gradient", "function", "none"] = "gradient",
+        products: PositiveInt = 10,
+    ) -> None:
+        self.newton = Newton(solver, curvature, line_search, forcing, preconditioner)
+        self.theta = theta
+        self.restart = restart
+        self.products = products
+
+    def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
+        """Iterate from w0; ends by itself where no direction of descent is left."""
+        x = y = settled(objective.at(w0))
+        yield Step(x)
+        momentum = self._momentum(generator)
+        last: Inner | None = None
+        while True:
+            A = momentum.observe(y, self.newton.operator(y, generator))
+            advanced = self.newton.advance(y, A, last, generator)
+            if isinstance(advanced, str):
+                if y.w is x.w:
+                    return advanced
+                momentum.restart()
+                y = objective.at(x.w)
+                continue
+            step, last = advanced
+            new = step.point
+            # The restart needs the value; and the next y is made of the outputs behind it.
+            _ = new.value
+            if self._uphill(x, y, new):
+                momentum.restart()
+                y = new.extrapolate(x, 0.0)
+                step = replace(step, note=f"{step.note}; momentum dropped".lstrip("; "))
+            else:
+                y = new.extrapolate(x, momentum.advance())
+            x = new
+            yield step
+
+    def _momentum(self, generator: torch.Generator) -> "_Constant":
+        if self.theta == "adaptive":
+            return _Growing()
+        if self.theta == "theory":
+            return _Theory(self.newton.solver, self.products, generator)
+        return _Constant(self.theta)
+
+    def _uphill(self, x: Point, y: Point, new: Point) -> bool:
+        """Tell whether the step from x to new, made at y, calls for a restart."""
+        if self.restart == "gradient":
+            return bool(torch.dot(y.grad, new.w - x.w) > 0)
+        slack = new.objective.rounding(x.value)
+        return self.restart == "function" and new.value > x.value + slack
+
+
+class _Constant:
+    """b = (1 - theta) / (1 + theta)."""
+
+    def __init__(self, theta: float) -> None:
+        self.theta = theta
+
+    def observe(self, y: Point, H: LinearOperator) -> LinearOperator:
+        """See the matrix of the coming step; return what to take in its place."""
+        return H
+
+    def advance(self) -> float:
+        """Return the factor of the next extrapolation."""
+        return (1 - self.theta) / (1 + self.theta)
+
+    def restart(self) -> None:
+        """Hear that the momentum was dropped."""
+
+
+class _Growing(_Constant):
+    """Nesterov's sequence, from nothing after each restart."""
+
+    def __init__(self) -> None:
+        self._t = 1.0
+
+    def advance(self) -> float:
+        t = self._t
+        self._t = (1 + math.sqrt(1 + 4 * t * t)) / 2
+        return (t - 1) / self._t
+
+    def restart(self) -> None:
+        self._t = 1.0
+
+
+class _Theory(_Constant):
+    """theta = sqrt(1 - pi), estimated at steps 0, 4, 16, 64, ..."""
+
+    def __init__(self, solver: LinearSolver, products: int, generator: torch.Generator) -> None:
+        self._solver, self._products, self._generator = solver, products, generator
+        self._step, self._due, self._scale = 0, 0, 1.0
+
+    def observe(self, y: Point, H: LinearOperator) -> LinearOperator:
+        if self._step == self._due:
+            self._due = max(4, 4 * self._due)
+            self._estimate(y, H)
+        self._step += 1
+        return ScaledOperator(H, self._scale) if self._scale > 1.0 else H
+
+    def _estimate(self, y: Point, H: LinearOperator) -> None:
+        smallest, largest = pencil_extremes(
+            y.hessian(),
+            lambda r: self._solver(H, r, rtol=_PENCIL_RTOL).x,
+            self._products,
+            self._generator,
+        )
+        self._scale = max(1.0, largest)
+        self.theta = math.sqrt(min(max(smallest / self._scale, _LEAST), 1.0))

@@ -1,0 +1,202 @@
+"""Newton's method on a path of growing samples and shrinking regularization."""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from torch import Tensor
+
+from newton_krylov.curvature.base import Curvature
+from newton_krylov.errors import ConfigError, UnsupportedError
+from newton_krylov.linear_solvers.result import LinearSolver
+from newton_krylov.objectives.base import Objective, Point
+from newton_krylov.objectives.linear_model import LinearModel
+from newton_krylov.optimizers.base import Optimizer, Step, Steps, settled
+from newton_krylov.optimizers.forcing import Forcing, Inner
+from newton_krylov.optimizers.line_search import LineSearch
+from newton_krylov.optimizers.newton import Direction, Newton
+from newton_krylov.preconditioners.base import PreconditionerBuilder
+from newton_krylov.registry import register
+
+# How often `condition` takes the square root of the growth before it repeats a stage.
+_REDUCTIONS = 4
+
+
+@register("optimizer", "dynanewton")
+class DynaNewton(Optimizer):
+    """One Newton step on each of a path of objectives, then Newton's method on the last one.
+
+    DynaNewton (Daneshmand, Lucchi and Hofmann, "DynaNewton: accelerating Newton's method for
+    machine learning", 2016). Stage i minimizes the mean loss over m_i samples plus
+    mu_i/2 |w|^2 with mu_i = max(lambda, c / m_i), lambda the objective's own regularizer. More
+    regularization than the sample's statistical accuracy, O(1/m), leaves room for is not needed,
+    and less makes the region of quadratic convergence smaller. The samples are nested: the first
+    m_i of one random permutation.
+
+    Parameters
+    ----------
+    solver, curvature, line_search, forcing, preconditioner
+        As of `Newton`, whose step each stage makes.
+    initial : int or None
+        m_0; None takes as many as there are parameters. All samples give plain Newton.
+    growth : float
+        m_i+1 / m_i > 1 (at most, under `condition`).
+    multiplier : float
+        c >= 0.
+    schedule : {"geometric", "condition"}
+        Let the sample grow with every step; or only as far as the iterate lies in the next
+        objective's region of quadratic convergence, as told by the Newton decrement there,
+        sqrt(g'H^-1 g) <= radius: the growth is reduced to its square root until it does, and
+        where 4 reductions do not help, a step more is made at the present stage.
+    radius : float
+        Of `condition`, in (0, 1).
+    """
+
+    def __init__(
+        self,
+        solver: LinearSolver,
+        curvature: Curvature,
+        line_search: LineSearch,
+        forcing: Forcing,
+        preconditioner: PreconditionerBuilder,
+        initial: PositiveInt | None = None,
+        growth: Annotated[float, Field(gt=1)] = 2.0,
+        multiplier: NonNegativeFloat = 0.1,
+        schedule: Literal["geometric", "condition"] = "geometric",
+        radius: Annotated[float, Field(gt=0, lt=1)] = 0.25,
+    ) -> None:
+        self.newton = Newton(solver, curvature, line_search, forcing, preconditioner)
+        self.initial = initial
+        self.growth = growth
+        self.multiplier = multiplier
+        self.radius = radius if schedule == "condition" else math.inf
+
+    def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
+        """Iterate from w0; ends by itself where no direction of descent is left."""
+        path = _Path(objective, self.multiplier, generator)
+        stage = path.stage(self._first(path), w0)
+        yield Step(path.full(stage))
+        direction = self._direction(stage, None, generator)
+        while True:
+            if isinstance(direction, str):
+                made: tuple[Step, Inner] | str = direction
+            else:
+                made = self.newton.search(stage.point, direction)
+            if isinstance(made, str):
+                if stage.size == path.n:
+                    return made
+                # Nothing is left to gain on this sample: go on with all of them.
+                stage = path.stage(path.n, stage.point.w)
+                direction = self._direction(stage, None, generator)
+                continue
+            step, last = made
+            stage = Stage(stage.size, step.point)
+            yield replace(step, point=path.full(stage), note=f"{path.note(stage)}{step.note}")
+            stage, direction = self._next(path, stage, last, generator)
+
+    def _first(self, path: "_Path") -> int:
+        if self.initial is None:
+            return min(path.objective.dim, path.n)
+        if self.initial > path.n:
+            raise ConfigError(
+                f"optimizer.initial={self.initial} exceeds the {path.n} samples there are; give at "
+                f"most {path.n}, which is plain Newton."
+            )
+        return self.initial
+
+    def _direction(
+        self, stage: "Stage", last: Inner | None, generator: torch.Generator
+    ) -> Direction | str:
+        A = self.newton.operator(stage.point, generator)
+        return self.newton.direction(stage.point, A, last, generator)
+
+    def _next(
+        self, path: "_Path", stage: "Stage", last: Inner, generator: torch.Generator
+    ) -> tuple["Stage", Direction | str]:
+        """Choose the stage of the next step, and solve for its direction."""
+        if stage.size == path.n:
+            return stage, self._direction(stage, last, generator)
+        for size in self._larger(stage.size, path.n):
+            larger = path.stage(size, stage.point.w)
+            direction = self._direction(larger, None, generator)
+            if _decrement(larger, direction) <= self.radius:
+                return larger, direction
+        stage = Stage(stage.size, settled(stage.point))
+        own = self._direction(stage, last, generator)
+        if _decrement(stage, own) > self.radius:
+            return stage, own
+        # Further steps here would not bring the next objective's region any nearer.
+        return larger, direction
+
+    def _larger(self, size: int, n: int) -> list[int]:
+        powers = [1.0] if math.isinf(self.radius) else [2.0**-k for k in range(_REDUCTIONS + 1)]
+        sizes = [max(size + 1, round(size * self.growth**power)) for power in powers]
+        # A stage that is nearly the last one costs as much, and is thrown away.
+        return [n if size * math.sqrt(self.growth) >= n else size for size in sizes]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where the method stands on its path.
+
+    Attributes
+    ----------
+    size : int
+        Samples.
+    point : Point
+        Of the mean over these samples and their regularizer.
+    """
+
+    size: int
+    point: Point
+
+
+class _Path:
+    """The objectives of growing samples."""
+
+    def __init__(self, objective: Objective, multiplier: float, generator: torch.Generator) -> None:
+        if not isinstance(objective, LinearModel):
+            raise UnsupportedError(
+                "optimizer=dynanewton needs an objective whose samples and l2 term it can change: "
+                "a linear model such as loss=logistic."
+            )
+        self.objective = objective
+        self.n = objective.n_samples
+        self._multiplier = multiplier
+        self._generator = generator
+
+    @cached_property
+    def _samples(self) -> Tensor:
+        """The order in which the samples come in, drawn where it is needed."""
+        return torch.randperm(self.n, generator=self._generator).to(self.objective.device)
+
+    def _l2(self, size: int) -> float:
+        return max(self.objective.l2, self._multiplier / size)
+
+    def stage(self, size: int, w: Tensor) -> Stage:
+        """Return the stage of a size at w, value and gradient evaluated."""
+        f = self.objective
+        if size < self.n:
+            # Sorted rows are gathered in the order in which they lie in memory.
+            f = f.subset(self._samples[:size].sort().values).with_l2(self._l2(size))
+        return Stage(size, settled(f.at(w)))
+
+    def full(self, stage: Stage) -> Point:
+        """Return the point of all samples: what a step shows, whatever it was made on."""
+        return settled(stage.point) if stage.size == self.n else self.objective.at(stage.point.w)
+
+    def note(self, stage: Stage) -> str:
+        """Say which objective a step was made on, where it was not the last."""
+        if stage.size == self.n:
+            return ""
+        return f"{stage.size} samples, l2 = {self._l2(stage.size):.3g}; "
+
+
+def _decrement(stage: Stage, direction: Direction | str) -> float:
+    """Return the Newton decrement sqrt(g'H^-1 g); 0 where there is no direction."""
+    if isinstance(direction, str):
+        return 0.0
+    return math.sqrt(abs(float(torch.dot(stage.point.grad, direction.inner.x))))
