@@ -1,0 +1,122 @@
+"""Transport problems: their definitions, their checksums, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from newton_krylov.data.transport import transport, transport_problem
+from newton_krylov.errors import ConfigError, DataError
+from newton_krylov.registry import entry
+
+SOURCES = ["random_assignment", "gaussian_mixtures", "digits"]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_problem_has_costs_up_to_one_and_two_positive_marginals_of_mass_one(source, dtype):
+    data = transport(source=source, n=64, dtype=dtype)
+    X, y = data.train.X, data.train.y
+    assert (data.task, data.test, data.n_classes) == ("transport", None, 0)
+    assert X.shape == (64, 64)
+    assert X.dtype == y.dtype == dtype
+    assert X.max() == 1
+    assert X.min() >= 0
+    assert y.min() > 0
+    assert y[:64].sum().item() == pytest.approx(1, rel=1e-6)
+    assert y[64:].sum().item() == pytest.approx(1, rel=1e-6)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_equal_arguments_give_equal_data_and_equal_checksums(source):
+    one, other = transport(source=source, n=49), transport(source=source, n=49)
+    assert torch.equal(one.train.X, other.train.X)
+    assert one.checksum == other.checksum
+    different = transport(source=source, n=49, seed=1)
+    # Digits are not drawn: their seed tells nothing apart.
+    assert (different.checksum == one.checksum) == (source == "digits")
+    assert torch.equal(different.train.X, one.train.X) == (source == "digits")
+
+
+def test_sizes_default_to_the_paper_s():
+    assert transport().train.X.shape == (500, 500)
+    assert transport(source="digits").train.X.shape == (784, 784)
+
+
+def test_random_costs_are_uniform():
+    X = transport(n=300).train.X
+    counts = torch.histc(X, 10, 0, 1) / X.numel()
+    assert (counts - 0.1).abs().max() < 0.005
+
+
+def test_digits_are_images_over_a_grid_of_pixels():
+    first, second = 3, 5
+    data = transport(source="digits", n=64, images=(first, second), background=0.5)
+    images = load_digits().images.reshape(-1, 64)
+    for number, masses in zip((first, second), data.train.y.split([64, 64]), strict=True):
+        expected = images[number] / images[number].max() + 0.5
+        np.testing.assert_allclose(masses.numpy(), expected / expected.sum(), rtol=1e-13)
+    cost = data.train.X.reshape(8, 8, 8, 8)
+    assert cost[0, 0, 7, 7] == 1
+    assert cost[2, 3, 4, 4].item() == pytest.approx((2**2 + 1**2) / (7**2 + 7**2))
+    l1 = transport(source="digits", n=64, metric="cityblock").train.X.reshape(8, 8, 8, 8)
+    assert l1[2, 3, 4, 4].item() == pytest.approx(3 / 14)
+
+
+def test_larger_digits_are_the_same_picture():
+    small = transport(source="digits", n=64).train.y[:64].reshape(8, 8)
+    large = transport(source="digits", n=32 * 32).train.y[: 32 * 32].reshape(8, 4, 8, 4)
+    correlation = torch.corrcoef(torch.stack([small.ravel(), large.sum((1, 3)).ravel()]))
+    assert correlation[0, 1] > 0.97
+
+
+def test_gaussian_mixtures_have_the_metric_s_costs():
+    squared = transport(source="gaussian_mixtures", n=20).train.X
+    plain = transport(source="gaussian_mixtures", n=20, metric="euclidean").train.X
+    torch.testing.assert_close(plain.square(), squared)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"source": "digits", "n": 500}, "dataset.n=500 is not a square number.*484 or 529"),
+        ({"source": "mnist"}, "dataset.source='mnist' is not valid"),
+        ({"n": 0}, "dataset.n=0 is not valid"),
+        ({"images": [0, 1797]}, "dataset.images"),
+        ({"background": 0.0}, "dataset.background=0.0 is not valid"),
+    ],
+)
+def test_bad_options_are_refused_with_a_sentence(keywords, message):
+    with pytest.raises(ConfigError, match=message):
+        entry("dataset", "transport").build(keywords)()
+
+
+def test_a_cost_beyond_the_memory_is_refused():
+    with pytest.raises(DataError, match="10,000,000 x 10,000,000 transport problem"):
+        transport(n=10**7)
+
+
+GOOD = np.ones((2, 3)), np.array([0.5, 0.5]), np.array([0.2, 0.3, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"cost": np.ones((3, 2))}, "shapes are"),
+        ({"cost": np.full((2, 3), np.inf)}, "finite"),
+        ({"row_marginal": np.array([1.0, 0.0])}, "positive"),
+        ({"row_marginal": np.array([0.5, 0.6])}, "same total; theirs are 1.1 and 1"),
+    ],
+)
+def test_a_user_s_problem_is_checked(changed, message):
+    names = ("cost", "row_marginal", "column_marginal")
+    with pytest.raises(DataError, match=message):
+        transport_problem(**{**dict(zip(names, GOOD, strict=True)), **changed})
+
+
+def test_a_user_s_problem_keeps_its_numbers():
+    data = transport_problem(*GOOD, name="mine")
+    assert (data.name, data.source) == ("mine", "user")
+    np.testing.assert_array_equal(data.train.X.numpy(), GOOD[0])
+    np.testing.assert_array_equal(data.train.y.numpy(), np.concatenate(GOOD[1:]))
+    assert data.checksum != transport_problem(2 * GOOD[0], *GOOD[1:]).checksum
