@@ -274,6 +274,24 @@ class Objective(ABC):
         """
         return 10 * torch.finfo(self.dtype).eps * max(abs(value), torch.finfo(self.dtype).tiny)
 
+    def suboptimality_bound(self, point: Point) -> float:
+        """Return a certified bound on f(w) - min f.
+
+        By strong convexity, |grad f(w)|^2 / (2 mu) (Boyd and Vandenberghe, "Convex Optimization",
+        2004, section 9.1.2), unless a subclass knows a better one.
+
+        Parameters
+        ----------
+        point : Point
+            Of this objective, at w.
+
+        Returns
+        -------
+        float
+            In the unit of f, apart from the rounding of f itself; inf where nothing is known.
+        """
+        return point.grad_norm**2 / (2 * self.convexity) if self.convexity else math.inf
+
     def accuracy(self, w: Tensor, split: Split) -> float | None:
         """Return the share of samples that w classifies rightly.
 

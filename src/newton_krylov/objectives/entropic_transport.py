@@ -68,7 +68,7 @@ class EntropicTransport(Objective):
         self.dim, self.n_samples = n + m, n
         self.dtype, self.device = cost.dtype, cost.device
         self.counts = Counts()
-        self._marginals = dataset.train.y
+        self._marginals = _of_one_total(dataset.train.y, n)
         self.row_marginal, self.column_marginal = self._marginals[:n], self._marginals[n:]
         self._largest_cost = float(cost.abs().max()) or 1.0
         self.eta = eta / self._largest_cost
@@ -104,7 +104,7 @@ class EntropicTransport(Objective):
         mass = float(self.row_marginal.sum())
         return super().rounding(max(abs(value), mass * self._largest_cost))
 
-    def suboptimality_bound(self, point: "TransportPoint") -> float:
+    def suboptimality_bound(self, point: Point) -> float:
         """Return a bound on f(w) - min f, from weak duality, with no cancellation.
 
         The plan P at w is turned into one, Q, that has the right marginals. The gap between the
@@ -117,7 +117,7 @@ class EntropicTransport(Objective):
 
         Parameters
         ----------
-        point : TransportPoint
+        point : Point
             Where.
 
         Returns
@@ -142,6 +142,16 @@ class EntropicTransport(Objective):
         apart = Q * (Q.log() - log_plan) - Q + P
         terms = torch.where(t.abs() < 1e-2, near, torch.where(Q > 0, apart, P))
         return float(terms.sum()) / self.eta
+
+
+def _of_one_total(marginals: Tensor, n: int) -> Tensor:
+    """Scale the second marginal to the first's total.
+
+    Totals that differ, be it by the rounding of float32 data, leave no plan with these marginals,
+    and the dual unbounded along its gauge.
+    """
+    rows, columns = marginals[:n], marginals[n:]
+    return torch.cat([rows, columns * (rows.sum() / columns.sum())])
 
 
 def _corrected(P: Tensor, r: Tensor, c: Tensor) -> Tensor:
