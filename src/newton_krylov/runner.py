@@ -138,13 +138,14 @@ class _Meter:
         self, objective: Objective, train: Split | None, test: Split | None, optimum: float | None
     ) -> None:
         self.objective, self.train, self.test, self.optimum = objective, train, test, optimum
-        self.iteration, self.seconds = 0, 0.0
+        self.iteration, self.seconds = -1, 0.0  # the first step, the start, makes it 0
 
     def row(self, step: Step, seconds: float) -> Row:
         self.seconds += seconds
+        self.iteration += step.iterations
         counts = self.objective.counts
         with counts.paused():
-            row = Row(
+            return Row(
                 iteration=self.iteration,
                 loss=step.point.value,
                 suboptimality=self._suboptimality(step.point),
@@ -163,8 +164,6 @@ class _Meter:
                 seconds=self.seconds,
                 note=step.note,
             )
-        self.iteration += 1
-        return row
 
     def _suboptimality(self, point: Point) -> float:
         return math.nan if self.optimum is None else point.value - self.optimum

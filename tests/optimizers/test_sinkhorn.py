@@ -18,7 +18,7 @@ NO_CHANCE = torch.Generator()
 
 def points(f, count, w0=None):
     """Return the points of the first `count` iterations, without the start."""
-    steps = Sinkhorn().steps(f, zeros(f) if w0 is None else w0, NO_CHANCE)
+    steps = Sinkhorn(thinning=0).steps(f, zeros(f) if w0 is None else w0, NO_CHANCE)
     return [step.point for step in islice(steps, 1, count + 1)]
 
 
@@ -91,9 +91,23 @@ def test_the_rate_is_that_of_the_theory():
 
 def test_an_iteration_costs_one_pass():
     f = EntropicTransport(transport(n=50))
-    counts = [f.counts.passes for _ in islice(Sinkhorn().steps(f, zeros(f), NO_CHANCE), 300)]
+    steps = Sinkhorn(thinning=0).steps(f, zeros(f), NO_CHANCE)
+    counts = [f.counts.passes for _ in islice(steps, 300)]
     assert counts[-1] - counts[-101] == 100
     assert f.counts.function == 0
+
+
+def test_thinning_records_fewer_of_the_same_iterations():
+    f = dual(eta=200.0)
+    stopping = Stopping(epochs=2000)
+    rows = {t: run(Sinkhorn(t), f, zeros(f), stopping, NO_CHANCE).rows for t in (0.0, 0.05)}
+    assert [row.iteration for row in rows[0.0]] == list(range(2001))
+    thinned = rows[0.05]
+    assert len(thinned) < 200
+    assert thinned[-1].iteration >= 2000
+    for before, row in pairwise(thinned[:-1]):
+        assert 1 <= row.iteration - before.iteration <= max(1, 0.05 * before.iteration)
+        assert row.loss == rows[0.0][row.iteration].loss
 
 
 def test_it_is_for_transport_alone():

@@ -29,6 +29,9 @@ class Step:
     seconds : float or None
         The step's own duration, where only the optimizer can know it (a library that runs in one
         call); None lets the runner's clock decide.
+    iterations : int
+        How many iterations of the method led here from the step before, where it does not yield
+        each.
     """
 
     point: Point
@@ -36,6 +39,7 @@ class Step:
     inner_iterations: int = 0
     note: str = ""
     seconds: float | None = None
+    iterations: int = 1
 
 
 Steps = Generator[Step, None, str]

@@ -1,8 +1,9 @@
 """Sinkhorn's algorithm."""
 
-from collections.abc import Iterator
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from newton_krylov.errors import UnsupportedError
@@ -35,7 +36,6 @@ class Scaling:
         # What underflows in K, times two factors, stays below 1e-230 (float32: 1e-28).
         self._limit = torch.finfo(objective.dtype).max ** (1 / 8)
         self._refer(*objective.potentials(w))
-        self._row_sums = self._multiply(self._K, self._b)
 
     def _refer(self, x: Tensor, y: Tensor) -> None:
         """Form the kernel at potentials x and y."""
@@ -43,29 +43,39 @@ class Scaling:
         self._x, self._y = x, y
         self._K = self._f.log_plan(x, y).exp_()
         self._a, self._b = torch.ones_like(x), torch.ones_like(y)
+        self._row_product: Tensor | None = None
 
     def _multiply(self, K: Tensor, v: Tensor) -> Tensor:
         self._f.counts.add(passes=0.5)
         return K @ v
 
-    def iterate(self) -> TransportPoint:
-        """Make one iteration and return where it leads; value and gradient there are known."""
+    def iterate(self) -> None:
+        """Make one iteration: one pass, and more where a factor is out of range."""
         f = self._f
-        a = f.row_marginal / self._row_sums
+        a = f.row_marginal / self._rows()
         if self._in_range(a):
             self._a = a
         else:
             self._refer(*self._log_rows())
-        column_sums = self._multiply(self._K.T, self._a)
-        b = f.column_marginal / column_sums
+        b = f.column_marginal / self._multiply(self._K.T, self._a)
         if self._in_range(b):
             self._b = b
         else:
             self._refer(*self._log_columns())
-            column_sums = self._multiply(self._K.T, self._a)
-        self._row_sums = self._multiply(self._K, self._b)
-        sums = self._a * self._row_sums, self._b * column_sums
+        self._row_product = None
+
+    def point(self) -> TransportPoint:
+        """Return where the iterations stand; the next one reuses what value and gradient cost."""
+        f = self._f
+        # The columns' marginal has just been met.
+        sums = self._a * self._rows(), f.column_marginal
         return TransportPoint(f, torch.cat(self.potentials()), sums)
+
+    def _rows(self) -> Tensor:
+        """Return K b, shape (n,)."""
+        if self._row_product is None:
+            self._row_product = self._multiply(self._K, self._b)
+        return self._row_product
 
     def potentials(self) -> tuple[Tensor, Tensor]:
         """Return x, shape (n,), and y, shape (m,)."""
@@ -120,27 +130,35 @@ def transport_objective(objective: Objective, optimizer: str) -> EntropicTranspo
     return objective
 
 
-def sinkhorn_points(objective: EntropicTransport, w0: Tensor) -> Iterator[TransportPoint]:
-    """Yield the points of Sinkhorn's iterations from w0, forever."""
-    scaling = Scaling(objective, w0)
-    while True:
-        yield scaling.iterate()
-
-
 @register("optimizer", "sinkhorn")
 class Sinkhorn(Optimizer):
     """Sinkhorn's algorithm: the marginals are met in turn, rows then columns, in every iteration.
 
     Block coordinate descent on the dual (Cuturi, "Sinkhorn distances: lightspeed computation of
     optimal transport", 2013). After an iteration the columns' marginal is met, and the gradient
-    norm is the rows' error. Linear convergence, slow for large eta.
+    norm is the rows' error. Linear convergence, slow for large eta: tens of thousands of
+    iterations are common, of which by default the trace keeps a few hundred.
+
+    Parameters
+    ----------
+    thinning : float
+        What share of the iterations made so far may pass until the next one is recorded, and
+        looked at by the stopping criteria; 0 records each.
     """
+
+    def __init__(self, thinning: Annotated[float, Field(ge=0, lt=1)] = 0.01) -> None:
+        self.thinning = thinning
 
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
         """Iterate from w0, whose row potentials are not used; never ends by itself."""
         f = transport_objective(objective, "sinkhorn")
         yield Step(f.at(w0))
-        for point in sinkhorn_points(f, w0):
+        scaling, done = Scaling(f, w0), 0
+        while True:
+            count = max(1, int(self.thinning * done))
+            for _ in range(count):
+                scaling.iterate()
+            done += count
+            point = scaling.point()
             _ = point.grad_norm  # what a stopping test looks at; the value is no part of the method
-            yield Step(point)
-        return ""
+            yield Step(point, iterations=count)

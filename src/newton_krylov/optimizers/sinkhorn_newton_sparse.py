@@ -1,7 +1,5 @@
 """Sinkhorn-Newton-Sparse."""
 
-from itertools import islice
-
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor
@@ -14,7 +12,7 @@ from newton_krylov.optimizers.base import Optimizer, Step, Steps, settled
 from newton_krylov.optimizers.forcing import Forcing, Inner
 from newton_krylov.optimizers.line_search import LineSearch
 from newton_krylov.optimizers.newton import Newton
-from newton_krylov.optimizers.sinkhorn import sinkhorn_points, transport_objective
+from newton_krylov.optimizers.sinkhorn import Scaling, transport_objective
 from newton_krylov.preconditioners.base import PreconditionerBuilder
 from newton_krylov.registry import register
 
@@ -73,8 +71,11 @@ class SinkhornNewtonSparse(Optimizer):
         f = transport_objective(objective, "sinkhorn_newton_sparse")
         point = settled(f.at(w0))
         yield Step(point)
-        for point in islice(sinkhorn_points(f, w0), self.sinkhorn_steps):
-            yield Step(settled(point), note="sinkhorn")
+        scaling = Scaling(f, w0)
+        for _ in range(self.sinkhorn_steps):
+            scaling.iterate()
+            point = settled(scaling.point())
+            yield Step(point, note="sinkhorn")
         last: Inner | None = None
         while True:
             shift = self.regularization * f.eta * point.grad_norm
