@@ -57,9 +57,9 @@ class ThresholdedSparse(Curvature):
     The curvature of Sinkhorn-Newton-Sparse (Tang et al., ICLR 2024). For the dual of entropic
     transport it is positive semidefinite whatever is left out, since the diagonal stays whole, and
     at least half the Hessian, so that its steps are steps of descent; forming it costs one
-    selection among the n m entries of the plan, and entries that rounding swallows are never kept. Of any other objective the dense Hessian is formed
-    first, and the entries that are largest in absolute value are kept; what is left need not be
-    positive definite.
+    selection among the n m entries of the plan, and entries that rounding swallows are never kept.
+    Of any other objective the dense Hessian is formed first, and the entries that are largest in
+    absolute value are kept; what is left need not be positive definite.
 
     Parameters
     ----------
