@@ -37,6 +37,9 @@ class Settings:
         What tables and figures call the run; None makes one of its parts' names.
     seed : int
         Of the start and of everything random.
+    repeat : int
+        Which repetition of a measurement; changes nothing, so that a sweep over it times the same
+        run again.
     start : {"zeros", "uniform", "normal"}
         w0: zeros, U(0, 1)^d (the paper's) or N(0, 1)^d; depends on the seed alone.
     optimum : {"certified", "none"}
@@ -47,11 +50,15 @@ class Settings:
         Where downloaded data lies; None is `newton_krylov.data.default_data_dir()`.
     objective_metric : str
         The column of the last row that a sweeper minimizes.
+    benchmark : str or None
+        The label of a method of the study whose final loss is a second benchmark of
+        suboptimality, beside the certified optimum.
     """
 
     name: Annotated[str, Field(min_length=1)] = "newton-krylov"
     label: str | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    repeat: Annotated[int, Field(ge=0)] = 0
     start: Literal["zeros", "uniform", "normal"] = "zeros"
     optimum: Literal["certified", "none"] = "certified"
     dtype: Literal["float64", "float32"] = "float64"
@@ -59,6 +66,7 @@ class Settings:
     objective_metric: Literal[
         "loss", "suboptimality", "grad_norm", "test_loss", "data_passes", "hvp_count", "seconds"
     ] = "loss"
+    benchmark: str | None = None
 
 
 _SETTINGS = Entry("", "run", Settings)
