@@ -1,0 +1,1 @@
+"""Reads the records of runs and draws, tabulates and compares them. Never touches live objects."""

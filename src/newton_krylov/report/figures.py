@@ -1,0 +1,282 @@
+"""Figures of one run, of a study, and of a study's growth with the problem's size."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from newton_krylov.report.panel import (
+    COSTS,
+    EPOCH,
+    GRAD_NORM,
+    LOSS,
+    SECONDS,
+    SUBOPTIMALITY,
+    TEST_ACCURACY,
+    TEST_LOSS,
+    TRAIN_ACCURACY,
+    Quantity,
+    draw_panel,
+    extent_of,
+    finish_axes,
+    seconds_text,
+)
+from newton_krylov.report.records import RunRecord, read_record
+from newton_krylov.report.scaling import Scaling
+from newton_krylov.report.sheet import Key, sheet
+from newton_krylov.report.study import Entry, Study, studies
+from newton_krylov.report.style import BLACK, GREY, LineStyle, line_styles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_METHODS_ALONE = 12
+"""With more methods than this, they are not drawn one by one."""
+
+
+def draw_run(folder: Path) -> list[Path]:
+    """Draw one run: how far it came against its steps and its seconds, and its accuracy.
+
+    Parameters
+    ----------
+    folder : Path
+        A run's folder.
+
+    Returns
+    -------
+    list of Path
+        The files, in `folder/figures`; none where the run made no step.
+    """
+    record = read_record(folder)
+    if not record.rows:
+        return []
+    (study,) = studies([record])
+    label = study.entries[0].label
+    styles = line_styles([label])
+    y = _measure(study)
+    with sheet(1, 3, label, study.problem.title, dpi=110) as page:
+        for ax, x in zip(page.axes[:2], (EPOCH, SECONDS), strict=True):
+            draw_panel(ax, study, styles, x, y)
+        page.axes[1].set_title("")
+        _draw_fit(page.axes[2], record)
+        return page.save(folder / "figures", "run", formats=("png",))
+
+
+def _draw_fit(ax: "Axes", record: RunRecord) -> None:
+    """Draw training and test accuracy against the epochs; the losses where there is none."""
+    known = [q for q in (TRAIN_ACCURACY, TEST_ACCURACY) if _has(record, q)]
+    known = known or [q for q in (LOSS, TEST_LOSS) if _has(record, q)]
+    for quantity, dash in zip(known, ("-", "--"), strict=False):
+        values = record.column(quantity.column)
+        ax.plot(record.column("iteration"), values, dash, color=BLACK, label=quantity.name)
+    if len(known) > 1:
+        ax.legend(loc="center right")
+    if known:
+        accuracy = known[0].rising
+        finish_axes(ax, EPOCH, Quantity("accuracy", "accuracy") if accuracy else LOSS)
+
+
+def _has(record: RunRecord, y: Quantity) -> bool:
+    return bool(np.isfinite(record.column(y.column)).any())
+
+
+def draw_study(study: Study, folder: Path, benchmark: str | None = None) -> list[Path]:
+    """Draw all figures of a study.
+
+    Parameters
+    ----------
+    study : Study
+        The methods on one problem.
+    folder : Path
+        Where the files go; made if need be.
+    benchmark : str or None
+        Label of the method whose final loss is a second benchmark of suboptimality, as gradient
+        descent's is in the paper.
+
+    Returns
+    -------
+    list of Path
+        PNG and SVG of each figure; none where no run made a step.
+    """
+    drawable = [entry for entry in study.entries if any(record.rows for record in entry.records)]
+    if not drawable:
+        return []
+    styles = line_styles(entry.label for entry in study.entries)
+    files = _draw_overview(study, styles, folder)
+    for name, quantities in (
+        ("suboptimality", (SUBOPTIMALITY,)),
+        ("loss", (LOSS,)),
+        ("accuracy", (TRAIN_ACCURACY, TEST_ACCURACY)),
+        ("gradient-norm", (GRAD_NORM,)),
+    ):
+        files += _draw_against_all_costs(study, styles, quantities, folder, name)
+    if len(drawable) <= _METHODS_ALONE:
+        for entry in drawable:
+            files += _draw_method(study, entry, styles, benchmark, folder)
+    return files
+
+
+def _draw_overview(study: Study, styles: Mapping[str, LineStyle], folder: Path) -> list[Path]:
+    """Draw suboptimality, loss and accuracy against the epoch and the clock, on one page."""
+    quantities = [q for q in (_measure(study), LOSS, TRAIN_ACCURACY) if _known(study, q)]
+    title = ", ".join(q.name for q in quantities).capitalize()
+    with sheet(2, len(quantities), title, study.problem.title, key=_key(study, styles)) as page:
+        axes = iter(page.axes)
+        for x in (EPOCH, SECONDS):
+            for y in quantities:
+                draw_panel(next(axes), study, styles, x, y)
+        return page.save(folder, "overview")
+
+
+def _draw_against_all_costs(
+    study: Study,
+    styles: Mapping[str, LineStyle],
+    quantities: Sequence[Quantity],
+    folder: Path,
+    name: str,
+) -> list[Path]:
+    """Draw quantities against every cost, the longest run shown to its end."""
+    quantities = [q for q in quantities if _known(study, q)]
+    costs = [x for x in COSTS if any(extent_of(entry, x) > 0 for entry in study.entries)]
+    if not quantities or not costs:
+        return []
+    title = " and ".join(q.name for q in quantities).capitalize()
+    with sheet(
+        len(quantities), len(costs), title, study.problem.title, key=_key(study, styles)
+    ) as page:
+        axes = iter(page.axes)
+        for y in quantities:
+            for x in costs:
+                ax = next(axes)
+                draw_panel(ax, study, styles, x, y, whole=True)
+                if x is not costs[0]:
+                    ax.set_title("")
+        return page.save(folder, name)
+
+
+def _draw_method(
+    study: Study,
+    entry: Entry,
+    styles: Mapping[str, LineStyle],
+    benchmark: str | None,
+    folder: Path,
+) -> list[Path]:
+    """Draw one method's suboptimality, as the paper's figures 1 to 3 do."""
+    y = _measure(study)
+    alone = Study(study.problem, [entry])
+    with sheet(1, 2, entry.label, study.problem.title) as page:
+        for ax, x in zip(page.axes, (EPOCH, SECONDS), strict=True):
+            draw_panel(ax, alone, styles, x, y)
+        page.axes[1].set_title("")
+        if benchmark is not None and y is SUBOPTIMALITY and benchmark != entry.label:
+            _add_benchmark(page.axes[0], study, entry, benchmark)
+        return page.save(folder, f"method-{slug(entry.label)}")
+
+
+def _add_benchmark(ax: "Axes", study: Study, entry: Entry, benchmark: str) -> None:
+    """Add the suboptimality against another method's final loss, where that is positive."""
+    value, curve = study.final_loss(benchmark), entry.curve("iteration", "loss")
+    if value is None or curve is None:
+        return
+    above = curve.y - value
+    shown = above > 0
+    ax.plot(
+        curve.x[shown],
+        above[shown],
+        linestyle=(0, (2, 2)),
+        marker="o",
+        markersize=10,
+        markerfacecolor="none",
+        color=GREY,
+        linewidth=1.0,
+        zorder=1.5,
+    )
+    name = benchmark.lower()
+    lines = [f"○  against {name}'s final loss"]
+    if not shown.all():
+        first = int(curve.x[np.flatnonzero(~shown)[0]])
+        lines.append(f"     (epochs ≥ {first} lie below that)")
+    ax.text(
+        0.03, 0.2, "\n".join(lines), transform=ax.transAxes, va="bottom", fontsize=7.5, color=GREY
+    )
+
+
+def draw_scaling(scaling: Scaling, folder: Path) -> list[Path]:
+    """Draw the time to a suboptimality against the problem's size, and the ratio to the fastest.
+
+    Parameters
+    ----------
+    scaling : Scaling
+        Times by method and size.
+    folder : Path
+        Where the files go; made if need be.
+
+    Returns
+    -------
+    list of Path
+        PNG and SVG.
+    """
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    styles = line_styles(scaling.seconds)
+    key = [(_with_slope(label, scaling.slope(label)), styles[label]) for label in scaling.seconds]
+    target = f"{scaling.target:.0e}".replace("e-0", "e-")
+    title = f"Time to suboptimality {target} as the problem grows"
+    with sheet(1, 2, title, scaling.title, key=key) as page:
+        ratios = scaling.ratios()
+        for ax, values in zip(page.axes, (scaling.seconds, ratios), strict=True):
+            for order, (label, y) in enumerate(values.items()):
+                style = styles[label]
+                ax.plot(
+                    scaling.sizes, y, color=style.color, marker=style.marker,
+                    linestyle=style.dash, markerfacecolor="white", markersize=7.4 - 0.8 * order,
+                )  # fmt: skip
+            ax.set_xscale("log")
+            ax.set_yscale("log")
+            ax.set_xlabel("number of features  d")
+            ax.xaxis.set_major_locator(FixedLocator(list(scaling.sizes)))
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.yaxis.set_minor_locator(NullLocator())
+        page.axes[0].set_title(SECONDS.name)
+        page.axes[0].yaxis.set_major_formatter(FuncFormatter(lambda v, _: seconds_text(v)))
+        page.axes[1].set_title("times the fastest method's")
+        page.axes[1].yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}×"))
+        return page.save(folder, "scaling")
+
+
+def _with_slope(label: str, slope: float) -> str:
+    return f"{label}  ∝ d^{slope:.2f}" if np.isfinite(slope) else label
+
+
+def _measure(study: Study) -> Quantity:
+    """Return what tells how far from the optimum a method is."""
+    return SUBOPTIMALITY if _known(study, SUBOPTIMALITY) else GRAD_NORM
+
+
+def _known(study: Study, y: Quantity) -> bool:
+    return any(entry.curve("iteration", y.column) is not None for entry in study.entries)
+
+
+def _key(study: Study, styles: Mapping[str, LineStyle]) -> Key:
+    def text(entry: Entry) -> str:
+        return f"{entry.label} (✕ {entry.failures[0].status})" if entry.failures else entry.label
+
+    return [(text(entry), styles[entry.label]) for entry in study.entries]
+
+
+def slug(label: str) -> str:
+    """Turn a label into a file name: lower case, letters, digits and single hyphens.
+
+    Parameters
+    ----------
+    label : str
+        Any text.
+
+    Returns
+    -------
+    str
+        A file name without suffix.
+    """
+    return "-".join("".join(c if c.isalnum() else " " for c in label.lower()).split())

@@ -1,0 +1,337 @@
+"""One panel: the curves of a study's methods, one quantity against another."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from newton_krylov.report.study import Array, Curve, Entry, Study
+from newton_krylov.report.style import BLACK, FAINT_TEXT, GREY, LIGHT, LineStyle
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_STRETCH = 10.0
+"""A run longer than this times the median of the runs does not stretch a linear axis."""
+_SPREAD = 20.0
+"""Where the longest run is this times as long as the shortest, a whole axis is logarithmic."""
+_POINTS = 300
+"""More points than this a panel cannot show."""
+_MARKERS = 26
+"""Up to so many points, each gets a marker."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A column of the trace on an axis.
+
+    Attributes
+    ----------
+    column : str
+        Of the trace.
+    name : str
+        For people.
+    symbol : str
+        Formula, for the axis.
+    log : bool
+        Whether its axis is logarithmic.
+    rising : bool
+        Whether more is better.
+    """
+
+    column: str
+    name: str
+    symbol: str = ""
+    log: bool = False
+    rising: bool = False
+
+    @property
+    def title(self) -> str:
+        """Name and formula."""
+        return f"{self.name}  {self.symbol}".rstrip()
+
+
+EPOCH = Quantity("iteration", "epoch (outer iteration)")
+SECONDS = Quantity("seconds", "wall-clock time of the optimizer")
+PASSES = Quantity("data_passes", "passes over the data")
+PRODUCTS = Quantity("hvp_count", "Hessian-vector products")
+COSTS = (EPOCH, SECONDS, PASSES, PRODUCTS)
+
+SUBOPTIMALITY = Quantity("suboptimality", "suboptimality", "f(w) − f*", log=True)
+GRAD_NORM = Quantity("grad_norm", "gradient norm", "‖∇f(w)‖", log=True)
+LOSS = Quantity("loss", "loss", "f(w)")
+TRAIN_ACCURACY = Quantity("train_accuracy", "training accuracy", rising=True)
+TEST_ACCURACY = Quantity("test_accuracy", "test accuracy", rising=True)
+TEST_LOSS = Quantity("test_loss", "test loss")
+
+
+def draw_panel(
+    ax: "Axes",
+    study: Study,
+    styles: Mapping[str, LineStyle],
+    x: Quantity,
+    y: Quantity,
+    *,
+    whole: bool = False,
+) -> None:
+    """Draw every method's curve of y against x.
+
+    A linear axis ends where the ordinary runs do, and says how far a longer one goes. With
+    `whole`, such an axis becomes logarithmic instead, and shows all of it.
+
+    Parameters
+    ----------
+    ax : Axes
+        Empty.
+    study : Study
+        The methods.
+    styles : mapping
+        Label to style.
+    x, y : Quantity
+        What to draw.
+    whole : bool
+        Show the longest run to its end.
+    """
+    extents = [extent for entry in study.entries if (extent := extent_of(entry, x)) > 0]
+    if not extents:
+        return
+    floor = study.floor if y is SUBOPTIMALITY else None
+    logarithmic = whole and max(extents) > _SPREAD * min(extents)
+    limit = max(extents) if whole else _limit(extents)
+    _scale_axes(ax, study, x, y, limit, logarithmic=logarithmic)
+    for order, entry in enumerate(study.entries):
+        curve = entry.curve(x.column, y.column)
+        if curve is None or not curve.x[-1] > curve.x[0]:  # its steps do not cost this
+            continue
+        curve = _thinned(_raised(curve, floor), limit, logarithmic=logarithmic)
+        _draw_curve(ax, curve, styles[entry.label], order, rising=y.rising)
+        if entry.failures:
+            _cross_out(ax, curve)
+        if extent_of(entry, x) > 1.03 * limit:
+            _point_on(ax, curve, styles[entry.label], limit, amount_text(x, extent_of(entry, x)))
+    if floor is not None:
+        _mark_floor(ax, floor, study.problem.dtype)
+    finish_axes(ax, x, y, logarithmic=logarithmic)
+
+
+def extent_of(entry: Entry, x: Quantity) -> float:
+    """Return how far a method's runs go along an axis.
+
+    Parameters
+    ----------
+    entry : Entry
+        The method.
+    x : Quantity
+        A cost.
+
+    Returns
+    -------
+    float
+        The median over the runs; 0 where none is known.
+    """
+    ends = entry.last(x.column)
+    ends = ends[np.isfinite(ends)]
+    return float(np.median(ends)) if ends.size else 0.0
+
+
+def _limit(extents: Sequence[float]) -> float:
+    """Return the end of a linear axis: the longest run that is not out of all proportion."""
+    middle = float(np.median(extents))
+    return max(extent for extent in extents if extent <= _STRETCH * middle)
+
+
+def _scale_axes(
+    ax: "Axes", study: Study, x: Quantity, y: Quantity, limit: float, *, logarithmic: bool
+) -> None:
+    if y.log:
+        ax.set_yscale("log")
+    if not logarithmic:
+        ax.set_xlim(-0.02 * limit, 1.03 * limit)
+        return
+    columns = [record.column(x.column) for record in study.records]
+    first = min(float(c[c > 0].min()) for c in columns if np.any(c > 0))
+    if any(np.any(c == 0) for c in columns):
+        ax.set_xscale("symlog", linthresh=first, linscale=0.6)
+        ax.set_xlim(0, 1.5 * limit)
+    else:
+        ax.set_xscale("log")
+        ax.set_xlim(0.7 * first, 1.5 * limit)
+
+
+def _raised(curve: Curve, floor: float | None) -> Curve:
+    """Lift suboptimalities below the rounding error to it: they are noise, some even negative."""
+    if floor is None:
+        return curve
+    low, high = curve.y_range
+    return Curve(
+        curve.x,
+        np.maximum(curve.y, floor),
+        curve.x_range,
+        (np.maximum(low, floor), np.maximum(high, floor)),
+    )
+
+
+def _thinned(curve: Curve, limit: float, *, logarithmic: bool) -> Curve:
+    """Leave out what lies beyond the axis, and points closer than a panel can show."""
+    visible = min(len(curve.x), int(np.searchsorted(curve.x, 1.05 * limit)) + 1)
+    if visible > _POINTS:
+        space = np.geomspace(1, visible, _POINTS) if logarithmic else np.linspace(
+            1, visible, _POINTS
+        )  # fmt: skip
+        keep = np.unique(space.round().astype(int)) - 1
+    else:
+        keep = np.arange(visible)
+
+    def both(pair: tuple[Array, Array]) -> tuple[Array, Array]:
+        return pair[0][keep], pair[1][keep]
+
+    return Curve(curve.x[keep], curve.y[keep], both(curve.x_range), both(curve.y_range))
+
+
+def _draw_curve(ax: "Axes", curve: Curve, style: LineStyle, order: int, *, rising: bool) -> None:
+    """Draw the medians, and the band between the best and the worst at each step."""
+    best, worst = curve.y_range[::-1] if rising else curve.y_range
+    early, late = curve.x_range
+    if np.any(early < late) or np.any(best != worst):
+        ax.fill(
+            np.concatenate([early, late[::-1]]),
+            np.concatenate([best, worst[::-1]]),
+            color=style.color,
+            alpha=0.14,
+            linewidth=0,
+        )
+    n = len(curve.x)
+    # Methods that coincide stay visible: each later one has smaller, hollow markers.
+    ax.plot(
+        curve.x,
+        curve.y,
+        color=style.color,
+        linestyle=style.dash,
+        marker=style.marker,
+        markevery=1 if n <= _MARKERS else (n // 12, n // 6),
+        markersize=max(7.4 - 1.1 * order, 3.4),
+        markerfacecolor="white",
+        zorder=2 + 0.01 * order,
+    )
+
+
+def _cross_out(ax: "Axes", curve: Curve) -> None:
+    """Cross the last finite point of a method that failed."""
+    finite = np.flatnonzero(np.isfinite(curve.y))
+    if finite.size:
+        end = finite[-1]
+        ax.plot(curve.x[end], curve.y[end], "X", markersize=8, color=BLACK, zorder=4)
+
+
+def _point_on(ax: "Axes", curve: Curve, style: LineStyle, limit: float, text: str) -> None:
+    """Say at the right edge how far a curve goes beyond it."""
+    y = float(np.interp(limit, curve.x, curve.y))
+    if math.isfinite(y):
+        ax.annotate(
+            f"to {text} ▸", (1.0, y), xycoords=ax.get_yaxis_transform(), xytext=(0, 4),
+            textcoords="offset points", ha="right", va="bottom", fontsize=7.5, color=style.color,
+        )  # fmt: skip
+
+
+def _mark_floor(ax: "Axes", floor: float, dtype: str) -> None:
+    """Shade what lies below the rounding error of the loss."""
+    bottom = floor / 40
+    ax.axhspan(bottom, floor, color=LIGHT, linewidth=0, zorder=0.5)
+    ax.axhline(floor, color=GREY, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0.6)
+    ax.set_ylim(bottom=bottom)
+    ax.text(
+        0.02, floor / 7, f"below the rounding error of f ({dtype})",
+        transform=ax.get_yaxis_transform(), va="center", fontsize=7, color=FAINT_TEXT,
+    )  # fmt: skip
+
+
+def finish_axes(ax: "Axes", x: Quantity, y: Quantity, *, logarithmic: bool = False) -> None:
+    """Label the axes and choose the ticks' form.
+
+    Parameters
+    ----------
+    ax : Axes
+        With its curves.
+    x, y : Quantity
+        What it shows.
+    logarithmic : bool
+        Whether the x axis is.
+    """
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+
+    ax.set_xlabel(x.name)
+    ax.set_title(y.title)
+    text = seconds_text if x is SECONDS else "{:,.0f}".format
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+    if not logarithmic:
+        ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    if y.column.endswith("accuracy"):
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    if y.log:
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
+
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def power_of_ten(value: float, _position: Any = None) -> str:
+    """Write a logarithmic tick in plain characters: mathematical text costs 10 ms a label.
+
+    Parameters
+    ----------
+    value : float
+        A power of ten.
+
+    Returns
+    -------
+    str
+        Such as `10⁻⁶`.
+    """
+    return f"10{str(round(math.log10(value))).translate(_SUPERSCRIPTS)}" if value > 0 else "0"
+
+
+def seconds_text(seconds: float) -> str:
+    """Write a duration with three digits and its unit.
+
+    Parameters
+    ----------
+    seconds : float
+        Not negative; inf means never, nan unknown.
+
+    Returns
+    -------
+    str
+        Such as `12.3 ms`.
+    """
+    if not math.isfinite(seconds):
+        return "never" if seconds > 0 else "–"
+    if seconds == 0:
+        return "0"
+    if seconds >= 999.5:
+        return f"{seconds:,.0f} s"
+    unit, size = next(
+        (u for u in (("s", 1.0), ("ms", 1e-3)) if seconds >= 0.9995 * u[1]), ("µs", 1e-6)
+    )
+    return f"{seconds / size:.3g} {unit}"
+
+
+def amount_text(x: Quantity, value: float) -> str:
+    """Write a cost in words: a duration with its unit, or a number.
+
+    Parameters
+    ----------
+    x : Quantity
+        Of what.
+    value : float
+        How much.
+
+    Returns
+    -------
+    str
+        Such as `12.3 ms` or `1,712`.
+    """
+    return seconds_text(value) if x is SECONDS else f"{value:,.0f}"

@@ -1,0 +1,355 @@
+"""Run folders as typed records.
+
+A run's folder is read whole: `trace.csv`, `config.yaml`, `summary.json` and `environment.json`.
+What is missing or damaged becomes a sentence in the record's `faults`; the rest is used. So a run
+that was killed, or never got to its first step, stays in every table.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from newton_krylov.errors import DataError, UserError
+from newton_krylov.record import (
+    CONFIG,
+    ENVIRONMENT,
+    SUMMARY,
+    TRACE,
+    Record,
+    flatten,
+    read_json,
+    read_yaml,
+)
+from newton_krylov.trace import Row, read_trace
+
+_REPETITION_KEYS = frozenset({"seed", "repeat"})
+"""Runs whose configurations differ in these only are repetitions of one another."""
+
+_INCIDENTAL_KEYS = frozenset(
+    {"data_dir", "tracking", "label", "name", "objective_metric", "benchmark"}
+)
+"""Say where a run was filed and what it was called, not what was computed."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What was minimized; runs on equal problems are compared with each other.
+
+    Attributes
+    ----------
+    dataset : str
+        Name of the data set.
+    n_samples, n_features : int
+        Shape of the training data, a bias column included; 0 where unknown.
+    loss : str
+        Name of the objective.
+    parameters : tuple of (str, object)
+        The objective's parameters, sorted by name.
+    dtype : str
+        Of the arithmetic.
+    checksum : str
+        Of the data.
+    """
+
+    dataset: str
+    n_samples: int = 0
+    n_features: int = 0
+    loss: str = ""
+    parameters: tuple[tuple[str, Any], ...] = ()
+    dtype: str = "float64"
+    checksum: str = ""
+
+    @property
+    def title(self) -> str:
+        """One line for the head of a figure or a table."""
+        parts = [self.dataset]
+        if self.n_samples:
+            parts.append(f"n = {self.n_samples:,}, d = {self.n_features:,}")
+        if self.loss:
+            parts.append(", ".join([f"{self.loss.replace('_', ' ')} loss", *self._parameters()]))
+        if self.dtype != "float64":
+            parts.append(self.dtype)
+        return " · ".join(parts)
+
+    def _parameters(self) -> Iterator[str]:
+        for key, value in self.parameters:
+            yield (
+                f"{'λ' if key == 'l2' else key} = {value:g}"
+                if isinstance(value, (int, float))
+                else f"{key} = {value}"
+            )
+
+    @property
+    def eps(self) -> float:
+        """The unit roundoff (machine epsilon) of the arithmetic."""
+        return float(np.finfo(np.float32 if self.dtype == "float32" else np.float64).eps)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run, as its folder tells it.
+
+    Attributes
+    ----------
+    folder : Path
+        Where it lies.
+    rows : list of Row
+        The trace; empty where there is none.
+    config, summary, environment : dict
+        The files' contents; empty where there are none.
+    faults : list of str
+        What is missing or damaged, one sentence each.
+    """
+
+    folder: Path
+    rows: list[Row] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """The method's name for people; the folder's name where none was recorded."""
+        return str(self.summary.get("label") or self.config.get("label") or self.folder.name)
+
+    @property
+    def study(self) -> str:
+        """The name of the study (the MLflow experiment) that the run belongs to."""
+        return str(self.config.get("name") or "")
+
+    @cached_property
+    def status(self) -> str:
+        """`finished`, `failed`, `killed`, `interrupted`, `running`, or `unknown`."""
+        status = str(self.summary.get("status") or "unknown")
+        # Who writes a run holds a lock on its folder, which a dead process does not.
+        return "killed" if status == "running" and not Record(self.folder).alive else status
+
+    @property
+    def failed(self) -> bool:
+        """Whether the run did not come to a regular end."""
+        return self.status != "finished"
+
+    @property
+    def ending(self) -> str:
+        """How the run ended and why, in words."""
+        reason = str(self.summary.get("reason") or "")
+        if self.status == "finished":
+            return reason or str(self.summary.get("outcome") or "finished")
+        word = "no summary" if self.status == "unknown" else self.status
+        return f"{word}: {reason}" if reason else word
+
+    @property
+    def optimum(self) -> float | None:
+        """The certified optimal value, where there is one."""
+        value = self.summary.get("optimum")
+        return None if value is None else float(value)
+
+    @cached_property
+    def problem(self) -> Problem:
+        """What was minimized."""
+        data, loss = self._section("dataset"), self._section("loss")
+        described = self.summary.get("dataset")
+        described = described if isinstance(described, dict) else {}
+        return Problem(
+            dataset=str(described.get("name") or data.get("name") or "unknown data"),
+            n_samples=int(described.get("n_samples") or 0),
+            n_features=int(described.get("n_features") or 0),
+            loss=str(loss.get("name") or ""),
+            parameters=tuple(sorted((k, _hashable(v)) for k, v in loss.items() if k != "name")),
+            dtype=str(self.summary.get("dtype") or "float64"),
+            checksum=str(described.get("checksum") or ""),
+        )
+
+    def _section(self, key: str) -> dict[str, Any]:
+        value = self.config.get(key)
+        return value if isinstance(value, dict) else {}
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The configuration, flat: dotted key to value."""
+        return {key: _hashable(value) for key, value in flatten(self.config).items()}
+
+    @cached_property
+    def method(self) -> dict[str, Any]:
+        """The settings but those of repetitions (seed, repeat) and of filing (label, name, ...)."""
+        skipped = _REPETITION_KEYS | _INCIDENTAL_KEYS
+        return {k: v for k, v in self.settings.items() if k.partition(".")[0] not in skipped}
+
+    def column(self, name: str) -> NDArray[np.float64]:
+        """Return a column of the trace.
+
+        Parameters
+        ----------
+        name : str
+            A numeric column of `trace.Row`.
+
+        Returns
+        -------
+        ndarray, shape (n_rows,)
+            In order; cached, not to be changed.
+        """
+        return self._columns[name]
+
+    @cached_property
+    def _columns(self) -> dict[str, NDArray[np.float64]]:
+        names = [name for name in Row.columns() if name != "note"]
+        return {
+            name: np.array([getattr(row, name) for row in self.rows], dtype=np.float64)
+            for name in names
+        }
+
+    def steps_to(self, suboptimality: float) -> int | None:
+        """Return the first iteration at or below a suboptimality.
+
+        There is no interpolation: between two steps there is no iterate, so a method has an
+        accuracy only when the step that reaches it is done.
+
+        Parameters
+        ----------
+        suboptimality : float
+            The target, against the certified optimum.
+
+        Returns
+        -------
+        int or None
+            Row number; None where it was never reached (or nothing is known of the optimum).
+        """
+        reached = np.flatnonzero(self.column("suboptimality") <= suboptimality)
+        return int(reached[0]) if reached.size else None
+
+    def seconds_to(self, suboptimality: float) -> float:
+        """Return the optimizer's seconds until the first iterate at or below a suboptimality.
+
+        Parameters
+        ----------
+        suboptimality : float
+            The target, against the certified optimum.
+
+        Returns
+        -------
+        float
+            Seconds; inf where it was never reached.
+        """
+        step = self.steps_to(suboptimality)
+        return float("inf") if step is None else float(self.column("seconds")[step])
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Read a run's folder.
+
+    Parameters
+    ----------
+    folder : Path
+        A run's folder, complete or not.
+
+    Returns
+    -------
+    RunRecord
+        With a sentence in `faults` for each file that is missing or damaged.
+    """
+    faults: list[str] = []
+    rows: list[Row] = []
+    try:
+        rows = read_trace(folder / TRACE)
+    except FileNotFoundError:
+        faults.append(f"{folder / TRACE} is missing: the run never made its first step.")
+    except (OSError, ValueError, TypeError) as error:
+        faults.append(f"{folder / TRACE} cannot be read: {error}.")
+    files: dict[str, dict[str, Any]] = {}
+    for name in (CONFIG, SUMMARY, ENVIRONMENT):
+        read = read_yaml if name == CONFIG else read_json
+        try:
+            files[name] = read(folder / name)
+        except UserError as error:
+            files[name] = {}
+            faults.append(f"{error}".rstrip(".") + ".")
+    return RunRecord(folder, rows, files[CONFIG], files[SUMMARY], files[ENVIRONMENT], faults)
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """Find the run folders at and below some folders.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        Run folders, sweep folders, or anything above them.
+
+    Returns
+    -------
+    list of Path
+        Without duplicates; jobs of a sweep in the order of their numbers.
+
+    Raises
+    ------
+    DataError
+        For a path that is not a folder.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise DataError(f"{path} is not a folder; give run or sweep folders, as in outputs/.")
+        files = (p for name in (TRACE, SUMMARY, CONFIG) for p in path.rglob(name))
+        folders = {p.parent for p in files if p.parent.name != ".hydra"}
+        found |= {p.resolve(): p for p in sorted(folders, key=_natural)}
+    return list(found.values())
+
+
+def read_records(paths: Iterable[Path]) -> list[RunRecord]:
+    """Read every run at and below some folders.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        Run folders, sweep folders, or anything above them.
+
+    Returns
+    -------
+    list of RunRecord
+        In the order of `find_runs`.
+
+    Raises
+    ------
+    DataError
+        For a path that is not a folder, and where there are no runs at all.
+    """
+    paths = list(paths)
+    records = [read_record(folder) for folder in find_runs(paths)]
+    if not records:
+        places = ", ".join(str(path) for path in paths) or "no folder"
+        raise DataError(f"No runs in {places}: a run's folder holds {TRACE} and {SUMMARY}.")
+    return records
+
+
+def differences(records: Iterable[RunRecord]) -> dict[str, list[Any]]:
+    """Return the settings that are not the same in all records.
+
+    Parameters
+    ----------
+    records : iterable of RunRecord
+        At least one.
+
+    Returns
+    -------
+    dict
+        Dotted key to the values, one a record; None where a record lacks the key.
+    """
+    flat = [record.settings for record in records]
+    keys = sorted(set().union(*flat))
+    values = {key: [settings.get(key) for settings in flat] for key in keys}
+    return {key: each for key, each in values.items() if any(v != each[0] for v in each)}
+
+
+def _hashable(value: Any) -> Any:
+    """Turn lists to tuples, so that settings can be keys."""
+    return tuple(_hashable(v) for v in value) if isinstance(value, list) else value
+
+
+def _natural(path: Path) -> tuple[tuple[int, int, str], ...]:
+    """Order 2 before 10."""
+    return tuple((0, int(p), "") if p.isdigit() else (1, 0, p) for p in path.parts)

@@ -1,0 +1,159 @@
+"""A figure's layout: panels, title, legend, placed by inches.
+
+Matplotlib's layout engines measure every text twice over and cost more than the drawing itself;
+a fixed layout also keeps the figures of a study congruent.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from newton_krylov.report.style import FAINT_TEXT, RC, LineStyle
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_PANEL_WIDTH, _PANEL_HEIGHT = 3.05, 2.3
+_LEFT, _RIGHT, _TOP, _BOTTOM = 0.6, 0.2, 0.8, 0.5
+_GAP_X, _GAP_Y = 0.6, 0.72
+_TITLE_AT, _SUBTITLE_AT = 0.16, 0.36
+_LEGEND_ROW = 0.21
+_LEGEND_CHARACTER, _LEGEND_HANDLE = 0.068, 0.62
+
+Key = Sequence[tuple[str, LineStyle]]
+"""What a legend says: label and style."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A figure with its panels.
+
+    Attributes
+    ----------
+    figure : Figure
+        Matplotlib's object, with no window and nothing global behind it.
+    axes : list of Axes
+        Row by row.
+    """
+
+    figure: "Figure"
+    axes: Sequence["Axes"]
+
+    def save(self, folder: Path, name: str, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
+        """Write the figure in each format.
+
+        Parameters
+        ----------
+        folder : Path
+            Made if need be.
+        name : str
+            File name without suffix.
+        formats : sequence of str
+            Suffixes.
+
+        Returns
+        -------
+        list of Path
+            The files; equal figures give equal files.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [folder / f"{name}.{suffix}" for suffix in formats]
+        for file in files:
+            options: dict[str, Any] = (
+                {"pil_kwargs": {"compress_level": 3}, "metadata": {"Software": None}}
+                if file.suffix == ".png"
+                else {"metadata": {"Date": None}}
+            )
+            self.figure.savefig(file, **options)
+        return files
+
+
+@contextmanager
+def sheet(
+    rows: int,
+    columns: int,
+    title: str,
+    subtitle: str,
+    *,
+    key: Key = (),
+    dpi: int = 140,
+) -> Iterator[Sheet]:
+    """Lay out a figure; drawing and saving go inside the context, which sets the style.
+
+    Parameters
+    ----------
+    rows, columns : int
+        Of panels.
+    title, subtitle : str
+        Above them.
+    key : sequence of (str, LineStyle)
+        The legend, below them.
+    dpi : int
+        Pixels per inch.
+
+    Yields
+    ------
+    Sheet
+        With empty panels.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    width = _LEFT + columns * _PANEL_WIDTH + (columns - 1) * _GAP_X + _RIGHT
+    key_rows, key_columns = _key_shape(key, width)
+    bottom = _BOTTOM + (key_rows * _LEGEND_ROW + 0.1 if key else 0.0)
+    height = _TOP + rows * _PANEL_HEIGHT + (rows - 1) * _GAP_Y + bottom
+    with rc_context(RC):
+        figure = Figure(figsize=(width, height), dpi=dpi)
+        axes = figure.subplots(
+            rows,
+            columns,
+            squeeze=False,
+            gridspec_kw={
+                "left": _LEFT / width,
+                "right": 1 - _RIGHT / width,
+                "top": 1 - _TOP / height,
+                "bottom": bottom / height,
+                "wspace": _GAP_X / _PANEL_WIDTH,
+                "hspace": _GAP_Y / _PANEL_HEIGHT,
+            },
+        )
+        left, top, below = _LEFT / width, 1 - _TITLE_AT / height, 1 - _SUBTITLE_AT / height
+        figure.text(left, top, title, va="center", fontsize=11.5, weight="bold")
+        figure.text(left, below, subtitle, va="center", fontsize=8.5, color=FAINT_TEXT)
+        if key:
+            _draw_key(figure, key, key_columns)
+        yield Sheet(figure, list(axes.flat))
+
+
+def _key_shape(key: Key, width: float) -> tuple[int, int]:
+    """Return how many rows and columns the legend needs."""
+    if not key:
+        return 0, 0
+    longest = max(len(label) for label, _ in key)
+    columns = max(1, int(width / (_LEGEND_HANDLE + longest * _LEGEND_CHARACTER)))
+    columns = min(columns, len(key))
+    return math.ceil(len(key) / columns), columns
+
+
+def _draw_key(figure: "Figure", key: Key, columns: int) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=s.color, marker=s.marker, linestyle=s.dash, markerfacecolor="white")
+        for _, s in key
+    ]
+    figure.legend(
+        handles,
+        [label for label, _ in key],
+        loc="lower center",
+        ncols=columns,
+        borderaxespad=0.3,
+        columnspacing=1.6,
+        handlelength=2.6,
+        labelspacing=0.35,
+    )

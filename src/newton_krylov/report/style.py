@@ -1,0 +1,104 @@
+"""How figures look: one colour, marker and dash for each method, everywhere.
+
+Colours are Okabe and Ito's ("Color Universal Design", 2008), which people with any kind of colour
+blindness tell apart; marker and dash repeat the distinction for print in grey.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
+VERMILION, SKY, GREY, BLACK = "#D55E00", "#56B4E9", "#7F7F7F", "#222222"
+LIGHT, FAINT_TEXT = "#E4E4E4", "#5A5A5A"
+
+
+@dataclass(frozen=True)
+class LineStyle:
+    """What a method looks like.
+
+    Attributes
+    ----------
+    color : str
+        Hexadecimal.
+    marker : str
+        Matplotlib's code.
+    dash : str or tuple
+        Matplotlib's line style.
+    """
+
+    color: str
+    marker: str
+    dash: Any = "-"
+
+
+# The paper's own colours for its three methods (section 2.1), and fixed ones for their kin.
+_FIXED = {
+    "Exact Newton": LineStyle(BLUE, "o"),
+    "Newton-GMRES": LineStyle(ORANGE, "s"),
+    "Newton-CR": LineStyle(GREEN, "^"),
+    "Newton-GCR": LineStyle(PURPLE, "D"),
+    "Newton-CG": LineStyle(VERMILION, "v"),
+    "Newton-MINRES": LineStyle(SKY, "P"),
+    "Gradient descent": LineStyle(GREY, "x"),
+}
+_COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY)
+_MARKERS = ("h", "*", "X", "<", ">", "d", "p", "8", "H")
+_DASHES = ("-", "--", "-.", ":")
+
+
+def line_styles(labels: Iterable[str]) -> dict[str, LineStyle]:
+    """Give every label its style.
+
+    Well-known methods have fixed ones; the others get what is left, in alphabetical order, so
+    that the figures of one study agree whatever order its runs came in.
+
+    Parameters
+    ----------
+    labels : iterable of str
+        All the labels of a study.
+
+    Returns
+    -------
+    dict
+        Label to style.
+    """
+    labels = sorted(set(labels))
+    styles = {label: _FIXED[label] for label in labels if label in _FIXED}
+    taken = {(style.color, style.dash) for style in styles.values()}
+    free = [(c, dash) for dash in _DASHES for c in _COLORS if (c, dash) not in taken]
+    for i, label in enumerate(label for label in labels if label not in _FIXED):
+        color, dash = free[i % len(free)]
+        styles[label] = LineStyle(color, _MARKERS[i % len(_MARKERS)], dash)
+    return styles
+
+
+RC: dict[Any, Any] = {
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.titley": 1.02,  # fixed: finding a place for it costs more than drawing the panel
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9.0,
+    "axes.labelcolor": BLACK,
+    "axes.edgecolor": "#666666",
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.6,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "lines.linewidth": 1.6,
+    "lines.markeredgewidth": 1.1,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "newton-krylov",  # the same figure gives the same file
+}
+"""Matplotlib's settings for every figure, for `rc_context`."""

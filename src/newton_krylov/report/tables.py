@@ -1,0 +1,109 @@
+"""A table as text cells, for Markdown and for the terminal."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from newton_krylov.report.study import Array
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells with a title, column heads and remarks.
+
+    Attributes
+    ----------
+    title : str
+        Above the table.
+    heads : sequence of str
+        The first column holds names, the others numbers.
+    rows : list of sequence of str
+        As wide as `heads`.
+    remarks : list of str
+        Sentences below it.
+    """
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    remarks: Sequence[str] = field(default_factory=tuple)
+
+    def markdown(self) -> str:
+        """Return the table in GitHub's Markdown."""
+        lines = [f"**{self.title}**", ""] if self.title else []
+        lines.append(_line(self.heads))
+        lines.append(_line(["---", *["---:"] * (len(self.heads) - 1)]))
+        lines += [_line(row) for row in self.rows]
+        lines += ["", *(f"- {_escape(remark)}" for remark in self.remarks)] if self.remarks else []
+        return "\n".join(lines) + "\n"
+
+    def rich(self) -> "RichTable":
+        """Return the table for a `rich` console."""
+        from rich import box
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        table = RichTable(
+            title=Text(self.title),
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            caption=Text("\n".join(self.remarks)) if self.remarks else None,
+            caption_justify="left",
+        )
+        for i, head in enumerate(self.heads):
+            table.add_column(Text(head), justify="right" if i else "left", overflow="fold")
+        for row in self.rows:
+            table.add_row(*(Text(cell) for cell in row))
+        return table
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(_escape(cell) for cell in cells)} |"
+
+
+def _escape(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def number_text(value: float, digits: int = 3) -> str:
+    """Write a number: counts in full, others with some significant digits.
+
+    Parameters
+    ----------
+    value : float
+        Any; nan is unknown.
+    digits : int
+        Significant ones.
+
+    Returns
+    -------
+    str
+        Such as `1,712`, `5.6e-17` or `–`.
+    """
+    if np.isnan(value):
+        return "–"
+    if np.isfinite(value) and value == round(value) and abs(value) < 1e9:
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
+
+
+def middle(values: Array) -> float:
+    """Return the median of what is known, nan where nothing is.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n_runs,)
+        Unknown ones are nan.
+
+    Returns
+    -------
+    float
+        The median.
+    """
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if known.size else float("nan")
