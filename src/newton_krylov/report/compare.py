@@ -16,10 +16,10 @@ import numpy as np
 from newton_krylov.data.files import atomic_write
 from newton_krylov.errors import UserError
 from newton_krylov.report.figures import draw_scaling, draw_study, slug
-from newton_krylov.report.panel import seconds_text
+from newton_krylov.report.panel import SECONDS_PER, seconds_text
 from newton_krylov.report.records import RunRecord, read_records
 from newton_krylov.report.scaling import scaling
-from newton_krylov.report.study import Entry, Study, studies
+from newton_krylov.report.study import Array, Entry, Study, studies
 from newton_krylov.report.tables import Table, middle, number_text
 
 TARGETS = (1e-3, 1e-6, 1e-9, 1e-12)
@@ -130,8 +130,8 @@ def _endings(study: Study) -> Table:
     for entry in study.entries:
         row = [
             entry.label,
-            f"{middle(entry.last('loss')):.10g}",
-            _suboptimality(entry),
+            number_text(middle(entry.last("loss")), digits=10),
+            _gap(middle(entry.last("suboptimality"))),
             _percent(middle(entry.last("train_accuracy"))),
             _percent(middle(entry.last("test_accuracy"))),
             number_text(middle(entry.last("iteration"))),
@@ -142,7 +142,7 @@ def _endings(study: Study) -> Table:
             entry.ending,
         ]
         if benchmark is not None:
-            row.insert(3, f"{middle(entry.last('loss')) - benchmark:.1e}")
+            row.insert(3, _gap(middle(entry.last("loss")) - benchmark))
         rows.append(row)
     return Table(study.problem.title, heads, rows, _remarks(study))
 
@@ -182,8 +182,7 @@ def _power(target: float) -> str:
     return f"{target:.0e}".replace("e-0", "e-")
 
 
-def _suboptimality(entry: Entry) -> str:
-    value = middle(entry.last("suboptimality"))
+def _gap(value: float) -> str:
     return "–" if np.isnan(value) else f"{value:.1e}"
 
 
@@ -191,12 +190,14 @@ def _percent(share: float) -> str:
     return "–" if np.isnan(share) else f"{share:.2%}"
 
 
-def _spread(seconds: Any) -> str:
+def _spread(seconds: Array) -> str:
+    """Write the median with the least and the greatest value, `12 [11 – 14] ms`."""
     known = seconds[np.isfinite(seconds)]
-    if known.size < 2:
-        return seconds_text(middle(seconds))
-    low, high = seconds_text(known.min()), seconds_text(known.max())
-    return f"{seconds_text(middle(seconds))} [{low} – {high}]"
+    value, _, unit = seconds_text(middle(seconds)).partition(" ")
+    if known.size < 2 or not unit:
+        return f"{value} {unit}".rstrip()
+    low, high = (f"{end / SECONDS_PER[unit]:.3g}" for end in (known.min(), known.max()))
+    return f"{value} [{low} – {high}] {unit}"
 
 
 def _write_csv(groups: Sequence[Study], path: Path) -> None:

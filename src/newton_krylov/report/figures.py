@@ -267,7 +267,7 @@ def _key(study: Study, styles: Mapping[str, LineStyle]) -> Key:
 
 
 def slug(label: str) -> str:
-    """Turn a label into a file name: lower case, letters, digits and single hyphens.
+    """Turn a label into a file name: lower case, ASCII letters, digits and single hyphens.
 
     Parameters
     ----------
@@ -279,4 +279,6 @@ def slug(label: str) -> str:
     str
         A file name without suffix.
     """
-    return "-".join("".join(c if c.isalnum() else " " for c in label.lower()).split())
+    return "-".join(
+        "".join(c if c.isascii() and c.isalnum() else " " for c in label.lower()).split()
+    )

@@ -294,6 +294,10 @@ def power_of_ten(value: float, _position: Any = None) -> str:
     return f"10{str(round(math.log10(value))).translate(_SUPERSCRIPTS)}" if value > 0 else "0"
 
 
+SECONDS_PER = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}
+"""Units of time, in seconds."""
+
+
 def seconds_text(seconds: float) -> str:
     """Write a duration with three digits and its unit.
 
@@ -313,9 +317,7 @@ def seconds_text(seconds: float) -> str:
         return "0"
     if seconds >= 999.5:
         return f"{seconds:,.0f} s"
-    unit, size = next(
-        (u for u in (("s", 1.0), ("ms", 1e-3)) if seconds >= 0.9995 * u[1]), ("µs", 1e-6)
-    )
+    unit, size = next((u for u in SECONDS_PER.items() if seconds >= 0.9995 * u[1]), ("µs", 1e-6))
     return f"{seconds / size:.3g} {unit}"
 
 

@@ -87,7 +87,8 @@ def number_text(value: float, digits: int = 3) -> str:
     """
     if np.isnan(value):
         return "–"
-    if np.isfinite(value) and value == round(value) and abs(value) < 1e9:
+    whole = np.isfinite(value) and value == round(value)
+    if whole or 10**digits <= abs(value) < 1e9:
         return f"{value:,.0f}"
     return f"{value:.{digits}g}"
 

@@ -1,0 +1,156 @@
+import csv
+from pathlib import Path
+
+import pytest
+from run_folders import OPTIMUM, row, rows, write_run
+
+from newton_krylov.errors import DataError
+from newton_krylov.report.compare import compare, main, tables
+from newton_krylov.report.records import read_records
+from newton_krylov.report.study import studies
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Three methods, one of them three times over, and one that failed."""
+    folder = tmp_path / "sweep"
+    for i, step in enumerate([0.010, 0.020, 0.030]):
+        trace = rows([1.0, 1e-3, 1e-7, 1e-13], step_seconds=step)
+        write_run(folder / str(i), trace, label="Newton-CR", repeat=i, benchmark="GD")
+    slow = rows([1.0, 0.5, 1e-4], step_seconds=0.1)
+    write_run(folder / "3", slow, label="GD", benchmark="GD", reason="loss change <= 1e-16")
+    broken = [row(0, 1.0, 0.0), row(1, float("inf"), 0.1)]
+    write_run(
+        folder / "4", broken, label="LBFGS", status="failed", reason="the loss is inf",
+        benchmark="GD",
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes the time and is tested elsewhere."""
+    monkeypatch.setattr("newton_krylov.report.compare.draw_study", lambda *_: [])
+
+
+def cells(table: object) -> dict[str, list[str]]:
+    return {line[0]: list(line[1:]) for line in table.rows}  # type: ignore[attr-defined]
+
+
+def test_known_traces_give_the_known_table(sweep: Path) -> None:
+    ends, times = tables(studies(read_records([sweep])))
+    assert ends.title == "made-up · n = 1,000, d = 20 · logistic loss, λ = 0.01"
+    row_of = cells(ends)
+    head = list(ends.heads)[1:]
+    cr = dict(zip(head, row_of["Newton-CR"], strict=True))
+    assert cr == {
+        "f": "0.25",
+        "f − f*": "1.0e-13",
+        "f − gd's": "-1.0e-04",
+        "Train acc.": "80.00%",
+        "Test acc.": "70.00%",
+        "Steps": "3",
+        "Inner": "9",
+        "H products": "9",
+        "Passes": "16",
+        "Time": "60 [30 – 90] ms",
+        "Ending": "10 epochs",
+    }
+    failed = dict(zip(head, row_of["LBFGS"], strict=True))
+    assert failed["Ending"] == "failed: the loss is inf"
+    assert cells(times) == {
+        "Newton-CR": ["20 ms (1.00×)", "40 ms (1.00×)", "60 ms (1.00×)", "60 ms (1.00×)"],
+        "GD": ["200 ms (10.00×)", "never", "never", "never"],
+        "LBFGS": ["never", "never", "never", "never"],
+    }
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_csv_has_a_line_for_every_run(sweep: Path, tmp_path: Path) -> None:
+    compare([sweep], tmp_path / "out")
+    with (tmp_path / "out" / "comparison.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["method"] for line in lines] == ["Newton-CR"] * 3 + ["GD", "LBFGS"]
+    assert [line["repeat"] for line in lines[:3]] == ["0", "1", "2"]
+    assert float(lines[0]["seconds_to_1e-6"]) == pytest.approx(0.02)
+    assert lines[3]["seconds_to_1e-6"] == ""
+    assert float(lines[3]["loss"]) == OPTIMUM + 1e-4
+    assert float(lines[0]["suboptimality_to_benchmark"]) == pytest.approx(1e-13 - 1e-4)
+    assert (lines[4]["status"], lines[4]["ending"]) == ("failed", "failed: the loss is inf")
+
+
+def test_a_damaged_folder_is_in_every_table_with_a_sentence(sweep: Path, tmp_path: Path) -> None:
+    (sweep / "3" / "trace.csv").unlink()
+    files = compare([sweep], tmp_path / "out")
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert "| GD | nan |" not in text
+    assert f"{sweep / '3' / 'trace.csv'} is missing" in text
+    assert "GD" in (tmp_path / "out" / "comparison.csv").read_text()
+    assert not any("method-gd" in file.name for file in files)
+
+
+@pytest.mark.slow
+def test_the_same_runs_give_the_same_bytes(sweep: Path, tmp_path: Path) -> None:
+    first, second = compare([sweep], tmp_path / "a"), compare([sweep], tmp_path / "b")
+    assert len(first) == len(second) == 2 + 2 * (5 + 3)
+    for one, two in zip(first, second, strict=True):
+        assert one.read_bytes() == two.read_bytes(), one.name
+
+
+@pytest.mark.slow
+def test_each_problem_has_its_own_tables_and_figures(tmp_path: Path) -> None:
+    for i, d in enumerate([10, 100, 1000]):
+        write_run(tmp_path / f"{i}", rows([1.0, 1e-7], step_seconds=d), n_features=d)
+        exact = rows([1.0, 1e-7], step_seconds=d**2)
+        write_run(tmp_path / f"e{i}", exact, n_features=d, label="Exact Newton")
+    files = compare([tmp_path], tmp_path / "out")
+    folders = {file.parent.name for file in files if file.suffix == ".png"}
+    assert len(folders) == 4  # three problems, and the figure of all three
+    assert (tmp_path / "out" / "figures" / "scaling.png").exists()
+    assert (tmp_path / "out" / "comparison.md").read_text().count("Time to f − f* ≤") == 3
+
+
+def test_without_an_optimum_no_suboptimality_is_told(tmp_path: Path) -> None:
+    trace = rows([float("nan")] * 2, loss=1.0, grad_norm=0.1)
+    write_run(tmp_path / "0", trace, optimum=None)
+    (table,) = tables(studies(read_records([tmp_path])))
+    assert cells(table)["Newton-CG"][1] == "–"
+    assert "No certified optimum" in table.remarks[0]
+    names = {file.name for file in compare([tmp_path], tmp_path / "out")}
+    assert "suboptimality.png" not in names and "gradient-norm.png" in names
+
+
+def test_markdown_keeps_one_line_a_row_whatever_a_reason_says(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", rows([1.0]), status="failed", reason="a | b\nc")
+    text = tables(studies(read_records([tmp_path])))[0].markdown()
+    assert "failed: a \\| b c |" in text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_command_prints_the_tables_and_says_what_is_wrong(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(sweep), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "Newton-CR" in printed and "LBFGS" in printed
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "is not a folder" in " ".join(capsys.readouterr().err.split())
+
+
+def test_nothing_to_compare_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="No runs"):
+        compare([tmp_path], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_two_hundred_runs_of_a_hundred_steps_take_less_than_ten_seconds(tmp_path: Path) -> None:
+    import time
+
+    trace = rows([0.8**i for i in range(100)])
+    for i in range(200):
+        solver = {"name": "cg", "rtol": 0.1 * (i // 10 + 1)}
+        write_run(tmp_path / "sweep" / str(i), trace, seed=i % 10, solver=solver)
+    start = time.process_time()
+    compare([tmp_path / "sweep"], tmp_path / "out")
+    assert time.process_time() - start < 10

@@ -1,0 +1,179 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import image
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from run_folders import row, rows, write_run
+
+from newton_krylov.report.figures import draw_run, draw_study, slug
+from newton_krylov.report.panel import (
+    EPOCH,
+    PRODUCTS,
+    SECONDS,
+    SUBOPTIMALITY,
+    TRAIN_ACCURACY,
+    Quantity,
+    draw_panel,
+    power_of_ten,
+    seconds_text,
+)
+from newton_krylov.report.records import read_records
+from newton_krylov.report.sheet import sheet
+from newton_krylov.report.study import Study, studies
+from newton_krylov.report.style import GREEN, line_styles
+
+
+def panel(folder: Path, x: Quantity, y: Quantity, *, whole: bool = False) -> tuple[Axes, Study]:
+    (study,) = studies(read_records([folder]))
+    with sheet(1, 1, "title", "subtitle") as page:
+        (ax,) = page.axes
+        styles = line_styles(entry.label for entry in study.entries)
+        draw_panel(ax, study, styles, x, y, whole=whole)
+    return ax, study
+
+
+def texts(ax: Axes) -> str:
+    return "\n".join(text.get_text() for text in ax.texts)
+
+
+def test_a_panel_shows_the_trace_itself_and_names_its_axes(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", rows([1.0, 0.1, 1e-5]), label="Newton-CR")
+    ax, _ = panel(tmp_path, EPOCH, SUBOPTIMALITY)
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), [[0, 1], [1, 0.1], [2, 1e-5]])
+    assert ax.lines[0].get_color() == GREEN
+    assert ax.get_yscale() == "log" and ax.get_xscale() == "linear"
+    assert ax.get_xlabel() == "epoch (outer iteration)"
+    assert ax.get_title(loc="left") == "suboptimality  f(w) − f*"
+
+
+def test_values_below_the_rounding_error_lie_on_the_floor_and_none_is_lost(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", rows([1.0, 1e-8, 1e-18, 0.0, -2e-17]))
+    ax, study = panel(tmp_path, EPOCH, SUBOPTIMALITY)
+    assert study.floor is not None
+    np.testing.assert_allclose(
+        ax.lines[0].get_ydata(), [1.0, 1e-8, study.floor, study.floor, study.floor]
+    )
+    assert ax.lines[1].get_ydata() == [study.floor, study.floor]  # the dashed line
+    assert "rounding error" in texts(ax)
+    assert ax.get_ylim()[0] < study.floor
+
+
+def test_a_long_run_does_not_stretch_a_linear_axis_but_says_where_it_ends(tmp_path: Path) -> None:
+    for i in range(2):
+        trace = rows([10.0**-k for k in range(11)])
+        write_run(tmp_path / f"n{i}", trace, label=f"Newton {i}")
+    write_run(tmp_path / "gd", rows([0.99**k for k in range(1500)]), label="Gradient descent")
+    ax, _ = panel(tmp_path, EPOCH, SUBOPTIMALITY)
+    assert ax.get_xlim()[1] == pytest.approx(10.3)
+    assert "to 1,499 ▸" in texts(ax)
+    ax, _ = panel(tmp_path, EPOCH, SUBOPTIMALITY, whole=True)
+    assert ax.get_xscale() == "symlog" and ax.get_xlim()[1] > 1499
+    assert "▸" not in texts(ax)
+
+
+def test_long_curves_are_thinned_but_keep_both_ends(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", rows([0.99**k for k in range(1500)]))
+    ax, _ = panel(tmp_path, EPOCH, SUBOPTIMALITY)
+    x = np.asarray(ax.lines[0].get_xdata())
+    assert (x[0], x[-1]) == (0, 1499)
+    assert 200 < len(x) <= 300
+
+
+def test_repetitions_draw_a_band_that_holds_every_run(tmp_path: Path) -> None:
+    for i, step in enumerate([1.0, 2.0, 4.0]):
+        write_run(tmp_path / str(i), rows([1.0, 0.1], step_seconds=step), repeat=i)
+    ax, _ = panel(tmp_path, SECONDS, SUBOPTIMALITY)
+    (band,) = ax.patches[:1]
+    corners = band.get_xy()
+    assert corners[:, 0].min() == 0 and corners[:, 0].max() == 4.0
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), [0, 2])
+
+
+def test_a_failed_run_ends_in_a_cross_at_its_last_finite_value(tmp_path: Path) -> None:
+    trace = [row(0, 1.0, 0.0), row(1, 0.5, 1.0), row(2, math.inf, 2.0)]
+    write_run(tmp_path / "0", trace, status="failed", reason="the loss is inf")
+    ax, _ = panel(tmp_path, EPOCH, SUBOPTIMALITY)
+    cross = next(line for line in ax.lines if line.get_marker() == "X")
+    np.testing.assert_allclose(cross.get_xydata(), [[1, 0.5]])
+
+
+def test_a_method_whose_steps_cost_nothing_of_the_kind_is_left_out(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", rows([1.0, 0.1]), label="Newton-CG")
+    write_run(tmp_path / "1", rows([1.0, 0.1], hvp_count=7.0), label="Gradient descent")
+    ax, _ = panel(tmp_path, PRODUCTS, TRAIN_ACCURACY)
+    assert len(ax.lines) == 1
+
+
+def test_a_run_is_drawn_into_its_own_folder_and_the_picture_is_not_empty(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "0", rows([1.0, 0.1, 1e-5]), label="Newton-CR")
+    (file,) = draw_run(folder)
+    assert file == folder / "figures" / "run.png"
+    pixels = image.imread(file)[..., :3]
+    assert pixels.shape[0] > 300 and pixels.shape[1] > 900
+    green = np.abs(pixels - np.array(to_rgb(GREEN))).max(axis=2) < 0.02
+    assert green.sum() > 300  # the curve, in its method's colour
+    assert (pixels.mean(axis=2) < 0.5).any(axis=1).mean() > 0.5  # ink all over, not only a title
+
+
+def test_a_run_without_a_step_has_no_figure(tmp_path: Path) -> None:
+    assert draw_run(write_run(tmp_path / "0", [], status="failed")) == []
+
+
+def test_a_regression_s_run_shows_losses_instead_of_accuracies(tmp_path: Path) -> None:
+    nan = float("nan")
+    trace = rows([1.0, 0.1], train_accuracy=nan, test_accuracy=nan)
+    assert draw_run(write_run(tmp_path / "0", trace))[0].exists()
+
+
+def test_a_study_s_figures_are_there_in_both_formats(tmp_path: Path) -> None:
+    for i, label in enumerate(["Exact Newton", "Newton-CR"]):
+        write_run(tmp_path / str(i), rows([1.0, 0.1, 1e-5]), label=label)
+    (study,) = studies(read_records([tmp_path]))
+    names = {file.name for file in draw_study(study, tmp_path / "figures")}
+    stems = {"overview", "suboptimality", "loss", "accuracy", "gradient-norm"}
+    stems |= {"method-exact-newton", "method-newton-cr"}
+    assert names == {f"{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")}
+    assert all((tmp_path / "figures" / name).stat().st_size > 5000 for name in names)
+
+
+def test_styles_are_distinct_fixed_and_the_same_in_any_order() -> None:
+    labels = ["Newton-CR", "Gradient descent", *(f"method {i}" for i in range(12))]
+    styles = line_styles(labels)
+    assert styles == line_styles(reversed(labels))
+    assert styles["Newton-CR"].color == GREEN
+    assert len({(s.color, s.dash) for s in styles.values()}) == len(labels)
+
+
+def test_drawing_leaves_matplotlib_s_settings_alone(tmp_path: Path) -> None:
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    draw_run(write_run(tmp_path / "0", rows([1.0, 0.1])))
+    assert dict(mpl.rcParams) == before
+    assert isinstance(Figure(), Figure)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0"),
+        (3.2e-6, "3.2 µs"),
+        (0.0123, "12.3 ms"),
+        (0.9999, "1 s"),
+        (1.5, "1.5 s"),
+        (2345.0, "2,345 s"),
+        (math.inf, "never"),
+        (math.nan, "–"),
+    ],
+)
+def test_durations_are_written_with_their_unit(seconds: float, text: str) -> None:
+    assert seconds_text(seconds) == text
+
+
+def test_ticks_and_file_names() -> None:
+    assert power_of_ten(1e-12) == "10⁻¹²"
+    assert slug("a9a · n = 32,561, λ = 0.01") == "a9a-n-32-561-0-01"

@@ -1,0 +1,129 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from run_folders import row, rows, write_run
+
+from newton_krylov.errors import DataError
+from newton_krylov.record import Record
+from newton_krylov.report.records import (
+    RunRecord,
+    differences,
+    find_runs,
+    read_record,
+    read_records,
+)
+
+
+def test_a_complete_folder_reads_back_without_faults(tmp_path: Path) -> None:
+    trace = rows([1.0, 0.1, 1e-7])
+    record = read_record(write_run(tmp_path / "0", trace, label="Newton-CR"))
+    assert record.faults == []
+    assert record.rows[1:] == trace[1:]  # row 0 holds a nan, which equals nothing
+    assert (record.label, record.status, record.ending) == ("Newton-CR", "finished", "10 epochs")
+    assert record.problem.title == "made-up · n = 1,000, d = 20 · logistic loss, λ = 0.01"
+    np.testing.assert_array_equal(record.column("data_passes"), [1, 6, 11])
+
+
+@pytest.mark.parametrize("cut", range(3, 140, 7))
+def test_a_trace_cut_short_anywhere_keeps_the_rows_before_the_cut(tmp_path: Path, cut: int) -> None:
+    folder = write_run(tmp_path / "0", rows([1.0, 0.1, 0.01]))
+    trace = folder / "trace.csv"
+    text = trace.read_bytes()
+    last, middle = (len(line) for line in text.splitlines(keepends=True)[:1:-1])
+    trace.write_bytes(text[:-cut])
+    record = read_record(folder)
+    assert [r.loss for r in record.rows] == [1.25, 0.35][: 2 if cut <= last else 1]
+    assert record.faults == [] and cut < last + middle
+
+
+@pytest.mark.parametrize("name", ["trace.csv", "config.yaml", "summary.json", "environment.json"])
+@pytest.mark.parametrize("damage", [None, b"", b"\xff\xfe{", b"[1, 2", b"- 1\n- 2\n"])
+def test_each_missing_or_damaged_file_is_one_sentence_and_the_rest_is_kept(
+    tmp_path: Path, name: str, damage: bytes | None
+) -> None:
+    folder = write_run(tmp_path / "0", rows([1.0, 0.1]))
+    if damage is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(damage)
+    record = read_record(folder)
+    (fault,) = record.faults
+    assert str(folder / name) in fault
+    assert fault.endswith(".") and "\n" not in fault
+    assert bool(record.rows) == (name != "trace.csv")
+    assert bool(record.config) == (name != "config.yaml")
+    assert bool(record.summary) == (name != "summary.json")
+
+
+def test_a_config_is_data_and_makes_no_objects(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "0", rows([1.0]))
+    flag = tmp_path / "flag"
+    (folder / "config.yaml").write_text(f"!!python/object/apply:os.mkdir ['{flag}']\n")
+    assert "config.yaml" in read_record(folder).faults[0]
+    assert not flag.exists()
+
+
+def test_running_is_told_from_killed_by_the_folder_s_lock(tmp_path: Path) -> None:
+    live = Record.begin(tmp_path / "0", {"name": "s"}, [], {}, "live")
+    assert read_record(tmp_path / "0").status == "running"
+    live._lock.release(force=True)  # as the system does when the process dies
+    assert read_record(tmp_path / "0").status == "killed"
+    assert read_record(tmp_path / "0").failed
+
+
+def test_a_run_without_a_step_keeps_its_reason(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "0", [], status="failed", reason="out of memory")
+    record = read_record(folder)
+    assert record.ending == "failed: out of memory"
+    assert record.seconds_to(1e-3) == float("inf")
+
+
+def test_runs_are_found_at_any_depth_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for number in (10, 9, 0, 2):
+        write_run(tmp_path / "sweep" / str(number), rows([1.0]))
+    found = find_runs([tmp_path, tmp_path / "sweep" / "2"])
+    assert [folder.name for folder in found] == ["0", "2", "9", "10"]
+
+
+def test_no_folder_and_no_runs_are_errors_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not a folder"):
+        read_records([tmp_path / "nowhere"])
+    with pytest.raises(DataError, match="No runs in"):
+        read_records([tmp_path])
+
+
+def test_the_first_step_at_or_below_a_target_counts_and_nothing_is_interpolated() -> None:
+    record = RunRecord(Path(), rows([1.0, 1e-3, 5e-3, 1e-6], step_seconds=2.0))
+    assert record.seconds_to(1e-3) == 2.0  # at the target is reached, leaving it again is allowed
+    assert record.seconds_to(0.9e-3) == 6.0  # not between steps 2 and 3, but at step 3
+    assert record.seconds_to(2.0) == 0.0
+    assert record.seconds_to(1e-9) == float("inf")
+
+
+@given(
+    st.lists(st.floats(1e-16, 10), min_size=1, max_size=20),
+    st.floats(1e-16, 10),
+    st.floats(1, 100),
+)
+def test_a_looser_target_is_never_reached_later(
+    values: list[float], target: float, factor: float
+) -> None:
+    record = RunRecord(Path(), [row(i, value, float(i)) for i, value in enumerate(values)])
+    tight, loose = record.seconds_to(target), record.seconds_to(target * factor)
+    assert loose <= tight
+    brute = [i for i, value in enumerate(values) if value <= target]
+    assert tight == (brute[0] if brute else float("inf"))
+
+
+def test_differences_are_the_keys_that_differ_and_no_others(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "0", [], seed=1, solver={"name": "cg", "rtol": 0.1})
+    two = write_run(tmp_path / "1", [], seed=2, solver={"name": "gmres", "restart": 5})
+    assert differences([read_record(one), read_record(two)]) == {
+        "seed": [1, 2],
+        "solver.name": ["cg", "gmres"],
+        "solver.rtol": [0.1, None],
+        "solver.restart": [None, 5],
+    }

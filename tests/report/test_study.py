@@ -1,0 +1,126 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_folders import OPTIMUM, rows, write_run
+
+from newton_krylov.report.records import read_records
+from newton_krylov.report.scaling import Scaling, scaling
+from newton_krylov.report.study import Study, studies
+
+
+def read(folder: Path) -> list[Study]:
+    return studies(read_records([folder]))
+
+
+def test_repetitions_make_one_entry_and_different_settings_do_not(tmp_path: Path) -> None:
+    for i in range(3):
+        write_run(tmp_path / str(i), rows([1.0]), seed=i // 2, repeat=i)
+    write_run(tmp_path / "3", rows([1.0]), solver={"name": "cg", "rtol": 0.1})
+    write_run(tmp_path / "4", rows([1.0]), label="Newton-CR")
+    (study,) = read(tmp_path)
+    assert [len(entry.records) for entry in study.entries] == [3, 1, 1]
+    assert [entry.label for entry in study.entries] == [
+        "Newton-CG (solver.rtol=1e-05)",
+        "Newton-CG (solver.rtol=0.1)",
+        "Newton-CR",
+    ]
+
+
+def test_problems_are_kept_apart(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", rows([1.0]), n_features=20)
+    write_run(tmp_path / "1", rows([1.0]), n_features=5)
+    write_run(tmp_path / "2", rows([1.0]), loss={"name": "logistic", "l2": 0.1})
+    assert sorted(study.problem.title for study in read(tmp_path)) == [
+        "made-up · n = 1,000, d = 20 · logistic loss, λ = 0.01",
+        "made-up · n = 1,000, d = 20 · logistic loss, λ = 0.1",
+        "made-up · n = 1,000, d = 5 · logistic loss, λ = 0.01",
+    ]
+
+
+def test_a_folder_of_which_nothing_is_known_is_an_entry_of_its_own(tmp_path: Path) -> None:
+    for i in range(2):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        (folder / "summary.json").write_text("{")
+    (study,) = read(tmp_path)
+    assert [entry.label for entry in study.entries] == ["0", "1"]
+    assert all(entry.failures for entry in study.entries)
+
+
+def test_a_curve_is_the_median_step_by_step_with_the_range(tmp_path: Path) -> None:
+    for i, scale in enumerate([1.0, 2.0, 10.0]):
+        trace = rows([scale, 0.1 * scale], step_seconds=scale)
+        write_run(tmp_path / str(i), trace[: 2 - i // 2], seed=i)  # the last one ends early
+    (study,) = read(tmp_path)
+    curve = study.entries[0].curve("seconds", "suboptimality")
+    assert curve is not None
+    np.testing.assert_allclose(curve.x, [0, 1])
+    np.testing.assert_allclose(curve.y, [2, 0.2])
+    np.testing.assert_allclose(curve.x_range, [[0, 0], [0, 2]])
+    np.testing.assert_allclose(curve.y_range, [[1, 0.1], [10, 10]])
+
+
+def test_a_column_without_values_has_no_curve(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", rows([1.0, 0.1], test_accuracy=math.nan))
+    assert read(tmp_path)[0].entries[0].curve("iteration", "test_accuracy") is None
+
+
+def test_the_fastest_is_the_least_median_and_a_target_nobody_meets_has_none(
+    tmp_path: Path,
+) -> None:
+    for i, step in enumerate([1.0, 3.0, 8.0]):
+        write_run(tmp_path / f"a{i}", rows([1.0, 1e-4], step_seconds=step), repeat=i)
+    write_run(tmp_path / "b", rows([1.0, 1e-4], step_seconds=4.0), label="Newton-CR")
+    (study,) = read(tmp_path)
+    assert study.fastest(1e-3) == 3.0
+    assert study.fastest(1e-9) == math.inf
+
+
+def test_optimum_floor_and_benchmark_come_from_the_records(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", rows([1.0, 0.5]), label="GD", benchmark="GD", repeat=1)
+    write_run(tmp_path / "1", rows([1.0, 0.25]), label="GD", benchmark="GD")
+    (study,) = read(tmp_path)
+    assert study.optimum == OPTIMUM
+    assert study.floor == pytest.approx(OPTIMUM * 2.0**-52)
+    assert study.benchmark == "GD"
+    assert study.final_loss("GD") == OPTIMUM + 0.25
+    assert study.final_loss("nobody") is None
+
+
+def test_float32_runs_have_the_floor_of_their_arithmetic(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", rows([1.0]), summary={"dtype": "float32"})
+    assert read(tmp_path)[0].floor == pytest.approx(OPTIMUM * 2.0**-23)
+
+
+def test_power_laws_have_their_exponents_as_slopes(tmp_path: Path) -> None:
+    sizes = [100, 300, 1000, 3000]
+    for i, d in enumerate(sizes):
+        fast, slow = rows([1.0, 1e-7], step_seconds=d), rows([1.0, 1e-7], step_seconds=d**3 / 1e4)
+        write_run(tmp_path / f"fast{i}", fast, n_features=d)
+        write_run(tmp_path / f"slow{i}", slow, n_features=d, label="Exact Newton")
+    growth = scaling(read(tmp_path))
+    assert growth is not None
+    assert list(growth.sizes) == sizes
+    assert growth.slope("Newton-CG") == pytest.approx(1.0)
+    assert growth.slope("Exact Newton") == pytest.approx(3.0)
+    ratios = growth.ratios()
+    np.testing.assert_allclose(ratios["Exact Newton"], [1, 9, 100, 900])
+    np.testing.assert_allclose(ratios["Newton-CG"], [1, 1, 1, 1])
+
+
+def test_a_method_that_fails_at_a_size_has_no_time_there_and_its_slope_is_of_the_rest() -> None:
+    sizes = np.array([1.0, 10.0, 100.0])
+    growth = Scaling("", 1e-6, sizes, {"a": np.array([1.0, 100.0, np.inf]), "b": sizes})
+    assert growth.slope("a") == pytest.approx(2.0)
+    assert growth.ratios()["a"][2] == np.inf
+    assert math.isnan(Scaling("", 1e-6, sizes, {"a": np.full(3, np.inf)}).slope("a"))
+
+
+def test_only_a_growing_problem_has_a_scaling(tmp_path: Path) -> None:
+    for i, d in enumerate([10, 20]):
+        write_run(tmp_path / str(i), rows([1.0]), n_features=d)
+    assert scaling(read(tmp_path)) is None  # two sizes are no trend
+    write_run(tmp_path / "2", rows([1.0]), n_features=40, loss={"name": "squared_hinge"})
+    assert scaling(read(tmp_path)) is None  # another problem
