@@ -166,7 +166,7 @@ def _newton(objective: Objective) -> Newton:
 def _transport() -> SinkhornNewtonSparse:
     return SinkhornNewtonSparse(
         solver=entry("solver", "cg").build({}),
-        curvature=ThresholdedSparse(kept=100),
+        curvature=ThresholdedSparse(),
         line_search=armijo,
         forcing=superlinear,
         preconditioner=entry("preconditioner", "jacobi").build({}),

@@ -23,7 +23,7 @@ from newton_krylov.runner import Outcome, Stopping, run
 NO_CHANCE = torch.Generator()
 
 
-def sns(kept=30.0, **changes):
+def sns(kept=100.0, **changes):
     parts = {
         "solver": entry("solver", "cg").build({}),
         "curvature": ThresholdedSparse(kept),

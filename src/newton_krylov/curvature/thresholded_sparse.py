@@ -68,7 +68,7 @@ class ThresholdedSparse(Curvature):
         transport problem this is also the number per row of the plan: kept n of its n^2 entries.
     """
 
-    def __init__(self, kept: PositiveFloat = 30.0) -> None:
+    def __init__(self, kept: PositiveFloat = 100.0) -> None:
         self.kept = kept
 
     def at(self, point: Point, generator: torch.Generator) -> LinearOperator:
