@@ -22,8 +22,8 @@ def test_repetitions_make_one_entry_and_different_settings_do_not(tmp_path: Path
     (study,) = read(tmp_path)
     assert [len(entry.records) for entry in study.entries] == [3, 1, 1]
     assert [entry.label for entry in study.entries] == [
-        "Newton-CG (solver.rtol=1e-05)",
-        "Newton-CG (solver.rtol=0.1)",
+        "Newton-CG (rtol=1e-05)",
+        "Newton-CG (rtol=0.1)",
         "Newton-CR",
     ]
 
@@ -60,6 +60,17 @@ def test_a_curve_is_the_median_step_by_step_with_the_range(tmp_path: Path) -> No
     np.testing.assert_allclose(curve.y, [2, 0.2])
     np.testing.assert_allclose(curve.x_range, [[0, 0], [0, 2]])
     np.testing.assert_allclose(curve.y_range, [[1, 0.1], [10, 10]])
+
+
+def test_a_curve_ends_where_half_of_the_runs_have_ended(tmp_path: Path) -> None:
+    for i, length in enumerate([3, 4, 9]):
+        write_run(tmp_path / str(i), rows([0.1**k for k in range(length)]), seed=i)
+    (study,) = read(tmp_path)
+    curve = study.entries[0].curve("iteration", "suboptimality")
+    assert curve is not None
+    np.testing.assert_array_equal(curve.x, [0, 1, 2, 3])
+    np.testing.assert_allclose(curve.y, [1, 0.1, 0.01, 0.001])
+    np.testing.assert_allclose(curve.y_range[1], [1, 0.1, 0.01, 0.01])  # the shortest run's last
 
 
 def test_a_column_without_values_has_no_curve(tmp_path: Path) -> None:

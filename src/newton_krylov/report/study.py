@@ -87,10 +87,11 @@ class Entry:
         return np.array([record.seconds_to(suboptimality) for record in self.records])
 
     def curve(self, x: str, y: str) -> Curve | None:
-        """Return one column against another, iteration by iteration: medians and ranges.
+        """Return one column against another, step by step: medians and ranges.
 
         Nothing is interpolated: between two steps there is no iterate. A run that ended before
-        the others keeps its last values.
+        the others keeps its last values; the curve ends where half of the runs have ended, since
+        beyond that it would tell of the slow ones only.
 
         Parameters
         ----------
@@ -105,7 +106,13 @@ class Entry:
         runs = [r for r in self.records if r.rows and not np.isnan(r.column(y)).all()]
         if not runs:
             return None
-        xs, ys = _padded([r.column(x) for r in runs]), _padded([r.column(y) for r in runs])
+        length = int(np.median([len(r.rows) for r in runs]))
+        if x == "iteration":  # the steps are what is lined up
+            longest = max(runs, key=lambda r: len(r.rows))
+            xs = np.stack([longest.column(x)[:length]] * len(runs))
+        else:
+            xs = np.stack([_fitted(r.column(x), length) for r in runs])
+        ys = np.stack([_fitted(r.column(y), length) for r in runs])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a step where every run has a nan
             return Curve(
@@ -116,10 +123,9 @@ class Entry:
             )
 
 
-def _padded(columns: Sequence[Array]) -> Array:
-    """Stack columns, the shorter ones continued by their last value; shape (n_runs, longest)."""
-    longest = max(len(column) for column in columns)
-    return np.stack([np.pad(c, (0, longest - len(c)), mode="edge") for c in columns])
+def _fitted(column: Array, length: int) -> Array:
+    """Cut a column to a length, or continue it by its last value."""
+    return np.pad(column, (0, max(0, length - len(column))), mode="edge")[:length]
 
 
 @dataclass(frozen=True)
@@ -225,10 +231,16 @@ def _distinct(name: str, groups: Sequence[Sequence[RunRecord]]) -> list[str]:
     if len(groups) == 1:
         return [name]
     heads = [group[0] for group in groups]
-    known = heads[0].method.keys() | set().union(*(head.method for head in heads))
-    changed = {k: v for k, v in differences(heads).items() if k in known}
+    known = set().union(*(head.method for head in heads))
+    changed = {key: values for key, values in differences(heads).items() if key in known}
+    last = Counter(key.rpartition(".")[2] for key in changed)
+    short = {key: key.rpartition(".")[2] for key in changed}
     described = [
-        ", ".join(f"{key}={values[i]}" for key, values in changed.items() if values[i] is not None)
+        ", ".join(
+            f"{short[key] if last[short[key]] == 1 else key}={values[i]}"
+            for key, values in changed.items()
+            if values[i] is not None
+        )
         for i in range(len(heads))
     ]
     return [
