@@ -139,9 +139,17 @@ def check(plain: Mapping[str, Any]) -> RunConfig:
     checked: dict[str, Any] = {group: _part(group, plain.get(group)) for group in GROUPS}
     checked["stop"] = _STOP.validate(_mapping("stop", plain.get("stop", {})))
     settings = _SETTINGS.validate({key: plain[key] for key in top if key in plain})
+    settings["name"] = _study(plain.get("name", Settings.name))
     config = RunConfig({**checked, **settings}, Settings(**settings), Stopping(**checked["stop"]))
     _refuse_senseless(config)
     return config
+
+
+def _study(name: Any) -> str:
+    """Check the study's name; a registry's entry takes the key `name` for its own."""
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"name={name!r} is not valid: it should be a text, the study's name.")
+    return name
 
 
 def _part(group: str, node: Any) -> dict[str, Any]:
