@@ -88,6 +88,17 @@ def test_runs_are_found_at_any_depth_in_the_order_of_their_numbers(tmp_path: Pat
     assert [folder.name for folder in found] == ["0", "2", "9", "10"]
 
 
+def test_a_job_that_left_nothing_in_its_sweep_is_found_and_told(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", rows([1.0]))
+    (tmp_path / "1").mkdir()
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "multirun.yaml").write_text("hydra: {}\n")
+    records = read_records([tmp_path])
+    assert [record.folder.name for record in records] == ["0", "1"]
+    assert records[1].ending == "no summary"
+    assert len(records[1].faults) == 4
+
+
 def test_no_folder_and_no_runs_are_errors_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a folder"):
         read_records([tmp_path / "nowhere"])

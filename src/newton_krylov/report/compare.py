@@ -79,7 +79,7 @@ def write_comparison(groups: Sequence[Study], out_dir: Path) -> list[Path]:
         stream.write(f"# Comparison\n\n{text}".encode())
     figures = out_dir / "figures"
     for folder, study in zip(_figure_folders(groups, figures), groups, strict=True):
-        files += draw_study(study, folder, study.benchmark)
+        files += draw_study(study, folder)
     growth = scaling(groups)
     return files + (draw_scaling(growth, figures) if growth else [])
 

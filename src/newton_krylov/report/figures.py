@@ -24,7 +24,7 @@ from newton_krylov.report.panel import (
 )
 from newton_krylov.report.records import RunRecord, read_record
 from newton_krylov.report.scaling import Scaling
-from newton_krylov.report.sheet import Key, sheet
+from newton_krylov.report.sheet import FORMATS, Key, sheet
 from newton_krylov.report.study import Entry, Study, studies
 from newton_krylov.report.style import BLACK, GREY, LineStyle, line_styles
 
@@ -81,8 +81,11 @@ def _has(record: RunRecord, y: Quantity) -> bool:
     return bool(np.isfinite(record.column(y.column)).any())
 
 
-def draw_study(study: Study, folder: Path, benchmark: str | None = None) -> list[Path]:
+def draw_study(study: Study, folder: Path) -> list[Path]:
     """Draw all figures of a study.
+
+    Where the study names a benchmark, a method whose final loss is a second benchmark of
+    suboptimality (as gradient descent's is in the paper), the methods' own figures show both.
 
     Parameters
     ----------
@@ -90,9 +93,6 @@ def draw_study(study: Study, folder: Path, benchmark: str | None = None) -> list
         The methods on one problem.
     folder : Path
         Where the files go; made if need be.
-    benchmark : str or None
-        Label of the method whose final loss is a second benchmark of suboptimality, as gradient
-        descent's is in the paper.
 
     Returns
     -------
@@ -102,49 +102,86 @@ def draw_study(study: Study, folder: Path, benchmark: str | None = None) -> list
     drawable = [entry for entry in study.entries if any(record.rows for record in entry.records)]
     if not drawable:
         return []
-    styles = line_styles(entry.label for entry in study.entries)
-    files = _draw_overview(study, styles, folder)
+    files = draw_overview(study, folder)
     for name, quantities in (
         ("suboptimality", (SUBOPTIMALITY,)),
         ("loss", (LOSS,)),
         ("accuracy", (TRAIN_ACCURACY, TEST_ACCURACY)),
         ("gradient-norm", (GRAD_NORM,)),
     ):
-        files += _draw_against_all_costs(study, styles, quantities, folder, name)
+        files += draw_against_costs(study, quantities, folder, name)
     if len(drawable) <= _METHODS_ALONE:
         for entry in drawable:
-            files += _draw_method(study, entry, styles, benchmark, folder)
+            files += draw_method(study, entry, folder, f"method-{slug(entry.label)}")
     return files
 
 
-def _draw_overview(study: Study, styles: Mapping[str, LineStyle], folder: Path) -> list[Path]:
-    """Draw suboptimality, loss and accuracy against the epoch and the clock, on one page."""
+def draw_overview(
+    study: Study, folder: Path, name: str = "overview", formats: Sequence[str] = FORMATS
+) -> list[Path]:
+    """Draw suboptimality, loss and accuracy against the epoch and the clock, on one page.
+
+    Parameters
+    ----------
+    study : Study
+        The methods on one problem.
+    folder : Path
+        Where the files go; made if need be.
+    name : str
+        File name without suffix.
+    formats : sequence of str
+        Suffixes.
+
+    Returns
+    -------
+    list of Path
+        One file a format.
+    """
+    styles = study_styles(study)
     quantities = [q for q in (_measure(study), LOSS, TRAIN_ACCURACY) if _known(study, q)]
     title = ", ".join(q.name for q in quantities).capitalize()
-    with sheet(2, len(quantities), title, study.problem.title, key=_key(study, styles)) as page:
+    with sheet(2, len(quantities), title, study.problem.title, key=_key(study)) as page:
         axes = iter(page.axes)
         for x in (EPOCH, SECONDS):
             for y in quantities:
                 draw_panel(next(axes), study, styles, x, y)
-        return page.save(folder, "overview")
+        return page.save(folder, name, formats)
 
 
-def _draw_against_all_costs(
+def draw_against_costs(
     study: Study,
-    styles: Mapping[str, LineStyle],
     quantities: Sequence[Quantity],
     folder: Path,
     name: str,
+    formats: Sequence[str] = FORMATS,
 ) -> list[Path]:
-    """Draw quantities against every cost, the longest run shown to its end."""
+    """Draw quantities against every cost, the longest run shown to its end.
+
+    Parameters
+    ----------
+    study : Study
+        The methods on one problem.
+    quantities : sequence of Quantity
+        A row of panels for each that is known.
+    folder : Path
+        Where the files go; made if need be.
+    name : str
+        File name without suffix.
+    formats : sequence of str
+        Suffixes.
+
+    Returns
+    -------
+    list of Path
+        One file a format; none where no quantity is known.
+    """
+    styles = study_styles(study)
     quantities = [q for q in quantities if _known(study, q)]
     costs = [x for x in COSTS if any(extent_of(entry, x) > 0 for entry in study.entries)]
     if not quantities or not costs:
         return []
     title = " and ".join(q.name for q in quantities).capitalize()
-    with sheet(
-        len(quantities), len(costs), title, study.problem.title, key=_key(study, styles)
-    ) as page:
+    with sheet(len(quantities), len(costs), title, study.problem.title, key=_key(study)) as page:
         axes = iter(page.axes)
         for y in quantities:
             for x in costs:
@@ -152,26 +189,57 @@ def _draw_against_all_costs(
                 draw_panel(ax, study, styles, x, y, whole=True)
                 if x is not costs[0]:
                     ax.set_title("")
-        return page.save(folder, name)
+        return page.save(folder, name, formats)
 
 
-def _draw_method(
-    study: Study,
-    entry: Entry,
-    styles: Mapping[str, LineStyle],
-    benchmark: str | None,
-    folder: Path,
+def draw_method(
+    study: Study, entry: Entry, folder: Path, name: str, formats: Sequence[str] = FORMATS
 ) -> list[Path]:
-    """Draw one method's suboptimality, as the paper's figures 1 to 3 do."""
+    """Draw one method's suboptimality, as the paper's figures 1 to 3 do.
+
+    Parameters
+    ----------
+    study : Study
+        Where the method was run.
+    entry : Entry
+        The method.
+    folder : Path
+        Where the files go; made if need be.
+    name : str
+        File name without suffix.
+    formats : sequence of str
+        Suffixes.
+
+    Returns
+    -------
+    list of Path
+        One file a format.
+    """
     y = _measure(study)
-    alone = Study(study.problem, [entry])
+    alone, styles = Study(study.problem, [entry]), study_styles(study)
     with sheet(1, 2, entry.label, study.problem.title) as page:
         for ax, x in zip(page.axes, (EPOCH, SECONDS), strict=True):
             draw_panel(ax, alone, styles, x, y)
         page.axes[1].set_title("")
-        if benchmark is not None and y is SUBOPTIMALITY and benchmark != entry.label:
-            _add_benchmark(page.axes[0], study, entry, benchmark)
-        return page.save(folder, f"method-{slug(entry.label)}")
+        if study.benchmark not in (None, entry.label) and y is SUBOPTIMALITY:
+            _add_benchmark(page.axes[0], study, entry, str(study.benchmark))
+        return page.save(folder, name, formats)
+
+
+def study_styles(study: Study) -> Mapping[str, LineStyle]:
+    """Give every method of a study its style, the same in all of the study's figures.
+
+    Parameters
+    ----------
+    study : Study
+        The methods.
+
+    Returns
+    -------
+    mapping
+        Label to style.
+    """
+    return line_styles(entry.label for entry in study.entries)
 
 
 def _add_benchmark(ax: "Axes", study: Study, entry: Entry, benchmark: str) -> None:
@@ -202,7 +270,9 @@ def _add_benchmark(ax: "Axes", study: Study, entry: Entry, benchmark: str) -> No
     )
 
 
-def draw_scaling(scaling: Scaling, folder: Path) -> list[Path]:
+def draw_scaling(
+    scaling: Scaling, folder: Path, name: str = "scaling", formats: Sequence[str] = FORMATS
+) -> list[Path]:
     """Draw the time to a suboptimality against the problem's size, and the ratio to the fastest.
 
     Parameters
@@ -211,11 +281,15 @@ def draw_scaling(scaling: Scaling, folder: Path) -> list[Path]:
         Times by method and size.
     folder : Path
         Where the files go; made if need be.
+    name : str
+        File name without suffix.
+    formats : sequence of str
+        Suffixes.
 
     Returns
     -------
     list of Path
-        PNG and SVG.
+        One file a format.
     """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -243,7 +317,7 @@ def draw_scaling(scaling: Scaling, folder: Path) -> list[Path]:
         page.axes[0].yaxis.set_major_formatter(FuncFormatter(lambda v, _: seconds_text(v)))
         page.axes[1].set_title("times the fastest method's")
         page.axes[1].yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}×"))
-        return page.save(folder, "scaling")
+        return page.save(folder, name, formats)
 
 
 def _with_slope(label: str, slope: float) -> str:
@@ -259,7 +333,9 @@ def _known(study: Study, y: Quantity) -> bool:
     return any(entry.curve("iteration", y.column) is not None for entry in study.entries)
 
 
-def _key(study: Study, styles: Mapping[str, LineStyle]) -> Key:
+def _key(study: Study) -> Key:
+    styles = study_styles(study)
+
     def text(entry: Entry) -> str:
         return f"{entry.label} (✕ {entry.failures[0].status})" if entry.failures else entry.label
 

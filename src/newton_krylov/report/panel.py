@@ -191,13 +191,18 @@ def _thinned(curve: Curve, limit: float, *, logarithmic: bool) -> Curve:
 
 
 def _draw_curve(ax: "Axes", curve: Curve, style: LineStyle, order: int, *, rising: bool) -> None:
-    """Draw the medians, and the band between the best and the worst at each step."""
-    best, worst = curve.y_range[::-1] if rising else curve.y_range
-    early, late = curve.x_range
-    if np.any(early < late) or np.any(best != worst):
+    """Draw the medians and a band.
+
+    Where less is better, the band lies between the run that is ahead at each step, in cost and in
+    value, and the one that is behind. An accuracy rises and falls, so its band is of values only.
+    """
+    (early, late), (low, high) = curve.x_range, curve.y_range
+    if rising and np.any(low < high):
+        ax.fill_between(curve.x, low, high, color=style.color, alpha=0.14, linewidth=0)
+    elif not rising and (np.any(early < late) or np.any(low < high)):
         ax.fill(
             np.concatenate([early, late[::-1]]),
-            np.concatenate([best, worst[::-1]]),
+            np.concatenate([low, high[::-1]]),
             color=style.color,
             alpha=0.14,
             linewidth=0,
@@ -266,7 +271,7 @@ def finish_axes(ax: "Axes", x: Quantity, y: Quantity, *, logarithmic: bool = Fal
     text = seconds_text if x is SECONDS else "{:,.0f}".format
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     if not logarithmic:
-        ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        ax.xaxis.set_major_locator(MaxNLocator(5 if x is SECONDS else 6, steps=[1, 2, 5, 10]))
     ax.xaxis.set_minor_locator(NullLocator())
     if y.column.endswith("accuracy"):
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))

@@ -27,6 +27,9 @@ from newton_krylov.record import (
 )
 from newton_krylov.trace import Row, read_trace
 
+_SWEEP_MARK = "multirun.yaml"
+"""Hydra puts it beside the folders of a sweep's jobs."""
+
 _REPETITION_KEYS = frozenset({"seed", "repeat"})
 """Runs whose configurations differ in these only are repetitions of one another."""
 
@@ -296,6 +299,9 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
             raise DataError(f"{path} is not a folder; give run or sweep folders, as in outputs/.")
         files = (p for name in (TRACE, SUMMARY, CONFIG) for p in path.rglob(name))
         folders = {p.parent for p in files if p.parent.name != ".hydra"}
+        # A job that failed before its first file has left an empty folder in its sweep's.
+        for sweep in path.rglob(_SWEEP_MARK):
+            folders |= {p for p in sweep.parent.iterdir() if p.is_dir() and p.name.isdigit()}
         found |= {p.resolve(): p for p in sorted(folders, key=_natural)}
     return list(found.values())
 

@@ -24,6 +24,9 @@ _TITLE_AT, _SUBTITLE_AT = 0.16, 0.36
 _LEGEND_ROW = 0.21
 _LEGEND_CHARACTER, _LEGEND_HANDLE = 0.068, 0.62
 
+FORMATS = ("png", "svg")
+"""Suffixes of the files that a figure is written to."""
+
 Key = Sequence[tuple[str, LineStyle]]
 """What a legend says: label and style."""
 
@@ -43,7 +46,7 @@ class Sheet:
     figure: "Figure"
     axes: Sequence["Axes"]
 
-    def save(self, folder: Path, name: str, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
+    def save(self, folder: Path, name: str, formats: Sequence[str] = FORMATS) -> list[Path]:
         """Write the figure in each format.
 
         Parameters

@@ -1,0 +1,44 @@
+"""Writes the page: `python -m newton_krylov.report.reproduction outputs/<sweep> ... --out docs`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from newton_krylov.errors import UserError
+from newton_krylov.report.reproduction.generate import generate
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Generate the page from the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Instead of the command line's.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    from rich.console import Console
+
+    parser = argparse.ArgumentParser(
+        prog="python -m newton_krylov.report.reproduction",
+        description="Write docs/reproduction.md from the records of runs.",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, help="sweep folders, as in outputs/")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="default: docs")
+    options = parser.parse_args(arguments)
+    try:
+        page = generate(options.folders, options.out)
+    except UserError as error:
+        Console(stderr=True).print(f"Error: {error}", markup=False)
+        return 2
+    Console().print(f"{page}", markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_folders import row, rows, write_run
+
+from newton_krylov.errors import DataError
+from newton_krylov.report.reproduction.__main__ import main
+from newton_krylov.report.reproduction.generate import generate
+from newton_krylov.report.reproduction.page import Verdict
+
+EXACT = [1.0, 1e-2, 1e-4, 1e-8, 1e-13]
+Methods = dict[str, tuple[list[float], float]]
+"""Label to suboptimalities and seconds a step."""
+
+DEFAULTS: Methods = {
+    "Exact Newton": (EXACT, 0.02),
+    "Newton-GMRES": ([1.0, 1e-2, 1e-4, 1e-8, 2e-13], 0.005),
+    "Newton-CR": ([1.0, 1e-2, 1e-4, 1e-8, 3e-13], 0.004),
+}
+
+
+def convex_study(folder: Path, changed: Methods | None = None) -> Path:
+    """Write a study whose numbers a person can check; each method may be given other ones."""
+    common: dict[str, Any] = {"name": "paper_convex", "benchmark": "Gradient descent"}
+    for label, (values, seconds) in (DEFAULTS | (changed or {})).items():
+        for repeat, factor in enumerate((1.0, 1.1)):
+            write_run(
+                folder / f"{label}-{repeat}", rows(values, step_seconds=seconds * factor),
+                label=label, repeat=repeat, solver={"name": "gmres", "maxiter": 10}, **common,
+            )  # fmt: skip
+    descent = [row(i, 0.1**i, i / 10, step_size=0.5, hvp_count=10.0) for i in range(15)]
+    write_run(folder / "gd", descent, label="Gradient descent", **common)
+    return folder
+
+
+def verdicts(page: str) -> dict[str, str]:
+    lines = [line.split(" | ") for line in page.splitlines() if line.endswith("** |")]
+    return {quote: verdict.removesuffix(" |").strip("*") for _, quote, verdict in lines}
+
+
+def verdict_on(page: str, beginning: str) -> str:
+    (found,) = (v for quote, v in verdicts(page).items() if beginning in quote)
+    return found
+
+
+def test_the_page_holds_the_records_numbers_and_verdicts(tmp_path: Path) -> None:
+    page = generate([convex_study(tmp_path / "study")], tmp_path / "docs").read_text()
+    assert verdict_on(page, "wall-clock times") == Verdict.HOLDS
+    assert verdict_on(page, "similar decreasing trend") == Verdict.HOLDS
+    assert verdict_on(page, "slightly steeper") == Verdict.HOLDS
+    assert verdict_on(page, "similar training accuracies") == Verdict.HOLDS
+    assert verdict_on(page, "difference in time") == Verdict.QUALIFIED
+    assert verdict_on(page, "¼ X Xᵀ") == Verdict.FAILS
+    assert "4 epochs take exact Newton 84 ms, GMRES 21 ms and CR 16.8 ms" in page
+    assert "exact Newton takes 4.0 and 5.0 times as long." in page
+    assert "GMRES has 2.00 times and CR 3.00 times" in page
+    # lambda_max = 1 / 0.5 = 2; without the 1/n: (2 - 0.01) 1000 + 0.01
+    assert "by Lanczos, is 2.0000" in page and "is 1,990." in page
+    assert "**Does not hold.**" in page
+    assert "python run.py experiment=paper_convex    # 7 runs" in page
+
+
+SLOW_KRYLOV = {"Newton-GMRES": (DEFAULTS["Newton-GMRES"][0], 0.03)}
+STALLED = {"Newton-CR": ([1.0, 0.5, 0.4, 0.3, 0.2], 0.004)}
+BETTER = {"Newton-GMRES": ([1.0, 1e-2, 1e-4, 1e-8, 1e-14], 0.005)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "claim", "verdict"),
+    [
+        (SLOW_KRYLOV, "wall-clock times", Verdict.FAILS),
+        (SLOW_KRYLOV, "difference in time", Verdict.FAILS),
+        (STALLED, "similar decreasing trend", Verdict.FAILS),
+        (BETTER, "slightly steeper", Verdict.FAILS),
+        (
+            {"Newton-GMRES": (DEFAULTS["Newton-GMRES"][0], 0.0195)},
+            "wall-clock times",
+            Verdict.QUALIFIED,
+        ),
+    ],
+)
+def test_other_numbers_turn_the_verdicts(
+    tmp_path: Path, changed: Methods, claim: str, verdict: Verdict
+) -> None:
+    study = convex_study(tmp_path / "study", changed)
+    assert verdict_on(generate([study], tmp_path / "docs").read_text(), claim) == verdict
+
+
+def growing_study(folder: Path, exact: Callable[[int], float]) -> Path:
+    for d in (100, 1000, 10000):
+        for label, seconds in (("Exact Newton", exact(d)), ("Newton-CG", d / 1e5)):
+            trace = rows([1.0, 1e-7], step_seconds=seconds)
+            write_run(folder / f"{label}{d}", trace, label=label, n_features=d, name="scaling")
+    return folder
+
+
+def test_growth_is_judged_by_the_fitted_exponents(tmp_path: Path) -> None:
+    cubic = growing_study(tmp_path / "cubic", lambda d: (d / 1e3) ** 3)
+    page = generate([cubic], tmp_path / "a").read_text()
+    assert verdict_on(page, "O(m n²)") == Verdict.QUALIFIED
+    assert "exact Newton 3.00, Krylov methods up to 1.00" in page
+    assert "1.0 at d = 100, 100.0 at d = 1,000, 10,000.0 at d = 10,000" in page
+    flat = growing_study(tmp_path / "flat", lambda d: 1.0)
+    page = generate([flat], tmp_path / "b").read_text()
+    assert verdict_on(page, "O(m n²)") == Verdict.FAILS
+
+
+def test_every_figure_of_the_page_is_there_and_no_path_of_this_machine(tmp_path: Path) -> None:
+    page = generate([convex_study(tmp_path / "study")], tmp_path / "docs")
+    text = page.read_text()
+    named = [part.partition(")")[0] for part in text.split("](")[1:]]
+    assert len(named) == 4
+    assert all((page.parent / name).stat().st_size > 5000 for name in named)
+    assert str(tmp_path) not in text
+
+
+def test_the_same_records_give_the_same_page(tmp_path: Path) -> None:
+    study = convex_study(tmp_path / "study")
+    first, second = (generate([study], tmp_path / name).read_bytes() for name in "ab")
+    assert first == second
+
+
+def test_runs_of_no_study_are_an_error(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "0", rows([1.0]))
+    with pytest.raises(DataError, match="None of these runs"):
+        generate([folder], tmp_path / "docs")
+    assert main([str(folder), "--out", str(tmp_path / "docs")]) == 2
