@@ -27,10 +27,10 @@ class Row:
         Mean loss on the test split, without the regularizer; nan where there is none.
     step_size : float
         The line search's alpha; nan for the start.
-    inner_iterations : int
-        Of the linear solver, in this step.
+    inner_iterations : float
+        Of the linear solver, in this step; nan where a library does not tell.
     function_count, gradient_count, hvp_count, hessian_count : float
-        Evaluations so far (see `Counts`).
+        Evaluations so far (see `Counts`); nan where a library does not tell.
     data_passes : float
         Passes over the data so far (see `Counts`).
     step_seconds, seconds : float
@@ -47,7 +47,7 @@ class Row:
     test_accuracy: float
     test_loss: float
     step_size: float
-    inner_iterations: int
+    inner_iterations: float
     function_count: float
     gradient_count: float
     hvp_count: float
@@ -123,7 +123,7 @@ def read_trace(path: Path) -> list[Row]:
 
 
 def _parse(record: dict[str, str]) -> Row:
-    whole, text = {"iteration", "inner_iterations"}, {"note"}
+    whole, text = {"iteration"}, {"note"}
     return Row(
         **{
             name: value if name in text else int(value) if name in whole else float(value)  # type: ignore[arg-type]

@@ -22,8 +22,8 @@ class Step:
         must not do its work for it.
     step_size : float
         Of this step; nan where the method has none (or for the start).
-    inner_iterations : int
-        Of the linear solver, in this step.
+    inner_iterations : float
+        Of the linear solver, in this step; nan where a library does not tell.
     note : str
         What else happened, in words a user reads: the solver's status, a fallback taken.
     seconds : float or None
@@ -36,7 +36,7 @@ class Step:
 
     point: Point
     step_size: float = float("nan")
-    inner_iterations: int = 0
+    inner_iterations: float = 0
     note: str = ""
     seconds: float | None = None
     iterations: int = 1
