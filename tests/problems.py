@@ -5,12 +5,15 @@ A new loss of a linear model joins every test by one line in `LOSSES`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.objectives.base import Counts, Objective, Point, Ray
 from newton_krylov.objectives.linear_model import LinearModel
+from newton_krylov.operators import LinearOperator, MatrixOperator
 from newton_krylov.registry import entry
 
 DTYPES = [torch.float32, torch.float64]
@@ -171,3 +174,78 @@ def assert_close(
     error = torch.linalg.vector_norm(a - e)
     scale = torch.linalg.vector_norm(e)
     assert error <= rtol * scale, f"{what}: off by {error:.3e} of {scale:.3e}"
+
+
+class Function(Objective):
+    """Any twice differentiable function of w by autograd: saddles, quadratics, Rosenbrock's."""
+
+    def __init__(
+        self,
+        function: Callable[[Tensor], Tensor],
+        dim: int,
+        *,
+        dtype: torch.dtype = torch.float64,
+        convexity: float | None = None,
+    ) -> None:
+        self.function, self.dim, self.dtype, self.convexity = function, dim, dtype, convexity
+        self.n_samples, self.device, self.counts = 1, torch.device("cpu"), Counts()
+
+    def at(self, w: Tensor) -> "FunctionPoint":
+        return FunctionPoint(self, w)
+
+    def subset(self, index: Tensor) -> "Function":
+        return self
+
+
+class FunctionPoint(Point):
+    """A point of `Function`."""
+
+    objective: Function
+
+    @cached_property
+    def value(self) -> float:
+        self.objective.counts.add(function=1)
+        return float(self.objective.function(self.w))
+
+    @cached_property
+    def grad(self) -> Tensor:
+        self.objective.counts.add(gradient=1)
+        return torch.func.grad(self.objective.function)(self.w)
+
+    def hessian(self) -> LinearOperator:
+        return MatrixOperator(torch.func.hessian(self.objective.function)(self.w))
+
+    def ray(self, p: Tensor) -> "FunctionRay":
+        return FunctionRay(self, p)
+
+
+class FunctionRay(Ray):
+    """A ray of `Function`, by the defaults of `Ray`."""
+
+    def __init__(self, origin: Point, p: Tensor) -> None:
+        super().__init__(origin, p)
+        self._last = (0.0, origin)
+
+    def point(self, alpha: float) -> Point:
+        if self._last[0] != alpha:
+            self._last = alpha, self.origin.objective.at(self.origin.w + alpha * self.p)
+        return self._last[1]
+
+
+def ray_of(phi: Callable[[Tensor], Tensor]) -> FunctionRay:
+    """Return the ray alpha -> phi(alpha), alpha a 0-d tensor."""
+    one = torch.ones(1, dtype=torch.float64)
+    return Function(lambda w: phi(w[0]), 1).at(0 * one).ray(one)
+
+
+def quadratic(eigenvalues: Tensor, seed: int = 0) -> Function:
+    """Return w'A w / 2 - b'w, A with those eigenvalues and random eigenvectors."""
+    n = len(eigenvalues)
+    Q = torch.linalg.qr(randn(n, n, seed=seed)).Q
+    A, b = (Q * eigenvalues) @ Q.T, randn(n, seed=seed + 1)
+    return Function(lambda w: w @ (A @ w) / 2 - b @ w, n)
+
+
+def rosenbrock(w: Tensor) -> Tensor:
+    """Return Rosenbrock's function of any dimension; its minimum is 0, at (1, ..., 1)."""
+    return (100 * (w[1:] - w[:-1] ** 2) ** 2 + (1 - w[:-1]) ** 2).sum()

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pydantic
@@ -222,17 +222,10 @@ def _adult(k: int, n: int) -> Known:
     return Known("binary", summary, f"a{k}a", f"a{k}a.t", 123)
 
 
-def _web(k: int, n: int) -> Known:
-    summary = f"Web pages by their words, {n:,} x 300 sparse 0/1 features, two classes."
-    return Known("binary", summary, f"w{k}a", f"w{k}a.t", 300)
-
-
 _ADULT = (1605, 2265, 3185, 4781, 6414, 11220, 16100, 22696)  # a9a is embedded
-_WEB = (2477, 3470, 4912, 7366, 9888, 17188, 24692, 49749)
 
 KNOWN: dict[str, Known] = {
     **{f"a{k}a": _adult(k, n) for k, n in enumerate(_ADULT, 1)},
-    **{f"w{k}a": _web(k, n) for k, n in enumerate(_WEB, 1)},
     "cod-rna": Known(
         "binary", "Non-coding RNA, 59,535 x 8 dense, two classes.", "cod-rna", "cod-rna.t"
     ),
@@ -274,6 +267,13 @@ KNOWN: dict[str, Known] = {
     ),
     "splice": Known(
         "binary", "Splice junctions of DNA, 1,000 x 60, two classes.", "splice", "splice.t"
+    ),
+    "w8a": Known(
+        "binary",
+        "Web pages by their words, 49,749 x 300 sparse 0/1 features, two classes.",
+        "w8a",
+        "w8a.t",
+        300,
     ),
     "letter": Known(
         "multiclass",
@@ -330,8 +330,8 @@ def find_files(
     data_dir : Path
         The data folder.
     test_set : {"auto", "own", "none"}
-        Whether the test file is needed; `auto` takes it where it is at hand, and fetches it when
-        the train file must be fetched.
+        Whether a test file that the site has is needed; `auto` takes it where it is at hand, and
+        fetches it when the train file must be fetched.
     mirror : str
         Address of the site or of a copy.
     sha256, test_sha256 : str, optional
@@ -344,14 +344,10 @@ def find_files(
 
     Raises
     ------
-    ConfigError
-        If a test set is asked for that does not exist.
     DataError
         If a download fails.
     """
     known, folder = KNOWN[name], data_dir / "libsvm"
-    if test_set == "own" and known.test is None:
-        raise ConfigError(f"dataset.test_set=own is not for '{name}', which has no test set.")
     train = _at_hand(folder, known.train)
     test = None
     if known.test is not None and test_set != "none":
@@ -378,10 +374,20 @@ def _fetched(folder: Path, file: str, address: str, sha256: str | None) -> Path:
     return folder / file
 
 
-def _reader(name: str) -> Callable[..., RawData]:
+def _read_known(name: str, data_dir: Path, mirror: str, **wanted: Any) -> RawData:
     known = KNOWN[name]
+    files = find_files(name, data_dir, mirror=mirror.rstrip("/"), **wanted)
+    address = f"{SITE}/{known.task}/{known.train}"
+    return read_files(files, origin=address, task=known.task, n_features=known.n_features)
 
-    def read(
+
+def _reader(name: str) -> Callable[..., RawData]:
+    """Return a function of its own for a name, with the configuration keys that make sense."""
+
+    def train_alone(*, data_dir: Path, mirror: str = SITE, sha256: Sha256 | None = None) -> RawData:
+        return _read_known(name, data_dir, mirror, sha256=sha256)
+
+    def train_and_test(
         *,
         data_dir: Path,
         test_set: TestSet = "none" if name in _HUGE_TESTS else "auto",
@@ -389,19 +395,12 @@ def _reader(name: str) -> Callable[..., RawData]:
         sha256: Sha256 | None = None,
         test_sha256: Sha256 | None = None,
     ) -> RawData:
-        files = find_files(
-            name,
-            data_dir,
-            test_set=test_set,
-            mirror=mirror.rstrip("/"),
-            sha256=sha256,
-            test_sha256=test_sha256,
-        )
-        address = f"{SITE}/{known.task}/{known.train}"
-        return read_files(files, origin=address, task=known.task, n_features=known.n_features)
+        wanted = {"test_set": test_set, "sha256": sha256, "test_sha256": test_sha256}
+        return _read_known(name, data_dir, mirror, **wanted)
 
-    read.__doc__ = known.summary
-    read.__qualname__ = f"libsvm.{name}"
+    read = train_alone if KNOWN[name].test is None else train_and_test
+    read.__doc__ = KNOWN[name].summary
+    read.__qualname__ = f"libsvm.{name}"  # what tells one registered function from another
     return read
 
 

@@ -8,7 +8,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from newton_krylov.linear_solvers.result import Callback, LinearResult, Preconditioner, Status
-from newton_krylov.linear_solvers.system import Stop, System, solve
+from newton_krylov.linear_solvers.system import System, solve
 from newton_krylov.registry import register
 
 
@@ -65,7 +65,7 @@ def cg(
     return solve(system, lambda s: _cycle(s, M))
 
 
-def _cycle(s: System, M: Preconditioner | None) -> Stop:
+def _cycle(s: System, M: Preconditioner | None) -> Status:
     """Iterate from s.x; `x` is updated last, so that it never takes a step that went wrong."""
     scale = s.norms[-1]  # the recurrences run on r / |r0|: no under- or overflow of squares
     x, r = s.x, s.r.div_(scale)
@@ -74,7 +74,7 @@ def _cycle(s: System, M: Preconditioner | None) -> Stop:
     rz = torch.dot(r, z)
     rz_host = rz.item()
     if not rz_host > 0.0:
-        return Stop(Status.BREAKDOWN)
+        return Status.BREAKDOWN
     while True:
         Ap = s.product(p)
         curvature = torch.dot(p, Ap)
@@ -84,16 +84,16 @@ def _cycle(s: System, M: Preconditioner | None) -> Stop:
         rz = rr if M is None else torch.dot(r, z)
         # The one synchronization of an iteration:
         rr_host, rz_next, pAp, pp = torch.stack((rr, rz, curvature, torch.dot(p, p))).tolist()
-        if stop := s.curvature_stop(pAp, pp, p, Ap):
-            return stop
+        if status := s.curvature_stop(pAp, pp, p, Ap):
+            return status
         alpha = rz_host / pAp
         if not math.isfinite(rr_host):
-            return Stop(Status.BREAKDOWN)
+            return Status.BREAKDOWN
         x.add_(p, alpha=alpha * scale)
         drift = s.eps * s.norm_A * alpha * math.sqrt(pp) * scale
         if status := s.advance(math.sqrt(rr_host) * scale, drift):
-            return Stop(status)
+            return status
         if not rz_next > 0.0:
-            return Stop(Status.BREAKDOWN)
+            return Status.BREAKDOWN
         torch.add(z, p, alpha=rz_next / rz_host, out=p)
         rz_host = rz_next

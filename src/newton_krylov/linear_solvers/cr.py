@@ -8,7 +8,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from newton_krylov.linear_solvers.result import Callback, LinearResult, Preconditioner, Status
-from newton_krylov.linear_solvers.system import Stop, System, solve
+from newton_krylov.linear_solvers.system import System, solve
 from newton_krylov.registry import register
 
 
@@ -67,7 +67,7 @@ def cr(
     return solve(system, lambda s: _cycle(s, M))
 
 
-def _cycle(s: System, M: Preconditioner | None) -> Stop:
+def _cycle(s: System, M: Preconditioner | None) -> Status:
     """Iterate from s.x; z = M r throughout, and z is r itself without a preconditioner."""
     scale = s.norms[-1]  # the recurrences run on r / |r0|: no under- or overflow of squares
     x, r = s.x, s.r.div_(scale)
@@ -93,10 +93,10 @@ def _cycle(s: System, M: Preconditioner | None) -> Stop:
         rr, zAz_host, qMq_host, pp, zz = torch.stack(
             (torch.dot(r, r), zAz, qMq, torch.dot(p, p), torch.dot(z_next, z_next))
         ).tolist()
-        if stop := s.curvature_stop(zAz_host, norm_z**2, z, Az):
-            return stop
+        if status := s.curvature_stop(zAz_host, norm_z**2, z, Az):
+            return status
         if not (qMq_host > 0.0 and math.isfinite(rr)):
-            return Stop(Status.BREAKDOWN)
+            return Status.BREAKDOWN
         step = zAz_host / qMq_host
         x.add_(p, alpha=step * scale)
         beta = zAz_host / previous
@@ -108,7 +108,7 @@ def _cycle(s: System, M: Preconditioner | None) -> Stop:
         drift = step * (q_drift + s.eps * s.norm_A * math.sqrt(pp)) * scale
         norm_z = math.sqrt(zz)
         if status := s.advance(math.sqrt(rr) * scale, drift):
-            return Stop(status)
+            return status
         z, z_next = z_next, z
         Az = s.product(z)
         zAz_next = torch.dot(z, Az)

@@ -103,9 +103,8 @@ def _refine(s: System, factors: _Factors) -> LinearResult:
         direction = -s.x  # x'A x = b'x < 0: the solution itself is the witness
     if direction is None:
         return s.result(status)
-    if torch.dot(direction, s.b).item() < 0.0:
-        direction = -direction
-    return s.result(Status.NEGATIVE_CURVATURE, direction)
+    s.direction = -direction if torch.dot(direction, s.b).item() < 0.0 else direction
+    return s.result(Status.NEGATIVE_CURVATURE)
 
 
 def _factorize(s: System) -> _Factors | None:

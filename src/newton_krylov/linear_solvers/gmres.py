@@ -9,7 +9,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from newton_krylov.linear_solvers.result import Callback, LinearResult, Preconditioner, Status
-from newton_krylov.linear_solvers.system import Stop, System, euclidean, solve
+from newton_krylov.linear_solvers.system import System, euclidean, solve
 from newton_krylov.registry import register
 
 Orthogonalization = Literal["mgs", "mgs2", "cgs2"]
@@ -76,14 +76,14 @@ def gmres(
         method="gmres", symmetric=False,
     )  # fmt: skip
 
-    def cycle(s: System) -> Stop:
+    def cycle(s: System) -> Status:
         while True:
             start = s.norms[-1]
             sweep = _Sweep(s, M, side, _ORTHOGONALIZE[orthogonalization], restart)
-            if stop := sweep.run():
-                return stop
+            if status := sweep.run():
+                return status
             if not s.norms[-1] < start * (1.0 - s.eps):
-                return Stop(Status.STAGNATED)
+                return Status.STAGNATED
 
     return solve(system, cycle)
 
@@ -117,28 +117,28 @@ class _Sweep:
         self.residuals: list[float] = []  # |g[-1]| after each column
         self.scale = 0.0  # largest column: a lower bound of |A M|
 
-    def run(self) -> Stop | None:
+    def run(self) -> Status | None:
         """Fill the basis; None means it is full and the residual still too large."""
         s = self.s
         start = s.r if self.left is None else self.left(s.r)
         beta = s.norms[-1] if self.left is None else euclidean(start)
         if not 0.0 < beta < math.inf:
-            return Stop(Status.BREAKDOWN)
+            return Status.BREAKDOWN
         torch.div(start, beta, out=self.rows[0])
         self.g = [beta]
         for j in range(self.size):
             column = self._arnoldi(j)
             image = math.sqrt(sum(h * h for h in column))
             if not math.isfinite(image):
-                return self._finish(Stop(Status.BREAKDOWN))
+                return self._finish(Status.BREAKDOWN)
             exhausted = column[-1] <= s.eps * image
             if not self._rotate(column, image):
-                return self._finish(Stop(Status.BREAKDOWN))
+                return self._finish(Status.BREAKDOWN)
             if status := self._advance():
-                return self._finish(Stop(status))
+                return self._finish(status)
             if exhausted:
                 s.drift = math.inf  # nothing more to gain here: look at the true residual
-                return self._finish(Stop(Status.CONVERGED))
+                return self._finish(Status.CONVERGED)
         self._finish(None)
         return None
 
@@ -209,21 +209,21 @@ class _Sweep:
         dx = self.V[: len(y)].T @ self.s.b.new_tensor(y)
         return dx if self.right is None else self.right(dx)
 
-    def _finish(self, stop: Stop | None) -> Stop | None:
+    def _finish(self, status: Status | None) -> Status | None:
         """Update x, and for a restart the residual, without a product."""
         s, k = self.s, len(self.R)
         if k == 0:
-            return stop
+            return status
         y = self._sound_coefficients()
         dx = self._correction(y)
         s.x.add_(dx)
         s.drift += s.eps * s.norm_A * euclidean(dx)
-        if stop is None and self.AV is not None:
+        if status is None and self.AV is not None:
             s.r.sub_(self.AV[: len(y)].T @ s.b.new_tensor(y))
-        elif stop is None:
+        elif status is None:
             t = s.b.new_tensor(self._residual_coordinates())
             s.r = self.V[: k + 1].T @ t
-        return stop
+        return status
 
     def _sound_coefficients(self) -> list[float]:
         """Solve for the coefficients of as many columns as rounding permits.
@@ -264,7 +264,7 @@ def _mgs2(rows: list[Tensor], V: Tensor, w: Tensor) -> Tensor:
 
 
 def _cgs2(rows: list[Tensor], V: Tensor, w: Tensor) -> Tensor:
-    """Orthogonalize by classical Gram-Schmidt, twice: twice is enough (Giraud, Langou and Rozloznik 2005)."""
+    """Orthogonalize by classical Gram-Schmidt, twice (Giraud et al. 2005: twice is enough)."""
     VT = V.T
     first = torch.mv(V, w)
     w.addmv_(VT, first, alpha=-1)

@@ -10,18 +10,23 @@ as long as cycles make progress.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from newton_krylov.errors import UnsupportedError
-from newton_krylov.linear_solvers.result import Callback, LinearResult, Preconditioner, Status
+from newton_krylov.linear_solvers.result import Callback, LinearResult, Status
 from newton_krylov.operators import as_operator
 
 ITERATIONS_PER_UNKNOWN = 10
 """The default `maxiter` is this times n, as in SciPy."""
+
+SINGULAR_IMAGE = 10.0
+"""Where d'A d = 0 within rounding, A d = 0 is likely if |A d| <= this sqrt(eps) |A| |d|.
+
+For a semidefinite A, |A d|^2 <= |A| d'A d; ten times the root of that allows for rounding.
+"""
 
 _VERIFY_AT = 0.1
 """A drift below this part of the tolerance needs no verifying product."""
@@ -29,22 +34,6 @@ _MEANINGLESS_AT = 0.01
 """A recurred residual below this part of its drift says nothing any more."""
 _PROGRESS = 0.5
 """A cycle that does not at least halve the true residual is the last one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Why a cycle ended.
-
-    Attributes
-    ----------
-    status : Status
-        `CONVERGED` here means that the recurrences say so; `solve` decides whether to believe.
-    direction : Tensor or None, shape (n,)
-        The direction of nonpositive curvature, if one was met.
-    """
-
-    status: Status
-    direction: Tensor | None = None
 
 
 class System:
@@ -78,6 +67,8 @@ class System:
         Residual norms so far.
     norm_A : float
         Largest |A v| / |v| seen: a lower bound of |A|, near it after a few iterations.
+    direction : Tensor or None, shape (n,)
+        The direction of nonpositive curvature, once one was met.
     drift : float
         Estimate of how far the recurrences have taken the residual from b - A x.
 
@@ -119,6 +110,7 @@ class System:
         self.iterations = 0
         self.matvecs = 0
         self.norm_A = 0.0
+        self.direction: Tensor | None = None
         self.drift = 0.0
         self._norm_x = 0.0  # of the iterate whose residual was last computed by a product
         self._verified_at = 0
@@ -155,7 +147,8 @@ class System:
             A v.
         """
         self.matvecs += 1
-        return self.A.matvec(v)
+        Av = self.A.matvec(v)
+        return Av.clone() if Av is v else Av  # a user's identity may hand back its argument
 
     def true_residual(self) -> float:
         """Compute r = b - A x by a product, forget the drift, and return the norm of r.
@@ -199,8 +192,8 @@ class System:
 
     def curvature_stop(
         self, curvature: float, norm_squared: float, d: Tensor, Ad: Tensor
-    ) -> Stop | None:
-        """Judge the curvature d'A d along a direction.
+    ) -> Status | None:
+        """Judge the curvature d'A d along a direction; keep the direction if it is not positive.
 
         Within rounding of zero, d'A d = 0 has two causes. If A d is zero as well, A is singular
         and the method has broken down; if it is not, A has eigenvalues of both signs.
@@ -216,23 +209,22 @@ class System:
 
         Returns
         -------
-        Stop or None
+        Status or None
             Why the cycle must end, or None where the curvature is positive.
         """
         if not math.isfinite(curvature) or norm_squared == 0.0:
-            return Stop(Status.BREAKDOWN)
+            return Status.BREAKDOWN
         self.norm_A = max(self.norm_A, abs(curvature) / norm_squared)
         rounding = self.eps * self.norm_A * norm_squared
         if curvature > rounding:
             return None
+        self.direction = d
         if curvature < -rounding:
-            return Stop(Status.NEGATIVE_CURVATURE, d)
-        length = math.sqrt(norm_squared)
-        image = euclidean(Ad) / length
+            return Status.NEGATIVE_CURVATURE
+        image = euclidean(Ad) / math.sqrt(norm_squared)
         self.norm_A = max(self.norm_A, image)
-        # |A d|^2 <= |A| d'A d for a semidefinite A; ten times that allows for rounding.
-        singular = image <= 10.0 * math.sqrt(self.eps) * self.norm_A
-        return Stop(Status.BREAKDOWN if singular else Status.NEGATIVE_CURVATURE, d)
+        singular = image <= SINGULAR_IMAGE * math.sqrt(self.eps) * self.norm_A
+        return Status.BREAKDOWN if singular else Status.NEGATIVE_CURVATURE
 
     def settle(self) -> float:
         """Return the residual norm, by a product if the recurrence may not be trusted.
@@ -248,25 +240,25 @@ class System:
             self.norms[-1] = self.true_residual()
         return self.norms[-1]
 
-    def result(self, status: Status, direction: Tensor | None = None) -> LinearResult:
+    def result(self, status: Status) -> LinearResult:
         """Make the result.
 
         Parameters
         ----------
         status : Status
             Why the solver stopped.
-        direction : Tensor or None, shape (n,)
-            Direction of nonpositive curvature.
 
         Returns
         -------
         LinearResult
             With the current iterate.
         """
-        return LinearResult(self.x, status, self.iterations, self.matvecs, self.norms, direction)
+        return LinearResult(
+            self.x, status, self.iterations, self.matvecs, self.norms, self.direction
+        )
 
 
-def solve(system: System, cycle: Callable[[System], Stop]) -> LinearResult:
+def solve(system: System, cycle: Callable[[System], Status]) -> LinearResult:
     """Run cycles of a method until the true residual meets the tolerance or cannot.
 
     Parameters
@@ -274,8 +266,8 @@ def solve(system: System, cycle: Callable[[System], Stop]) -> LinearResult:
     system : System
         Fresh.
     cycle : callable
-        Runs the method from `system.x` and `system.r`; leaves the last finite iterate in
-        `system.x`.
+        Runs the method from `system.x` and `system.r`, leaves the last finite iterate in
+        `system.x`, and returns why it ended; `CONVERGED` means that the recurrences say so.
 
     Returns
     -------
@@ -291,16 +283,16 @@ def solve(system: System, cycle: Callable[[System], Stop]) -> LinearResult:
         return system.result(Status.CONVERGED)
     best: Tensor | None = None
     while True:
-        stop = cycle(system)
+        status = cycle(system)
         end = system.settle()
         if end <= system.threshold:
-            return system.result(Status.CONVERGED, stop.direction)
+            return system.result(Status.CONVERGED)
         if best is not None and not end < norm:
             system.x, system.norms[-1] = best, norm
-        if stop.status is not Status.CONVERGED:
-            return system.result(stop.status, stop.direction)
+        if status is not Status.CONVERGED:
+            return system.result(status)
         if not end <= _PROGRESS * norm:
-            return system.result(Status.STAGNATED, stop.direction)
+            return system.result(Status.STAGNATED)
         norm, best = end, system.x.clone()
 
 
@@ -329,13 +321,3 @@ def _check_vector(name: str, v: Tensor, like: Tensor) -> None:
         raise TypeError(
             f"{name} is {v.dtype} on {v.device}, but b is {like.dtype} on {like.device}"
         )
-
-
-__all__ = [
-    "ITERATIONS_PER_UNKNOWN",
-    "Preconditioner",
-    "Stop",
-    "System",
-    "euclidean",
-    "solve",
-]

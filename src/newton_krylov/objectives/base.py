@@ -187,7 +187,7 @@ class Ray(ABC):
 
     @abstractmethod
     def point(self, alpha: float) -> Point:
-        """Return the point w + alpha p; asking twice for the same alpha costs nothing more."""
+        """Return the point w + alpha p; asking for the last alpha again costs nothing more."""
 
     def value(self, alpha: float) -> float:
         """Return phi(alpha)."""

@@ -64,7 +64,7 @@ class DynaNewton(Optimizer):
         preconditioner: PreconditionerBuilder,
         initial: PositiveInt | None = None,
         growth: Annotated[float, Field(gt=1)] = 2.0,
-        multiplier: NonNegativeFloat = 0.1,
+        multiplier: NonNegativeFloat = 1.0,
         schedule: Literal["geometric", "condition"] = "geometric",
         radius: Annotated[float, Field(gt=0, lt=1)] = 0.25,
     ) -> None:

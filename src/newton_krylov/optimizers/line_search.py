@@ -172,34 +172,36 @@ class _StrongWolfe:
         self.slack = ray.origin.objective.rounding(self.start)
 
     def search(self, alpha: float) -> Found:
-        low = _Trial(0.0, self.start, self.ray.slope)
+        low = _Trial(0.0, self.ray.origin, self.start, self.ray.slope)
         while self.budget > 0:
             trial = self._try(alpha)
             if not self._decreases(trial) or (low.alpha > 0 and trial.value >= low.value):
                 return self._zoom(low, trial)
             if self._flat(trial):
-                return self._found(trial)
+                return trial.found
             if trial.slope >= 0:
                 return self._zoom(trial, low)
             low, alpha = trial, 2 * alpha
-        return self._found(low)
+        return low.found
 
     def _zoom(self, low: "_Trial", high: "_Trial") -> Found:
-        while self.budget > 0 and abs(high.alpha - low.alpha) > 1e-12 * max(1.0, low.alpha):
+        # The bracket's width is judged by its place alone: a badly scaled p has tiny good steps.
+        while self.budget > 0 and abs(high.alpha - low.alpha) > 1e-12 * low.alpha:
             trial = self._try(_interpolate(low, high))
             if not self._decreases(trial) or trial.value > low.value + self.slack:
                 high = trial
                 continue
             if self._flat(trial):
-                return self._found(trial)
+                return trial.found
             if trial.slope * (high.alpha - low.alpha) >= 0:
                 high = low
             low = trial
-        return self._found(low)
+        return low.found
 
     def _try(self, alpha: float) -> "_Trial":
         self.budget -= 1
-        return _Trial(alpha, self.ray.value(alpha), self.ray.derivative(alpha))
+        point = self.ray.point(alpha)
+        return _Trial(alpha, point, point.value, self.ray.derivative(alpha))
 
     def _decreases(self, trial: "_Trial") -> bool:
         return trial.value <= self.start + self.c1 * trial.alpha * self.ray.slope + self.slack
@@ -207,15 +209,19 @@ class _StrongWolfe:
     def _flat(self, trial: "_Trial") -> bool:
         return abs(trial.slope) <= -self.c2 * self.ray.slope
 
-    def _found(self, trial: "_Trial") -> Found:
-        return Found(trial.alpha, self.ray.point(trial.alpha))
-
 
 @dataclass(frozen=True)
 class _Trial:
+    """An evaluated alpha; keeps its point, for it may turn out the best one later."""
+
     alpha: float
+    point: Point
     value: float
     slope: float
+
+    @property
+    def found(self) -> Found:
+        return Found(self.alpha, self.point)
 
 
 def _interpolate(low: _Trial, high: _Trial) -> float:

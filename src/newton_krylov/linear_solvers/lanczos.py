@@ -1,0 +1,187 @@
+"""Extreme eigenpairs of a symmetric operator, by Lanczos with full reorthogonalization."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from newton_krylov.errors import UnsupportedError
+from newton_krylov.operators import LinearOperator
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """Ritz pairs with what their quality can be judged by.
+
+    Attributes
+    ----------
+    values : Tensor, shape (k,)
+        Ritz values, the wanted end of the spectrum first.
+    vectors : Tensor, shape (n, k)
+        Ritz vectors of unit length, as columns.
+    residual_norms : Tensor, shape (k,)
+        |A v - lambda v| for each; an eigenvalue of A lies within it of the Ritz value.
+    matvecs : int
+        Products with A.
+    converged : bool
+        Whether every residual met the tolerance.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    residual_norms: Tensor
+    matvecs: int
+    converged: bool
+
+
+def lanczos(
+    A: LinearOperator,
+    k: int,
+    *,
+    which: Literal["largest", "smallest", "magnitude"] = "largest",
+    generator: torch.Generator,
+    rtol: float = 1e-6,
+    maxiter: int | None = None,
+    v0: Tensor | None = None,
+) -> Eigenpairs:
+    """Compute k extreme eigenpairs.
+
+    Lanczos (1950) with every new vector orthogonalized twice against the whole basis, so no
+    spurious copies of eigenvalues appear (Parlett, "The Symmetric Eigenvalue Problem", 1998,
+    chapter 13). Where the Krylov space of the start is exhausted, a fresh random vector carries
+    on, so multiple eigenvalues are found as often as they occur.
+
+    Parameters
+    ----------
+    A : LinearOperator
+        Symmetric, n by n.
+    k : int
+        Pairs wanted, 1 <= k <= n.
+    which : {"largest", "smallest", "magnitude"}
+        Which end of the spectrum, or the largest in absolute value.
+    generator : torch.Generator
+        Draws the start vector, on the CPU.
+    rtol : float
+        Stop when every wanted residual is at most rtol times the largest Ritz value in absolute
+        value.
+    maxiter : int, optional
+        Limit of products and vectors kept; min(n, max(20 k, 300)) by default.
+    v0 : Tensor, shape (n,), optional
+        A start instead of a random one, such as the last step's eigenvector.
+
+    Returns
+    -------
+    Eigenpairs
+        Values, vectors, residuals, and whether the tolerance was met.
+
+    Raises
+    ------
+    ValueError
+        If k is not between 1 and n.
+    UnsupportedError
+        If A is declared nonsymmetric.
+    """
+    n = A.shape[0]
+    if not 1 <= k <= n:
+        raise ValueError(f"k={k} eigenpairs of a {n} by {n} operator: k must be from 1 to {n}")
+    if not A.symmetric:
+        raise UnsupportedError("lanczos is for symmetric operators and this one is not")
+    limit = min(n, max(20 * k, 300) if maxiter is None else max(maxiter, k))
+    basis = _Basis(A, limit, generator)
+    basis.start(basis.random() if v0 is None else v0)
+    while True:
+        exhausted = basis.expand()
+        size = basis.size
+        if size < k or (size < limit and size % 5 and not exhausted):
+            continue  # the small eigenproblem costs a synchronization: look every five products
+        theta, S = torch.linalg.eigh(basis.T[:size, :size])
+        order = _order(theta, which)[:k]
+        residuals = basis.beta * S[-1, order].abs()
+        scale = float(theta.abs().max())
+        converged = bool((residuals <= rtol * scale).all())
+        if converged or size == limit:
+            break
+    V = basis.V[:size].T @ S[:, order]
+    return Eigenpairs(theta[order], V, residuals, basis.matvecs, converged)
+
+
+def largest_eigenvalue(
+    A: Any, *, generator: torch.Generator, rtol: float = 1e-10, maxiter: int | None = None
+) -> float:
+    """Compute the algebraically largest eigenvalue of a symmetric operator, with no matrix.
+
+    Parameters
+    ----------
+    A : LinearOperator
+        Symmetric, n by n.
+    generator : torch.Generator
+        Draws the start vector, on the CPU.
+    rtol : float
+        Relative residual of the Ritz pair; the value's own error is of second order in it.
+    maxiter : int, optional
+        Limit of products.
+
+    Returns
+    -------
+    float
+        The eigenvalue; from below, within rounding.
+    """
+    pairs = lanczos(A, 1, which="largest", generator=generator, rtol=rtol, maxiter=maxiter)
+    return float(pairs.values[0])
+
+
+def _order(theta: Tensor, which: str) -> Tensor:
+    key = {"largest": -theta, "smallest": theta, "magnitude": -theta.abs()}[which]
+    return torch.argsort(key)
+
+
+class _Basis:
+    """The orthonormal basis V (rows) and the projected operator T = V A V'."""
+
+    def __init__(self, A: LinearOperator, limit: int, generator: torch.Generator) -> None:
+        self.A, self.generator = A, generator
+        n = A.shape[0]
+        self.V = torch.empty(limit + 1, n, dtype=A.dtype, device=A.device)
+        self.T = torch.zeros(limit, limit, dtype=A.dtype, device=A.device)
+        self.size = 0
+        self.matvecs = 0
+        self.beta = 0.0
+        self.norm_A = 0.0
+
+    def random(self) -> Tensor:
+        n = self.A.shape[0]
+        return torch.randn(n, dtype=self.A.dtype, generator=self.generator).to(self.A.device)
+
+    def start(self, v: Tensor) -> None:
+        self.V[0] = v / torch.linalg.vector_norm(v)
+
+    def expand(self) -> bool:
+        """Add one vector; tell whether the Krylov space of the start is exhausted."""
+        j = self.size
+        r = self.A.matvec(self.V[j])
+        self.matvecs += 1
+        self.T[j, j] = torch.dot(self.V[j], r)
+        r = self._orthogonalize(r, j + 1)
+        self.beta, applied = torch.stack(
+            [torch.linalg.vector_norm(r), torch.linalg.vector_norm(self.T[j, : j + 1])]
+        ).tolist()
+        self.norm_A = max(self.norm_A, abs(applied))
+        self.size = j + 1
+        eps = torch.finfo(r.dtype).eps
+        if self.beta <= 10 * len(r) * eps * self.norm_A or self.beta == 0.0:
+            self.beta = 0.0
+            if self.size < len(self.V) - 1:
+                fresh = self._orthogonalize(self.random(), self.size)
+                self.V[self.size] = fresh / torch.linalg.vector_norm(fresh)
+            return True
+        self.V[self.size] = r / self.beta
+        if self.size < len(self.T):
+            self.T[j, self.size] = self.T[self.size, j] = self.beta
+        return False
+
+    def _orthogonalize(self, r: Tensor, size: int) -> Tensor:
+        V = self.V[:size]
+        for _ in range(2):
+            r = r - V.T @ (V @ r)
+        return r

@@ -1,0 +1,31 @@
+"""What builds a preconditioner from an operator."""
+
+from abc import ABC, abstractmethod
+
+import torch
+
+from newton_krylov.linear_solvers.result import Preconditioner
+from newton_krylov.operators import LinearOperator
+
+
+class PreconditionerBuilder(ABC):
+    """Builds M, an approximation of A^-1, for each system an optimizer solves."""
+
+    @abstractmethod
+    def build(self, A: LinearOperator, generator: torch.Generator) -> Preconditioner | None:
+        """Build the preconditioner of an operator.
+
+        Products with A that this takes are counted like any others.
+
+        Parameters
+        ----------
+        A : LinearOperator
+            Symmetric, n by n.
+        generator : torch.Generator
+            For randomized preconditioners; on the CPU.
+
+        Returns
+        -------
+        callable or None
+            v -> M v on tensors of shape (n,), symmetric positive definite; None for none.
+        """
