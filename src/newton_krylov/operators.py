@@ -90,13 +90,20 @@ class LinearOperator:
         """Whether `solve` is there: a closed form that needs no matrix."""
         return type(self).solve is not LinearOperator.solve
 
-    def solve(self, b: Tensor) -> Tensor:
-        """Solve A x = b in closed form, where the operator has one (see `has_solve`).
+    @property
+    def has_diagonal(self) -> bool:
+        """Whether `diagonal` is cheap: it needs no matrix."""
+        return type(self).diagonal is not LinearOperator.diagonal
+
+    def solve(self, b: Tensor, shift: float = 0.0) -> Tensor:
+        """Solve (A + shift I) x = b in closed form, where the operator has one (see `has_solve`).
 
         Parameters
         ----------
         b : Tensor, shape (n,)
             Right side.
+        shift : float
+            Added to the diagonal, so that damping keeps the closed form.
 
         Returns
         -------
@@ -219,6 +226,20 @@ class ShiftedOperator(LinearOperator):
         """Return the diagonal, shape (n,)."""
         return self._operator.diagonal() + self.shift
 
+    @property
+    def has_diagonal(self) -> bool:
+        """Whether A's diagonal is cheap."""
+        return self._operator.has_diagonal
+
+    @property
+    def has_solve(self) -> bool:
+        """Whether A has a closed form."""
+        return self._operator.has_solve
+
+    def solve(self, b: Tensor, shift: float = 0.0) -> Tensor:
+        """Solve (A + (this shift + shift) I) x = b by A's closed form, b of shape (n,)."""
+        return self._operator.solve(b, self.shift + shift)
+
 
 class ScaledOperator(LinearOperator):
     """scale A.
@@ -253,6 +274,20 @@ class ScaledOperator(LinearOperator):
     def diagonal(self) -> Tensor:
         """Return the diagonal, shape (n,)."""
         return self._operator.diagonal() * self.scale
+
+    @property
+    def has_diagonal(self) -> bool:
+        """Whether A's diagonal is cheap."""
+        return self._operator.has_diagonal
+
+    @property
+    def has_solve(self) -> bool:
+        """Whether A has a closed form."""
+        return self._operator.has_solve
+
+    def solve(self, b: Tensor, shift: float = 0.0) -> Tensor:
+        """Solve (scale A + shift I) x = b by A's closed form, b of shape (n,)."""
+        return self._operator.solve(b, shift / self.scale).div_(self.scale)
 
 
 def as_operator(A: Any, b: Tensor, *, symmetric: bool = True) -> LinearOperator:

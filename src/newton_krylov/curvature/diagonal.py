@@ -38,9 +38,9 @@ class DiagonalOperator(LinearOperator):
         """Return the diagonal, shape (n,)."""
         return self._entries.clone()
 
-    def solve(self, b: Tensor) -> Tensor:
-        """Divide by the diagonal."""
-        return b / self._entries
+    def solve(self, b: Tensor, shift: float = 0.0) -> Tensor:
+        """Divide by the shifted diagonal, b of shape (n,)."""
+        return b / (self._entries + shift)
 
 
 @register("hessian_approx", "diagonal")
