@@ -55,7 +55,7 @@ FUNCTIONS = MORE_THUENTE | BARRIERS
 
 def assert_sufficient_decrease(ray, found, c1):
     """phi(alpha) <= phi(0) + c1 alpha phi'(0), up to the rounding of phi."""
-    slack = ray.origin.objective.rounding(ray.origin.value)
+    slack = ray.origin.objective.rounding(max(abs(ray.origin.value), abs(found.point.value)))
     assert found.accepted
     assert found.point.value <= ray.origin.value + c1 * found.alpha * ray.slope + slack
 
@@ -122,13 +122,17 @@ def test_strong_wolfe_on_quadratics_with_waves(parameters, initial, c2):
 @given(minimum=st.floats(1e-3, 1e3), initial=st.floats(1e-3, 1e3), offset=st.floats(-5, 5))
 @settings(max_examples=100, deadline=None)
 def test_strong_wolfe_finds_a_quadratics_minimum_by_interpolation(minimum, initial, offset):
-    """The cubic through two points of a parabola is the parabola."""
+    """The cubic through two points of a parabola is the parabola.
+
+    Where the minimum is within 1e-4 .. 0.1 of a bracket's end, up to four trials are kept away
+    from that end before the fifth may be at it.
+    """
     ray = ray_of(lambda a: (a / minimum - 1) ** 2 + offset)
     found = strong_wolfe(ray, c2=1e-4, c1=1e-6, initial=initial)
     assert found.alpha == pytest.approx(minimum, rel=1e-3)
     doublings = max(0.0, math.log2(minimum / initial))
     shrinkings = max(0.0, math.log10(initial / minimum))
-    assert ray.origin.objective.counts.function <= doublings + 2 * shrinkings + 6
+    assert ray.origin.objective.counts.function <= doublings + 2 * shrinkings + 8
 
 
 class TestNearAnOptimum:

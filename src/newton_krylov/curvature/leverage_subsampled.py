@@ -64,5 +64,5 @@ def _draw(mass: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, 
     steps = torch.cumsum(mass, 0, dtype=torch.float64)
     uniform = torch.rand(size, dtype=torch.float64, generator=generator).to(mass.device)
     drawn = torch.searchsorted(steps, uniform * steps[-1], right=True)
-    drawn, times = drawn.clamp_(max=len(mass) - 1).unique(return_counts=True)
+    drawn, times = torch.unique(drawn.clamp_(max=len(mass) - 1), return_counts=True)
     return drawn, times.to(mass.dtype)

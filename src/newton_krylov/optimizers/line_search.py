@@ -169,7 +169,6 @@ class _StrongWolfe:
     def __init__(self, ray: Ray, c1: float, c2: float, budget: int) -> None:
         self.ray, self.c1, self.c2, self.budget = ray, c1, c2, budget
         self.start = ray.origin.value
-        self.slack = ray.origin.objective.rounding(self.start)
 
     def search(self, alpha: float) -> Found:
         low = _Trial(0.0, self.ray.origin, self.start, self.ray.slope)
@@ -187,8 +186,10 @@ class _StrongWolfe:
     def _zoom(self, low: "_Trial", high: "_Trial") -> Found:
         # The bracket's width is judged by its place alone: a badly scaled p has tiny good steps.
         while self.budget > 0 and abs(high.alpha - low.alpha) > 1e-12 * low.alpha:
-            trial = self._try(_interpolate(low, high))
-            if not self._decreases(trial) or trial.value > low.value + self.slack:
+            rounding = self._rounding(low.value, high.value)
+            trial = self._try(_interpolate(low, high, rounding))
+            rise = trial.value - low.value
+            if not self._decreases(trial) or rise > self._rounding(low.value, trial.value):
                 high = trial
                 continue
             if self._flat(trial):
@@ -204,7 +205,14 @@ class _StrongWolfe:
         return _Trial(alpha, point, point.value, self.ray.derivative(alpha))
 
     def _decreases(self, trial: "_Trial") -> bool:
-        return trial.value <= self.start + self.c1 * trial.alpha * self.ray.slope + self.slack
+        slack = self._rounding(self.start, trial.value)
+        return trial.value <= self.start + self.c1 * trial.alpha * self.ray.slope + slack
+
+    def _rounding(self, *values: float) -> float:
+        """Return how large a difference of two values may be by rounding alone."""
+        largest = max(map(abs, values))
+        # An overflow is no rounding error.
+        return self.ray.origin.objective.rounding(largest) if math.isfinite(largest) else 0.0
 
     def _flat(self, trial: "_Trial") -> bool:
         return abs(trial.slope) <= -self.c2 * self.ray.slope
@@ -224,9 +232,15 @@ class _Trial:
         return Found(self.alpha, self.point)
 
 
-def _interpolate(low: _Trial, high: _Trial) -> float:
-    """Return the minimizer of the cubic through both ends, kept away from them."""
+def _interpolate(low: _Trial, high: _Trial, rounding: float) -> float:
+    """Return the minimizer of the cubic through both ends, kept away from them.
+
+    Where the values differ by rounding alone, only the slopes still tell where it is.
+    """
     width = high.alpha - low.alpha
+    if abs(high.value - low.value) <= rounding:
+        share = low.slope / (low.slope - high.slope) if low.slope * high.slope < 0 else 0.5
+        return low.alpha + min(max(share, 0.1), 0.9) * width
     d1 = low.slope + high.slope - 3 * (high.value - low.value) / width
     radicand = d1 * d1 - low.slope * high.slope
     middle = low.alpha + 0.5 * width

@@ -29,7 +29,7 @@ def batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
         Distinct numbers.
     """
     while True:
-        yield from torch.randperm(n, generator=generator).split(size)
+        yield from torch.split(torch.randperm(n, generator=generator), size)
 
 
 class GradientTable:

@@ -211,4 +211,4 @@ def _along(point: Point, A: LinearOperator, d: Tensor) -> Tensor:
     # (2020) scale it; a vanishing curvature asks for the bound.
     length = abs(slope / curvature) if curvature != 0 else bound
     length = min(max(length, abs(curvature)), bound)
-    return d * (-length if slope > 0 else length)
+    return d.mul_(-length if slope > 0 else length)
