@@ -1,6 +1,7 @@
 """A curvature model: which symmetric operator stands for the Hessian at a point."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 
@@ -27,3 +28,24 @@ class Curvature(ABC):
         LinearOperator
             Shape (dim, dim), symmetric.
         """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what one point's curvature passes on to the next one's, for checkpoints.
+
+        Returns
+        -------
+        dict
+            Nested dicts and lists of tensors, numbers and texts; empty where each point stands
+            for itself.
+        """
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state.
+
+        Parameters
+        ----------
+        state : dict
+            Of `state_dict`.
+        """
+        return

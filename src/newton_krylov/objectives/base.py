@@ -255,6 +255,24 @@ class Objective(ABC):
             Counts go to this objective's `counts`, by the subset's share.
         """
 
+    def batch(self, index: Tensor, generator: torch.Generator) -> "Objective":
+        """Bind the same function to a mini-batch of the training.
+
+        Parameters
+        ----------
+        index : Tensor, shape (m,), int64
+            Sample numbers.
+        generator : torch.Generator
+            Draws what is random in the model (dropout, augmentation), on the CPU; it is drawn now,
+            so the objective returned is one fixed function.
+
+        Returns
+        -------
+        Objective
+            The subset's, where nothing is random.
+        """
+        return self.subset(index)
+
     def rounding(self, value: float) -> float:
         """Return how far a computed value can be off by rounding alone.
 

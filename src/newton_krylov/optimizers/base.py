@@ -3,11 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Objective, Point
+
+State = dict[str, Any]
+"""What an optimizer must remember beside w: nested dicts and lists of tensors, numbers, texts."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,10 @@ class Step:
     iterations : int
         How many iterations of the method led here from the step before, where it does not yield
         each.
+    grad_norm : float or None
+        The gradient norm to record, where that at the new iterate would cost a pass over the data
+        that the method does not need: a mini-batch method gives its last batch's. None lets the
+        runner ask the point.
     """
 
     point: Point
@@ -40,6 +49,7 @@ class Step:
     note: str = ""
     seconds: float | None = None
     iterations: int = 1
+    grad_norm: float | None = None
 
 
 Steps = Generator[Step, None, str]
@@ -73,6 +83,28 @@ class Optimizer(ABC):
         str
             Why it ended, as a generator's return value.
         """
+
+    def state_dict(self) -> State | None:
+        """Return what a later process needs, beside w and the generator, to go on from here.
+
+        Asked for after a step, while `steps` waits.
+
+        Returns
+        -------
+        dict or None
+            See `State`; None where this method cannot be continued.
+        """
+        return None
+
+    def load_state_dict(self, state: State) -> None:
+        """Let the next `steps` go on from a state, its w0 being the w that belongs to it.
+
+        Parameters
+        ----------
+        state : dict
+            Of `state_dict`, of an optimizer with the same settings.
+        """
+        raise UnsupportedError(f"{type(self).__name__} cannot be continued from a checkpoint.")
 
 
 def settled(point: Point) -> Point:
