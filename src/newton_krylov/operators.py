@@ -155,6 +155,11 @@ class MatrixOperator(LinearOperator):
         """Return the matrix itself, dense, shape (n, n)."""
         return self.matrix if self.matrix.layout is torch.strided else self.matrix.to_dense()
 
+    @property
+    def has_diagonal(self) -> bool:
+        """Yes: the matrix is there."""
+        return True
+
 
 class FunctionOperator(LinearOperator):
     """A function v -> A v.
@@ -290,7 +295,9 @@ class ScaledOperator(LinearOperator):
         return self._operator.solve(b, shift / self.scale).div_(self.scale)
 
 
-def as_operator(A: Any, b: Tensor, *, symmetric: bool = True) -> LinearOperator:
+def as_operator(
+    A: Any, b: Tensor, *, symmetric: bool | None = True, name: str = "A"
+) -> LinearOperator:
     """Take what a user has for a matrix and return a `LinearOperator`.
 
     Parameters
@@ -299,8 +306,11 @@ def as_operator(A: Any, b: Tensor, *, symmetric: bool = True) -> LinearOperator:
         The matrix: anything with `@`, or a function v -> A v on tensors.
     b : Tensor, shape (n,)
         A vector the operator will meet: gives size, dtype and device.
-    symmetric : bool
-        The caller's word, where `A` does not carry its own.
+    symmetric : bool or None
+        The caller's word, where `A` does not carry its own. None: a matrix is looked at, by a
+        product with it and one with its transpose; a function is believed to be symmetric.
+    name : str
+        What messages call `A`.
 
     Returns
     -------
@@ -318,26 +328,39 @@ def as_operator(A: Any, b: Tensor, *, symmetric: bool = True) -> LinearOperator:
     if isinstance(A, LinearOperator):
         operator = A
     elif isinstance(A, Tensor):
-        operator = MatrixOperator(A, symmetric=symmetric)
+        operator = MatrixOperator(A)
     elif hasattr(A, "shape") and hasattr(A, "__matmul__"):  # NumPy, SciPy: by way of the CPU
-        operator = _numpy_operator(A, b, symmetric=symmetric)
+        operator = FunctionOperator(_numpy_product(A), n, b.dtype, b.device)
+        operator.shape = tuple(A.shape)
     elif callable(A):
-        operator = FunctionOperator(A, n, b.dtype, b.device, symmetric=symmetric)
+        operator = FunctionOperator(A, n, b.dtype, b.device)
     else:
         raise TypeError(
-            f"A must be a tensor, a LinearOperator, a function or a SciPy operator, "
+            f"{name} must be a tensor, a LinearOperator, a function or a SciPy operator, "
             f"not {type(A).__name__}"
         )
     if operator.shape != (n, n):
-        raise ValueError(f"A has shape {operator.shape}, but b has shape ({n},)")
+        raise ValueError(f"{name} has shape {operator.shape}, but b has shape ({n},)")
+    if operator is not A:
+        operator.symmetric = _looks_symmetric(A, b) if symmetric is None else symmetric
     return operator
 
 
-def _numpy_operator(A: Any, b: Tensor, *, symmetric: bool) -> LinearOperator:
-    if tuple(A.shape) != (b.shape[0], b.shape[0]):
-        raise ValueError(f"A has shape {tuple(A.shape)}, but b has shape ({b.shape[0]},)")
+def _numpy_product(A: Any) -> Callable[[Tensor], Tensor]:
+    return lambda v: torch.as_tensor(A @ v.cpu().numpy(), dtype=v.dtype, device=v.device)
 
-    def multiply(v: Tensor) -> Tensor:
-        return torch.as_tensor(A @ v.cpu().numpy(), dtype=v.dtype, device=v.device)
 
-    return FunctionOperator(multiply, b.shape[0], b.dtype, b.device, symmetric=symmetric)
+def _looks_symmetric(A: Any, b: Tensor) -> bool:
+    """Compare A v with A'v for a random v; True where there is no telling."""
+    generator = torch.Generator().manual_seed(0)
+    v = torch.randn(b.shape[0], generator=generator, dtype=torch.float64)
+    if isinstance(A, Tensor):
+        v = v.to(A.device, A.dtype)
+        Av, ATv = A @ v, A.T @ v
+    else:
+        try:
+            Av, ATv = (torch.as_tensor(B @ v.numpy()) for B in (A, A.T))
+        except (AttributeError, NotImplementedError, TypeError):  # an operator without transpose
+            return True
+    asymmetry, size = torch.linalg.vector_norm(Av - ATv), torch.linalg.vector_norm(Av)
+    return not bool(asymmetry > torch.finfo(b.dtype).eps ** 0.5 * size)

@@ -43,6 +43,7 @@ def lanczos(
     generator: torch.Generator,
     rtol: float = 1e-6,
     maxiter: int | None = None,
+    basis_size: int | None = None,
     v0: Tensor | None = None,
 ) -> Eigenpairs:
     """Compute k extreme eigenpairs.
@@ -50,7 +51,9 @@ def lanczos(
     Lanczos (1950) with every new vector orthogonalized twice against the whole basis, so no
     spurious copies of eigenvalues appear (Parlett, "The Symmetric Eigenvalue Problem", 1998,
     chapter 13). Where the Krylov space of the start is exhausted, a fresh random vector carries
-    on, so multiple eigenvalues are found as often as they occur.
+    on, so multiple eigenvalues are found as often as they occur. Where the basis is full, the best
+    Ritz vectors make a new one (thick restarts; Wu and Simon, "Thick-restart Lanczos method for
+    large symmetric eigenvalue problems", 2000).
 
     Parameters
     ----------
@@ -66,7 +69,9 @@ def lanczos(
         Stop when every wanted residual is at most rtol times the largest Ritz value in absolute
         value.
     maxiter : int, optional
-        Limit of products and vectors kept; min(n, max(20 k, 300)) by default.
+        Limit of products; min(n, max(20 k, 300)) by default.
+    basis_size : int, optional
+        Vectors kept at most, at least k + 2; as many as products by default.
     v0 : Tensor, shape (n,), optional
         A start instead of a random one, such as the last step's eigenvector.
 
@@ -87,23 +92,29 @@ def lanczos(
         raise ValueError(f"k={k} eigenpairs of a {n} by {n} operator: k must be from 1 to {n}")
     if not A.symmetric:
         raise UnsupportedError("lanczos is for symmetric operators and this one is not")
-    limit = min(n, max(20 * k, 300) if maxiter is None else max(maxiter, k))
-    basis = _Basis(A, limit, generator)
+    limit = min(n, max(20 * k, 300)) if maxiter is None else max(maxiter, k)
+    room = min(n, limit if basis_size is None else max(basis_size, k + 2))
+    basis = _Basis(A, room, generator)
     basis.start(basis.random() if v0 is None else v0)
     while True:
         exhausted = basis.expand()
         size = basis.size
-        if size < k or (size < limit and size % 5 and not exhausted):
-            continue  # the small eigenproblem costs a synchronization: look every five products
+        last = basis.matvecs == limit or size == n
+        if size < k or not (last or exhausted or size == room or size <= 10 or size % 5 == 0):
+            continue  # the small eigenproblem costs a synchronization: look now and then
         theta, S = torch.linalg.eigh(basis.T[:size, :size])
-        order = _order(theta, which)[:k]
-        residuals = basis.beta * S[-1, order].abs()
+        order = _order(theta, which)
+        wanted = order[:k]
+        residuals = basis.beta * S[-1, wanted].abs()
         scale = float(theta.abs().max())
         converged = bool((residuals <= rtol * scale).all())
-        if converged or size == limit:
+        if converged or last:
             break
-    V = basis.V[:size].T @ S[:, order]
-    return Eigenpairs(theta[order], V, residuals, basis.matvecs, converged)
+        if size == room:
+            kept = order[: k + (room - k) // 2]
+            basis.restart(theta[kept], S[:, kept])
+    V = basis.V[:size].T @ S[:, wanted]
+    return Eigenpairs(theta[wanted], V, residuals, basis.matvecs, converged)
 
 
 def largest_eigenvalue(
@@ -148,6 +159,9 @@ class _Basis:
         self.matvecs = 0
         self.beta = 0.0
         self.norm_A = 0.0
+        # Of a unit vector, product and orthogonalization; a float32 network has millions of weights,
+        # to which the bound that grows like n would leave no digit.
+        self._rounding = 10 * min(n**0.5, 100.0) * torch.finfo(A.dtype).eps
 
     def random(self) -> Tensor:
         n = self.A.shape[0]
@@ -168,8 +182,7 @@ class _Basis:
         ).tolist()
         self.norm_A = max(self.norm_A, abs(applied))
         self.size = j + 1
-        eps = torch.finfo(r.dtype).eps
-        if self.beta <= 10 * len(r) * eps * self.norm_A or self.beta == 0.0:
+        if self.beta <= self._rounding * self.norm_A or self.beta == 0.0:
             self.beta = 0.0
             if self.size < len(self.V) - 1:
                 fresh = self._orthogonalize(self.random(), self.size)
@@ -179,6 +192,18 @@ class _Basis:
         if self.size < len(self.T):
             self.T[j, self.size] = self.T[self.size, j] = self.beta
         return False
+
+    def restart(self, theta: Tensor, S: Tensor) -> None:
+        """Go on from Ritz pairs (values theta, vectors V'S) and the newest basis vector."""
+        size = len(theta)
+        border = self.beta * S[-1]
+        newest = self.V[self.size].clone()
+        self.V[:size] = S.T @ self.V[: self.size]
+        self.V[size] = newest
+        self.T.zero_()
+        self.T[:size, :size] = torch.diag(theta)
+        self.T[size, :size] = self.T[:size, size] = border
+        self.size = size
 
     def _orthogonalize(self, r: Tensor, size: int) -> Tensor:
         V = self.V[:size]
