@@ -7,7 +7,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from newton_krylov.linear_solvers.result import Callback, LinearResult, Preconditioner, Status
+from newton_krylov.linear_solvers.result import Callback, LinearResult, Status
 from newton_krylov.linear_solvers.system import System, solve
 from newton_krylov.registry import register
 
@@ -18,7 +18,7 @@ def cr(
     b: Tensor,
     *,
     x0: Tensor | None = None,
-    M: Preconditioner | None = None,
+    M: Any = None,
     rtol: NonNegativeFloat = 1e-5,
     atol: NonNegativeFloat = 0.0,
     maxiter: PositiveInt | None = None,
@@ -41,8 +41,8 @@ def cr(
         Right side; float32 or float64.
     x0 : Tensor, shape (n,), optional
         Start; zero by default. Costs one product.
-    M : callable, optional
-        v -> M v, symmetric positive definite, near A^-1.
+    M : operator, matrix or function v -> M v, optional
+        Symmetric positive definite, near A^-1.
     rtol, atol : float
         Stop at |b - A x| <= max(rtol |b|, atol).
     maxiter : int, optional
@@ -58,19 +58,19 @@ def cr(
     Raises
     ------
     UnsupportedError
-        If A is declared nonsymmetric.
+        If A is not symmetric, as far as it tells.
     """
     system = System(
-        A, b, x0, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback,
+        A, b, x0, M=M, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback,
         method="cr", symmetric=True,
     )  # fmt: skip
-    return solve(system, lambda s: _cycle(s, M))
+    return solve(system, _cycle)
 
 
-def _cycle(s: System, M: Preconditioner | None) -> Status:
+def _cycle(s: System) -> Status:
     """Iterate from s.x; z = M r throughout, and z is r itself without a preconditioner."""
     scale = s.norms[-1]  # the recurrences run on r / |r0|: no under- or overflow of squares
-    x, r = s.x, s.r.div_(scale)
+    x, r, M = s.x, s.r.div_(scale), s.M
     z = r if M is None else M(r).clone()
     z_next = torch.empty_like(z)
     p = z.clone()

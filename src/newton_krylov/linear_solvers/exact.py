@@ -9,7 +9,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from newton_krylov.linear_solvers.result import Callback, LinearResult, Preconditioner, Status
+from newton_krylov.linear_solvers.result import Callback, LinearResult, Status
 from newton_krylov.linear_solvers.system import System, euclidean
 from newton_krylov.operators import MatrixOperator
 from newton_krylov.registry import register
@@ -21,7 +21,7 @@ def exact(
     b: Tensor,
     *,
     x0: Tensor | None = None,
-    M: Preconditioner | None = None,
+    M: Any = None,
     rtol: NonNegativeFloat = 1e-10,
     atol: NonNegativeFloat = 0.0,
     maxiter: PositiveInt | None = None,
@@ -43,7 +43,7 @@ def exact(
         Right side; float32 or float64.
     x0 : Tensor, shape (n,), optional
         Start: A dx = b - A x0 is solved.
-    M : callable, optional
+    M : operator, matrix or function v -> M v, optional
         Not used: a direct method needs no preconditioner.
     rtol, atol : float
         |b - A x| <= max(rtol |b|, atol) is expected of the solution.
@@ -96,7 +96,8 @@ def _refine(s: System, factors: _Factors) -> LinearResult:
         if s.advance(norm, 0.0) is Status.CONVERGED:
             status = Status.CONVERGED
             break
-    if status is Status.STAGNATED and factors.singular:
+    rounding = s.n * s.eps * s.norm_A * euclidean(s.x)
+    if status is Status.STAGNATED and factors.singular and s.norms[-1] > rounding:
         status = Status.LEAST_SQUARES
     direction = factors.direction
     if direction is None and s.norms[-1] <= s.threshold and torch.dot(s.b, s.x).item() < 0.0:
@@ -153,7 +154,8 @@ def _general(matrix: Tensor, s: System) -> _Factors:
 
 def _pseudo_inverse(values: Tensor, s: System) -> tuple[Tensor, bool, float]:
     """Invert all but the values that are zero within rounding."""
-    zero = s.n * s.eps * values.abs().max().item()
+    s.norm_A = values.abs().max().item()
+    zero = s.n * s.eps * s.norm_A
     keep = values.abs() > zero
     inverse = torch.where(keep, values, torch.inf).reciprocal()
     return inverse, not bool(keep.all()), zero

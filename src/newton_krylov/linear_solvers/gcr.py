@@ -7,7 +7,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from newton_krylov.linear_solvers.result import Callback, LinearResult, Preconditioner, Status
+from newton_krylov.linear_solvers.result import Callback, LinearResult, Status
 from newton_krylov.linear_solvers.system import System, solve
 from newton_krylov.registry import register
 
@@ -18,7 +18,7 @@ def gcr(
     b: Tensor,
     *,
     x0: Tensor | None = None,
-    M: Preconditioner | None = None,
+    M: Any = None,
     rtol: NonNegativeFloat = 1e-5,
     atol: NonNegativeFloat = 0.0,
     maxiter: PositiveInt | None = None,
@@ -42,8 +42,8 @@ def gcr(
         Right side; float32 or float64.
     x0 : Tensor, shape (n,), optional
         Start; zero by default. Costs one product.
-    M : callable, optional
-        v -> M v, near A^-1, applied from the right; need not be linear.
+    M : operator, matrix or function v -> M v, optional
+        Near A^-1, applied from the right; need not be linear.
     rtol, atol : float
         Stop at |b - A x| <= max(rtol |b|, atol).
     maxiter : int, optional
@@ -62,16 +62,16 @@ def gcr(
         `BREAKDOWN` where the next direction would be a combination of those before.
     """
     system = System(
-        A, b, x0, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback,
+        A, b, x0, M=M, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback,
         method="gcr", symmetric=False,
     )  # fmt: skip
-    return solve(system, lambda s: _cycle(s, M, restart or s.n, truncate or s.n))
+    return solve(system, lambda s: _cycle(s, restart or s.n, truncate or s.n))
 
 
-def _cycle(s: System, M: Preconditioner | None, restart: int, truncate: int) -> Status:
+def _cycle(s: System, restart: int, truncate: int) -> Status:
     """Iterate from s.x; a restart needs no product, since the residual is at hand."""
     start = stalled = scale = s.norms[-1]
-    x, r = s.x, s.r.div_(scale)
+    x, r, M = s.x, s.r.div_(scale), s.M
     directions = _Directions(s, min(restart, truncate, s.n, s.maxiter - s.iterations))
     norm_z = 1.0
     while True:
@@ -85,9 +85,8 @@ def _cycle(s: System, M: Preconditioner | None, restart: int, truncate: int) -> 
         # The one synchronization of an iteration:
         scalars = torch.stack((torch.dot(r, r), alpha, norm, before, torch.dot(p, p), zz))
         rr, step, norm_Ap, square, pp, zz_host = scalars.tolist()
-        if not math.isfinite(square):
-            return Status.BREAKDOWN
-        if norm_Ap <= s.eps * math.sqrt(square):  # A z is a combination of the products before
+        # A z is a combination of the products before:
+        if norm_Ap <= s.eps * math.sqrt(square) < math.inf:
             if s.norms[-1] > 0.5 * start:
                 return Status.BREAKDOWN
             s.drift = math.inf  # nothing more to gain here: look at the true residual

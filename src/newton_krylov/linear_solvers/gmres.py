@@ -8,7 +8,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from newton_krylov.linear_solvers.result import Callback, LinearResult, Preconditioner, Status
+from newton_krylov.linear_solvers.result import Callback, LinearResult, Status
 from newton_krylov.linear_solvers.system import System, euclidean, solve
 from newton_krylov.registry import register
 
@@ -22,7 +22,7 @@ def gmres(
     b: Tensor,
     *,
     x0: Tensor | None = None,
-    M: Preconditioner | None = None,
+    M: Any = None,
     rtol: NonNegativeFloat = 1e-5,
     atol: NonNegativeFloat = 0.0,
     maxiter: PositiveInt | None = None,
@@ -48,8 +48,8 @@ def gmres(
         Right side; float32 or float64.
     x0 : Tensor, shape (n,), optional
         Start; zero by default. Costs one product.
-    M : callable, optional
-        v -> M v, linear, near A^-1.
+    M : operator, matrix or function v -> M v, optional
+        Near A^-1; linear.
     rtol, atol : float
         Stop at |b - A x| <= max(rtol |b|, atol).
     maxiter : int, optional
@@ -72,14 +72,14 @@ def gmres(
         `BREAKDOWN` where the Krylov space is exhausted and A is singular on it.
     """
     system = System(
-        A, b, x0, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback,
+        A, b, x0, M=M, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback,
         method="gmres", symmetric=False,
     )  # fmt: skip
 
     def cycle(s: System) -> Status:
         while True:
             start = s.norms[-1]
-            sweep = _Sweep(s, M, side, _ORTHOGONALIZE[orthogonalization], restart)
+            sweep = _Sweep(s, side, _ORTHOGONALIZE[orthogonalization], restart)
             if status := sweep.run():
                 return status
             if not s.norms[-1] < start * (1.0 - s.eps):
@@ -98,14 +98,13 @@ class _Sweep:
     def __init__(
         self,
         s: System,
-        M: Preconditioner | None,
         side: str,
         orthogonalize: Orthogonalize,
         restart: int,
     ) -> None:
         self.s = s
-        self.right = M if side == "right" else None
-        self.left = M if side == "left" else None
+        self.right = s.M if side == "right" else None
+        self.left = s.M if side == "left" else None
         self.orthogonalize = orthogonalize
         self.size = min(restart, s.n, s.maxiter - s.iterations)
         self.V = s.b.new_empty(self.size + 1, s.n)
@@ -218,7 +217,9 @@ class _Sweep:
         dx = self._correction(y)
         s.x.add_(dx)
         s.drift += s.eps * s.norm_A * euclidean(dx)
-        if status is None and self.AV is not None:
+        if len(y) < k:
+            s.norms[-1] = s.true_residual()
+        elif status is None and self.AV is not None:
             s.r.sub_(self.AV[: len(y)].T @ s.b.new_tensor(y))
         elif status is None:
             t = s.b.new_tensor(self._residual_coordinates())
@@ -230,11 +231,11 @@ class _Sweep:
 
         Where A is singular and b outside its range, R becomes singular too: the coefficients
         grow without bound while the residual stays (Brown and Walker 1997). Columns that make x so
-        large that A x rounds off more than the residual are left out.
+        large that A x rounds off more than the residual is without them are left out.
         """
         k = len(self.R)
         y = self._coefficients(k)
-        while k > 1 and self.s.eps * self.scale * math.hypot(*y) > self.residuals[k - 1]:
+        while k > 1 and self.s.eps * self.scale * math.hypot(*y) > self.residuals[k - 2]:
             k -= 1
             y = self._coefficients(k)
         return y

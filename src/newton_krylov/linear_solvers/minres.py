@@ -7,7 +7,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from newton_krylov.linear_solvers.result import Callback, LinearResult, Preconditioner, Status
+from newton_krylov.linear_solvers.result import Callback, LinearResult, Status
 from newton_krylov.linear_solvers.system import System, solve
 from newton_krylov.linear_solvers.tridiagonal import NegativeCurvature, TridiagonalQR
 from newton_krylov.registry import register
@@ -19,7 +19,7 @@ def minres(
     b: Tensor,
     *,
     x0: Tensor | None = None,
-    M: Preconditioner | None = None,
+    M: Any = None,
     rtol: NonNegativeFloat = 1e-5,
     atol: NonNegativeFloat = 0.0,
     maxiter: PositiveInt | None = None,
@@ -39,8 +39,8 @@ def minres(
         Right side; float32 or float64.
     x0 : Tensor, shape (n,), optional
         Start; zero by default. Costs one product.
-    M : callable, optional
-        v -> M v, symmetric positive definite, near A^-1 (or |A|^-1).
+    M : operator, matrix or function v -> M v, optional
+        Symmetric positive definite, near A^-1 (or |A|^-1).
     rtol, atol : float
         Stop at |b - A x| <= max(rtol |b|, atol): the Euclidean norm, with a preconditioner too.
     maxiter : int, optional
@@ -61,19 +61,19 @@ def minres(
     Raises
     ------
     UnsupportedError
-        If A is declared nonsymmetric.
+        If A is not symmetric, as far as it tells.
     """
     system = System(
-        A, b, x0, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback,
+        A, b, x0, M=M, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback,
         method="minres", symmetric=True,
     )  # fmt: skip
-    return solve(system, lambda s: _cycle(s, M, negative_curvature))
+    return solve(system, lambda s: _cycle(s, negative_curvature))
 
 
-def _cycle(s: System, M: Preconditioner | None, negative_curvature: NegativeCurvature) -> Status:
+def _cycle(s: System, negative_curvature: NegativeCurvature) -> Status:
     """Iterate from s.x: the directions D = V R^-1 by a three-term recurrence."""
     x = s.x
-    lanczos = TridiagonalQR(s, M, negative_curvature, lambda: x)
+    lanczos = TridiagonalQR(s, negative_curvature, lambda: x)
     d, d_old = torch.zeros_like(x), torch.zeros_like(x)
     smallest, largest, pending = math.inf, 0.0, 0.0
     while True:

@@ -7,7 +7,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from newton_krylov.linear_solvers.result import Callback, LinearResult, Preconditioner, Status
+from newton_krylov.linear_solvers.result import Callback, LinearResult, Status
 from newton_krylov.linear_solvers.system import System, solve
 from newton_krylov.linear_solvers.tridiagonal import NegativeCurvature, TridiagonalQR
 from newton_krylov.registry import register
@@ -19,7 +19,7 @@ def minres_qlp(
     b: Tensor,
     *,
     x0: Tensor | None = None,
-    M: Preconditioner | None = None,
+    M: Any = None,
     rtol: NonNegativeFloat = 1e-5,
     atol: NonNegativeFloat = 0.0,
     maxiter: PositiveInt | None = None,
@@ -41,8 +41,8 @@ def minres_qlp(
         Right side; float32 or float64.
     x0 : Tensor, shape (n,), optional
         Start; zero by default. Costs one product.
-    M : callable, optional
-        v -> M v, symmetric positive definite, near A^-1 (or |A|^-1). Lengths are then measured in
+    M : operator, matrix or function v -> M v, optional
+        Symmetric positive definite, near A^-1 (or |A|^-1). Lengths are then measured in
         the norm of M^-1.
     rtol, atol : float
         Stop at |b - A x| <= max(rtol |b|, atol): the Euclidean norm, with a preconditioner too.
@@ -61,20 +61,20 @@ def minres_qlp(
     Raises
     ------
     UnsupportedError
-        If A is declared nonsymmetric.
+        If A is not symmetric, as far as it tells.
     """
     system = System(
-        A, b, x0, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback,
+        A, b, x0, M=M, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback,
         method="minres_qlp", symmetric=True,
     )  # fmt: skip
 
-    return solve(system, lambda s: _cycle(s, M, negative_curvature))
+    return solve(system, lambda s: _cycle(s, negative_curvature))
 
 
-def _cycle(s: System, M: Preconditioner | None, negative_curvature: NegativeCurvature) -> Status:
+def _cycle(s: System, negative_curvature: NegativeCurvature) -> Status:
     """Iterate from s.x, and put the iterate together at the end."""
     iterate = _Iterate(s)
-    lanczos = TridiagonalQR(s, M, negative_curvature, iterate.x)
+    lanczos = TridiagonalQR(s, negative_curvature, iterate.x)
     zero = s.b.new_zeros(())
     status = None
     while status is None:
@@ -131,9 +131,7 @@ class _Iterate:
         self.xi = lanczos.tau - rho * u_settled
         self.u = 0.0 if last else _quotient(self.xi - self.psi * self.u_before, self.mu)
         self._settled_square += u_settled**2
-        self.length = self.scale * math.sqrt(
-            self._settled_square + self.u_before**2 + self.u**2
-        )
+        self.length = self.scale * math.sqrt(self._settled_square + self.u_before**2 + self.u**2)
         step = u_settled * self.scale
         v = lanczos.v
         self.settled.add_(self.w_before, alpha=step * c2).add_(v, alpha=step * s2)

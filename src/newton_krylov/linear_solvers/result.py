@@ -55,7 +55,7 @@ class LinearResult:
     Attributes
     ----------
     x : Tensor, shape (n,)
-        The best iterate.
+        The last iterate; that of the best cycle, where the method started over.
     status : Status
         Why the solver stopped.
     iterations : int

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from newton_krylov.errors import UnsupportedError
-from newton_krylov.linear_solvers.result import Callback, LinearResult, Status
-from newton_krylov.operators import as_operator
+from newton_krylov.linear_solvers.result import Callback, LinearResult, Preconditioner, Status
+from newton_krylov.operators import LinearOperator, as_operator
 
 ITERATIONS_PER_UNKNOWN = 10
 """The default `maxiter` is this times n, as in SciPy."""
@@ -47,6 +47,8 @@ class System:
         Right side; float32 or float64.
     x0 : Tensor or None, shape (n,)
         Start; zero if None.
+    M : operator, matrix or None
+        Anything `operators.as_operator` takes.
     rtol, atol : float
         Stop at |b - A x| <= max(rtol |b|, atol).
     maxiter : int or None
@@ -60,6 +62,8 @@ class System:
 
     Attributes
     ----------
+    M : callable or None
+        The preconditioner, as a function.
     x, r : Tensor, shape (n,)
         The iterate, updated in place, and the residual at the start of the cycle (the cycle's to
         overwrite).
@@ -75,9 +79,10 @@ class System:
     Raises
     ------
     UnsupportedError
-        If the method needs a symmetric operator and `A` is declared nonsymmetric.
+        If the method needs a symmetric operator and `A` is declared nonsymmetric, or is an explicit
+        matrix that is not symmetric.
     TypeError, ValueError
-        If dtypes or shapes do not fit.
+        If types, dtypes or shapes do not fit.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class System:
         b: Tensor,
         x0: Tensor | None,
         *,
+        M: Any = None,
         rtol: float,
         atol: float,
         maxiter: int | None,
@@ -94,14 +100,14 @@ class System:
         symmetric: bool,
     ) -> None:
         _check_vector("b", b, b)
-        self.A = as_operator(A, b)
-        if self.A.dtype != b.dtype:
-            raise TypeError(f"A has dtype {self.A.dtype}, but b has dtype {b.dtype}")
+        self.A = as_operator(A, b, symmetric=None if symmetric else True)
+        _check_kind("A", self.A, b)
         if symmetric and not self.A.symmetric:
             raise UnsupportedError(
-                f"{method} is for symmetric operators and this one is declared nonsymmetric; "
+                f"{method} is for symmetric operators and this one is not symmetric; "
                 f"use gmres or gcr (or exact)"
             )
+        self.M = _as_function(M, b)
         self.b = b.detach()
         self.eps = torch.finfo(b.dtype).eps
         self.n = b.shape[0]
@@ -116,14 +122,19 @@ class System:
         self._verified_at = 0
         self.norm_b = euclidean(self.b)
         self.threshold = max(rtol * self.norm_b, atol)
-        if x0 is None or self.norm_b == 0.0:  # the solution of A x = 0 is known
-            self.x = torch.zeros_like(self.b)
+        if x0 is not None:
+            _check_vector("x0", x0, b)
+        self._x0 = None if self.norm_b == 0.0 else x0  # the solution of A x = 0 is known
+        self.x = self.start()
+        if self._x0 is None:
             self.r = self.b.clone()
             self.norms = [self.norm_b]
         else:
-            _check_vector("x0", x0, b)
-            self.x = x0.detach().clone()
             self.norms = [self.true_residual()]
+
+    def start(self) -> Tensor:
+        """Return a fresh copy of the start, shape (n,)."""
+        return torch.zeros_like(self.b) if self._x0 is None else self._x0.detach().clone()
 
     @property
     def uncertainty(self) -> float:
@@ -145,10 +156,18 @@ class System:
         -------
         Tensor, shape (n,)
             A v.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the first product does not have the vector's shape, dtype and device.
         """
         self.matvecs += 1
-        Av = self.A.matvec(v)
-        return Av.clone() if Av is v else Av  # a user's identity may hand back its argument
+        Av = self.A.matvec(v).detach()  # a user's operator may be one that autograd records
+        if self.matvecs == 1:
+            _check_vector("the product A v", Av, v)
+        # A user's identity may hand back its argument.
+        return Av.clone() if Av.data_ptr() == v.data_ptr() else Av
 
     def true_residual(self) -> float:
         """Compute r = b - A x by a product, forget the drift, and return the norm of r.
@@ -272,7 +291,8 @@ def solve(system: System, cycle: Callable[[System], Status]) -> LinearResult:
     Returns
     -------
     LinearResult
-        Its last residual norm is true to a tenth of itself or of the tolerance.
+        Its last residual norm is true to a tenth of itself or of the tolerance, or to the
+        rounding of one product.
     """
     norm = system.norms[0]
     if not math.isfinite(norm):
@@ -284,11 +304,12 @@ def solve(system: System, cycle: Callable[[System], Status]) -> LinearResult:
     best: Tensor | None = None
     while True:
         status = cycle(system)
-        end = system.settle()
+        claimed, end = system.norms[-1], system.settle()
         if end <= system.threshold:
             return system.result(Status.CONVERGED)
-        if best is not None and not end < norm:
-            system.x, system.norms[-1] = best, norm
+        if not end < norm and (claimed < norm or best is not None):
+            # The recurrences claimed progress that is not there: x was better where it started.
+            system.x, system.norms[-1] = system.start() if best is None else best, norm
         if status is not Status.CONVERGED:
             return system.result(status)
         if not end <= _PROGRESS * norm:
@@ -312,7 +333,22 @@ def euclidean(v: Tensor) -> float:
     return float(torch.linalg.vector_norm(v, dtype=torch.float64))
 
 
+def _as_function(M: Any, b: Tensor) -> Preconditioner | None:
+    if M is None:
+        return None
+    operator = as_operator(M, b, name="M")
+    _check_kind("M", operator, b)
+    return lambda v: operator.matvec(v).detach()
+
+
+def _check_kind(name: str, A: LinearOperator, b: Tensor) -> None:
+    if A.dtype != b.dtype or A.device != b.device:
+        raise TypeError(f"{name} is {A.dtype} on {A.device}, but b is {b.dtype} on {b.device}")
+
+
 def _check_vector(name: str, v: Tensor, like: Tensor) -> None:
+    if not isinstance(v, Tensor):
+        raise TypeError(f"{name} must be a torch tensor, not {type(v).__name__}")
     if v.ndim != 1 or v.shape != like.shape:
         raise ValueError(f"{name} must have shape ({like.shape[0]},), not {tuple(v.shape)}")
     if v.dtype not in (torch.float32, torch.float64):

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from newton_krylov.linear_solvers.result import Preconditioner, Status
+from newton_krylov.linear_solvers.result import Status
 from newton_krylov.linear_solvers.system import SINGULAR_IMAGE, System, euclidean
 
 NegativeCurvature = Literal["ignore", "stop"]
@@ -27,9 +27,7 @@ class TridiagonalQR:
     Parameters
     ----------
     s : System
-        Its `r` becomes the first vector.
-    M : callable or None
-        Preconditioner, symmetric positive definite.
+        Its `r` becomes the first vector; its `M` must be symmetric positive definite.
     negative_curvature : {"ignore", "stop"}
         Whether a step that meets negative curvature stops the process.
     iterate : callable
@@ -54,12 +52,11 @@ class TridiagonalQR:
     def __init__(
         self,
         s: System,
-        M: Preconditioner | None,
         negative_curvature: NegativeCurvature,
         iterate: Callable[[], Tensor],
     ) -> None:
         self.s = s
-        self.M = M
+        self.M = M = s.M
         self._policy = negative_curvature
         self._iterate = iterate
         self.scale = self.norm = s.norms[-1]
@@ -166,8 +163,9 @@ class TridiagonalQR:
         """Make w the next Lanczos vector."""
         self._w_old, self._w = self._w, w
         if self._beta > 0.0:
-            w.div_(self._beta)
+            # In this order, for M may hand back its argument.
             self._next = w if self.M is None else Mw / self._beta
+            w.div_(self._beta)
 
     def _measure(self, products: list[float]) -> None:
         """Find the Euclidean residual norm: r_k = s_k^2 r_{k-1} - c_k phi_k w_{k+1}."""
