@@ -5,6 +5,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from newton_krylov.data.images import Images
+
 Task = Literal["binary", "multiclass", "regression"]
 
 
@@ -16,7 +18,8 @@ class Split:
     ----------
     X : Tensor, shape (n_samples, n_features)
         Dense, or sparse CSR with int32 indices (half the index traffic, and the fast path of the
-        sparse products). Images keep their shape: (n_samples, channels, height, width).
+        sparse products). Images keep their shape, (n_samples, channels, height, width), and their
+        bytes: uint8, whatever the run's dtype.
     y : Tensor, shape (n_samples,)
         Class indices 0 .. n_classes - 1 (int64), or floats for a regression.
 
@@ -52,6 +55,8 @@ class Dataset:
     checksum : str
         SHA-256 of what defines the data (files, or the generator's arguments) and of the options
         applied to it; equal checksums mean equal tensors.
+    images : Images or None
+        Of a set of images, how they become a network's input; None for a table.
     """
 
     name: str
@@ -61,6 +66,7 @@ class Dataset:
     n_classes: int
     source: str
     checksum: str
+    images: Images | None = None
 
     @property
     def n_features(self) -> int:

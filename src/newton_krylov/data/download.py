@@ -28,7 +28,7 @@ MAX_BYTES = 64 * 2**30
 """More than any file of LIBSVM's site; an answer without an end must have one."""
 
 
-def fetch(url: str, target: Path, *, sha256: str | None = None) -> None:
+def fetch(url: str, target: Path, *, sha256: str | None = None, md5: str | None = None) -> None:
     """Download a file, unless it is there.
 
     Parameters
@@ -39,6 +39,8 @@ def fetch(url: str, target: Path, *, sha256: str | None = None) -> None:
         Where the file goes; nothing of the answer has a say in that.
     sha256 : str, optional
         What it must be; by default what was recorded at its first download, if it was.
+    md5 : str, optional
+        What its publisher says its MD5 is.
 
     Raises
     ------
@@ -52,7 +54,7 @@ def fetch(url: str, target: Path, *, sha256: str | None = None) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock")):
             if not target.exists():  # else another process fetched it in the meantime
-                _fetch(url, target, sha256)
+                _fetch(url, target, sha256, md5)
     except urllib.error.HTTPError as error:
         raise DataError(
             f"{url} answered {error.code} ({error.reason}); find it elsewhere and {by_hand}."
@@ -110,19 +112,24 @@ def _compare(path: Path, found: str, asked: str | None) -> None:
         raise DataError(f"{path} has the SHA-256 {found}, but {expected} {whence}.")
 
 
-def _fetch(url: str, target: Path, sha256: str | None) -> None:
+def _fetch(url: str, target: Path, sha256: str | None, md5: str | None) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "newton-krylov"})  # noqa: S310
     _log.info("Downloading %s to %s", url, target)
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:  # noqa: S310 - http(s) only
         size = _size(answer, url, target)
-        digest = hashlib.sha256()
+        digest, published = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         with atomic_write(target) as stream:
             with _progress(target.name, size) as advance:
                 for chunk in _chunks(answer, url, size):
                     digest.update(chunk)
+                    published.update(chunk)
                     stream.write(chunk)
                     advance(len(chunk))
             _compare(target, digest.hexdigest(), sha256)
+            if md5 not in (None, published.hexdigest()):
+                raise DataError(
+                    f"{url} has the MD5 {published.hexdigest()}, but {md5} is published for it."
+                )
     with atomic_write(_record(target)) as record:
         record.write(f"{digest.hexdigest()}  {target.name}\n".encode())
 
