@@ -158,9 +158,10 @@ class _Basis:
         self.size = 0
         self.matvecs = 0
         self.beta = 0.0
+        self._coupling = 0.0
         self.norm_A = 0.0
-        # Of a unit vector, product and orthogonalization; a float32 network has millions of weights,
-        # to which the bound that grows like n would leave no digit.
+        # The rounding of a product and its orthogonalization, relative to |A|. A bound that grows
+        # like n would leave no digit to a float32 network with millions of weights.
         self._rounding = 10 * min(n**0.5, 100.0) * torch.finfo(A.dtype).eps
 
     def random(self) -> Tensor:
@@ -182,21 +183,22 @@ class _Basis:
         ).tolist()
         self.norm_A = max(self.norm_A, abs(applied))
         self.size = j + 1
-        if self.beta <= self._rounding * self.norm_A or self.beta == 0.0:
-            self.beta = 0.0
-            if self.size < len(self.V) - 1:
-                fresh = self._orthogonalize(self.random(), self.size)
-                self.V[self.size] = fresh / torch.linalg.vector_norm(fresh)
-            return True
-        self.V[self.size] = r / self.beta
+        exhausted = self.beta <= self._rounding * self.norm_A
+        self._coupling = 0.0 if exhausted else self.beta
+        if exhausted and self.size < len(r):
+            r = self._orthogonalize(self.random(), self.size)
+            r = r / torch.linalg.vector_norm(r)
+        elif not exhausted:
+            r = r / self.beta
+        self.V[self.size] = r
         if self.size < len(self.T):
-            self.T[j, self.size] = self.T[self.size, j] = self.beta
-        return False
+            self.T[j, self.size] = self.T[self.size, j] = self._coupling
+        return exhausted
 
     def restart(self, theta: Tensor, S: Tensor) -> None:
         """Go on from Ritz pairs (values theta, vectors V'S) and the newest basis vector."""
         size = len(theta)
-        border = self.beta * S[-1]
+        border = self._coupling * S[-1]
         newest = self.V[self.size].clone()
         self.V[:size] = S.T @ self.V[: self.size]
         self.V[size] = newest
