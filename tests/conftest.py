@@ -1,5 +1,12 @@
 """Fixtures that every room's tests share."""
 
+import os
+
+# One thread a process, the commands that tests start included: tests run side by side (-n), and
+# OpenMP threads that spin for each other on shared cores are many times slower than none. Set
+# before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 
