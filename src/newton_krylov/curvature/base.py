@@ -10,7 +10,15 @@ from newton_krylov.operators import LinearOperator
 
 
 class Curvature(ABC):
-    """Chooses the operator of the linear system; knows nothing of who solves with it."""
+    """Chooses the operator of the linear system; knows nothing of who solves with it.
+
+    Attributes
+    ----------
+    note : str
+        What the last `at` found that a user should know, in words; often nothing.
+    """
+
+    note: str = ""
 
     @abstractmethod
     def at(self, point: Point, generator: torch.Generator) -> LinearOperator:

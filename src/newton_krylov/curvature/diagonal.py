@@ -1,12 +1,15 @@
 """The Hessian's diagonal."""
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from newton_krylov.curvature.base import Curvature
+from newton_krylov.curvature.low_rank_operator import Negative, without_negative
 from newton_krylov.objectives.base import Point
 from newton_krylov.operators import LinearOperator
 from newton_krylov.registry import register
+from newton_krylov.spectrum.estimators import diagonal
 
 
 class DiagonalOperator(LinearOperator):
@@ -45,11 +48,28 @@ class DiagonalOperator(LinearOperator):
 
 @register("hessian_approx", "diagonal")
 class Diagonal(Curvature):
-    """The Hessian's diagonal: half a pass over the data, solved by one division.
+    """The Hessian's diagonal, solved by one division.
 
-    Entries may be negative where the objective is not convex.
+    A linear model knows it: half a pass over the data. Of a network it is estimated by Hutchinson's
+    method, one Hessian product for each probe, and the estimate's noise is of the size of the
+    off-diagonal entries (see `spectrum.estimators.diagonal`).
+
+    Parameters
+    ----------
+    probes : int
+        Products for the estimate, where one is needed.
+    negative : {"absolute", "truncate", "keep"}
+        What becomes of negative entries, which a Hessian that is not positive semidefinite has,
+        and an estimate may have: the absolute value (as in AdaHessian; Yao et al., 2021), zero
+        (which takes damping), or themselves.
     """
+
+    def __init__(self, probes: PositiveInt = 10, negative: Negative = "absolute") -> None:
+        self.probes = probes
+        self.negative = negative
 
     def at(self, point: Point, generator: torch.Generator) -> LinearOperator:
         """Return the diagonal at a point."""
-        return DiagonalOperator(point.hessian().diagonal())
+        H = point.hessian()
+        entries = H.diagonal() if H.has_diagonal else diagonal(H, self.probes, generator=generator)
+        return DiagonalOperator(without_negative(entries, self.negative))

@@ -183,7 +183,7 @@ class _Basis:
         ).tolist()
         self.norm_A = max(self.norm_A, abs(applied))
         self.size = j + 1
-        exhausted = self.beta <= self._rounding * self.norm_A
+        exhausted = bool(self.beta <= self._rounding * self.norm_A)
         self._coupling = 0.0 if exhausted else self.beta
         if exhausted and self.size < len(r):
             r = self._orthogonalize(self.random(), self.size)

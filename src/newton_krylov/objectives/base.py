@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from newton_krylov.data.dataset import Split
+from newton_krylov.errors import UnsupportedError
 from newton_krylov.operators import LinearOperator
 
 
@@ -116,6 +117,26 @@ class Point(ABC):
             Shape (dim, dim), symmetric.
         """
         return self.hessian()
+
+    def empirical_fisher(self) -> LinearOperator:
+        """Return the empirical Fisher operator at w: the mean of g_i g_i' plus the regularizer.
+
+        g_i is the gradient of sample i's loss, without the regularizer.
+
+        Returns
+        -------
+        LinearOperator
+            Shape (dim, dim), symmetric positive semidefinite.
+
+        Raises
+        ------
+        UnsupportedError
+            If the objective is not a mean over samples, or gives no gradients of single ones.
+        """
+        raise UnsupportedError(
+            f"hessian_approx=empirical_fisher needs the gradients of single samples, which "
+            f"{type(self.objective).__name__} does not have; take hvp, ggn or rank1."
+        )
 
     def subset(self, index: Tensor) -> "Point":
         """Evaluate the objective of a subset of the samples at the same w.

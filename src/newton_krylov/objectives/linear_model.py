@@ -277,6 +277,13 @@ class LinearModelPoint(Point):
         """Return the generalized Gauss-Newton operator at w, matrix-free."""
         return self.objective.gauss_newton_at(self)
 
+    def empirical_fisher(self) -> LinearOperator:
+        """Return the mean of the samples' g_i g_i' plus l2 I, matrix-free."""
+        G, f = self.terms.gradient, self.objective
+        if f.n_outputs == 1:
+            return WeightedGram(f, G.square().mul_(f.n_samples))
+        return FisherGram(f, G)
+
     def subset(self, index: Tensor) -> "LinearModelPoint":
         """Evaluate the objective of a subset at the same w; the known outputs are reused."""
         return LinearModelPoint(self.objective.subset(index), self.w, self.Z[index], self.age)
@@ -375,6 +382,39 @@ class WeightedGram(LinearOperator):
         f = self._objective
         f.counts.add(passes=0.5 * f.share)
         return self._features.column_square_sums(self.weights).add_(f.l2)
+
+
+class FisherGram(LinearOperator):
+    """The mean of g_i g_i' plus l2 I for a linear model with several outputs, matrix-free.
+
+    Sample i's gradient is x_i times the row of its derivatives by the outputs.
+
+    Parameters
+    ----------
+    objective : LinearModel
+        Gives X, l2 and the counts.
+    G : Tensor, shape (n_samples, n_outputs)
+        Derivatives of the mean loss by the outputs; the 1/n of the mean included.
+    """
+
+    def __init__(self, objective: LinearModel, G: Tensor) -> None:
+        super().__init__(objective.dim, objective.dtype, objective.device)
+        self._objective = objective
+        self._G = G
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply by a vector of shape (dim,): one pass over the data."""
+        f = self._objective
+        f.counts.add(hvp=f.share)
+        inner = (f.outputs(v) * self._G).sum(1, keepdim=True).mul_(f.n_samples)
+        return f.adjoint(self._G * inner).add_(v, alpha=f.l2)
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal, shape (dim,): half a pass over the data."""
+        f = self._objective
+        f.counts.add(passes=0.5 * f.share)
+        weights = self._G.square().mul_(f.n_samples)
+        return f.features.column_square_sums(weights).reshape(-1).add_(f.l2)
 
 
 class SingleOutputModel(LinearModel):
