@@ -2,16 +2,17 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor
 
+from newton_krylov.checkpoint import Checkpoint, OnCheckpoint
 from newton_krylov.data.dataset import Split
 from newton_krylov.objectives.base import Objective, Point
-from newton_krylov.optimizers.base import Optimizer, Step
+from newton_krylov.optimizers.base import Optimizer, Step, Steps
 from newton_krylov.registry import register
 from newton_krylov.trace import OnRow, Row
 
@@ -149,7 +150,7 @@ class _Meter:
                 iteration=self.iteration,
                 loss=step.point.value,
                 suboptimality=self._suboptimality(step.point),
-                grad_norm=step.point.grad_norm,
+                grad_norm=step.point.grad_norm if step.grad_norm is None else step.grad_norm,
                 train_accuracy=self._accuracy(step.point, self.train),
                 test_accuracy=self._accuracy(step.point, self.test),
                 test_loss=self._test_loss(step.point),
@@ -190,6 +191,8 @@ def run(
     test: Split | None = None,
     optimum: float | None = None,
     on_row: OnRow | None = None,
+    resume: Checkpoint | None = None,
+    on_checkpoint: OnCheckpoint | None = None,
 ) -> RunResult:
     """Run an optimizer from w0 until a criterion holds, it ends by itself, or it is interrupted.
 
@@ -214,6 +217,11 @@ def run(
         The certified optimal value.
     on_row : callable, optional
         Called with each row.
+    resume : Checkpoint, optional
+        Go on from here instead of w0: of the same optimizer, objective and generator.
+    on_checkpoint : callable, optional
+        Called with a checkpoint after each step but the start, where the optimizer can be
+        continued; only then is one made.
 
     Returns
     -------
@@ -223,7 +231,15 @@ def run(
     clock, meter = Clock(objective.device), _Meter(objective, train, test, optimum)
     rows: list[Row] = []
     w = w0
-    steps = optimizer.steps(objective, w0, generator)
+    if resume is None:
+        steps = optimizer.steps(objective, w0, generator)
+    else:
+        w, rows = resume.w.to(w0), list(resume.rows)
+        meter.iteration, meter.seconds = rows[-1].iteration, rows[-1].seconds
+        stop = stopping.reason(rows[-1], rows[-2] if len(rows) > 1 else None)
+        if stop is not None:
+            return RunResult(*stop, rows, w)
+        steps = _continued(optimizer, objective, w, generator, resume)
     try:
         while True:
             start = clock()
@@ -239,6 +255,8 @@ def run(
             rows.append(row)
             if on_row is not None:
                 on_row(row)
+            if on_checkpoint is not None and previous is not None:
+                _keep(on_checkpoint, optimizer, objective, step.point.w, generator, rows)
             stop = stopping.reason(row, previous)
             if stop is not None:
                 return RunResult(*stop, rows, w)
@@ -248,3 +266,37 @@ def run(
         return RunResult(Outcome.OUT_OF_MEMORY, f"out of memory: {error}", rows, w)
     finally:
         steps.close()
+
+
+def _continued(
+    optimizer: Optimizer,
+    objective: Objective,
+    w: Tensor,
+    generator: torch.Generator,
+    checkpoint: Checkpoint,
+) -> Steps:
+    """Start an optimizer's steps where a checkpoint left them; its row is in the trace already."""
+    optimizer.load_state_dict(checkpoint.optimizer)
+    steps = optimizer.steps(objective, w, generator)
+    next(steps)
+    objective.counts.add(
+        **{name: n - getattr(objective.counts, name) for name, n in checkpoint.counts.items()}
+    )
+    generator.set_state(checkpoint.generator)
+    return steps
+
+
+def _keep(
+    on_checkpoint: OnCheckpoint,
+    optimizer: Optimizer,
+    objective: Objective,
+    w: Tensor,
+    generator: torch.Generator,
+    rows: list[Row],
+) -> None:
+    state = optimizer.state_dict()
+    if state is None or not math.isfinite(rows[-1].loss):
+        return
+    counts = asdict(objective.counts)
+    del counts["active"]
+    on_checkpoint(Checkpoint(w, state, generator.get_state(), counts, list(rows)))

@@ -1,10 +1,11 @@
 """Newton's method with any linear solver and any curvature."""
 
-from dataclasses import dataclass
+import copy
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from newton_krylov.curvature.base import Curvature
@@ -12,9 +13,11 @@ from newton_krylov.linear_solvers.lanczos import lanczos
 from newton_krylov.linear_solvers.result import LinearResult, LinearSolver, Status
 from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.operators import LinearOperator, ShiftedOperator
-from newton_krylov.optimizers.base import Optimizer, Step, Steps, settled
+from newton_krylov.optimizers.base import Optimizer, State, Step, Steps, settled
+from newton_krylov.optimizers.damping import Damping, DampingRule, Factor
 from newton_krylov.optimizers.forcing import Forcing, Inner, Outer
 from newton_krylov.optimizers.line_search import Found, LineSearch
+from newton_krylov.optimizers.training import Epochs, Momentum, Schedule, Update
 from newton_krylov.preconditioners.base import PreconditionerBuilder
 from newton_krylov.registry import register
 
@@ -41,6 +44,53 @@ class Direction:
     note: str
 
 
+NegativeCurvature = Literal["follow", "truncate", "ignore"]
+
+
+class Memory:
+    """What Newton's method carries from one step to the next.
+
+    Parameters
+    ----------
+    curvature : Curvature
+        May remember things of its own, such as the last eigenvectors.
+    damping : Damping
+        tau.
+
+    Attributes
+    ----------
+    last : Inner or None
+        The last inner solve, for the forcing term.
+    A : LinearOperator or None
+        The curvature, without damping; kept for `age` steps so far.
+    velocity : Tensor or None, shape (dim,)
+        The gradients' sum, where there is momentum.
+    """
+
+    def __init__(self, curvature: Curvature, damping: Damping) -> None:
+        self.curvature, self.damping = curvature, damping
+        self.last: Inner | None = None
+        self.A: LinearOperator | None = None
+        self.age = 0
+        self.velocity: Tensor | None = None
+
+    def state_dict(self) -> State:
+        """Return it for a checkpoint, which forgets an operator: it is made anew."""
+        return {
+            "curvature": self.curvature.state_dict(),
+            "damping": self.damping.tau,
+            "last": None if self.last is None else asdict(self.last),
+            "velocity": self.velocity,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from a checkpoint."""
+        self.curvature.load_state_dict(state["curvature"])
+        self.damping.tau = state["damping"]
+        self.last = None if state["last"] is None else Inner(**state["last"])
+        self.velocity = state["velocity"]
+
+
 @register("optimizer", "newton")
 class Newton(Optimizer):
     """Newton's method: solve H p = -g by the chosen solver, then search along p.
@@ -57,6 +107,11 @@ class Newton(Optimizer):
     search finds nothing, give way to -g. A zero gradient is not yet a minimum: the bottom of the
     spectrum is looked at, and a saddle is left along its most negative curvature.
 
+    With a `batch_size` it is a stochastic method (Martens, "Deep learning via Hessian-free
+    optimization", 2010; Byrd, Chin, Neveitt and Nocedal, "On the use of stochastic Hessian
+    information in optimization methods for machine learning", 2011): every mini-batch gives the
+    gradient, a part of it the curvature, and a step of the run is one epoch.
+
     Parameters
     ----------
     solver : LinearSolver
@@ -70,9 +125,30 @@ class Newton(Optimizer):
     preconditioner : PreconditionerBuilder
         Built anew at every point.
     damping : float
-        tau >= 0 in (H + tau I) p = -g.
-    negative_curvature : {"follow", "truncate"}
-        What to do with a direction of negative curvature.
+        tau >= 0 in (H + tau I) p = -g; with an adaptive rule the first one.
+    damping_rule : {"fixed", "levenberg_marquardt"}
+        See `Damping`. With `levenberg_marquardt` a step that does not lower the loss (of the
+        mini-batch, where there is one) is refused, and nothing else is tried in its place.
+    damping_factor : float
+        By how much the adaptive rule moves tau, above 1.
+    damping_min : float
+        tau stays at or above it.
+    negative_curvature : {"follow", "truncate", "ignore"}
+        What to do with a direction of negative curvature; `ignore` takes the solver's answer as
+        it is, uphill or not, as the paper's code does.
+    batch_size : int or None
+        Samples in a mini-batch; None takes them all, and a step is an iteration.
+    curvature_samples : int or None
+        Of how many of them, drawn anew each time, the curvature is made; None takes them all.
+    curvature_every : int
+        Steps between two evaluations of the curvature.
+    momentum : float
+        m = momentum m + g takes the gradient's place; with H = 0 and tau = 1 / rate this is
+        stochastic gradient descent with momentum.
+    schedule : {"constant", "linear", "cosine"}
+        What becomes of the step's length, with a `batch_size`.
+    schedule_epochs : int
+        Epochs until it has come to its end.
     """
 
     def __init__(
@@ -83,7 +159,16 @@ class Newton(Optimizer):
         forcing: Forcing,
         preconditioner: PreconditionerBuilder,
         damping: NonNegativeFloat = 0.0,
-        negative_curvature: Literal["follow", "truncate"] = "follow",
+        damping_rule: DampingRule = "fixed",
+        damping_factor: Factor = 2.0,
+        damping_min: NonNegativeFloat = 0.0,
+        negative_curvature: NegativeCurvature = "follow",
+        batch_size: PositiveInt | None = None,
+        curvature_samples: PositiveInt | None = None,
+        curvature_every: PositiveInt = 1,
+        momentum: Momentum = 0.0,
+        schedule: Schedule = "constant",
+        schedule_epochs: PositiveInt = 4,
     ) -> None:
         self.solver = solver
         self.curvature = curvature
@@ -91,20 +176,200 @@ class Newton(Optimizer):
         self.forcing = forcing
         self.preconditioner = preconditioner
         self.damping = damping
+        self.damping_rule = damping_rule
+        self.damping_factor = damping_factor
+        self.damping_min = damping_min
         self.negative_curvature = negative_curvature
+        self.batch_size = batch_size
+        self.curvature_samples = curvature_samples
+        self.curvature_every = curvature_every
+        self.momentum = momentum
+        self.schedule: Schedule = schedule
+        self.schedule_epochs = schedule_epochs
+        self.memory()  # refuses senseless damping before anything is loaded
+        self._resumed: State | None = None
+
+    def memory(self) -> Memory:
+        """Return what a run, or a layer of it, starts with."""
+        damping = Damping(self.damping, self.damping_rule, self.damping_factor, self.damping_min)
+        return Memory(copy.deepcopy(self.curvature), damping)
 
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
-        """Iterate from w0; ends by itself where no direction of descent is left."""
+        """Iterate from w0; on all samples it ends where no direction of descent is left."""
+        self._memory = self.memory()
+        self._epochs = Epochs(self.batch_size or 1, self.schedule, self.schedule_epochs)
+        if self._resumed is not None:
+            self._memory.load_state_dict(self._resumed)
+            self._epochs.load_state_dict(self._resumed)
+            self._resumed = None
+        if self.batch_size is None:
+            return (yield from self._on_all(objective, w0, generator))
+
+        def advance(batch: Objective, w: Tensor, rate: float, generator: torch.Generator) -> Update:
+            return self.update(batch, w, self._memory, generator, rate)
+
+        def end() -> str:
+            return self.end_epoch(self._memory)
+
+        return (yield from self._epochs.steps(objective, w0, generator, advance, end))
+
+    def _on_all(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
         point = settled(objective.at(w0))
         yield Step(point)
-        last: Inner | None = None
         while True:
-            advanced = self.advance(point, self.operator(point, generator), last, generator)
-            if isinstance(advanced, str):
-                return advanced
-            step, last = advanced
+            step = self.step(point, self._memory, generator)
+            if isinstance(step, str):
+                return step
+            if step.point is point:
+                self._memory.age -= 1  # refused: the curvature is still that of this point
             point = settled(step.point)
             yield step
+
+    def state_dict(self) -> State | None:
+        """Return what is carried from one step to the next; None while a curvature outlasts one."""
+        if self.batch_size is None and self.curvature_every > 1:
+            return None
+        return {**self._memory.state_dict(), **self._epochs.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Let the next `steps` go on from a checkpoint."""
+        self._resumed = state
+
+    def end_epoch(self, memory: Memory) -> str:
+        """End an epoch: its last curvature ends with it, as a checkpoint does not keep it.
+
+        Parameters
+        ----------
+        memory : Memory
+            Changed.
+
+        Returns
+        -------
+        str
+            What tau is, where it moves.
+        """
+        memory.A = None
+        return f"damping {memory.damping.tau:.3g}" if memory.damping.adaptive else ""
+
+    def update(
+        self,
+        batch: Objective,
+        w: Tensor,
+        memory: Memory,
+        generator: torch.Generator,
+        rate: float = 1.0,
+    ) -> Update:
+        """Make one step on a mini-batch.
+
+        Parameters
+        ----------
+        batch : Objective
+            The mini-batch's.
+        w : Tensor, shape (dim,)
+            Where.
+        memory : Memory
+            Of the steps before; changed.
+        generator : torch.Generator
+            The run's source of randomness.
+        rate : float
+            The schedule's factor of the step's length.
+
+        Returns
+        -------
+        Update
+            Where there is no step, w as it was.
+        """
+        point = settled(batch.at(w))
+        step = self.step(point, memory, generator, rate)
+        if memory.age >= self.curvature_every:
+            memory.A = None  # and with it what it holds of this batch
+        if isinstance(step, str):
+            return Update(w, point.value, point.grad_norm, 0.0, 0, (step,))
+        notes = tuple(filter(None, step.note.split("; ")))
+        length, inner = rate * step.step_size, step.inner_iterations
+        return Update(step.point.w, point.value, point.grad_norm, length, inner, notes)
+
+    def step(
+        self, point: Point, memory: Memory, generator: torch.Generator, rate: float = 1.0
+    ) -> Step | str:
+        """Make one step of the method with all it carries: curvature, damping, momentum.
+
+        Parameters
+        ----------
+        point : Point
+            Where it starts.
+        memory : Memory
+            Of the steps before; changed.
+        generator : torch.Generator
+            The run's source of randomness.
+        rate : float
+            Factor of the step's length.
+
+        Returns
+        -------
+        Step or str
+            Or why there is none.
+        """
+        A = self._kept(point, memory, generator)
+        damped = self._damped(A, memory.damping.tau)
+        gradient = self._accumulated(point, memory)
+        direction = self.direction(point, damped, memory.last, generator, gradient)
+        if isinstance(direction, str):
+            return direction
+        if rate != 1.0:
+            direction = replace(direction, p=direction.p * rate)
+        if memory.damping.adaptive:
+            return self._judged(point, A, direction, memory)
+        made = self.search(point, direction)
+        if isinstance(made, str):
+            return made
+        step, memory.last = made
+        return step
+
+    def _kept(self, point: Point, memory: Memory, generator: torch.Generator) -> LinearOperator:
+        """Return the curvature, which lasts for `curvature_every` steps."""
+        if memory.A is None or memory.age >= self.curvature_every:
+            memory.A, memory.age = self._curvature(point, memory.curvature, generator), 0
+        memory.age += 1
+        return memory.A
+
+    def _curvature(
+        self, point: Point, curvature: Curvature, generator: torch.Generator
+    ) -> LinearOperator:
+        n = point.objective.n_samples
+        if self.curvature_samples is not None and self.curvature_samples < n:
+            index = torch.randperm(n, generator=generator)[: self.curvature_samples]
+            point = point.subset(index.to(point.w.device))
+        return curvature.at(point, generator)
+
+    def _accumulated(self, point: Point, memory: Memory) -> Tensor:
+        if self.momentum == 0.0:
+            return point.grad
+        if memory.velocity is None:
+            memory.velocity = torch.zeros_like(point.grad)
+        memory.velocity = memory.velocity.mul(self.momentum).add_(point.grad)
+        return memory.velocity
+
+    def _damped(self, A: LinearOperator, tau: float) -> LinearOperator:
+        return ShiftedOperator(A, tau) if tau > 0 else A
+
+    def _judged(
+        self, point: Point, A: LinearOperator, direction: "Direction", memory: Memory
+    ) -> Step:
+        """Make the step or refuse it, and let the damping learn from it."""
+        found = self.line_search(point.ray(direction.p))
+        inner = direction.inner
+        p = direction.p * found.alpha
+        slope, bend = torch.stack([torch.dot(point.grad, p), torch.dot(p, A @ p)]).tolist()
+        actual = found.point.value - point.value
+        accepted = memory.damping.judge(actual, slope + bend / 2) and found.accepted
+        residual_norm = inner.residual_norms[-1]
+        alpha = found.alpha if accepted else 0.0
+        memory.last = Inner(direction.eta, point.grad_norm, residual_norm, alpha)
+        if accepted:
+            return Step(found.point, alpha, inner.iterations, direction.note)
+        note = f"{direction.note}; step refused".lstrip("; ")
+        return Step(point, 0.0, inner.iterations, note)
 
     def operator(self, point: Point, generator: torch.Generator) -> LinearOperator:
         """Return the matrix of the Newton system at a point: the curvature and the damping.
@@ -121,8 +386,7 @@ class Newton(Optimizer):
         LinearOperator
             Shape (dim, dim), symmetric.
         """
-        A = self.curvature.at(point, generator)
-        return ShiftedOperator(A, self.damping) if self.damping > 0 else A
+        return self._damped(self._curvature(point, self.curvature, generator), self.damping)
 
     def advance(
         self, point: Point, A: LinearOperator, last: Inner | None, generator: torch.Generator
@@ -150,13 +414,22 @@ class Newton(Optimizer):
         return direction if isinstance(direction, str) else self.search(point, direction)
 
     def direction(
-        self, point: Point, A: LinearOperator, last: Inner | None, generator: torch.Generator
+        self,
+        point: Point,
+        A: LinearOperator,
+        last: Inner | None,
+        generator: torch.Generator,
+        gradient: Tensor | None = None,
     ) -> "Direction | str":
-        """Solve the Newton system and turn its answer to descent; parameters as of `advance`."""
+        """Solve the Newton system and turn its answer to descent; parameters as of `advance`.
+
+        `gradient`, shape (dim,), takes the place of the point's own where it is given.
+        """
         eta = self.forcing(Outer(point.grad_norm, last))
         M = self.preconditioner.build(A, generator)
-        inner = self.solver(A, -point.grad, rtol=eta, M=M)
-        p, note = self._direction(point, A, inner, generator)
+        g = point.grad if gradient is None else gradient
+        inner = self.solver(A, -g, rtol=eta, M=M)
+        p, note = self._direction(point, A, inner, generator, g)
         return note if p is None else Direction(p, eta, inner, note)
 
     def search(self, point: Point, direction: "Direction") -> tuple[Step, Inner] | str:
@@ -170,19 +443,26 @@ class Newton(Optimizer):
         return step, Inner(direction.eta, point.grad_norm, residual_norm, found.alpha)
 
     def _direction(
-        self, point: Point, A: LinearOperator, inner: LinearResult, generator: torch.Generator
+        self,
+        point: Point,
+        A: LinearOperator,
+        inner: LinearResult,
+        generator: torch.Generator,
+        g: Tensor,
     ) -> tuple[Tensor | None, str]:
         """Turn the solver's answer into a direction of descent, and say what was done."""
         if point.grad_norm == 0.0:
             return self._leave_saddle(point, A, generator)
         note = "" if inner.converged else f"solver: {inner.status}"
         p = inner.x
+        if self.negative_curvature == "ignore":
+            return p, note
         if inner.status is Status.NEGATIVE_CURVATURE and self.negative_curvature == "follow":
             assert inner.direction is not None
-            p = _along(point, A, inner.direction)
-        if float(torch.dot(point.grad, p)) < 0:
+            p = _along(point, A, inner.direction, g)
+        if float(torch.dot(g, p)) < 0:
             return p, note
-        return -point.grad, f"{note}; along -gradient".lstrip("; ")
+        return -g, f"{note}; along -gradient".lstrip("; ")
 
     def _leave_saddle(
         self, point: Point, A: LinearOperator, generator: torch.Generator
@@ -190,7 +470,7 @@ class Newton(Optimizer):
         pair = lanczos(A, 1, which="smallest", generator=generator)
         if float(pair.values[0]) >= -float(pair.residual_norms[0]):
             return None, "the gradient is zero and the curvature is not negative"
-        return _along(point, A, pair.vectors[:, 0]), "left a saddle point"
+        return _along(point, A, pair.vectors[:, 0], point.grad), "left a saddle point"
 
     def _search(self, point: Point, p: Tensor, note: str) -> tuple[Found, str]:
         found = self.line_search(point.ray(p))
@@ -202,10 +482,10 @@ class Newton(Optimizer):
         )
 
 
-def _along(point: Point, A: LinearOperator, d: Tensor) -> Tensor:
-    """Scale a direction of nonpositive curvature to a step downhill."""
+def _along(point: Point, A: LinearOperator, d: Tensor, g: Tensor) -> Tensor:
+    """Scale a direction of nonpositive curvature to a step downhill, as seen from gradient g."""
     d = d / torch.linalg.vector_norm(d)
-    slope, curvature = torch.stack([torch.dot(point.grad, d), torch.dot(d, A @ d)]).tolist()
+    slope, curvature = torch.stack([torch.dot(g, d), torch.dot(d, A @ d)]).tolist()
     bound = 1.0 + float(torch.linalg.vector_norm(point.w))
     # Without a slope (a saddle) the curvature itself is the length, as Royer, O'Neill and Wright
     # (2020) scale it; a vanishing curvature asks for the bound.

@@ -1,0 +1,60 @@
+"""Stochastic gradient descent."""
+
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+
+from newton_krylov.errors import ConfigError
+from newton_krylov.optimizers.training import Momentum, Schedule
+from newton_krylov.optimizers.training_torch import TorchOptimizer
+from newton_krylov.registry import register
+
+
+@register("optimizer", "sgd")
+class SGD(TorchOptimizer):
+    """Stochastic gradient descent with momentum, by torch's `SGD`; a step is one epoch.
+
+    v = momentum v + g and w - rate v (Polyak, 1964), or with `nesterov` the gradient's step is
+    looked ahead (Sutskever, Martens, Dahl and Hinton, "On the importance of initialization and
+    momentum in deep learning", 2013).
+
+    Parameters
+    ----------
+    learning_rate : float
+        Of the first step; the schedule multiplies it.
+    momentum : float
+        In [0, 1).
+    nesterov : bool
+        Whether to look ahead.
+    batch_size : int
+        Samples in a mini-batch.
+    schedule : {"constant", "linear", "cosine"}
+        What becomes of the learning rate.
+    schedule_epochs : int
+        Epochs until it has come to its end.
+
+    Raises
+    ------
+    ConfigError
+        If `nesterov` has no momentum to look ahead with.
+    """
+
+    def __init__(
+        self,
+        learning_rate: PositiveFloat = 0.05,
+        momentum: Momentum = 0.9,
+        nesterov: bool = False,
+        batch_size: PositiveInt = 128,
+        schedule: Schedule = "constant",
+        schedule_epochs: PositiveInt = 4,
+    ) -> None:
+        if nesterov and momentum == 0:
+            raise ConfigError("optimizer.nesterov needs a momentum: set optimizer.momentum=0.9.")
+        super().__init__(learning_rate, batch_size, schedule, schedule_epochs)
+        self.momentum, self.nesterov = momentum, nesterov
+
+    def make(self, w: Tensor) -> torch.optim.Optimizer:
+        """Make torch's SGD for the parameter w, shape (dim,)."""
+        return torch.optim.SGD(
+            [w], self.learning_rate, momentum=self.momentum, nesterov=self.nesterov
+        )
