@@ -60,7 +60,7 @@ class TorchOptimizer(Optimizer):
 
         def advance(batch: Objective, w: Tensor, rate: float, generator: torch.Generator) -> Update:
             point = batch.at(w)
-            loss, parameter.grad = point.value, point.grad
+            parameter.grad, loss = point.grad, point.value
             for group in self._torch.param_groups:
                 group["lr"] = rate * self.learning_rate
             self._torch.step()
