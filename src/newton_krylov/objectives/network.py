@@ -1,0 +1,529 @@
+"""A network with a criterion as an objective of one flat vector, by layers or whole."""
+
+import copy
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.data.images import Images
+from newton_krylov.errors import ConfigError, suggest
+from newton_krylov.objectives.base import Counts, Objective, Point, Ray
+from newton_krylov.objectives.network_curvature import (
+    Criterion,
+    EmpiricalFisherOperator,
+    GaussNewtonOperator,
+    HessianGraph,
+    HessianOperator,
+    Kept,
+    OutputGraph,
+)
+from newton_krylov.objectives.network_inputs import Activations, Inputs, Samples
+from newton_krylov.objectives.network_layout import Layout, even_spans, flat, run, stages_of
+from newton_krylov.objectives.network_noise import FixedForward, Seen
+from newton_krylov.operators import LinearOperator
+from newton_krylov.registry import register
+
+GIB = 2.0**30
+# A graph that is differentiated twice keeps about three tensors for each that a forward pass makes.
+_TENSORS_KEPT = 3
+
+
+class Network(Objective):
+    """Mean loss of a network's outputs plus an L2 term, as a function of its weights.
+
+    The weights are one flat vector in the order of `named_parameters`; `blocks` says where each
+    layer lies. `restricted` frees some layers and holds the others, `subset` binds to a batch;
+    both return objectives on which every optimizer, curvature and line search works unchanged.
+
+    An objective is ONE function: the dropout masks of a batch depend on its noise seed and the
+    sample alone, batch norm normalizes each span of at most `chunk` samples by the span's own
+    statistics, and nothing depends on what was evaluated before. The module given is not changed,
+    nor are its buffers.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Takes a batch, samples first. Its present weights are the start; a copy is kept.
+    criterion : callable
+        (outputs, targets) -> mean loss over the samples.
+    X : Tensor, shape (n_samples, ...)
+        Inputs: numbers, or bytes with `images`.
+    y : Tensor, shape (n_samples, ...)
+        Targets.
+    l2 : float
+        The factor lambda >= 0 of |w|^2 / 2, over all of the network's weights.
+    chunk : int
+        Samples in one forward pass.
+    memory : float
+        Bytes that each of the caches may take: of the graphs that Hessian products reuse, and of
+        frozen layers' activations.
+    images : Images, optional
+        How bytes become inputs.
+    dtype : torch.dtype, optional
+        Of the weights; by default as they are.
+    convex_loss : bool
+        Whether the criterion is convex in the outputs.
+
+    Attributes
+    ----------
+    blocks : dict of str to slice
+        Each free layer's place in the flat vector, by the name of the module that owns it.
+    share : float
+        Of all samples; what a subset's evaluations count.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        criterion: Criterion,
+        X: Tensor,
+        y: Tensor,
+        *,
+        l2: float = 0.0,
+        chunk: int = 500,
+        memory: float = 4 * GIB,
+        images: Images | None = None,
+        dtype: torch.dtype | None = None,
+        convex_loss: bool = True,
+    ) -> None:
+        dtype = dtype or next(module.parameters()).dtype
+        self._module = copy.deepcopy(module).to(X.device, dtype)
+        self._criterion, self._convex_loss = criterion, convex_loss
+        self.l2, self.chunk, self.memory = l2, chunk, memory
+        self.layout = Layout(self._module)
+        self._stages = stages_of(self._module)
+        self._images = images
+        self.dtype, self.device = dtype, X.device
+        self.counts, self.share = Counts(), 1.0
+        self._inputs: Inputs = Samples(X, dtype, images)
+        self._base: Tensor | None = None  # the whole network's weights, where some are held
+        self._first = 0  # the first stage with a free weight
+        self._evaluated: dict[int, tuple[Tensor, Tensor, tuple[float, float]]] = {}
+        self._bind(y)
+        self._free(list(self.layout.layers))
+        self._seen = self._probe()
+
+    # -- the parts of it ---------------------------------------------------------------------
+
+    def _bind(self, y: Tensor) -> None:
+        self.y, self.n_samples = y, len(y)
+        self.spans = even_spans(self.n_samples, self.chunk)
+
+    def _free(self, layers: Sequence[str]) -> None:
+        of_layers = self.layout.layers
+        self._numbers = sorted(number for layer in layers for number in of_layers[layer])
+        sizes = [self.layout.shapes[number].numel() for number in self._numbers]
+        self.dim = sum(sizes)
+        self.blocks, start = {}, 0
+        for layer in (name for name in of_layers if name in layers):
+            block = self.layout.block(layer)
+            stop = start + block.stop - block.start
+            self.blocks[layer] = slice(start, stop)
+            start = stop
+        self.convexity = self.l2 if self._is_convex() else None
+
+    def _is_convex(self) -> bool:
+        """Tell whether the outputs are linear in the free weights."""
+        last = self._stages[-1]
+        own = set(last.parameters.values())
+        return (
+            self._convex_loss and isinstance(last.module, nn.Linear) and own >= set(self._numbers)
+        )
+
+    def _probe(self) -> Seen:
+        """Run two samples through the network and note what happens."""
+        seen, two = Seen(), torch.arange(min(2, self.n_samples), device=self.device)
+        with torch.no_grad():
+            x = self._inputs.take(two, None).span(0, len(two))
+            run(self._stages, self.layout.views(self.initial()), x, FixedForward(seen=seen))
+        seen.numbers = {stage: -(-count // len(two)) for stage, count in seen.numbers.items()}
+        return seen
+
+    @property
+    def kept_graphs(self) -> int:
+        """How many spans' graphs fit in the memory."""
+        numbers = sum(c for stage, c in self._seen.numbers.items() if stage >= self._first)
+        widest = max(stop - start for start, stop in self.spans)
+        itemsize = torch.finfo(self.dtype).bits // 8
+        return int(self.memory / max(1, _TENSORS_KEPT * numbers * widest * itemsize))
+
+    def initial(self) -> Tensor:
+        """Return the weights that the module came with, those of the free layers, flat."""
+        parameters = list(self._module.parameters())
+        return flat([parameters[number].detach() for number in self._numbers])
+
+    def split(self, v: Tensor) -> list[Tensor]:
+        """Cut a flat vector, shape (dim,), into views of the free parameters' shapes."""
+        sizes = [self.layout.shapes[number].numel() for number in self._numbers]
+        shapes = [self.layout.shapes[number] for number in self._numbers]
+        return [part.view(shape) for part, shape in zip(torch.split(v, sizes), shapes, strict=True)]
+
+    def embed(self, w: Tensor) -> Tensor:
+        """Return the whole network's weights.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Of the free layers.
+
+        Returns
+        -------
+        Tensor, shape (dim of the whole,)
+            With the held layers' weights as they are; `w` itself where none is held.
+        """
+        if self._base is None:
+            return w
+        whole = self._base.clone()
+        views = self.layout.views(whole)
+        for number, part in zip(self._numbers, self.split(w), strict=True):
+            views[number].copy_(part)
+        return whole
+
+    # -- other objectives of the same network ------------------------------------------------
+
+    def at(self, w: Tensor) -> "NetworkPoint":
+        """Evaluate at w, shape (dim,)."""
+        if w.shape != (self.dim,):
+            raise ValueError(f"expected w of shape ({self.dim},), got {tuple(w.shape)}")
+        return NetworkPoint(self, w)
+
+    def subset(self, index: Tensor, *, noise: int | None = None) -> "Network":
+        """Bind the same network to some samples.
+
+        Parameters
+        ----------
+        index : Tensor, shape (m,), int64
+            Sample numbers.
+        noise : int or None
+            Turns dropout and augmentation on, drawn from this seed; None leaves the noise as it
+            is in this objective: off, or each sample's own masks.
+
+        Returns
+        -------
+        Network
+            The mean over those samples; the regularizer stays.
+        """
+        part = copy.copy(self)
+        part.share = self.share * len(index) / self.n_samples
+        part._inputs = self._inputs.take(index, noise)
+        part._bind(self.y[index])
+        return part
+
+    def restricted(self, layers: Sequence[str], w: Tensor) -> "Network":
+        """Free some layers' weights and hold the others.
+
+        Parameters
+        ----------
+        layers : sequence of str
+            Of `blocks`; their order does not matter.
+        w : Tensor, shape (dim,)
+            Of this objective: where the others are held.
+
+        Returns
+        -------
+        Network
+            A function of those layers' weights alone. What the layers in front of them compute is
+            computed once.
+
+        Raises
+        ------
+        ConfigError
+            For an unknown layer, or none.
+        """
+        if not layers:
+            raise ConfigError("optimizer.layers is empty: name at least one layer.")
+        for layer in layers:
+            if layer not in self.blocks:
+                raise ConfigError(
+                    f"'{layer}' is not a layer of the network{suggest(layer, self.blocks)}"
+                )
+        part = copy.copy(self)
+        part._base = self.embed(w).detach().clone()
+        part._free(list(layers))
+        part._first = min(
+            stage.number
+            for stage in self._stages
+            if not set(part._numbers).isdisjoint(stage.parameters.values())
+        )
+        front = self._stages[self._first : part._first]
+        if front:
+            tensors = self.layout.views(part._base)
+            part._inputs = Activations(
+                self._inputs, front, tensors, self._seen, chunk=self.chunk, memory=self.memory
+            )
+        return part
+
+    # -- evaluations -------------------------------------------------------------------------
+
+    def leaves(self, w: Tensor) -> list[Tensor]:
+        """Return the free parameters at w as leaves of a new graph."""
+        return [part.detach().requires_grad_() for part in self.split(w)]
+
+    def outputs(self, leaves: Sequence[Tensor], number: int) -> Tensor:
+        """Run the network on one span of the samples.
+
+        Parameters
+        ----------
+        leaves : sequence of Tensor
+            The free parameters.
+        number : int
+            Of the span.
+
+        Returns
+        -------
+        Tensor, shape (n, ...)
+            The outputs.
+        """
+        start, stop = self.spans[number]
+        x = self._inputs.span(start, stop)
+        return run(
+            self._stages[self._first :], self._tensors(leaves), x, self._inputs.mode(start, stop)
+        )
+
+    def _tensors(self, leaves: Sequence[Tensor]) -> list[Tensor]:
+        if self._base is None:
+            return list(leaves)
+        tensors = self.layout.views(self._base)
+        for number, leaf in zip(self._numbers, leaves, strict=True):
+            tensors[number] = leaf
+        return tensors
+
+    def span_loss(self, outputs: Tensor, number: int) -> Tensor:
+        """Return the mean loss over one span, without the regularizer, in float64.
+
+        The network's own rounding is what it is; that of the loss, which decides in line
+        searches, would come on top and costs nothing to avoid.
+        """
+        return self._criterion(outputs.double(), self.y[slice(*self.spans[number])])
+
+    def weight(self, number: int) -> float:
+        """Return the share of the objective's samples that one span has."""
+        start, stop = self.spans[number]
+        return (stop - start) / self.n_samples
+
+    def penalty(self, w: Tensor) -> float:
+        """Return l2/2 |w|^2 over the whole network's weights."""
+        if self.l2 == 0:
+            return 0.0
+        whole = self.embed(w).double()
+        return 0.5 * self.l2 * float(torch.dot(whole, whole))
+
+    def rounding(self, value: float) -> float:
+        """Return how far a computed value can be off by rounding alone.
+
+        The loss is summed in float64, so what is left is the rounding of the outputs, which does
+        not vanish with the loss: a few units in the last place of numbers of order one.
+        """
+        return 4 * torch.finfo(self.dtype).eps * (1 + abs(value))
+
+    def evaluate(self, w: Tensor, split: Split) -> tuple[float, float]:
+        """Return mean loss and accuracy over a split, in evaluation mode.
+
+        Dropout is off; batch norm normalizes by the statistics of the objective's own samples at
+        w. The last answer for each split is kept.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters.
+        split : Split
+            Samples and targets.
+
+        Returns
+        -------
+        tuple of float
+            The mean loss without the regularizer, and the share of rightly classified samples.
+        """
+        kept = self._evaluated.get(id(split.X))
+        if kept is None or kept[0] is not split.X or kept[1] is not w:
+            kept = split.X, w, self._evaluate(w, split)
+            self._evaluated[id(split.X)] = kept
+        return kept[2]
+
+    @torch.no_grad()
+    def _evaluate(self, w: Tensor, split: Split) -> tuple[float, float]:
+        tensors = self.layout.views(self.embed(w))
+        samples = Samples(split.X, self.dtype, self._images)
+        loss = right = 0.0
+        for start, stop in even_spans(len(split), self.chunk):
+            z = run(self._stages, tensors, samples.span(start, stop), FixedForward())
+            y = split.y[start:stop]
+            loss += float(self._criterion(z.double(), y)) * (stop - start)
+            right += float((z.argmax(1) == y).sum())
+        return loss / len(split), right / len(split)
+
+    def accuracy(self, w: Tensor, split: Split) -> float | None:
+        """Return the share of the split's samples that w classifies rightly."""
+        return self.evaluate(w, split)[1]
+
+    def data_loss(self, w: Tensor, split: Split) -> float | None:
+        """Return the mean loss over the split's samples, without the regularizer."""
+        return self.evaluate(w, split)[0]
+
+
+class NetworkPoint(Point):
+    """A network at given weights; keeps the graphs that products reuse, and frees them with it.
+
+    Parameters
+    ----------
+    objective : Network
+        The function.
+    w : Tensor, shape (dim,)
+        Parameters.
+    """
+
+    objective: Network
+
+    def __init__(self, objective: Network, w: Tensor) -> None:
+        super().__init__(objective, w)
+        self._loss: float | None = None
+        self._forward: tuple[list[Tensor], Tensor] | None = None  # leaves, loss: for the gradient
+
+    @cached_property
+    def value(self) -> float:
+        """f(w). Of a single span the graph is kept, so that the gradient costs half a pass."""
+        f = self.objective
+        f.counts.add(function=f.share)
+        if self._loss is None:
+            f.counts.add(passes=0.5 * f.share)
+            if len(f.spans) == 1:
+                self._forward = self._span(0)
+                self._loss = float(self._forward[1].detach())
+            else:
+                self._loss = self._summed()
+        return self._loss + f.penalty(self.w)
+
+    @torch.no_grad()
+    def _summed(self) -> float:
+        f = self.objective
+        parts = f.split(self.w)
+        losses = [f.span_loss(f.outputs(parts, k), k) * f.weight(k) for k in range(len(f.spans))]
+        return float(torch.stack(losses).sum())
+
+    def _span(self, number: int) -> tuple[list[Tensor], Tensor]:
+        f = self.objective
+        with torch.enable_grad():
+            leaves = f.leaves(self.w)
+            return leaves, f.span_loss(f.outputs(leaves, number), number)
+
+    @cached_property
+    def grad(self) -> Tensor:
+        """The gradient at w, shape (dim,); the value comes with it."""
+        f = self.objective
+        f.counts.add(gradient=f.share, passes=f.share if self._forward is None else 0.5 * f.share)
+        total, losses = self.w * f.l2, []
+        for number in range(len(f.spans)):
+            leaves, loss = self._forward or self._span(number)
+            self._forward = None
+            gradient = torch.autograd.grad(loss, leaves, materialize_grads=True)
+            total.add_(flat(gradient), alpha=f.weight(number))
+            losses.append(loss.detach() * f.weight(number))
+        self._loss = float(torch.stack(losses).sum())
+        return total
+
+    def hessian(self) -> LinearOperator:
+        """Return the Hessian at w, matrix-free."""
+        return HessianOperator(self.objective, self._gradient_graphs)
+
+    def gauss_newton(self) -> LinearOperator:
+        """Return the generalized Gauss-Newton operator at w, matrix-free."""
+        return GaussNewtonOperator(self.objective, self._output_graphs)
+
+    def empirical_fisher(self) -> LinearOperator:
+        """Return the mean of g_i g_i' over the samples plus l2 I, matrix-free."""
+        return EmpiricalFisherOperator(self.objective, self._output_graphs)
+
+    @cached_property
+    def _gradient_graphs(self) -> Kept[HessianGraph]:
+        f, w = self.objective, self.w
+
+        def build(number: int) -> HessianGraph:
+            leaves = f.leaves(w)
+            loss = f.span_loss(f.outputs(leaves, number), number)
+            return leaves, torch.autograd.grad(
+                loss, leaves, create_graph=True, materialize_grads=True
+            )
+
+        return Kept(build, f.kept_graphs)
+
+    @cached_property
+    def _output_graphs(self) -> Kept[OutputGraph]:
+        f, w = self.objective, self.w
+
+        def build(number: int) -> OutputGraph:
+            leaves = f.leaves(w)
+            return OutputGraph(leaves, f.outputs(leaves, number), lambda z: f.span_loss(z, number))
+
+        return Kept(build, f.kept_graphs)
+
+    def ray(self, p: Tensor) -> "NetworkRay":
+        """Restrict f to w + alpha p."""
+        return NetworkRay(self, p)
+
+
+class NetworkRay(Ray):
+    """f along a direction; the last point is kept."""
+
+    def __init__(self, origin: NetworkPoint, p: Tensor) -> None:
+        super().__init__(origin, p)
+        self._last: tuple[float, Point] = (0.0, origin)
+
+    def point(self, alpha: float) -> Point:
+        """Return the point w + alpha p."""
+        if self._last[0] != alpha:
+            w = self.origin.w.add(self.p, alpha=alpha)
+            self._last = (alpha, self.origin.objective.at(w))
+        return self._last[1]
+
+
+@register("loss", "cross_entropy")
+class CrossEntropy(Network):
+    """Mean cross entropy of a network's logits: mean(logsumexp(z) - z_y) + l2/2 |w|^2.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Of classes; images, or a table of features.
+    model : nn.Module
+        The network, one logit a class.
+    l2 : float
+        lambda >= 0, over all weights.
+    chunk : int
+        Samples in one forward pass.
+    memory : float
+        GiB that each cache may take: of Hessian graphs, and of frozen layers' activations.
+    """
+
+    name = "cross_entropy"
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        model: nn.Module,
+        l2: NonNegativeFloat = 0.0,
+        chunk: PositiveInt = 500,
+        memory: Annotated[PositiveFloat, Field(lt=1e6)] = 4.0,
+    ) -> None:
+        if dataset.task not in ("binary", "multiclass"):
+            raise ConfigError(
+                f"loss={self.name} needs classes, but dataset={dataset.name} has none; choose "
+                f"a data set such as cifar10 or digits_images."
+            )
+        X = dataset.train.X
+        super().__init__(
+            model,
+            F.cross_entropy,
+            X,
+            dataset.train.y,
+            l2=l2,
+            chunk=chunk,
+            memory=memory * GIB,
+            images=dataset.images,
+            dtype=X.dtype if X.is_floating_point() else next(model.parameters()).dtype,
+        )

@@ -1,0 +1,238 @@
+"""What a network's first free stage reads: samples, or activations of the frozen stages."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from newton_krylov.data.images import Images
+from newton_krylov.objectives.network_layout import Stage, even_spans, run
+from newton_krylov.objectives.network_noise import FixedForward, Noise, Seen, Statistics
+
+
+class Inputs(ABC):
+    """A batch's inputs, given span by span.
+
+    Attributes
+    ----------
+    noise : Noise or None
+        The dropout masks of the batch.
+    """
+
+    noise: Noise | None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def span(self, start: int, stop: int) -> Tensor:
+        """Return the inputs of samples start to stop - 1."""
+
+    @abstractmethod
+    def take(self, index: Tensor, seed: int | None) -> "Inputs":
+        """Return the inputs of some samples.
+
+        Parameters
+        ----------
+        index : Tensor, shape (m,), int64
+            Their numbers, on the inputs' device.
+        seed : int or None
+            Of new noise; None keeps what these inputs have.
+
+        Returns
+        -------
+        Inputs
+            Of those samples.
+        """
+
+    def mode(self, start: int, stop: int, statistics: Statistics | None = None) -> FixedForward:
+        """Return how samples start to stop - 1 pass through stages."""
+        if self.noise is None:
+            return FixedForward(statistics=statistics)
+        return FixedForward(self.noise.take(torch.arange(start, stop)), statistics=statistics)
+
+
+def _noise(noise: Noise | None, index: Tensor, seed: int | None) -> Noise | None:
+    if seed is not None:
+        return Noise(seed, torch.arange(len(index)))
+    return None if noise is None else noise.take(index)
+
+
+@dataclass(frozen=True)
+class Samples(Inputs):
+    """The samples themselves.
+
+    Attributes
+    ----------
+    X : Tensor, shape (n, ...)
+        Bytes of images, or numbers.
+    dtype : torch.dtype
+        Of what the network reads.
+    images : Images or None
+        How bytes become numbers, and how images are augmented where there is noise.
+    noise : Noise or None
+        Of these samples.
+    """
+
+    X: Tensor
+    dtype: torch.dtype
+    images: Images | None = None
+    noise: Noise | None = None
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def span(self, start: int, stop: int) -> Tensor:
+        """Return the normalized inputs of samples start to stop - 1."""
+        X = self.X[start:stop]
+        x = X.to(self.dtype) if self.images is None else self.images.normalize(X, self.dtype)
+        return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+    def take(self, index: Tensor, seed: int | None) -> "Samples":
+        """Return some samples; new noise augments them anew."""
+        X = self.X[index]
+        if seed is not None and self.images is not None:
+            drawn = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
+            generator = torch.Generator().manual_seed(int(drawn >> np.uint64(1)))
+            X = self.images.augment(X, generator)
+        return Samples(X, self.dtype, self.images, _noise(self.noise, index, seed))
+
+    @property
+    def augmented(self) -> bool:
+        """Whether noise changes the samples themselves."""
+        return self.images is not None and self.images.augmentation != "none"
+
+
+class Activations(Inputs):
+    """What frozen stages make of their inputs; computed once where it fits in memory.
+
+    Parameters
+    ----------
+    source : Inputs
+        Of the first of the stages.
+    stages : sequence of Stage
+        The frozen stages.
+    tensors : sequence of Tensor
+        All the network's parameters, by number.
+    seen : Seen
+        Where the network has dropout and batch norm.
+    chunk : int
+        Samples in a forward pass.
+    memory : float
+        Bytes that the activations may take; beyond, they are computed at each use.
+    """
+
+    def __init__(
+        self,
+        source: Inputs,
+        stages: Sequence[Stage],
+        tensors: Sequence[Tensor],
+        seen: Seen,
+        *,
+        chunk: int,
+        memory: float,
+    ) -> None:
+        self.source, self.stages, self.tensors, self.seen = source, stages, tensors, seen
+        self.chunk, self.memory = chunk, memory
+        self.noise = source.noise
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def span(self, start: int, stop: int) -> Tensor:
+        """Return the activations of samples start to stop - 1."""
+        if self._table is None:
+            return self._compute(start, stop)
+        return self._table[start:stop]
+
+    def take(self, index: Tensor, seed: int | None) -> Inputs:
+        """Return the activations of some samples.
+
+        What new noise, or another batch's statistics, would change is computed again; in front of
+        the first such stage it is not.
+        """
+        sound = self._sound(seed)
+        if sound < len(self.stages):
+            head = self._head(sound)
+            return self._with(head.take(index, seed), self.stages[sound:])
+        if self._table is None:
+            return self._with(self.source.take(index, seed), self.stages)
+        values = self._table[index].contiguous(memory_format=_format(self._table))
+        return _Table(values, _noise(self.noise, index, seed))
+
+    def _sound(self, seed: int | None) -> int:
+        """Count the stages whose known activations stay right for other noise and batches."""
+        if seed is not None and _augmented(self.source):
+            return 0
+        changing = self.seen.batch_norm | (self.seen.dropout if seed is not None else set())
+        at = [k for k, stage in enumerate(self.stages) if stage.number in changing]
+        return at[0] if at else len(self.stages)
+
+    def _head(self, count: int) -> Inputs:
+        if count == 0:
+            return self.source
+        if count not in self._heads:
+            self._heads[count] = self._with(self.source, self.stages[:count])
+        return self._heads[count]
+
+    @cached_property
+    def _heads(self) -> "dict[int, Activations]":
+        return {}
+
+    def _with(self, source: Inputs, stages: Sequence[Stage]) -> "Activations":
+        return Activations(
+            source, stages, self.tensors, self.seen, chunk=self.chunk, memory=self.memory
+        )
+
+    def _compute(self, start: int, stop: int) -> Tensor:
+        with torch.no_grad():
+            x = self.source.span(start, stop)
+            return run(self.stages, self.tensors, x, self.source.mode(start, stop))
+
+    @cached_property
+    def _table(self) -> Tensor | None:
+        spans = even_spans(len(self), self.chunk)
+        first = self._compute(*spans[0])
+        if first.nbytes / len(first) * len(self) > self.memory:
+            return None
+        shape = (len(self), *first.shape[1:])
+        table = torch.empty(
+            shape, dtype=first.dtype, device=first.device, memory_format=_format(first)
+        )
+        table[: len(first)] = first
+        for start, stop in spans[1:]:
+            table[start:stop] = self._compute(start, stop)
+        return table
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    """Return the layout of x: a batch of images may have its channels last."""
+    last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+@dataclass(frozen=True)
+class _Table(Inputs):
+    """Activations that are known."""
+
+    values: Tensor
+    noise: Noise | None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def span(self, start: int, stop: int) -> Tensor:
+        return self.values[start:stop]
+
+    def take(self, index: Tensor, seed: int | None) -> "_Table":
+        return _Table(self.values[index], _noise(self.noise, index, seed))
+
+
+def _augmented(inputs: Inputs) -> bool:
+    while isinstance(inputs, Activations):
+        inputs = inputs.source
+    return isinstance(inputs, Samples) and inputs.augmented

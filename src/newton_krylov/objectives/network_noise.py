@@ -1,0 +1,245 @@
+"""What is random in a network's forward pass, made fixed: dropout by a seed, batch norm by rule.
+
+A linear solve, a line search and a Lanczos run need ONE function. So a forward pass runs under a
+mode that catches each call of dropout and batch norm, in modules and in functions alike, and
+computes it from the seed, the layer and the sample; any other source of randomness is refused.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from newton_krylov.errors import UnsupportedError
+
+_BLOCK = 64  # samples whose masks are drawn together
+_LEVELS = 2**16  # dropout's probability is rounded to a multiple of 1 / _LEVELS
+
+Key = tuple[int, int]
+"""A call's place in the network: its stage, and its number among the stage's calls."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Dropout masks of some samples, drawn from a seed; the same whoever asks, in any order.
+
+    Attributes
+    ----------
+    seed : int
+        Nonnegative.
+    rows : Tensor, shape (n,), int64
+        Each sample's number under this seed, on the CPU.
+    """
+
+    seed: int
+    rows: Tensor
+
+    def take(self, index: Tensor) -> "Noise":
+        """Return the masks of some of the samples, numbered by `index`, shape (m,)."""
+        return Noise(self.seed, self.rows[index.cpu()])
+
+    def scale(self, key: Key, shape: Sequence[int], p: float) -> Tensor:
+        """Return what dropout multiplies by: 0 or 1 / (1 - p).
+
+        Parameters
+        ----------
+        key : tuple of int
+            Which call.
+        shape : sequence of int
+            Of one sample's mask.
+        p : float
+            Probability of 0.
+
+        Returns
+        -------
+        Tensor, shape (n, *shape), float32
+            On the CPU.
+        """
+        cut = round(p * _LEVELS)
+        if cut >= _LEVELS:
+            return torch.zeros(len(self.rows), *shape)
+        blocks, within = self.rows // _BLOCK, self.rows % _BLOCK
+        numbers, position = torch.unique(blocks, return_inverse=True)
+        levels = torch.cat([self._block(key, int(b), math.prod(shape)) for b in numbers])
+        wanted = position * _BLOCK + within
+        if len(wanted) != len(levels) or not torch.equal(wanted, torch.arange(len(wanted))):
+            levels = levels[wanted]
+        keep = levels >= cut - _LEVELS // 2
+        return keep.to(torch.float32).mul_(_LEVELS / (_LEVELS - cut)).view(-1, *shape)
+
+    def _block(self, key: Key, number: int, width: int) -> Tensor:
+        """Draw the levels of a block's samples, int16, four from each 64-bit draw."""
+        entropy = np.random.SeedSequence([self.seed, *key, number])
+        seed = int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
+        generator = torch.Generator().manual_seed(seed)
+        draws = torch.empty(-(-_BLOCK * width // 4), dtype=torch.int64)
+        draws.random_(-(2**63), None, generator=generator)
+        return draws.view(torch.int16)[: _BLOCK * width].view(_BLOCK, width)
+
+
+@dataclass
+class Seen:
+    """What a forward pass was seen to do, stage by stage.
+
+    Attributes
+    ----------
+    dropout, batch_norm : set of int
+        Stages with active dropout, and with batch norm by the batch's own statistics.
+    numbers : dict of int to int
+        Stage to how many numbers its operations return.
+    """
+
+    dropout: set[int] = field(default_factory=set)
+    batch_norm: set[int] = field(default_factory=set)
+    numbers: dict[int, int] = field(default_factory=dict)
+
+
+Statistics = dict[Key, tuple[Tensor, Tensor]]
+"""Mean and variance of each batch norm's inputs, by call."""
+
+
+class FixedForward(TorchFunctionMode):
+    """Runs forward passes in which nothing is left to chance or to what ran before.
+
+    Dropout that is in training mode multiplies by the masks of `noise`, or is off without noise.
+    Batch norm that is in training mode normalizes by the statistics of its own batch, or by those
+    of `statistics`; running averages are neither used nor changed.
+
+    Parameters
+    ----------
+    noise : Noise or None
+        Of the samples in the batch.
+    statistics : dict, optional
+        For batch norm.
+    collect : dict, optional
+        Takes the statistics of the batch.
+    seen : Seen, optional
+        Takes what was seen.
+    """
+
+    def __init__(
+        self,
+        noise: Noise | None = None,
+        *,
+        statistics: Statistics | None = None,
+        collect: Statistics | None = None,
+        seen: Seen | None = None,
+    ) -> None:
+        super().__init__()
+        self.noise, self.statistics, self.collect, self.seen = noise, statistics, collect, seen
+        self._stage, self._calls = 0, 0
+
+    def enter(self, stage: int) -> None:
+        """Say which stage runs next."""
+        self._stage, self._calls = stage, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _FIXED:
+            result = _FIXED[func](self, *args, **kwargs)
+        elif func in _RANDOM and _is_active(args, kwargs):
+            raise UnsupportedError(
+                f"The network calls {_RANDOM[func]}: its value would change from one evaluation "
+                f"to the next, and neither a line search nor a Hessian product would be of one "
+                f"function. Only dropout can be fixed by a seed."
+            )
+        else:
+            result = func(*args, **kwargs)
+        if self.seen is not None and isinstance(result, Tensor):
+            count = self.seen.numbers.get(self._stage, 0)
+            self.seen.numbers[self._stage] = count + result.numel()
+        return result
+
+    def _key(self) -> Key:
+        self._calls += 1
+        return self._stage, self._calls
+
+    def _dropout(self, x: Tensor, p: float, training: bool, mask: Sequence[int]) -> Tensor:
+        if not training or p == 0:
+            return x
+        key = self._key()
+        if self.seen is not None:
+            self.seen.dropout.add(self._stage)
+        if self.noise is None:
+            return x
+        if len(x) != len(self.noise.rows):
+            raise UnsupportedError(
+                f"Dropout meets a tensor of {len(x)} rows in a batch of {len(self.noise.rows)} "
+                f"samples: fixed masks need the samples in the first dimension."
+            )
+        return x * self.noise.scale(key, mask, p).to(x.device, x.dtype)
+
+    def _batch_norm(self, x: Tensor, weight: Any, bias: Any, eps: float) -> Tensor:
+        key = self._key()
+        if self.seen is not None:
+            self.seen.batch_norm.add(self._stage)
+        if self.statistics is not None:
+            mean, variance = self.statistics[key]
+            return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
+        if self.collect is not None:
+            over = [d for d in range(x.ndim) if d != 1]
+            variance, mean = torch.var_mean(x, over, correction=0)
+            self.collect[key] = mean, variance
+        return F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
+
+
+def _dropout(
+    mode: FixedForward, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    return mode._dropout(input, p, training, input.shape[1:])
+
+
+def _channel_dropout(
+    mode: FixedForward, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    return mode._dropout(input, p, training, (input.shape[1], *[1] * (input.ndim - 2)))
+
+
+def _batch_norm(
+    mode: FixedForward,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if not training:
+        return F.batch_norm(input, running_mean, running_var, weight, bias, False, 0.0, eps)
+    return mode._batch_norm(input, weight, bias, eps)
+
+
+_FIXED: dict[Any, Callable[..., Tensor]] = {
+    F.dropout: _dropout,
+    F.dropout1d: _channel_dropout,
+    F.dropout2d: _channel_dropout,
+    F.dropout3d: _channel_dropout,
+    F.batch_norm: _batch_norm,
+}
+
+_RANDOM: dict[Any, str] = {
+    function: f"{function.__name__}()"
+    for function in (
+        *(F.alpha_dropout, F.feature_alpha_dropout, F.rrelu, F.gumbel_softmax),
+        *(F.fractional_max_pool2d, F.fractional_max_pool3d),
+        *(F.scaled_dot_product_attention, F.multi_head_attention_forward, torch.dropout),
+        *(torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal),
+        *(torch.rand_like, torch.randn_like, torch.randint_like),
+        *(torch.bernoulli, torch.multinomial, torch.poisson),
+        *(Tensor.bernoulli, Tensor.multinomial, Tensor.bernoulli_, Tensor.normal_),
+        *(Tensor.uniform_, Tensor.random_, Tensor.exponential_),
+    )
+}
+
+
+def _is_active(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Tell whether a function that may be random is: not in evaluation, not at probability 0."""
+    return bool(kwargs.get("training", True)) and kwargs.get("dropout_p", 1.0) != 0.0
