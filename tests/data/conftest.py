@@ -1,8 +1,10 @@
 """What the tests of the data share: a cache and a data folder of their own."""
 
 import http.server
+import resource
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,22 @@ def shared_file():
         return path
 
     return find
+
+
+@pytest.fixture
+def full_disk() -> AbstractContextManager[None]:
+    """Let the system refuse every file beyond 1,000 bytes, inside of a `with`."""
+
+    @contextmanager
+    def limited() -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited()
 
 
 class Site:
