@@ -13,6 +13,7 @@ from newton_krylov.runner import Stopping
 GROUPS = (
     "dataset",
     "loss",
+    "model",
     "solver",
     "hessian_approx",
     "optimizer",
@@ -40,12 +41,15 @@ class Settings:
     repeat : int
         Which repetition of a measurement; changes nothing, so that a sweep over it times the same
         run again.
-    start : {"zeros", "uniform", "normal"}
-        w0: zeros, U(0, 1)^d (the paper's) or N(0, 1)^d; depends on the seed alone.
+    start : {"auto", "zeros", "uniform", "normal", "model"}
+        w0: zeros, U(0, 1)^d (the paper's), N(0, 1)^d or the network's own initialization; depends
+        on the seed alone. `auto` is `model` for a network, else `zeros`; a checked configuration
+        has one of these.
     optimum : {"certified", "none"}
         Whether suboptimality is measured, against a certified optimum.
-    dtype : {"float64", "float32"}
-        Of the data and the parameters.
+    dtype : {"auto", "float64", "float32"}
+        Of the data and the parameters. `auto` is `float32` for a network, else `float64`; a
+        checked configuration has one of these.
     data_dir : str or None
         Where downloaded data lies; None is `newton_krylov.data.default_data_dir()`.
     objective_metric : str
@@ -59,9 +63,9 @@ class Settings:
     label: str | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     repeat: Annotated[int, Field(ge=0)] = 0
-    start: Literal["zeros", "uniform", "normal"] = "zeros"
+    start: Literal["auto", "zeros", "uniform", "normal", "model"] = "auto"
     optimum: Literal["certified", "none"] = "certified"
-    dtype: Literal["float64", "float32"] = "float64"
+    dtype: Literal["auto", "float64", "float32"] = "auto"
     data_dir: str | None = None
     objective_metric: Literal[
         "loss", "suboptimality", "grad_norm", "test_loss", "data_passes", "hvp_count", "seconds"
@@ -140,6 +144,7 @@ def check(plain: Mapping[str, Any]) -> RunConfig:
     checked["stop"] = _STOP.validate(_mapping("stop", plain.get("stop", {})))
     settings = _SETTINGS.validate({key: plain[key] for key in top if key in plain})
     settings["name"] = _study(plain.get("name", Settings.name))
+    _choose(settings, network=_takes_network(checked["loss"]))
     config = RunConfig({**checked, **settings}, Settings(**settings), Stopping(**checked["stop"]))
     _refuse_senseless(config)
     return config
@@ -159,6 +164,17 @@ def _part(group: str, node: Any) -> dict[str, Any]:
     return {"name": node["name"], **entry(group, node["name"]).validate(node)}
 
 
+def _takes_network(loss: Mapping[str, Any]) -> bool:
+    return "model" in entry("loss", loss["name"]).parts
+
+
+def _choose(settings: dict[str, Any], *, network: bool) -> None:
+    """Put in place of `auto` what suits the loss."""
+    for key, choices in (("start", ("zeros", "model")), ("dtype", ("float64", "float32"))):
+        if settings[key] == "auto":
+            settings[key] = choices[network]
+
+
 def _mapping(key: str, node: Any) -> Mapping[str, Any]:
     if not isinstance(node, Mapping):
         raise ConfigError(f"{key} must be a group of keys, but is {node!r}.")
@@ -166,7 +182,15 @@ def _mapping(key: str, node: Any) -> Mapping[str, Any]:
 
 
 def _refuse_senseless(config: RunConfig) -> None:
-    stop = config.stopping
+    stop, loss, model = config.stopping, config.name_of("loss"), config.name_of("model")
+    if not _takes_network(config.plain["loss"]):
+        if model != "auto":
+            raise ConfigError(
+                f"model={model} needs a loss of networks, such as loss=cross_entropy; "
+                f"loss={loss} is of a linear model."
+            )
+        if config.settings.start == "model":
+            raise ConfigError(f"start=model needs a network, but loss={loss} has none.")
     if stop.suboptimality is not None and config.settings.optimum == "none":
         raise ConfigError("stop.suboptimality needs a certified optimum: set optimum=certified.")
     if all(value is None for value in config.plain["stop"].values()):

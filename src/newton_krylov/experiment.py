@@ -18,6 +18,7 @@ from newton_krylov import (
     data,
     device,
     linear_solvers,
+    models,
     objectives,
     optimizers,
     preconditioners,
@@ -29,7 +30,9 @@ from newton_krylov.data import Dataset, Split, load_dataset
 from newton_krylov.environment import describe
 from newton_krylov.errors import UserError
 from newton_krylov.interruption import Interruption, interruptible
+from newton_krylov.models import Interface, initialized
 from newton_krylov.objectives.base import Objective
+from newton_krylov.objectives.network import Network
 from newton_krylov.optimizers.base import Optimizer
 from newton_krylov.optimum import Optimum, certified_optimum
 from newton_krylov.record import FIGURES, TRACE, Record
@@ -42,6 +45,7 @@ ROOMS = (
     data,
     device,
     linear_solvers,
+    models,
     objectives,
     optimizers,
     preconditioners,
@@ -142,6 +146,29 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
     }
 
 
+def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
+    """Bind the loss to the data, and to the network if it takes one.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Its `loss` and `model`; the network's first weights depend on `seed` alone.
+    dataset : Dataset
+        On its device.
+
+    Returns
+    -------
+    Objective
+        What the run minimizes.
+    """
+    parts: dict[str, Any] = {"dataset": dataset}
+    if "model" in config.entry_of("loss").parts:
+        generator, _ = generators(config.settings.seed)
+        parts["model"] = initialized(config.build("model"), Interface.of(dataset), generator)
+    loss: Objective = config.build("loss", **parts)
+    return loss
+
+
 def start_of(config: RunConfig, objective: Objective) -> Tensor:
     """Draw w0: by the seed alone, so all methods of a sweep start at the same point.
 
@@ -159,6 +186,8 @@ def start_of(config: RunConfig, objective: Objective) -> Tensor:
     """
     generator, _ = generators(config.settings.seed)
     shape, kind = objective.dim, config.settings.start
+    if isinstance(objective, Network) and kind == "model":
+        return objective.initial()
     if kind == "uniform":
         w0 = torch.rand(shape, generator=generator, dtype=torch.float64)
     elif kind == "normal":
@@ -235,11 +264,11 @@ class _Experiment:
             dtype=self.config.settings.dtype,
             dataset=_description(dataset),
         )
-        objective: Objective = self.config.build("loss", dataset=dataset)
+        objective = objective_of(self.config, dataset)
         optimizer: Optimizer = self.config.build("optimizer", **self.parts)
         self.tracker.start(self.record, self.job.parent)
         self.record.update(mlflow_run_id=self.tracker.place.run_id)
-        optimum = self._optimum(dataset)
+        optimum = self._optimum(dataset, objective)
         result = self._optimize(optimizer, objective, dataset, optimum)
         self.interruption.hold()
         self._keep(result)
@@ -272,9 +301,9 @@ class _Experiment:
             str(self.place),
         )
 
-    def _optimum(self, dataset: Dataset) -> Optimum | None:
+    def _optimum(self, dataset: Dataset, objective: Objective) -> Optimum | None:
         settings = self.config.settings
-        if settings.optimum == "none":
+        if settings.optimum == "none" or objective.convexity is None:
             return None
         optimum = certified_optimum(
             dataset,
