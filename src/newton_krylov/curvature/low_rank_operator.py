@@ -57,15 +57,17 @@ class LowRankOperator(LinearOperator):
         ConfigError
             If the matrix is singular in the directions that V leaves out.
         """
+        coordinates, gains = self.vectors.T @ b, 1 / (self.values + shift)
+        n, k = self.vectors.shape
+        if k == n:
+            return self.vectors @ (gains * coordinates)
         rest = self.rest + shift
-        if rest == 0.0 and self.vectors.shape[1] < self.shape[0]:
+        if rest == 0.0:
             raise ConfigError(
-                f"A matrix of rank {self.vectors.shape[1]} cannot be inverted in {self.shape[0]} "
-                f"dimensions: set optimizer.damping (the tau of H + tau I) or hessian_approx.rest "
-                f"to more than 0."
+                f"A matrix of rank {k} cannot be inverted in {n} dimensions: set optimizer.damping "
+                f"(the tau of H + tau I) or hessian_approx.rest to more than 0."
             )
-        gains = 1 / (self.values + shift) - 1 / rest
-        return (self.vectors @ (gains * (self.vectors.T @ b))).add_(b, alpha=1 / rest)
+        return (self.vectors @ ((gains - 1 / rest) * coordinates)).add_(b, alpha=1 / rest)
 
 
 def low_rank(pairs: Eigenpairs, negative: Negative, rest: float) -> LowRankOperator:

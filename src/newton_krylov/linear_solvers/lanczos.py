@@ -142,6 +142,37 @@ def largest_eigenvalue(
     return float(pairs.values[0])
 
 
+def gauss_quadrature(A: LinearOperator, v: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Compute nodes and weights with v'f(A) v / v'v = sum_j weights_j f(nodes_j), about.
+
+    Exact for polynomials f of degree up to 2 steps - 1 (Golub and Meurant, "Matrices, moments and
+    quadrature", 1994), and for every f once the Krylov space of v is exhausted.
+
+    Parameters
+    ----------
+    A : LinearOperator
+        Symmetric, n by n.
+    v : Tensor, shape (n,)
+        Not zero.
+    steps : int
+        Products at most, and vectors kept.
+
+    Returns
+    -------
+    nodes : Tensor, shape (k,)
+        Ritz values, rising; k <= steps.
+    weights : Tensor, shape (k,)
+        Not negative; their sum is 1.
+    """
+    generator = torch.Generator()  # for the vector after an exhausted space, which is not used
+    basis = _Basis(A, min(steps, A.shape[0]), generator)
+    basis.start(v)
+    while not basis.expand() and basis.size < len(basis.T):
+        pass
+    theta, S = torch.linalg.eigh(basis.T[: basis.size, : basis.size])
+    return theta, S[0].square()
+
+
 def _order(theta: Tensor, which: str) -> Tensor:
     key = {"largest": -theta, "smallest": theta, "magnitude": -theta.abs()}[which]
     return torch.argsort(key)
