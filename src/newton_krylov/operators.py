@@ -192,7 +192,9 @@ class FunctionOperator(LinearOperator):
 
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply by a vector of shape (n,)."""
-        return self._function(v)
+        Av = self._function(v)
+        # An identity may hand back its argument, which a caller could then overwrite.
+        return Av.clone() if Av.data_ptr() == v.data_ptr() else Av
 
 
 class ShiftedOperator(LinearOperator):

@@ -96,8 +96,10 @@ def _cycle(s: System, restart: int, truncate: int) -> Status:
         norm_z = norm_z if M is None else math.sqrt(zz_host)
         s.norm_A = max(s.norm_A, math.sqrt(square) / norm_z)
         drift = s.eps * s.norm_A * abs(step) * math.sqrt(pp) * scale
-        if drift > s.norms[-1]:  # A is singular in effect: the step would lose more than it gains
-            return Status.BREAKDOWN
+        if s.drift + drift > s.norms[-1]:
+            # A is singular in effect: steps lose more than they gain. Look at the true residual.
+            s.drift = math.inf
+            return Status.CONVERGED
         x.add_(p, alpha=step * scale)
         norm_z = math.sqrt(rr)
         if status := s.advance(norm_z * scale, drift):

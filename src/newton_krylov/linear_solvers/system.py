@@ -28,6 +28,10 @@ SINGULAR_IMAGE = 10.0
 For a semidefinite A, |A d|^2 <= |A| d'A d; ten times the root of that allows for rounding.
 """
 
+CURVATURE_ROUNDING = 4.0
+"""d'A d is zero within rounding if it is at most this eps |A| |d|^2: a few times what a product and
+an inner product round off, since |A| is known from below only."""
+
 _VERIFY_AT = 0.1
 """A drift below this part of the tolerance needs no verifying product."""
 _MEANINGLESS_AT = 0.01
@@ -166,8 +170,7 @@ class System:
         Av = self.A.matvec(v).detach()  # a user's operator may be one that autograd records
         if self.matvecs == 1:
             _check_vector("the product A v", Av, v)
-        # A user's identity may hand back its argument.
-        return Av.clone() if Av.data_ptr() == v.data_ptr() else Av
+        return Av
 
     def true_residual(self) -> float:
         """Compute r = b - A x by a product, forget the drift, and return the norm of r.
@@ -234,7 +237,7 @@ class System:
         if not math.isfinite(curvature) or norm_squared == 0.0:
             return Status.BREAKDOWN
         self.norm_A = max(self.norm_A, abs(curvature) / norm_squared)
-        rounding = self.eps * self.norm_A * norm_squared
+        rounding = CURVATURE_ROUNDING * self.eps * self.norm_A * norm_squared
         if curvature > rounding:
             return None
         self.direction = d

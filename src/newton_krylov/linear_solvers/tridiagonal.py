@@ -13,7 +13,12 @@ import torch
 from torch import Tensor
 
 from newton_krylov.linear_solvers.result import Status
-from newton_krylov.linear_solvers.system import SINGULAR_IMAGE, System, euclidean
+from newton_krylov.linear_solvers.system import (
+    CURVATURE_ROUNDING,
+    SINGULAR_IMAGE,
+    System,
+    euclidean,
+)
 
 NegativeCurvature = Literal["ignore", "stop"]
 
@@ -140,7 +145,7 @@ class TridiagonalQR:
     def _judge(self) -> Status | None:
         """Look at the curvature along the last residual r, and whether A r = 0."""
         s = self.s
-        rounding = s.eps * self.norm_T
+        rounding = CURVATURE_ROUNDING * s.eps * self.norm_T
         if self._curvature > rounding:
             return None
         singular = self._image <= SINGULAR_IMAGE * math.sqrt(s.eps) * self.norm_T
