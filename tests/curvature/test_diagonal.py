@@ -67,6 +67,30 @@ def test_the_rules_for_negative_entries(negative, rule):
     assert_close(ShiftedOperator(A, 7.0).solve(b), b / (rule(MIXED) + 7.0), 1e-14)
 
 
+def test_a_running_mean_is_that_of_all_steps_with_falling_weights():
+    curvature, decay = Diagonal(probes=1, negative="keep", decay=0.8), 0.8
+    diagonals = randn(5, 4, seed=2)
+    for t in range(1, 6):
+        A = curvature.at(Opaque(diagonals[t - 1].diag()), generator())
+        weights = torch.tensor([decay ** (t - k) for k in range(1, t + 1)], dtype=torch.float64)
+        expected = (weights[:, None] * diagonals[:t]).sum(0) / weights.sum()
+        assert_close(A.diagonal(), expected, 1e-12)
+    assert_close(diagonals[0], Diagonal(decay=0.9, negative="keep").at(
+        Opaque(diagonals[0].diag()), generator()).diagonal(), 1e-12)  # fmt: skip
+
+
+def test_a_state_goes_on_where_another_curvature_was():
+    points = [Opaque(randn(4, seed=k).diag()) for k in range(3)]
+    one, other = Diagonal(decay=0.5), Diagonal(decay=0.5)
+    for point in points[:2]:
+        one.at(point, generator())
+    other.load_state_dict(one.state_dict())
+    ours, theirs = (c.at(points[2], generator()).diagonal() for c in (one, other))
+    assert torch.equal(ours, theirs)
+    assert Diagonal(decay=0.5).state_dict() == {}
+
+
 def test_bad_parameters_are_refused():
-    with pytest.raises(ConfigError, match="hessian_approx.probes=0 is not valid"):
-        entry("hessian_approx", "diagonal").validate({"probes": 0})
+    for key, value in {"probes": 0, "decay": 1.0, "negative": "ignore"}.items():
+        with pytest.raises(ConfigError, match=rf"hessian_approx\.{key}={value!r} is not valid"):
+            entry("hessian_approx", "diagonal").validate({key: value})

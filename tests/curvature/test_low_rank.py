@@ -312,5 +312,5 @@ def test_it_serves_linear_models(loss):
 @pytest.mark.parametrize("name", ["rank1", "lowrank", "rank1_pyhessian"])
 def test_bad_parameters_are_refused(name):
     for key, value in {"negative": "ignore", "rest": -1.0, "maxiter": 0}.items():
-        with pytest.raises(ConfigError, match=f"hessian_approx.{key}={value!r} is not valid"):
+        with pytest.raises(ConfigError, match=rf"hessian_approx\.{key}={value!r} is not valid"):
             entry("hessian_approx", name).validate({key: value})
