@@ -27,7 +27,7 @@ class Inner:
     residual_norm : float
         |H p + g| that the solver reached.
     step_size : float
-        The line search's alpha; 0 for a step that was refused.
+        The line search's alpha; 0 where the solution was refused, or another step was taken.
     """
 
     eta: float

@@ -16,7 +16,7 @@ from newton_krylov.operators import LinearOperator, ShiftedOperator
 from newton_krylov.optimizers.base import Optimizer, State, Step, Steps, settled
 from newton_krylov.optimizers.damping import Damping, DampingRule, Factor
 from newton_krylov.optimizers.forcing import Forcing, Inner, Outer
-from newton_krylov.optimizers.line_search import Found, LineSearch
+from newton_krylov.optimizers.line_search import LineSearch
 from newton_krylov.optimizers.training import Epochs, Momentum, Schedule, Update
 from newton_krylov.preconditioners.base import PreconditionerBuilder
 from newton_krylov.registry import register
@@ -36,12 +36,15 @@ class Direction:
         The linear solver's answer.
     note : str
         What else was done, in words.
+    solved : bool
+        Whether p is the solver's answer, up to its length.
     """
 
     p: Tensor
     eta: float
     inner: LinearResult
     note: str
+    solved: bool = True
 
 
 NegativeCurvature = Literal["follow", "truncate", "ignore"]
@@ -365,7 +368,8 @@ class Newton(Optimizer):
         accepted = memory.damping.judge(actual, slope + bend / 2) and found.accepted
         residual_norm = inner.residual_norms[-1]
         alpha = found.alpha if accepted else 0.0
-        memory.last = Inner(direction.eta, point.grad_norm, residual_norm, alpha)
+        followed = alpha if direction.solved else 0.0
+        memory.last = Inner(direction.eta, point.grad_norm, residual_norm, followed)
         if accepted:
             return Step(found.point, alpha, inner.iterations, direction.note)
         note = f"{direction.note}; step refused".lstrip("; ")
@@ -430,17 +434,21 @@ class Newton(Optimizer):
         g = point.grad if gradient is None else gradient
         inner = self.solver(A, -g, rtol=eta, M=M)
         p, note = self._direction(point, A, inner, generator, g)
-        return note if p is None else Direction(p, eta, inner, note)
+        return note if p is None else Direction(p, eta, inner, note, p is inner.x)
 
     def search(self, point: Point, direction: "Direction") -> tuple[Step, Inner] | str:
         """Search along a direction from `direction`; returns as `advance` does."""
-        found, note = self._search(point, direction.p, direction.note)
+        inner, note = direction.inner, direction.note
+        found = self.line_search(point.ray(direction.p))
+        # A step of another kind tells the forcing term nothing about the system's solution.
+        alpha = found.alpha if direction.solved else 0.0
+        if not found.accepted:
+            found = self.line_search(point.ray(-point.grad))
+            note = f"{note}; step refused, along -gradient".lstrip("; ")
         if not found.accepted:
             return "no step along -gradient lowers the loss beyond its rounding error"
-        inner = direction.inner
         step = Step(found.point, found.alpha, inner.iterations, note)
-        residual_norm = inner.residual_norms[-1]
-        return step, Inner(direction.eta, point.grad_norm, residual_norm, found.alpha)
+        return step, Inner(direction.eta, point.grad_norm, inner.residual_norms[-1], alpha)
 
     def _direction(
         self,
@@ -471,15 +479,6 @@ class Newton(Optimizer):
         if float(pair.values[0]) >= -float(pair.residual_norms[0]):
             return None, "the gradient is zero and the curvature is not negative"
         return _along(point, A, pair.vectors[:, 0], point.grad), "left a saddle point"
-
-    def _search(self, point: Point, p: Tensor, note: str) -> tuple[Found, str]:
-        found = self.line_search(point.ray(p))
-        if found.accepted:
-            return found, note
-        return (
-            self.line_search(point.ray(-point.grad)),
-            f"{note}; step refused, along -gradient".lstrip("; "),
-        )
 
 
 def _along(point: Point, A: LinearOperator, d: Tensor, g: Tensor) -> Tensor:

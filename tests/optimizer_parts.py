@@ -1,0 +1,86 @@
+"""Optimizers put together as a configuration would, run, and the optima they must reach."""
+
+from functools import cache, partial
+
+import torch
+from problems import make_dataset
+from torch import Tensor
+
+from newton_krylov.data import load_dataset
+from newton_krylov.data.dataset import Dataset
+from newton_krylov.objectives.base import Objective
+from newton_krylov.optimizers.base import Optimizer
+from newton_krylov.optimum import Optimum, certified_optimum
+from newton_krylov.registry import entry
+from newton_krylov.runner import RunResult, Stopping, run
+
+GROUPS = {
+    "solver": "solver",
+    "curvature": "hessian_approx",
+    "line_search": "line_search",
+    "forcing": "forcing",
+    "preconditioner": "preconditioner",
+}
+DEFAULTS = {
+    "solver": "exact",
+    "curvature": "hvp",
+    "line_search": "armijo",
+    "forcing": "superlinear",
+    "preconditioner": "none",
+}
+
+
+def part(name: str, chosen: object) -> object:
+    """Make one part: from its registered name, from a pair (name, options), or as it is."""
+    if isinstance(chosen, str):
+        chosen = (chosen, {})
+    if isinstance(chosen, tuple):
+        return entry(GROUPS[name], chosen[0]).build(chosen[1])
+    return chosen
+
+
+def make_optimizer(name: str = "newton", **chosen: object) -> Optimizer:
+    """Make an optimizer: keys that name a part choose it, the others are its own options."""
+    parts = {key: part(key, chosen.pop(key, default)) for key, default in DEFAULTS.items()}
+    return entry("optimizer", name).build(chosen, **parts)
+
+
+def minimize(
+    objective: Objective,
+    optimizer: Optimizer | str = "newton",
+    w0: Tensor | None = None,
+    *,
+    seed: int = 0,
+    optimum: float | None = None,
+    epochs: int | None = 100,
+    grad_norm: float | None = 1e-12,
+    **stop: float | None,
+) -> RunResult:
+    """Run an optimizer from w0 (zero by default)."""
+    optimizer = make_optimizer(optimizer) if isinstance(optimizer, str) else optimizer
+    w0 = torch.zeros(objective.dim, dtype=objective.dtype) if w0 is None else w0
+    stopping = Stopping(epochs=epochs, grad_norm=grad_norm, **stop)
+    generator = torch.Generator().manual_seed(seed)
+    return run(optimizer, objective, w0, stopping, generator, optimum=optimum)
+
+
+@cache
+def a9a(*, bias: bool = False) -> Dataset:
+    """Load the embedded a9a once."""
+    return load_dataset("a9a", {"bias": bias})
+
+
+def logistic(dataset: Dataset, l2: float = 0.01) -> Objective:
+    """Bind the logistic loss to a data set."""
+    return entry("loss", "logistic").build({"l2": l2}, dataset=dataset)
+
+
+def optimum_of(dataset: Dataset, loss: str = "logistic", l2: float = 0.01) -> Optimum:
+    """Return the certified optimum of a problem."""
+    found = certified_optimum(dataset, entry("loss", loss), {"l2": l2}, torch.float64)
+    assert found is not None
+    return found
+
+
+small = partial(make_dataset, "binary", n=200, d=12, condition=10.0)
+"""A logistic regression that every method solves in milliseconds."""
