@@ -106,6 +106,7 @@ FAULTS = {
     "1 " + "9" * 5000 + ":1": "has the feature index '" + "9" * 39 + "..., which is too long",
     "\x00\x01": r"has the label '\x00\x01', which is not a finite number",
     "1 1:\x1b[31m": r"has '1:\x1b[31m', whose value is not a finite number",
+    "1 qid0:2 1:1": "has the feature index 'qid0', which is not a whole number",
     "1 qid:1 qid:2": "has the feature index 'qid', which is not a whole number",
 }
 

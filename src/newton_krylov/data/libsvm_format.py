@@ -89,7 +89,7 @@ def read_libsvm(
             X, y = load_svmlight_file(lines, zero_based=zero_based)
         except (ValueError, OverflowError) as error:
             raise _explain(path, limit, str(error)) from None
-        suspicious = lines.has_underscore  # Python's numbers, and so the parser, allow 1_000
+        suspicious = lines.suspicious
     width = X.shape[1] if X.nnz else 0
     if suspicious or width > limit.width or not (_finite(X.data) and _finite(y)):
         _check(path, limit)
@@ -146,7 +146,7 @@ class _Lines:
 
     def __init__(self, path: Path, stream: BinaryIO, total: int) -> None:
         self.number = 0
-        self.has_underscore = False
+        self.suspicious = False
         self._path, self._stream, self._left = path, stream, total
 
     def __iter__(self) -> Iterator[bytes]:
@@ -163,8 +163,9 @@ class _Lines:
                     f"{self._path} expands to more than {MAX_EXPANSION} times its size; "
                     "decompress it yourself if you trust it."
                 )
-            if b"_" in line:
-                self.has_underscore = True
+            # The parser allows 1_000, as Python's numbers do, and passes over qidANYTHING.
+            if b"_" in line or b"qid" in line:
+                self.suspicious = True
             yield line
 
     def read(self, size: int = -1) -> bytes:
