@@ -9,11 +9,11 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
+from problems import randn
 from torch import Tensor
 
 from newton_krylov.linear_solvers.result import LinearResult
 from newton_krylov.registry import entry
-from problems import randn
 
 Kind = Literal["definite", "semidefinite", "indefinite", "singular", "positive_real", "general"]
 """Symmetric: `definite`, `semidefinite`, `indefinite` (nonsingular), `singular` (of both signs).
@@ -307,4 +307,3 @@ def rounding(A: Tensor, b: Tensor, x: Tensor) -> float:
     eps = torch.finfo(b.dtype).eps
     size = A.double().abs() @ x.double().abs() + b.double().abs()
     return 4 * eps * len(b) ** 0.5 * float(torch.linalg.vector_norm(size))
-

@@ -297,9 +297,7 @@ class ScaledOperator(LinearOperator):
         return self._operator.solve(b, shift / self.scale).div_(self.scale)
 
 
-def as_operator(
-    A: Any, b: Tensor, *, symmetric: bool | None = True, name: str = "A"
-) -> LinearOperator:
+def as_operator(A: Any, b: Tensor, *, symmetric: bool = True, name: str = "A") -> LinearOperator:
     """Take what a user has for a matrix and return a `LinearOperator`.
 
     Parameters
@@ -308,9 +306,8 @@ def as_operator(
         The matrix: anything with `@`, or a function v -> A v on tensors.
     b : Tensor, shape (n,)
         A vector the operator will meet: gives size, dtype and device.
-    symmetric : bool or None
-        The caller's word, where `A` does not carry its own. None: a matrix is looked at, by a
-        product with it and one with its transpose; a function is believed to be symmetric.
+    symmetric : bool
+        The caller's word, where `A` does not carry its own.
     name : str
         What messages call `A`.
 
@@ -330,12 +327,12 @@ def as_operator(
     if isinstance(A, LinearOperator):
         operator = A
     elif isinstance(A, Tensor):
-        operator = MatrixOperator(A)
+        operator = MatrixOperator(A, symmetric=symmetric)
     elif hasattr(A, "shape") and hasattr(A, "__matmul__"):  # NumPy, SciPy: by way of the CPU
-        operator = FunctionOperator(_numpy_product(A), n, b.dtype, b.device)
+        operator = FunctionOperator(_numpy_product(A), n, b.dtype, b.device, symmetric=symmetric)
         operator.shape = tuple(A.shape)
     elif callable(A):
-        operator = FunctionOperator(A, n, b.dtype, b.device)
+        operator = FunctionOperator(A, n, b.dtype, b.device, symmetric=symmetric)
     else:
         raise TypeError(
             f"{name} must be a tensor, a LinearOperator, a function or a SciPy operator, "
@@ -343,26 +340,8 @@ def as_operator(
         )
     if operator.shape != (n, n):
         raise ValueError(f"{name} has shape {operator.shape}, but b has shape ({n},)")
-    if operator is not A:
-        operator.symmetric = _looks_symmetric(A, b) if symmetric is None else symmetric
     return operator
 
 
 def _numpy_product(A: Any) -> Callable[[Tensor], Tensor]:
     return lambda v: torch.as_tensor(A @ v.cpu().numpy(), dtype=v.dtype, device=v.device)
-
-
-def _looks_symmetric(A: Any, b: Tensor) -> bool:
-    """Compare A v with A'v for a random v; True where there is no telling."""
-    generator = torch.Generator().manual_seed(0)
-    v = torch.randn(b.shape[0], generator=generator, dtype=torch.float64)
-    if isinstance(A, Tensor):
-        v = v.to(A.device, A.dtype)
-        Av, ATv = A @ v, A.T @ v
-    else:
-        try:
-            Av, ATv = (torch.as_tensor(B @ v.numpy()) for B in (A, A.T))
-        except (AttributeError, NotImplementedError, TypeError):  # an operator without transpose
-            return True
-    asymmetry, size = torch.linalg.vector_norm(Av - ATv), torch.linalg.vector_norm(Av)
-    return not bool(asymmetry > torch.finfo(b.dtype).eps ** 0.5 * size)

@@ -63,8 +63,8 @@ def exact(
         A, b, x0, rtol=rtol, atol=atol, maxiter=maxiter or 3, callback=callback,
         method="exact", symmetric=False,
     )  # fmt: skip
-    if system.norms[0] <= system.threshold:
-        return system.result(Status.CONVERGED)
+    if status := system.judge_start():
+        return system.result(status)
     factors = _factorize(system)
     if factors is None:
         return system.result(Status.BREAKDOWN)

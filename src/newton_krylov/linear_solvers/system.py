@@ -104,9 +104,9 @@ class System:
         symmetric: bool,
     ) -> None:
         _check_vector("b", b, b)
-        self.A = as_operator(A, b, symmetric=None if symmetric else True)
+        self.A = as_operator(A, b)
         _check_kind("A", self.A, b)
-        if symmetric and not self.A.symmetric:
+        if symmetric and not _is_symmetric(A, self.A):
             raise UnsupportedError(
                 f"{method} is for symmetric operators and this one is not symmetric; "
                 f"use gmres or gcr (or exact)"
@@ -139,6 +139,20 @@ class System:
     def start(self) -> Tensor:
         """Return a fresh copy of the start, shape (n,)."""
         return torch.zeros_like(self.b) if self._x0 is None else self._x0.detach().clone()
+
+    def judge_start(self) -> Status | None:
+        """Look at the start before the first product.
+
+        Returns
+        -------
+        Status or None
+            Why there is nothing to do: it solves the system, or is not finite.
+        """
+        if not math.isfinite(self.norms[0]):
+            if not torch.isfinite(self.x).all():
+                self.x.zero_()
+            return Status.BREAKDOWN
+        return Status.CONVERGED if self.norms[0] <= self.threshold else None
 
     @property
     def uncertainty(self) -> float:
@@ -297,13 +311,9 @@ def solve(system: System, cycle: Callable[[System], Status]) -> LinearResult:
         Its last residual norm is true to a tenth of itself or of the tolerance, or to the
         rounding of one product.
     """
+    if status := system.judge_start():
+        return system.result(status)
     norm = system.norms[0]
-    if not math.isfinite(norm):
-        if not torch.isfinite(system.x).all():
-            system.x.zero_()
-        return system.result(Status.BREAKDOWN)
-    if norm <= system.threshold:
-        return system.result(Status.CONVERGED)
     best: Tensor | None = None
     while True:
         status = cycle(system)
@@ -342,6 +352,22 @@ def _as_function(M: Any, b: Tensor) -> Preconditioner | None:
     operator = as_operator(M, b, name="M")
     _check_kind("M", operator, b)
     return lambda v: operator.matvec(v).detach()
+
+
+def _is_symmetric(A: Any, operator: LinearOperator) -> bool:
+    """Believe an operator and a function; look at a user's matrix: u'A v = v'A u for random u, v.
+
+    Costs two products, which are not counted.
+    """
+    if A is operator or not hasattr(A, "shape"):
+        return operator.symmetric
+    generator = torch.Generator().manual_seed(0)
+    uv = torch.randn(2, operator.shape[0], generator=generator, dtype=operator.dtype)
+    u, v = uv.to(operator.device)
+    Au, Av = operator.matvec(u), operator.matvec(v)
+    difference = abs(torch.dot(u, Av) - torch.dot(v, Au))
+    size = euclidean(u) * euclidean(Av) + euclidean(v) * euclidean(Au)
+    return not float(difference) > torch.finfo(operator.dtype).eps ** 0.5 * size
 
 
 def _check_kind(name: str, A: LinearOperator, b: Tensor) -> None:
