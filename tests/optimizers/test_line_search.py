@@ -21,9 +21,10 @@ def gamma(beta):
 
 def yanai(beta1, beta2):
     """More and Thuente's (5.4): convex, with almost all of its bend near both ends."""
-    return lambda a: gamma(beta1) * torch.sqrt((1 - a) ** 2 + beta2**2) + gamma(
-        beta2
-    ) * torch.sqrt(a**2 + beta1**2)
+    return lambda a: (
+        gamma(beta1) * torch.sqrt((1 - a) ** 2 + beta2**2)
+        + gamma(beta2) * torch.sqrt(a**2 + beta1**2)
+    )
 
 
 def wavy(a, beta=0.01, waves=39):
