@@ -1,0 +1,246 @@
+"""LIBSVM data sets by path and by name: cached, downloaded, laid in a data folder by hand."""
+
+import bz2
+import hashlib
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from newton_krylov.data import load_dataset
+from newton_krylov.data.libsvm import KNOWN, SITE, find_files
+from newton_krylov.errors import ConfigError, DataError
+
+TRAIN = "".join(f"{2 * (k % 2) - 1:+d} {k % 5 + 1}:{k + 1}\n" for k in range(20))
+TEST = "-1 7:1\n+1 1:2\n"
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "train").write_text(TRAIN)
+    (tmp_path / "test").write_text(TEST)
+    return {"path": str(tmp_path / "train"), "test_path": str(tmp_path / "test")}
+
+
+def test_by_path(files):
+    data = load_dataset("libsvm", files | {"format": "sparse"})
+    assert data.train.X.shape == (20, 7)  # as wide as the wider file
+    assert data.test.X.shape == (2, 7)
+    assert data.train.y.tolist() == [0, 1] * 10
+    assert data.train.X.to_dense()[3].tolist() == [0, 0, 0, 4, 0, 0, 0]
+    assert data.test.X.to_dense()[0].tolist() == [0] * 6 + [1]
+    assert (data.task, data.n_classes, data.source) == ("binary", 2, files["path"])
+    assert data.train.X.col_indices().dtype is torch.int32
+
+
+def test_a_path_alone_holds_out_a_fifth(files):
+    data = load_dataset("libsvm", {"path": files["path"]})
+    assert (len(data.train), len(data.test)) == (16, 4)
+
+
+def test_a_home_folder_and_a_path_of_nothing(files, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(load_dataset("libsvm", {"path": "~/train", "test_fraction": 0}).train) == 20
+    with pytest.raises(ConfigError, match=r"dataset=libsvm needs a file: dataset\.path=FILE"):
+        load_dataset("libsvm")
+    with pytest.raises(DataError, match="There is no file"):
+        load_dataset("libsvm", {"path": "~/none"})
+
+
+def test_the_task_asked_for(files, tmp_path):
+    regression = load_dataset("libsvm", files | {"task": "regression"})
+    assert regression.task == "regression"
+    assert regression.train.y.dtype is torch.float64
+    assert regression.train.y[:2].tolist() == [-1, 1]
+    (tmp_path / "train").write_text("3 1:1\n5 1:2\n# x\n9 1:3\n")
+    assert load_dataset("libsvm", {"path": files["path"], "test_fraction": 0}).n_classes == 3
+    with pytest.raises(DataError, match="line 4 has the label 9, a third beside 3 and 5"):
+        load_dataset("libsvm", {"path": files["path"], "task": "binary"})
+
+
+def test_a_label_of_the_test_file_is_told_by_its_own_line(files, tmp_path):
+    (tmp_path / "test").write_text("# c\n-1 1:1\n7 1:1\n")
+    with pytest.raises(DataError, match=r"/test, line 3 has the label 7, a third beside -1 and 1"):
+        load_dataset("libsvm", files | {"task": "binary"})
+
+
+def test_the_number_of_features(files):
+    assert load_dataset("libsvm", files | {"n_features": 9}).n_features == 9
+    with pytest.raises(DataError, match="/test, line 1 has the feature index 7, beyond 5, n_feat"):
+        load_dataset("libsvm", files | {"n_features": 5})
+    with pytest.raises(ConfigError, match=r"dataset\.n_features=0 is not valid"):
+        load_dataset("libsvm", files | {"n_features": 0})
+
+
+def test_checksums_of_files_by_path(files):
+    sums = {
+        key: hashlib.sha256(text.encode()).hexdigest()
+        for key, text in (("sha256", TRAIN), ("test_sha256", TEST))
+    }
+    load_dataset("libsvm", files | sums)
+    with pytest.raises(DataError, match=f"has the SHA-256 {sums['test_sha256']}, but 0000"):
+        load_dataset("libsvm", files | {"test_sha256": "0" * 64})
+    with pytest.raises(ConfigError, match=r"dataset\.sha256='abc' is not valid"):
+        load_dataset("libsvm", files | {"sha256": "abc"})
+
+
+def test_a_file_is_parsed_once_and_again_when_it_changes(files, tmp_path, monkeypatch):
+    first = load_dataset("libsvm", files)
+    with monkeypatch.context() as patch:
+        patch.setattr("newton_krylov.data.libsvm.read_libsvm", None)
+        again = load_dataset("libsvm", files)
+    assert torch.equal(first.train.X.to_dense(), again.train.X.to_dense())
+    assert first.checksum == again.checksum
+    (tmp_path / "train").write_text(TRAIN.replace("1:1\n", "1:9\n"))
+    changed = load_dataset("libsvm", files)
+    assert float(changed.train.X.to_dense()[0, 0]) == 9
+    assert changed.checksum != first.checksum
+
+
+def test_the_file_not_its_name_makes_the_checksum(files, tmp_path):
+    first = load_dataset("libsvm", {"path": files["path"]})
+    (tmp_path / "copy").write_text(TRAIN)
+    copy = load_dataset("libsvm", {"path": str(tmp_path / "copy")})
+    assert copy.checksum == first.checksum
+    assert copy.source != first.source
+
+
+# By name: what follows uses "splice", which has a test file, and "phishing", which has none.
+
+
+def laid(data_dir, files):
+    folder = data_dir / "libsvm"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(content)
+
+
+def test_by_name_from_the_data_folder(data_dir):
+    laid(data_dir, {"splice": TRAIN, "splice.t": TEST})
+    data = load_dataset("splice")
+    assert (len(data.train), len(data.test), data.n_features) == (20, 2, 7)
+    assert data.source == f"{SITE}/binary/splice"
+    assert data.name == "splice"
+
+
+def test_the_data_folder_given_has_the_last_word(data_dir, tmp_path):
+    laid(tmp_path / "other", {"phishing": TRAIN})
+    assert len(load_dataset("phishing", data_dir=tmp_path / "other").train) == 16
+
+
+def test_a_file_laid_there_unpacked(data_dir):
+    laid(data_dir, {"rcv1_train.binary": TRAIN})
+    data = load_dataset("rcv1")
+    assert data.n_features == 47_236  # known beforehand
+    assert (len(data.train), len(data.test)) == (16, 4)
+
+
+def test_a_missing_test_file_is_told_not_fetched(data_dir, site, caplog):
+    laid(data_dir, {"splice": TRAIN})
+    with caplog.at_level(logging.WARNING):
+        data = load_dataset("splice", {"mirror": site.address})
+    assert data.test is None
+    assert "splice.t is not in" in caplog.text
+    assert "test_set=own fetches it" in caplog.text
+    assert site.asked == []
+
+
+def test_a_test_file_that_is_not_wanted(data_dir):
+    laid(data_dir, {"splice": TRAIN, "splice.t": TEST})
+    data = load_dataset("splice", {"test_set": "none", "test_fraction": 0.25})
+    assert (len(data.train), len(data.test)) == (15, 5)
+
+
+def test_both_files_are_downloaded_on_first_use(data_dir, site):
+    site.answers |= {"/binary/splice": TRAIN.encode(), "/binary/splice.t": TEST.encode()}
+    options = {"mirror": f"{site.address}/"}
+    data = load_dataset("splice", options)
+    assert (len(data.train), len(data.test)) == (20, 2)
+    again = load_dataset("splice", options)
+    assert again.checksum == data.checksum
+    assert sorted(site.asked) == ["/binary/splice", "/binary/splice.t"]
+    assert (data_dir / "libsvm" / "splice.sha256").exists()
+
+
+def test_a_download_that_was_cut_short_still_gets_its_test_file(data_dir, site):
+    """The test file comes first: with only the train file at hand it would not be fetched."""
+    site.answers["/binary/splice.t"] = TEST.encode()
+    with pytest.raises(DataError, match="splice answered 404"):
+        load_dataset("splice", {"mirror": site.address})
+    site.answers["/binary/splice"] = TRAIN.encode()
+    assert load_dataset("splice", {"mirror": site.address}).test is not None
+
+
+def test_the_test_file_alone_is_fetched_on_request(data_dir, site):
+    laid(data_dir, {"splice": TRAIN})
+    site.answers["/binary/splice.t"] = TEST.encode()
+    data = load_dataset("splice", {"mirror": site.address, "test_set": "own"})
+    assert len(data.test) == 2
+    assert site.asked == ["/binary/splice.t"]
+
+
+def test_a_huge_test_file_is_fetched_only_on_request(data_dir, site):
+    site.answers["/binary/rcv1_train.binary.bz2"] = bz2.compress(TRAIN.encode())
+    load_dataset("rcv1", {"mirror": site.address})
+    assert site.asked == ["/binary/rcv1_train.binary.bz2"]
+
+
+def test_tasks_have_their_own_folders_on_the_site(data_dir, site):
+    site.answers |= {
+        "/regression/abalone": b"15 1:1\n7 1:2\n9 1:1\n",
+        "/multiclass/usps.bz2": bz2.compress(b"3 1:1\n1 1:2\n2 1:1\n"),
+        "/multiclass/usps.t.bz2": bz2.compress(b"3 1:1\n"),
+    }
+    abalone = load_dataset("abalone", {"mirror": site.address, "test_fraction": 0})
+    assert abalone.task == "regression"
+    usps = load_dataset("usps", {"mirror": site.address})
+    assert usps.train.y.tolist() == [2, 0, 1]
+    assert usps.test.y.tolist() == [2]
+
+
+def test_a_checksum_of_a_download(data_dir, site):
+    site.answers["/binary/phishing"] = TRAIN.encode()
+    with pytest.raises(DataError, match="was asked for"):
+        load_dataset("phishing", {"mirror": site.address, "sha256": "0" * 64})
+    assert not (data_dir / "libsvm" / "phishing").exists()
+
+
+def test_a_changed_file_in_the_data_folder_is_refused(data_dir, site):
+    site.answers["/binary/phishing"] = TRAIN.encode()
+    load_dataset("phishing", {"mirror": site.address})
+    (data_dir / "libsvm" / "phishing").write_text(TRAIN + "1 1:1\n")
+    with pytest.raises(DataError, match="was recorded in"):
+        load_dataset("phishing", {"mirror": site.address})
+
+
+def test_without_a_network(data_dir):
+    with pytest.raises(DataError) as error:
+        load_dataset("phishing", {"mirror": "http://127.0.0.1:1"})
+    assert "cannot be reached" in str(error.value)
+    assert f"put the file there by hand: {data_dir / 'libsvm' / 'phishing'}." in str(error.value)
+
+
+@pytest.mark.parametrize("mirror", ["file:///etc", "/etc", ""])
+def test_a_mirror_is_on_the_web(data_dir, mirror):
+    with pytest.raises(DataError, match="is not an http or https address"):
+        load_dataset("phishing", {"mirror": mirror})
+
+
+@pytest.mark.usefixtures("data_dir")
+@pytest.mark.parametrize("name", KNOWN)
+def test_names_of_the_site_are_names_of_files(name, tmp_path):
+    known = KNOWN[name]
+    for file in filter(None, (known.train, known.test)):
+        assert "/" not in file
+    laid(tmp_path, {known.train: TRAIN})
+    assert find_files(name, tmp_path, test_set="none").train.name == known.train
+    assert known.summary.startswith(known.summary[0].upper())
+
+
+@pytest.mark.parametrize(("name", "n", "d", "nnz"), [("w8a", 49_749, 300, 579_586)])
+def test_real_sets(shared_file, name, n, d, nnz):
+    data = load_dataset(name, data_dir=shared_file("libsvm", name).parents[1])
+    assert data.train.X.shape == (n, d)
+    assert data.train.X.values().numel() == nnz
+    assert np.isin(data.train.y, [0, 1]).all()
