@@ -106,7 +106,8 @@ class Newton(Optimizer):
     either followed (`follow`: along d, downhill, by |g'd| / |d'Hd|, the length Newton's method
     would take on the curvature's absolute value, at most 1 + |w|) or ignored in favour of the
     iterate the solver had before it met d (`truncate`, the rule of Steihaug and of Nocedal and
-    Wright's algorithm 7.1). A direction that is not one of descent, and one along which the line
+    Wright's algorithm 7.1; a direct solver has none, and its solution may lead to a saddle, as may
+    that of a solver that does not look at the curvature). A direction that is not one of descent, and one along which the line
     search finds nothing, give way to -g. A zero gradient is not yet a minimum: the bottom of the
     spectrum is looked at, and a saddle is left along its most negative curvature.
 
