@@ -89,11 +89,11 @@ def _assert_nonpositive(result: LinearResult, A: torch.Tensor, b: torch.Tensor) 
     assert r @ d >= -rounding(A, b, result.x) - 1e-8 * torch.linalg.vector_norm(b.double())
 
 
-@pytest.mark.parametrize("rtol", [1e-2, 1e-6, 1e-13, 0.0])
 @pytest.mark.parametrize(("solver", "case"), admissible(), ids=str)
-def test_tells_the_truth_at_any_tolerance(solver: Solver, case: Case, rtol: float) -> None:
+def test_tells_the_truth_at_any_tolerance(solver: Solver, case: Case) -> None:
     A, b = case.system
-    _assert_honest(solver(A, b, rtol=rtol, maxiter=300), A, b, rtol)
+    for rtol in (1e-2, 1e-6, 1e-13, 0.0):
+        _assert_honest(solver(A, b, rtol=rtol, maxiter=300), A, b, rtol)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.consistent], ids=str)
