@@ -5,7 +5,8 @@ import pytest
 from run_folders import OPTIMUM, row, rows, write_run
 
 from newton_krylov.errors import DataError
-from newton_krylov.report.compare import compare, main, tables
+from newton_krylov.report.command import main
+from newton_krylov.report.compare import compare, tables
 from newton_krylov.report.records import read_records
 from newton_krylov.report.study import studies
 
@@ -38,7 +39,7 @@ def cells(table: object) -> dict[str, list[str]]:
 
 
 def test_known_traces_give_the_known_table(sweep: Path) -> None:
-    ends, times = tables(studies(read_records([sweep])))
+    ends, times, wrong = tables(studies(read_records([sweep])))
     assert ends.title == "made-up · n = 1,000, d = 20 · logistic loss, λ = 0.01"
     row_of = cells(ends)
     head = list(ends.heads)[1:]
@@ -63,6 +64,7 @@ def test_known_traces_give_the_known_table(sweep: Path) -> None:
         "GD": ["200 ms (10.00×)", "never", "never", "never"],
         "LBFGS": ["never", "never", "never", "never"],
     }
+    assert wrong.rows == [("LBFGS (seed 0, repeat 0)", "failed: the loss is inf")]
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -92,7 +94,7 @@ def test_a_damaged_folder_is_in_every_table_with_a_sentence(sweep: Path, tmp_pat
 @pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes(sweep: Path, tmp_path: Path) -> None:
     first, second = compare([sweep], tmp_path / "a"), compare([sweep], tmp_path / "b")
-    assert len(first) == len(second) == 2 + 2 * (5 + 3)
+    assert len(first) == len(second) == 3 + 2 * (4 + 3)
     for one, two in zip(first, second, strict=True):
         assert one.read_bytes() == two.read_bytes(), one.name
 

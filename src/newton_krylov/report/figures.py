@@ -1,13 +1,12 @@
 """Figures of one run, of a study, and of a study's growth with the problem's size."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from newton_krylov.report.panel import (
-    COSTS,
     EPOCH,
     GRAD_NORM,
     LOSS,
@@ -18,21 +17,25 @@ from newton_krylov.report.panel import (
     TRAIN_ACCURACY,
     Quantity,
     draw_panel,
-    extent_of,
     finish_axes,
     seconds_text,
+    shown_costs,
 )
+from newton_krylov.report.profiles import Profile
 from newton_krylov.report.records import RunRecord, read_record
 from newton_krylov.report.scaling import Scaling
 from newton_krylov.report.sheet import FORMATS, Key, sheet
 from newton_krylov.report.study import Entry, Study, studies
-from newton_krylov.report.style import BLACK, GREY, LineStyle, line_styles
+from newton_krylov.report.style import BLACK, CROWD, DISTINCT, GREY, LineStyle, line_styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _METHODS_ALONE = 12
 """With more methods than this, they are not drawn one by one."""
+
+FEATURED = 24
+"""Of more methods than this, the best have a colour each, and the others are grey."""
 
 
 def draw_run(folder: Path) -> list[Path]:
@@ -85,7 +88,8 @@ def draw_study(study: Study, folder: Path) -> list[Path]:
     """Draw all figures of a study.
 
     Where the study names a benchmark, a method whose final loss is a second benchmark of
-    suboptimality (as gradient descent's is in the paper), the methods' own figures show both.
+    suboptimality (as gradient descent's is in the paper), every method has a figure of its own
+    that shows both.
 
     Parameters
     ----------
@@ -103,14 +107,14 @@ def draw_study(study: Study, folder: Path) -> list[Path]:
     if not drawable:
         return []
     files = draw_overview(study, folder)
+    measure = _measure(study)
     for name, quantities in (
-        ("suboptimality", (SUBOPTIMALITY,)),
+        (measure.name.replace(" ", "-"), (measure,)),
         ("loss", (LOSS,)),
         ("accuracy", (TRAIN_ACCURACY, TEST_ACCURACY)),
-        ("gradient-norm", (GRAD_NORM,)),
     ):
         files += draw_against_costs(study, quantities, folder, name)
-    if len(drawable) <= _METHODS_ALONE:
+    if study.benchmark is not None and len(drawable) <= _METHODS_ALONE:
         for entry in drawable:
             files += draw_method(study, entry, folder, f"method-{slug(entry.label)}")
     return files
@@ -177,7 +181,7 @@ def draw_against_costs(
     """
     styles = study_styles(study)
     quantities = [q for q in quantities if _known(study, q)]
-    costs = [x for x in COSTS if any(extent_of(entry, x) > 0 for entry in study.entries)]
+    costs = shown_costs(study)
     if not quantities or not costs:
         return []
     title = " and ".join(q.name for q in quantities).capitalize()
@@ -227,7 +231,7 @@ def draw_method(
 
 
 def study_styles(study: Study) -> Mapping[str, LineStyle]:
-    """Give every method of a study its style, the same in all of the study's figures.
+    """Give the methods of a study their styles, the same in all figures that go together.
 
     Parameters
     ----------
@@ -237,9 +241,29 @@ def study_styles(study: Study) -> Mapping[str, LineStyle]:
     Returns
     -------
     mapping
+        Label to style. Of more methods than an eye can follow, the best ones only.
+    """
+    best = {entry.label for entry in study.ranked[:FEATURED]}
+    shown = [entry.label for entry in study.entries if entry.label in best]
+    return shared_styles(shown, study.family)
+
+
+def shared_styles(labels: Iterable[str], family: Iterable[str]) -> dict[str, LineStyle]:
+    """Give labels the styles that they have among all that are shown together.
+
+    Parameters
+    ----------
+    labels, family : iterable of str
+        Those asked for, and all of them; a family too large to be told apart is ignored.
+
+    Returns
+    -------
+    dict
         Label to style.
     """
-    return line_styles(entry.label for entry in study.entries)
+    labels, family = list(labels), list(family)
+    styles = line_styles(labels + (family if len(family) <= DISTINCT else []))
+    return {label: styles[label] for label in labels}
 
 
 def _add_benchmark(ax: "Axes", study: Study, entry: Entry, benchmark: str) -> None:
@@ -320,6 +344,56 @@ def draw_scaling(
         return page.save(folder, name, formats)
 
 
+def draw_profiles(
+    made: Sequence[Profile], family: Sequence[str], folder: Path, formats: Sequence[str] = FORMATS
+) -> list[Path]:
+    """Draw performance profiles by seconds, a panel a target.
+
+    Parameters
+    ----------
+    made : sequence of Profile
+        Of one set of problems.
+    family : sequence of str
+        All labels that are shown together.
+    folder : Path
+        Where the files go; made if need be.
+    formats : sequence of str
+        Suffixes.
+
+    Returns
+    -------
+    list of Path
+        One file a format; none where there are no profiles.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
+
+    made = [profile for profile in made if profile.cost == SECONDS.column]
+    if not made:
+        return []
+    labels = list(dict.fromkeys(label for profile in made for label in profile.ratios))
+    styles = shared_styles(labels, family)
+    title = f"Performance profiles over {made[0].problems} problems"
+    subtitle = "Share of the problems that a method solves within a factor of the fastest method"
+    key = [(label, styles[label]) for label in labels]
+    with sheet(1, len(made), title, subtitle, key=key) as page:
+        for ax, profile in zip(page.axes, made, strict=True):
+            for label, ratios in profile.ratios.items():
+                style, end = styles[label], 1.25 * profile.largest
+                x = np.concatenate([[1.0], np.repeat(ratios, 2), [end]])
+                y = np.repeat(np.arange(len(ratios) + 1), 2) / profile.problems
+                ax.plot(x, y, color=style.color, linestyle=style.dash)
+                ax.plot(ratios, y[2::2], style.marker, color=style.color, markerfacecolor="white")
+            ax.set_xscale("log")
+            ax.set_ylim(-0.03, 1.03)
+            ax.set_title(f"to {profile.target}")
+            ax.set_xlabel("times the fastest method's seconds")
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}×"))
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if profile.largest < 50 else (1,)))
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+        return page.save(folder, "profiles", formats)
+
+
 def _with_slope(label: str, slope: float) -> str:
     return f"{label}  ∝ d^{slope:.2f}" if np.isfinite(slope) else label
 
@@ -339,7 +413,9 @@ def _key(study: Study) -> Key:
     def text(entry: Entry) -> str:
         return f"{entry.label} (✕ {entry.failures[0].status})" if entry.failures else entry.label
 
-    return [(text(entry), styles[entry.label]) for entry in study.entries]
+    key = [(text(entry), styles[entry.label]) for entry in study.entries if entry.label in styles]
+    others = len(study.entries) - len(key)
+    return key + ([(f"{others} others", LineStyle(CROWD, ""))] if others else [])
 
 
 def slug(label: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from newton_krylov.report.study import Array, Curve, Entry, Study
-from newton_krylov.report.style import BLACK, FAINT_TEXT, GREY, LIGHT, LineStyle
+from newton_krylov.report.style import BLACK, CROWD, FAINT_TEXT, GREY, LIGHT, LineStyle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,7 +88,7 @@ def draw_panel(
     study : Study
         The methods.
     styles : mapping
-        Label to style.
+        Label to style; a method without one is a thin grey line among the crowd.
     x, y : Quantity
         What to draw.
     whole : bool
@@ -101,16 +101,22 @@ def draw_panel(
     logarithmic = whole and max(extents) > _SPREAD * min(extents)
     limit = max(extents) if whole else _limit(extents)
     _scale_axes(ax, study, x, y, limit, logarithmic=logarithmic)
+    crowd = []
     for order, entry in enumerate(study.entries):
         curve = entry.curve(x.column, y.column)
         if curve is None or not curve.x[-1] > curve.x[0]:  # its steps do not cost this
             continue
         curve = _thinned(_raised(curve, floor), limit, logarithmic=logarithmic)
+        if entry.label not in styles:
+            crowd.append(np.column_stack([curve.x, curve.y]))
+            continue
         _draw_curve(ax, curve, styles[entry.label], order, rising=y.rising)
         if entry.failures:
             _cross_out(ax, curve)
         if extent_of(entry, x) > 1.03 * limit:
             _point_on(ax, curve, styles[entry.label], limit, amount_text(x, extent_of(entry, x)))
+    if crowd:
+        _draw_crowd(ax, crowd)
     if floor is not None:
         _mark_floor(ax, floor, study.problem.dtype)
     finish_axes(ax, x, y, logarithmic=logarithmic)
@@ -134,6 +140,11 @@ def extent_of(entry: Entry, x: Quantity) -> float:
     ends = entry.last(x.column)
     ends = ends[np.isfinite(ends)]
     return float(np.median(ends)) if ends.size else 0.0
+
+
+def shown_costs(study: Study) -> list[Quantity]:
+    """Return the costs that any run of a study has."""
+    return [x for x in COSTS if any(extent_of(entry, x) > 0 for entry in study.entries)]
 
 
 def _limit(extents: Sequence[float]) -> float:
@@ -220,6 +231,15 @@ def _draw_curve(ax: "Axes", curve: Curve, style: LineStyle, order: int, *, risin
         markerfacecolor="white",
         zorder=2 + 0.01 * order,
     )
+
+
+def _draw_crowd(ax: "Axes", curves: Sequence[Array]) -> None:
+    """Draw the medians of methods that have no style of their own, as one thing."""
+    from matplotlib.collections import LineCollection
+
+    lines = LineCollection(curves, colors=CROWD, linewidths=0.7, zorder=1.4)
+    ax.add_collection(lines, autolim=True)
+    ax.autoscale_view(scalex=False)
 
 
 def _cross_out(ax: "Axes", curve: Curve) -> None:

@@ -107,6 +107,8 @@ class RunRecord:
         The files' contents; empty where there are none.
     faults : list of str
         What is missing or damaged, one sentence each.
+    source : str
+        What it is a copy of, such as a run of MLflow; empty where the folder is its own.
     """
 
     folder: Path
@@ -115,6 +117,12 @@ class RunRecord:
     summary: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    source: str = ""
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, for people."""
+        return self.source or str(self.folder)
 
     @property
     def label(self) -> str:
@@ -128,10 +136,14 @@ class RunRecord:
 
     @cached_property
     def status(self) -> str:
-        """`finished`, `failed`, `killed`, `interrupted`, `running`, or `unknown`."""
+        """`finished`, `failed`, `killed`, `interrupted`, `running`, `unfinished`, or `unknown`."""
         status = str(self.summary.get("status") or "unknown")
+        if status != "running":
+            return status
+        if self.source:  # a copy does not tell whether its original goes on
+            return "unfinished"
         # Who writes a run holds a lock on its folder, which a dead process does not.
-        return "killed" if status == "running" and not Record(self.folder).alive else status
+        return status if Record(self.folder).alive else "killed"
 
     @property
     def failed(self) -> bool:
@@ -165,7 +177,7 @@ class RunRecord:
             n_features=int(described.get("n_features") or 0),
             loss=str(loss.get("name") or ""),
             parameters=tuple(sorted((k, _hashable(v)) for k, v in loss.items() if k != "name")),
-            dtype=str(self.summary.get("dtype") or "float64"),
+            dtype=str(self.summary.get("dtype") or self.config.get("dtype") or "float64"),
             checksum=str(described.get("checksum") or ""),
         )
 
@@ -207,49 +219,61 @@ class RunRecord:
             for name in names
         }
 
-    def steps_to(self, suboptimality: float) -> int | None:
-        """Return the first iteration at or below a suboptimality.
+    def steps_to(self, value: float, column: str = "suboptimality") -> int | None:
+        """Return the first row at or below a value.
 
         There is no interpolation: between two steps there is no iterate, so a method has an
         accuracy only when the step that reaches it is done.
 
         Parameters
         ----------
-        suboptimality : float
-            The target, against the certified optimum.
+        value : float
+            The target.
+        column : str
+            What has to reach it; suboptimality is against the certified optimum.
 
         Returns
         -------
         int or None
-            Row number; None where it was never reached (or nothing is known of the optimum).
+            Row number; None where it was never reached (or nothing is known of the column).
         """
-        reached = np.flatnonzero(self.column("suboptimality") <= suboptimality)
+        reached = np.flatnonzero(self.column(column) <= value)
         return int(reached[0]) if reached.size else None
 
-    def seconds_to(self, suboptimality: float) -> float:
-        """Return the optimizer's seconds until the first iterate at or below a suboptimality.
+    def cost_to(self, value: float, cost: str = "seconds", column: str = "suboptimality") -> float:
+        """Return what it cost until the first iterate at or below a value.
 
         Parameters
         ----------
-        suboptimality : float
-            The target, against the certified optimum.
+        value : float
+            The target.
+        cost : str
+            A column of the trace that grows: seconds, data_passes, iteration, ...
+        column : str
+            What has to reach the target.
 
         Returns
         -------
         float
-            Seconds; inf where it was never reached.
+            inf where it was never reached.
         """
-        step = self.steps_to(suboptimality)
-        return float("inf") if step is None else float(self.column("seconds")[step])
+        step = self.steps_to(value, column)
+        return float("inf") if step is None else float(self.column(cost)[step])
+
+    def seconds_to(self, suboptimality: float) -> float:
+        """Return the optimizer's seconds until the first iterate at or below a suboptimality."""
+        return self.cost_to(suboptimality)
 
 
-def read_record(folder: Path) -> RunRecord:
+def read_record(folder: Path, source: str = "") -> RunRecord:
     """Read a run's folder.
 
     Parameters
     ----------
     folder : Path
         A run's folder, complete or not.
+    source : str
+        What it is a copy of, if of anything.
 
     Returns
     -------
@@ -272,7 +296,11 @@ def read_record(folder: Path) -> RunRecord:
         except UserError as error:
             files[name] = {}
             faults.append(f"{error}".rstrip(".") + ".")
-    return RunRecord(folder, rows, files[CONFIG], files[SUMMARY], files[ENVIRONMENT], faults)
+    if source:
+        faults = [fault.replace(str(folder), source) for fault in faults]
+    return RunRecord(
+        folder, rows, files[CONFIG], files[SUMMARY], files[ENVIRONMENT], faults, source
+    )
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:

@@ -4,7 +4,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,47 @@ from numpy.typing import NDArray
 from newton_krylov.report.records import Problem, RunRecord, differences
 
 Array = NDArray[np.float64]
+
+
+TARGETS = (1e-3, 1e-6, 1e-9, 1e-12)
+"""Suboptimalities whose costs are told, where the optimum is known."""
+
+SHARES_LEFT = (0.5, 0.1, 0.01, 0.001)
+"""Where it is not: shares of the way from the first loss to the lowest one that are still left."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a run has to reach for its cost to be told.
+
+    Attributes
+    ----------
+    column : str
+        Of the trace; its first value at or below `value` counts.
+    value : float
+        How low.
+    name : str
+        The same for targets that different problems have in common.
+    """
+
+    column: str
+    value: float
+    name: str
+
+
+@dataclass(frozen=True)
+class Band:
+    """A column of the trace over the repetitions of a method, step by step.
+
+    Attributes
+    ----------
+    middle, low, high : ndarray, shape (n_rows,)
+        Medians, least and greatest values of the runs; nan where no run has one.
+    """
+
+    middle: Array
+    low: Array
+    high: Array
 
 
 @dataclass(frozen=True)
@@ -48,6 +89,7 @@ class Entry:
 
     label: str
     records: Sequence[RunRecord]
+    _bands: dict[str, Band | None] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def failures(self) -> list[RunRecord]:
@@ -86,12 +128,52 @@ class Entry:
         """Return each run's seconds to a suboptimality, shape (n_runs,); inf: never reached."""
         return np.array([record.seconds_to(suboptimality) for record in self.records])
 
-    def curve(self, x: str, y: str) -> Curve | None:
-        """Return one column against another, step by step: medians and ranges.
+    def cost_to(self, target: Target, cost: str = "seconds") -> Array:
+        """Return each run's cost of a target, shape (n_runs,); inf: never reached."""
+        return np.array([r.cost_to(target.value, cost, target.column) for r in self.records])
+
+    def band(self, column: str) -> Band | None:
+        """Return a column over the runs, step by step: medians and ranges.
 
         Nothing is interpolated: between two steps there is no iterate. A run that ended before
-        the others keeps its last values; the curve ends where half of the runs have ended, since
+        the others keeps its last values; the band ends where half of the runs have ended, since
         beyond that it would tell of the slow ones only.
+
+        Parameters
+        ----------
+        column : str
+            Of the trace.
+
+        Returns
+        -------
+        Band or None
+            None where no run has a value.
+        """
+        if column not in self._bands:
+            self._bands[column] = self._make_band(column)
+        return self._bands[column]
+
+    def _make_band(self, column: str) -> Band | None:
+        columns = [record.column(column) for record in self.records if record.rows]
+        if all(np.isnan(values).all() for values in columns):
+            return None
+        length = int(np.median([len(values) for values in columns]))
+        if column == "iteration":  # the steps are what is lined up
+            columns = [max(columns, key=len)]
+        if len(columns) == 1:
+            only = columns[0][:length]
+            return Band(only, only, only)
+        stack = np.stack([_fitted(values, length) for values in columns])
+        if not np.isnan(stack).any():
+            return Band(np.median(stack, axis=0), stack.min(axis=0), stack.max(axis=0))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a step where every run has a nan
+            return Band(
+                np.nanmedian(stack, axis=0), np.nanmin(stack, axis=0), np.nanmax(stack, axis=0)
+            )
+
+    def curve(self, x: str, y: str) -> Curve | None:
+        """Return one column against another: their bands.
 
         Parameters
         ----------
@@ -101,26 +183,12 @@ class Entry:
         Returns
         -------
         Curve or None
-            None where no run has a value of y.
+            None where no run has a value of one of them.
         """
-        runs = [r for r in self.records if r.rows and not np.isnan(r.column(y)).all()]
-        if not runs:
+        across, up = self.band(x), self.band(y)
+        if across is None or up is None:
             return None
-        length = int(np.median([len(r.rows) for r in runs]))
-        if x == "iteration":  # the steps are what is lined up
-            longest = max(runs, key=lambda r: len(r.rows))
-            xs = np.stack([longest.column(x)[:length]] * len(runs))
-        else:
-            xs = np.stack([_fitted(r.column(x), length) for r in runs])
-        ys = np.stack([_fitted(r.column(y), length) for r in runs])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # a step where every run has a nan
-            return Curve(
-                np.median(xs, axis=0),
-                np.nanmedian(ys, axis=0),
-                (xs.min(axis=0), xs.max(axis=0)),
-                (np.nanmin(ys, axis=0), np.nanmax(ys, axis=0)),
-            )
+        return Curve(across.middle, up.middle, (across.low, across.high), (up.low, up.high))
 
 
 def _fitted(column: Array, length: int) -> Array:
@@ -138,10 +206,14 @@ class Study:
         What was minimized.
     entries : list of Entry
         In the order in which the methods were first run.
+    family : sequence of str
+        The labels of all the studies that are shown together, which share colours; none where
+        this study is shown alone.
     """
 
     problem: Problem
     entries: Sequence[Entry]
+    family: Sequence[str] = ()
 
     @property
     def records(self) -> list[RunRecord]:
@@ -183,12 +255,53 @@ class Study:
         times = [float(np.median(e.seconds_to(suboptimality))) for e in self.entries]
         return min(times, default=math.inf)
 
+    @cached_property
+    def targets(self) -> list[Target]:
+        """What the methods' costs are told to.
+
+        With a certified optimum these are suboptimalities. Without one, they are losses: those
+        at which some share of the way from the start to the lowest loss of all runs is left (the
+        convergence test of More and Wild, "Benchmarking derivative-free optimization algorithms",
+        2009). Such a loss is only as good as the best of the methods, and its name says so.
+        """
+        if self.optimum is not None:
+            return [Target("suboptimality", value, power_text(value)) for value in TARGETS]
+        columns = [record.column("loss") for record in self.records if record.rows]
+        finite = [values[np.isfinite(values)] for values in columns]
+        finite = [values for values in finite if values.size]
+        if not finite:
+            return []
+        start, lowest = max(v[0] for v in finite), min(v.min() for v in finite)
+        return [
+            Target("loss", float(lowest + left * (start - lowest)), f"{1 - left:.4g} of the way")
+            for left in SHARES_LEFT
+            if start > lowest
+        ]
+
+    @cached_property
+    def ranked(self) -> list[Entry]:
+        """The methods, the best first: whoever reaches the hardest target soonest."""
+
+        def place(entry: Entry) -> tuple[float, ...]:
+            times = (float(np.median(entry.cost_to(target))) for target in reversed(self.targets))
+            loss = entry.last("loss")
+            loss = loss[np.isfinite(loss)]
+            return (*times, float(np.median(loss)) if loss.size else math.inf)
+
+        return sorted(self.entries, key=place)
+
+
+def power_text(value: float) -> str:
+    """Write a power of ten briefly: `1e-6`."""
+    return f"{value:.0e}".replace("e-0", "e-")
+
 
 def studies(records: Iterable[RunRecord]) -> list[Study]:
     """Arrange records by problem, then by method.
 
     Runs whose configurations are the same but for seed and repetition make one entry. Where two
     entries of a problem carry the same label, the settings in which they differ are added to it.
+    A run that failed before its data were described is put to the one problem that it fits.
 
     Parameters
     ----------
@@ -200,12 +313,31 @@ def studies(records: Iterable[RunRecord]) -> list[Study]:
     list of Study
         Ordered by data set, loss and size.
     """
+    records = list(records)
+    described = {record.problem for record in records if record.problem.n_samples}
     problems: dict[Problem, dict[Any, list[RunRecord]]] = {}
     for record in records:
-        methods = problems.setdefault(record.problem, {})
+        methods = problems.setdefault(_home(record, described), {})
         methods.setdefault(_key(record), []).append(record)
     ordered = sorted(problems, key=lambda p: (p.dataset, p.loss, p.n_features, p.n_samples))
-    return [Study(problem, _entries(list(problems[problem].values()))) for problem in ordered]
+    made = [Study(problem, _entries(list(problems[problem].values()))) for problem in ordered]
+    family = list(dict.fromkeys(entry.label for study in made for entry in study.entries))
+    return [replace(study, family=family) for study in made]
+
+
+def _home(record: RunRecord, described: Iterable[Problem]) -> Problem:
+    """Return a run's problem, or, where it never got to describe it, the one it must be."""
+    own = record.problem
+    if own.n_samples:
+        return own
+    fitting = [
+        problem
+        for problem in described
+        if not record.config
+        or (own.dataset, own.loss, own.parameters)
+        == (problem.dataset, problem.loss, problem.parameters)
+    ]
+    return fitting[0] if len(fitting) == 1 else own
 
 
 def _key(record: RunRecord) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 VERMILION, SKY, GREY, BLACK = "#D55E00", "#56B4E9", "#7F7F7F", "#222222"
-LIGHT, FAINT_TEXT = "#E4E4E4", "#5A5A5A"
+LIGHT, CROWD, FAINT_TEXT = "#E4E4E4", "#BDBDBD", "#5A5A5A"
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,22 @@ class LineStyle:
     marker: str
     dash: Any = "-"
 
+    @property
+    def dark(self) -> str:
+        """The colour on a dark ground: as far from its neighbours as the one on white."""
+        return _ON_DARK[self.color]
+
+
+_ON_DARK = {
+    BLUE: "#3F8FE0",
+    ORANGE: "#F2B035",
+    GREEN: "#2BC497",
+    PURPLE: "#E8A5CC",
+    VERMILION: "#F4753A",
+    SKY: "#8FD3F8",
+    GREY: "#9C9C9C",
+    BLACK: "#F0F0F0",
+}
 
 # The paper's own colours for its three methods (section 2.1), and fixed ones for their kin.
 _FIXED = {
@@ -45,6 +61,10 @@ _FIXED = {
 _COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY)
 _MARKERS = ("h", "*", "X", "<", ">", "d", "p", "8", "H")
 _DASHES = ("-", "--", "-.", ":")
+
+
+DISTINCT = len(_COLORS) * len(_DASHES)
+"""So many methods can be told apart."""
 
 
 def line_styles(labels: Iterable[str]) -> dict[str, LineStyle]:

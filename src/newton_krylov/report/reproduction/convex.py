@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from newton_krylov.report.compare import tables
 from newton_krylov.report.figures import draw_against_costs, draw_method, draw_overview, slug
 from newton_krylov.report.panel import SUBOPTIMALITY, seconds_text
 from newton_krylov.report.records import RunRecord
 from newton_krylov.report.reproduction.page import Claim, Records, Section, Verdict
+from newton_krylov.report.results import tables
 from newton_krylov.report.study import Array, Entry, Study, studies
 from newton_krylov.report.tables import Table, middle, number_text
 

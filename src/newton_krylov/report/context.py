@@ -1,0 +1,101 @@
+"""What the compared runs have in common and in what they differ: settings, and environments."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from newton_krylov.record import flatten
+from newton_krylov.report.records import RunRecord, differences
+from newton_krylov.report.study import Study
+from newton_krylov.report.tables import Table
+
+_MANY = 8
+"""More values than this are not listed but counted."""
+
+_NOT_SHOWN = frozenset({"label"})
+"""It is the row's own name."""
+
+
+def differences_table(groups: Sequence[Study]) -> Table | None:
+    """Tabulate the settings that are not the same in all runs.
+
+    Parameters
+    ----------
+    groups : sequence of Study
+        Of any problems.
+
+    Returns
+    -------
+    Table or None
+        A row a method, a column a key; None where all runs have the same settings.
+    """
+    records = [record for study in groups for record in study.records if record.config]
+    keys = [key for key in differences(records) if key not in _NOT_SHOWN] if records else []
+    if not keys:
+        return None
+    several = len(groups) > 1
+    rows = [
+        [
+            entry.label,
+            *([study.problem.title] if several else []),
+            *(_values([record.settings.get(key) for record in entry.records]) for key in keys),
+        ]
+        for study in groups
+        for entry in study.entries
+    ]
+    return Table("Settings", ["Method", *(["Problem"] if several else []), *keys], rows)
+
+
+def _values(values: Sequence[Any]) -> str:
+    """Write the distinct values of repetitions."""
+    distinct = list(dict.fromkeys("–" if value is None else _text(value) for value in values))
+    if len(distinct) > _MANY:
+        return f"{len(distinct)} values, {distinct[0]} to {distinct[-1]}"
+    return ", ".join(distinct)
+
+
+def _text(value: Any) -> str:
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
+
+
+def environments_table(groups: Sequence[Study]) -> Table:
+    """Tabulate what the runs ran in.
+
+    Parameters
+    ----------
+    groups : sequence of Study
+        Of any problems.
+
+    Returns
+    -------
+    Table
+        A column an environment, a row a property; what is not the same comes first.
+    """
+    found: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for study in groups:
+        for entry in study.entries:
+            for record in entry.records:
+                found.setdefault(_environment(record), []).append(entry.label)
+    each = [dict(environment) for environment in found]
+    keys = list(dict.fromkeys(key for environment in each for key in environment))
+    rows = [[key, *(environment.get(key, "–") for environment in each)] for key in keys]
+    rows.sort(key=lambda row: len(set(row[1:])) == 1)
+    heads = ["Property", *(_who(labels) for labels in found.values())]
+    if len(found) == 1:
+        heads[1] = "All runs"
+    return Table("Environment", heads, rows)
+
+
+def _who(labels: Sequence[str]) -> str:
+    names = list(dict.fromkeys(labels))
+    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} others" if len(names) > 3 else "")
+    return f"{len(labels)} run{'s' if len(labels) > 1 else ''}: {listed}"
+
+
+def _environment(record: RunRecord) -> tuple[tuple[str, str], ...]:
+    """Return what a run ran in, name to text, without what is its own: the command."""
+    told = {key: value for key, value in record.environment.items() if key != "command"}
+    flat = {key.removeprefix("packages."): value for key, value in flatten(told).items()}
+    flat["device"] = record.summary.get("device")
+    if not record.environment:
+        flat["environment"] = "not recorded"
+    return tuple((key, str(value)) for key, value in flat.items() if value is not None)

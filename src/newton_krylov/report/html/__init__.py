@@ -1,0 +1,1 @@
+"""A whole comparison on one HTML page: tables, interactive figures, nothing from outside."""

@@ -1,0 +1,276 @@
+"""What methods reached and what it cost them, as tables."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from newton_krylov.report.panel import SECONDS_PER, seconds_text
+from newton_krylov.report.records import RunRecord
+from newton_krylov.report.study import Array, Entry, Study, Target
+from newton_krylov.report.tables import Table, middle, number_text
+
+
+def tables(groups: Sequence[Study]) -> list[Table]:
+    """Tabulate studies: where each method ended, its times to targets, and what went wrong.
+
+    Parameters
+    ----------
+    groups : sequence of Study
+        Of any problems.
+
+    Returns
+    -------
+    list of Table
+        Two for each problem, and one of failures and faults where there are any.
+    """
+    made = []
+    for study in groups:
+        made.append(endings_table(study))
+        if study.targets:
+            made.append(times_table(study))
+    wrong = [line for study in groups for line in failures(study)]
+    return made + ([Table("Failed, missing or damaged", ["Run", "What"], wrong)] if wrong else [])
+
+
+def failures(study: Study) -> Iterator[tuple[str, str]]:
+    """Yield every run that did not come to a regular end, and everything that is damaged.
+
+    Parameters
+    ----------
+    study : Study
+        On any problem.
+
+    Yields
+    ------
+    tuple of two str
+        The run, and one sentence.
+    """
+    for entry in study.entries:
+        for record in entry.records:
+            name = f"{entry.label}{repetition_text(record)}"
+            if record.failed:
+                yield name, record.ending
+            yield from ((name, fault) for fault in record.faults)
+
+
+def repetition_text(record: RunRecord) -> str:
+    """Return `" (seed 1, repeat 2)"`, of what is known."""
+    known = {key: record.settings.get(key) for key in ("seed", "repeat")}
+    told = ", ".join(f"{key} {value}" for key, value in known.items() if value is not None)
+    return f" ({told})" if told else ""
+
+
+def endings_table(study: Study) -> Table:
+    """Tabulate what each method reached, and at what cost.
+
+    Parameters
+    ----------
+    study : Study
+        On any problem.
+
+    Returns
+    -------
+    Table
+        A row a method.
+    """
+    benchmark = None if study.benchmark is None else study.final_loss(study.benchmark)
+    heads = ["Method", "f", "f − f*", "Train acc.", "Test acc.", "Steps", "Inner", "H products"]
+    heads += ["Passes", "Time", "Ending"]
+    if benchmark is not None:
+        heads.insert(3, f"f − {str(study.benchmark).lower()}'s")
+    rows = []
+    for entry in study.entries:
+        row = [
+            entry.label,
+            number_text(middle(entry.last("loss")), digits=10),
+            _gap(middle(entry.last("suboptimality"))),
+            _percent(middle(entry.last("train_accuracy"))),
+            _percent(middle(entry.last("test_accuracy"))),
+            number_text(middle(entry.last("iteration"))),
+            number_text(middle(entry.total("inner_iterations"))),
+            number_text(middle(entry.last("hvp_count"))),
+            number_text(middle(entry.last("data_passes"))),
+            _spread(entry.last("seconds")),
+            entry.ending,
+        ]
+        if benchmark is not None:
+            row.insert(3, _gap(middle(entry.last("loss")) - benchmark))
+        rows.append(row)
+    return Table(study.problem.title, heads, rows, _remarks(study))
+
+
+def _remarks(study: Study) -> list[str]:
+    remarks = []
+    if study.optimum is None:
+        remarks.append("No certified optimum is known, so no suboptimality is told.")
+    elif study.floor is not None:
+        remarks.append(
+            f"f* = {study.optimum:.16g}, certified; differences below {study.floor:.0e} are "
+            f"rounding errors."
+        )
+    counts = {len(entry.records) for entry in study.entries}
+    if counts != {1}:
+        runs = "–".join(str(count) for count in sorted({min(counts), max(counts)}))
+        remarks.append(f"Medians of {runs} runs each; least and greatest times in brackets.")
+    return remarks
+
+
+@dataclass(frozen=True)
+class Time:
+    """What a method needed to reach a target.
+
+    Attributes
+    ----------
+    seconds : float
+        The median of its runs; inf where half of them or more never reached it.
+    ratio : float
+        To the fastest method's.
+    reached, runs : int
+        How many of its runs reached it, and how many there are.
+    """
+
+    seconds: float
+    ratio: float
+    reached: int
+    runs: int
+
+    @property
+    def text(self) -> str:
+        """Such as `12 ms`, `never`, or `1 of 3 runs`."""
+        if np.isfinite(self.seconds) or not self.reached:
+            return seconds_text(self.seconds)
+        return f"{self.reached} of {self.runs} runs"
+
+
+def times(study: Study) -> dict[Target, list[Time]]:
+    """Return every method's time to every target.
+
+    Parameters
+    ----------
+    study : Study
+        On any problem.
+
+    Returns
+    -------
+    dict
+        Target to times, in the order of the study's entries.
+    """
+    found = {}
+    for target in study.targets:
+        costs = [entry.cost_to(target) for entry in study.entries]
+        medians = [float(np.median(cost)) for cost in costs]
+        best = min(medians)
+        found[target] = [
+            Time(
+                seconds,
+                1.0 if seconds == best else seconds / best if best else float("inf"),
+                int(np.isfinite(cost).sum()),
+                len(cost),
+            )
+            for cost, seconds in zip(costs, medians, strict=True)
+        ]
+    return found
+
+
+def times_table(study: Study) -> Table:
+    """Tabulate the optimizer's seconds to each target, and the ratio to the fastest method.
+
+    Parameters
+    ----------
+    study : Study
+        On any problem, with targets.
+
+    Returns
+    -------
+    Table
+        A row a method.
+    """
+    found = times(study)
+    rows = []
+    for i, entry in enumerate(study.entries):
+        reached = [each[i] for each in found.values()]
+        cells = [
+            f"{time.text} ({time.ratio:.2f}×)" if np.isfinite(time.seconds) else time.text
+            for time in reached
+        ]
+        rows.append([entry.label, *cells])
+    head, remark = times_words(study)
+    return Table("", [head, *(target_text(target) for target in found)], rows, [remark])
+
+
+def target_text(target: Target) -> str:
+    """Return a target as the head of a column."""
+    if target.column == "suboptimality":
+        return target.name
+    return f"{number_text(target.value, digits=4)} ({target.name})"
+
+
+def times_words(study: Study) -> tuple[str, str]:
+    """Return the head of a table of times, and a sentence on what they are."""
+    told = "Until the end of the first step at or below the target; × the fastest method's."
+    if study.optimum is not None:
+        return "Time to f − f* ≤", told
+    return "Time to f ≤", (
+        f"{told} The targets are shares of the way from the start to the lowest loss that any of "
+        f"the runs found, since no optimum is known."
+    )
+
+
+def _gap(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.1e}"
+
+
+def _percent(share: float) -> str:
+    return "–" if np.isnan(share) else f"{share:.2%}"
+
+
+def _spread(seconds: Array) -> str:
+    """Write the median with the least and the greatest value, `12 [11 – 14] ms`."""
+    known = seconds[np.isfinite(seconds)]
+    value, _, unit = seconds_text(middle(seconds)).partition(" ")
+    if known.size < 2 or not unit:
+        return f"{value} {unit}".rstrip()
+    ends = (known.min() / SECONDS_PER[unit], known.max() / SECONDS_PER[unit])
+    low, high = (f"{end:,.0f}" if end >= 999.5 else f"{end:.3g}" for end in ends)
+    return f"{value} [{low} – {high}] {unit}"
+
+
+def fastest_text(study: Study) -> str | None:
+    """Say in one sentence who is first at the hardest target that any method reached.
+
+    Parameters
+    ----------
+    study : Study
+        On any problem.
+
+    Returns
+    -------
+    str or None
+        None where no method reached any target, or there is but one.
+    """
+    found = times(study)
+    for target in reversed(study.targets):
+        ranked = sorted(
+            (time.seconds, entry.label)
+            for time, entry in zip(found[target], study.entries, strict=True)
+            if np.isfinite(time.seconds)
+        )
+        if not ranked or len(study.entries) < 2:
+            continue
+        (seconds, label), others = ranked[0], ranked[1:]
+        place = times_words(study)[0].removeprefix("Time to ")
+        text = (
+            f"{label} is the first at {place} {target_text(target)}, after {seconds_text(seconds)}"
+        )
+        if not others:
+            return f"{text}; no other method gets there."
+        ratio = others[0][0] / seconds if seconds else float("inf")
+        return f"{text}; {others[0][1]} follows, {ratio:.2f} times as long."
+    return None
+
+
+def entry_text(entry: Entry) -> str:
+    """Return how many runs an entry has, and how many of them failed."""
+    runs = f"{len(entry.records)} run" + ("s" if len(entry.records) > 1 else "")
+    return f"{runs}, {len(entry.failures)} failed" if entry.failures else runs

@@ -1,0 +1,86 @@
+"""The comparison as a CSV file: a line for every run."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from newton_krylov.data.files import atomic_write
+from newton_krylov.report.records import RunRecord
+from newton_krylov.report.study import Entry, Study
+
+
+def write_csv(groups: Sequence[Study], path: Path) -> None:
+    """Write a line for every run, failed ones included.
+
+    Parameters
+    ----------
+    groups : sequence of Study
+        Of any problems.
+    path : Path
+        The file.
+    """
+    lines = [
+        _line(study, entry, record)
+        for study in groups
+        for entry in study.entries
+        for record in entry.records
+    ]
+    heads = dict.fromkeys(key for line in lines for key in line)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(heads), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    with atomic_write(path) as stream:
+        stream.write(text.getvalue().encode())
+
+
+_LAST = (
+    "loss",
+    "suboptimality",
+    "grad_norm",
+    "train_accuracy",
+    "test_accuracy",
+    "test_loss",
+    "iteration",
+    "function_count",
+    "gradient_count",
+    "hvp_count",
+    "hessian_count",
+    "data_passes",
+    "seconds",
+)
+
+
+def _line(study: Study, entry: Entry, record: RunRecord) -> dict[str, Any]:
+    problem, last = study.problem, record.rows[-1] if record.rows else None
+    benchmark = None if study.benchmark is None else study.final_loss(study.benchmark)
+    above = None if last is None or benchmark is None else last.loss - benchmark
+    return {
+        "dataset": problem.dataset,
+        "n_samples": problem.n_samples,
+        "n_features": problem.n_features,
+        "loss_name": problem.loss,
+        **{f"loss_{key}": value for key, value in problem.parameters},
+        "method": entry.label,
+        "seed": record.settings.get("seed"),
+        "repeat": record.settings.get("repeat"),
+        "status": record.status,
+        "ending": record.ending,
+        **{name: None if last is None else getattr(last, name) for name in _LAST},
+        "inner_iterations": float(record.column("inner_iterations").sum()),
+        "suboptimality_to_benchmark": above,
+        **dict(_times(study, record)),
+        "folder": record.origin,
+        "faults": " ".join(record.faults),
+    }
+
+
+def _times(study: Study, record: RunRecord) -> Iterator[tuple[str, float | None]]:
+    for target in study.targets:
+        seconds = record.cost_to(target.value, column=target.column)
+        name = target.name.replace(" ", "_")
+        yield f"seconds_to_{name}", seconds if np.isfinite(seconds) else None
