@@ -1,8 +1,9 @@
 """The command: `python run.py solver=cr dataset=a9a`; `python run.py --help` lists the choices."""
 
+import sys
 from pathlib import Path
 
 from newton_krylov.cli import main
 
 if __name__ == "__main__":
-    main(Path(__file__).resolve().parent / "conf")
+    sys.exit(main(Path(__file__).resolve().parent / "conf"))

@@ -1,10 +1,10 @@
 """A checkpoint: what a run needs to go on from its last step as if nothing had happened."""
 
 import io
-from collections.abc import Callable
+import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -92,5 +92,38 @@ class Checkpoint:
             raise DataError(f"{path} is not a whole checkpoint of a run.") from error
 
 
-OnCheckpoint = Callable[[Checkpoint], None]
-"""Called with a checkpoint after a step, outside the timed region."""
+class OnCheckpoint(Protocol):
+    """Takes checkpoints, outside the timed region."""
+
+    @property
+    def due(self) -> bool:
+        """Whether one is wanted after this step."""
+
+    def __call__(self, checkpoint: Checkpoint, /) -> None:
+        """Take one."""
+
+
+class Saver:
+    """Keeps a run's last checkpoint in its folder.
+
+    Parameters
+    ----------
+    path : Path
+        The file; replaced by each checkpoint.
+    seconds : float
+        Between two of them: what a kill costs at most, beside the step in hand.
+    """
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self._path, self._seconds = path, seconds
+        self._last = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether the last one is old enough."""
+        return time.monotonic() - self._last >= self._seconds
+
+    def __call__(self, checkpoint: Checkpoint, /) -> None:
+        """Save one."""
+        checkpoint.save(self._path)
+        self._last = time.monotonic()

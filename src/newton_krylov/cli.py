@@ -1,31 +1,310 @@
-"""The entry point: composes the configuration by Hydra and runs it."""
+"""The command: composes the configuration by Hydra, runs it or a sweep of it, and says how it went.
 
+Nothing heavy is imported before it is needed: `--help` and shell completion answer at once.
+"""
+
+import argparse
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from newton_krylov.errors import ConfigError, UserError
+
+DONE, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+"""Exit codes: all ran; a run failed; the user's mistake; Ctrl-C; SIGTERM."""
+
+_CODES = {
+    "finished": DONE,
+    "failed": FAILED,
+    "skipped": FAILED,
+    "interrupted": INTERRUPTED,
+    "killed": TERMINATED,
+}
+_CONFIG = "config"
+REPOSITORY = Path(__file__).resolve().parent
 
 
-def main(config_dir: Path) -> None:
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    hydra.main(version_base="1.3", config_path=str(config_dir), config_name="config")(job)()
+def main(config_dir: Path, arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says.
+
+    Parameters
+    ----------
+    config_dir : Path
+        The folder of `config.yaml` and the groups.
+    arguments : sequence of str, optional
+        Instead of the process's own.
+
+    Returns
+    -------
+    int
+        The exit code: 0, or 1 if a run failed, 2 for a mistake of the user's (which is told in
+        one sentence), 130 or 143 if a signal ended it.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _command(config_dir, given)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)  # noqa: T201
+        return MISTAKE
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
 
 
-def job(config: DictConfig) -> float:
-    from newton_krylov.experiment import Job, run_experiment
+def _command(config_dir: Path, given: list[str]) -> int:
+    options = _Parser().parse_intermixed_args(given)
+    if options.help:
+        from newton_krylov.choices import help_text
 
-    hydra_config = HydraConfig.get()
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    record = run_experiment(
-        plain,
-        Job(
-            Path(hydra_config.runtime.output_dir),
-            list(hydra_config.overrides.task),
-            Path(__file__).parent,
-        ),
-    )
-    return 0.0
+        print(help_text(config_dir))  # noqa: T201
+        return DONE
+    _offer_plugins(config_dir)
+    if options.cfg or options.info or options.hydra_help or options.shell_completion:
+        return _inspect(config_dir, given)
+    overrides = list(options.overrides)
+    if options.config_dir is not None:
+        overrides.append(f"hydra.searchpath=[{_quoted(f'file://{options.config_dir.resolve()}')}]")
+    return _run(config_dir, overrides, multirun=options.multirun)
+
+
+class _Parser(argparse.ArgumentParser):
+    """The options; overrides are everything else."""
+
+    def __init__(self) -> None:
+        super().__init__(prog="python run.py", add_help=False, allow_abbrev=False)
+        self.add_argument("-h", "--help", action="store_true")
+        self.add_argument("-m", "--multirun", action="store_true")
+        self.add_argument("-cd", "--config-dir", type=Path)
+        self.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
+        self.add_argument("-p", "--package")
+        self.add_argument("--resolve", action="store_true")
+        self.add_argument("-i", "--info", nargs="?", const="all")
+        self.add_argument("--hydra-help", action="store_true")
+        self.add_argument("-sc", "--shell-completion", action="store_true")
+        self.add_argument("overrides", nargs="*")
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the options."""
+        raise ConfigError(f"{message}. See python run.py --help.")
+
+
+def _offer_plugins(config_dir: Path) -> None:
+    """Let third parties' parts be chosen by name: what has no YAML file gets its defaults."""
+    from hydra.core.config_store import ConfigStore
+
+    from newton_krylov import registry
+
+    registry.import_plugins()
+    for group in registry.groups():
+        for name in registry.names(group):
+            if (config_dir / group).is_dir() and not (config_dir / group / f"{name}.yaml").exists():
+                node = {"name": name, **registry.entry(group, name).defaults}
+                ConfigStore.instance().store(name, node, group, provider="plugin")
+
+
+def _inspect(config_dir: Path, given: list[str]) -> int:
+    """Show what Hydra knows: nothing runs, nothing a configuration names is imported."""
+    import hydra
+
+    from newton_krylov.compose import COMPOSITION_ERRORS, explain
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors come through to be told here
+    arguments, sys.argv[1:] = sys.argv[1:], given
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir), config_name=_CONFIG)(job)()
+    except COMPOSITION_ERRORS as error:
+        with _hydra(config_dir) as found:
+            raise ConfigError(explain(error, found.config_loader, given)) from error
+    finally:
+        sys.argv[1:] = arguments
+    return DONE
+
+
+def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
+    """Run one configuration, or a sweep."""
+    from newton_krylov.interruption import interruptible
+
+    with interruptible() as interruption, _hydra(config_dir) as hydra:
+        try:
+            command = _Command.of(hydra, overrides, multirun=multirun)
+            return (
+                _sweep(hydra, command, interruption) if command.sweep else _single(hydra, command)
+            )
+        except KeyboardInterrupt:
+            print("Interrupted.", file=sys.stderr)  # noqa: T201
+            return _CODES[interruption.status]
+
+
+@dataclass(frozen=True)
+class _Command:
+    """What is to be done, and where its folder lies: composed anew, the clock would say another.
+
+    Attributes
+    ----------
+    overrides : list of str
+        The user's, and that of the folder.
+    sweep : bool
+        Whether many runs are to be made.
+    folder : Path
+        Of the run or the sweep.
+    config : DictConfig
+        As composed.
+    """
+
+    overrides: list[str]
+    sweep: bool
+    folder: Path
+    config: Any
+
+    @classmethod
+    def of(cls, hydra: Any, overrides: list[str], *, multirun: bool) -> "_Command":
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        from newton_krylov.compose import check_sweep
+
+        loader = hydra.config_loader
+        config = loader.load_configuration(_CONFIG, overrides, RunMode.MULTIRUN)
+        sweep = multirun or config.hydra.mode == RunMode.MULTIRUN
+        if sweep:
+            check_sweep(config, loader)
+        HydraConfig.instance().set_config(config)
+        kind = "sweep" if sweep else "run"
+        key = f"hydra.{kind}.dir"
+        folder = Path(config.hydra[kind].dir).absolute()
+        if config.get("resume") and not any(line.startswith(f"{key}=") for line in overrides):
+            from newton_krylov.resume import latest
+
+            folder = latest(folder.parents[1], list(config.hydra.overrides.task), sweep=sweep)
+        mode = RunMode.MULTIRUN if sweep else RunMode.RUN
+        pinned = [*overrides, f"hydra.mode={mode.name}", f"{key}={_quoted(str(folder))}"]
+        return cls(pinned, sweep, folder, config)
+
+
+def _single(hydra: Any, command: _Command) -> int:
+    found: list[Any] = []
+
+    def task(config: Any) -> None:
+        try:
+            found.append(job(config))
+        except Exception as error:  # raised below, without Hydra's own report
+            found.append(error)
+
+    hydra.run(_CONFIG, task, command.overrides)
+    (result,) = found
+    if isinstance(result, Exception):
+        raise result
+    return _CODES[result.summary["status"]]
+
+
+def _sweep(hydra: Any, command: _Command, interruption: Any) -> int:
+    from newton_krylov.sweep import Sweep
+
+    overrides = list(command.config.hydra.overrides.task)
+    sweep = Sweep.begin(command.folder, _plain(command.config), overrides, REPOSITORY)
+    status, reason = "finished", None
+    try:
+        hydra.multirun(_CONFIG, member, command.overrides)
+    except KeyboardInterrupt:
+        status = interruption.status
+    except Exception as error:
+        status, reason = "failed", f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        interruption.hold()
+        members = sweep.finish(status, reason)
+    if status != "finished":
+        return _CODES[status]
+    ran = any(one.status == "finished" for one in members)
+    return FAILED if not ran or any(one.failed for one in members) else DONE
+
+
+def job(config: Any) -> Any:
+    """Run what Hydra composed.
+
+    Parameters
+    ----------
+    config : DictConfig
+        Without Hydra's own keys.
+
+    Returns
+    -------
+    Record
+        The run's.
+    """
+    from newton_krylov.experiment import run_experiment
+
+    return run_experiment(_plain(config), _job())
+
+
+def member(config: Any) -> float:
+    """Run a sweep's member; Hydra's launchers call it, maybe in another process.
+
+    Parameters
+    ----------
+    config : DictConfig
+        Without Hydra's own keys.
+
+    Returns
+    -------
+    float
+        What a sweeper minimizes.
+    """
+    from newton_krylov.sweep import run_member
+
+    return run_member(_plain(config), _job())
+
+
+def _job() -> Any:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from newton_krylov.experiment import Job
+
+    hydra = HydraConfig.get()
+    folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
+    if hydra.mode != RunMode.MULTIRUN:
+        return Job(folder, overrides, REPOSITORY)
+    from newton_krylov.sweep import parent_of
+
+    return Job(folder, overrides, REPOSITORY, parent_of(Path(hydra.sweep.dir)), in_sweep=True)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """Return a configuration as plain values, interpolations resolved, without Hydra's keys."""
+    from omegaconf import OmegaConf
+
+    from newton_krylov.compose import COMPOSITION_ERRORS
+
+    try:
+        ours = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+        plain: Any = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
+    except COMPOSITION_ERRORS as error:
+        text = str(error).partition("\n")[0].rstrip(".")
+        raise ConfigError(f"The configuration cannot be resolved: {text}.") from error
+    return dict(plain)
+
+
+@contextmanager
+def _hydra(config_dir: Path) -> Iterator[Any]:
+    """Set Hydra up with our loader of configurations."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from newton_krylov.compose import CheckedLoader
+
+    with initialize_config_dir(str(config_dir), job_name="run", version_base="1.3"):
+        found = GlobalHydra.instance().hydra
+        if found is None:
+            raise RuntimeError("Hydra has not been initialized")
+        found.config_loader = CheckedLoader(found.config_loader)
+        yield found
+
+
+def _quoted(text: str) -> str:
+    """Quote a value for Hydra's grammar."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -57,6 +57,12 @@ class Settings:
     benchmark : str or None
         The label of a method of the study whose final loss is a second benchmark of
         suboptimality, beside the certified optimum.
+    checkpoint_seconds : float
+        Between two checkpoints, from which an interrupted run can be continued; 0 for one after
+        every step.
+    resume : bool
+        Whether to continue the run in the folder; no part of what is run, so `RunConfig.plain`
+        lacks it.
     """
 
     name: Annotated[str, Field(min_length=1)] = "newton-krylov"
@@ -71,6 +77,8 @@ class Settings:
         "loss", "suboptimality", "grad_norm", "test_loss", "data_passes", "hvp_count", "seconds"
     ] = "loss"
     benchmark: str | None = None
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
+    resume: bool = False
 
 
 _SETTINGS = Entry("", "run", Settings)
@@ -145,9 +153,35 @@ def check(plain: Mapping[str, Any]) -> RunConfig:
     settings = _SETTINGS.validate({key: plain[key] for key in top if key in plain})
     settings["name"] = _study(plain.get("name", Settings.name))
     _choose(settings, network=_takes_network(checked["loss"]))
-    config = RunConfig({**checked, **settings}, Settings(**settings), Stopping(**checked["stop"]))
+    whole = {**checked, **settings}
+    del whole["resume"]
+    config = RunConfig(whole, Settings(**settings), Stopping(**checked["stop"]))
     _refuse_senseless(config)
     return config
+
+
+def build_part(group: str, node: Any) -> Any:
+    """Make one part outside of a run.
+
+    Parameters
+    ----------
+    group : str
+        Its group.
+    node : mapping
+        The group's keys, with `name`.
+
+    Returns
+    -------
+    object
+        See `Entry.build`.
+
+    Raises
+    ------
+    ConfigError
+        For the first thing that is wrong.
+    """
+    checked = _part(group, node)
+    return entry(group, checked["name"]).build(checked)
 
 
 def _study(name: Any) -> str:

@@ -31,10 +31,10 @@ _COLUMNS: tuple[tuple[str, str, int, str], ...] = (
 )
 
 
-def console() -> Console:
+def console(*, stderr: bool = False) -> Console:
     """Return the terminal, or a wide plain one where output goes elsewhere."""
-    found = Console()
-    return found if found.is_terminal else Console(width=120)
+    found = Console(stderr=stderr)
+    return found if found.is_terminal else Console(stderr=stderr, width=120)
 
 
 class Progress:
@@ -47,28 +47,34 @@ class Progress:
     ----------
     out : Console
         Where to print.
+    shown : bool
+        Whether to show anything: a sweep's members do not.
     """
 
-    def __init__(self, out: Console) -> None:
-        self._out = out
+    def __init__(self, out: Console, *, shown: bool = True) -> None:
+        self._out, self._shown = out, shown
         self._live = Live(console=out, auto_refresh=False, transient=True)
         self._printed, self._last_line, self._last_refresh = 0, 0.0, 0.0
         self._pending: Row | None = None
 
     def __enter__(self) -> "Progress":
+        if not self._shown:
+            return self
         self._out.print(Text("".join(f"{title:>{width}}" for _, title, width, _ in _COLUMNS)))
         if self._out.is_terminal:
             self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._out.is_terminal:
+        if self._shown and self._out.is_terminal:
             self._live.stop()
         if self._pending is not None:
             self._print(self._pending)
 
     def __call__(self, row: Row) -> None:
         """Show a step."""
+        if not self._shown:
+            return
         now = time.monotonic()
         if self._printed < _EVERY_ROW_UP_TO or now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._print(row)
@@ -97,6 +103,44 @@ def _cell(value: float, width: int, form: str) -> str:
     return f"{text:>{width}}"
 
 
+def print_heading(out: Console, label: str, summary: Mapping[str, Any]) -> None:
+    """Print what is about to run.
+
+    Parameters
+    ----------
+    out : Console
+        Where.
+    label : str
+        The run's name.
+    summary : mapping
+        As in `summary.json`.
+    """
+    data = summary["dataset"]
+    shape = f"{data['n_samples']:,} samples, {data['n_features']:,} features"
+    where = f"{summary['dtype']} on {summary['device']}"
+    out.print(f"{label} on {data['name']}: {shape}, {where}", markup=False, highlight=False)
+
+
+def print_line(out: Console, number: str, summary: Mapping[str, Any]) -> None:
+    """Print what a sweep's member came to, in one line.
+
+    Parameters
+    ----------
+    out : Console
+        Where.
+    number : str
+        The member's.
+    summary : mapping
+        As in `summary.json`.
+    """
+    cells = [f"{number:>4}", f"{summary['label']:<28}", f"{summary['status']:<11}"]
+    for key, form in (("loss", "14.9g"), ("suboptimality", "10.2e"), ("seconds", "9.4f")):
+        value = summary.get(key)
+        cells.append(" " * int(form.partition(".")[0]) if value is None else format(value, form))
+    text = f"{' '.join(cells)}  {summary.get('reason') or ''}"
+    out.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
+
+
 def print_summary(
     out: Console, label: str, summary: Mapping[str, Any], places: Sequence[tuple[str, str]]
 ) -> None:
@@ -116,10 +160,14 @@ def print_summary(
     table = Table(title=label, show_header=False, title_justify="left", title_style="bold")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for title, text in [*_figures(summary), *places]:
+    for title, text in _figures(summary):
         table.add_row(title, Text(text))
     out.print()
     out.print(table)
+    width = max((len(title) for title, _ in places), default=0)
+    for title, place in places:  # outside the table: a path is to be copied whole
+        text = f"{title:<{width}}  {place}"
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -142,7 +190,8 @@ def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if summary.get("optimum") is not None:
         bound = f"{summary['optimum']:.16g}, certified to {summary['optimum_gap_bound']:.1e}"
         rows.insert(2, ("optimum", bound))
-    return [*rows, ("stopped", f"{summary['outcome'] or summary['status']}: {summary['reason']}")]
+    ending = summary.get("outcome") or summary.get("status")
+    return [*rows, ("stopped", f"{ending}: {summary.get('reason')}")]
 
 
 def short(path: Path) -> str:

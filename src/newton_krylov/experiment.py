@@ -1,9 +1,9 @@
 """One run, from a composed configuration to its record: the only place that knows all rooms."""
 
 import logging
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,11 +24,19 @@ from newton_krylov import (
     preconditioners,
     tracking,
 )
+from newton_krylov.checkpoint import CHECKPOINT, Checkpoint, Saver
 from newton_krylov.config import RunConfig, check
-from newton_krylov.console import Progress, console, print_summary, short
+from newton_krylov.console import (
+    Progress,
+    console,
+    print_heading,
+    print_line,
+    print_summary,
+    short,
+)
 from newton_krylov.data import Dataset, Split, load_dataset
 from newton_krylov.environment import describe
-from newton_krylov.errors import UserError
+from newton_krylov.errors import UnsupportedError, UserError
 from newton_krylov.interruption import Interruption, interruptible
 from newton_krylov.models import Interface, initialized
 from newton_krylov.objectives.base import Objective
@@ -36,6 +44,8 @@ from newton_krylov.objectives.network import Network
 from newton_krylov.optimizers.base import Optimizer
 from newton_krylov.optimum import Optimum, certified_optimum
 from newton_krylov.record import FIGURES, TRACE, Record
+from newton_krylov.registry import import_plugins
+from newton_krylov.resume import Earlier, earlier
 from newton_krylov.runner import Outcome, RunResult, run
 from newton_krylov.trace import Row, TraceWriter
 from newton_krylov.tracking.base import Tracker
@@ -94,25 +104,32 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
     Returns
     -------
     Record
-        Ended; its summary tells how.
+        Ended; its summary tells how. With `resume`, a run that had finished before is not run
+        again.
 
     Raises
     ------
     UserError
-        For a mistake in the configuration or the data, before anything is tracked.
+        For a mistake in the configuration or the data, and for a folder that cannot be written.
     KeyboardInterrupt
         If a signal came before or after the optimizer's loop; the record says so.
     """
     started = time.perf_counter()
+    import_plugins()
     config = check(plain)
+    before = earlier(job.folder, config.plain, resume=config.settings.resume)
+    if before is not None and before.finished:
+        console().print(f"{short(job.folder)}: finished before", markup=False, soft_wrap=True)
+        return before.record
     with interruptible() as interruption:
         place = config.build("device")()
         parts = build_parts(config)
-        record = Record.begin(
-            job.folder, config.plain, job.overrides, describe(job.repository), config.label
-        )
+        record = _begin(config, job, before)
         tracker: Tracker = config.build("tracking")
-        experiment = _Experiment(config, job, record, tracker, place, parts, interruption)
+        checkpoint = None if before is None else before.checkpoint
+        experiment = _Experiment(
+            config, job, record, tracker, place, parts, interruption, checkpoint
+        )
         try:
             experiment.run()
         except BaseException as error:
@@ -121,6 +138,24 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
         finally:
             interruption.hold()
             experiment.finish(started)
+    return record
+
+
+def _begin(config: RunConfig, job: Job, before: Earlier | None) -> Record:
+    """Open the run's record: the earlier process's, if its checkpoint is there to go on from."""
+    continued = before is not None and before.checkpoint is not None
+    record = Record.begin(
+        job.folder,
+        config.plain,
+        job.overrides,
+        describe(job.repository),
+        config.label,
+        previous=before.record if before is not None and continued else None,
+    )
+    if before is not None and not continued:
+        record.replaced = before.record.summary.get("mlflow_run_id")
+        if before.problem is not None:
+            console().print(before.problem, markup=False, soft_wrap=True)
     return record
 
 
@@ -251,15 +286,18 @@ class _Experiment:
         place: torch.device,
         parts: dict[str, Any],
         interruption: Interruption,
+        checkpoint: Checkpoint | None,
     ) -> None:
         self.config, self.job, self.record, self.tracker = config, job, record, tracker
         self.place, self.parts, self.interruption = place, parts, interruption
+        self.checkpoint = checkpoint
         self.out = console()
+        self.problems: list[str] = []
 
     def run(self) -> None:
         """Load, solve for the optimum, run the optimizer, keep what came of it."""
         dataset = self._dataset()
-        self.record.update(
+        self._note(
             device=str(self.place),
             dtype=self.config.settings.dtype,
             dataset=_description(dataset),
@@ -267,8 +305,9 @@ class _Experiment:
         objective = objective_of(self.config, dataset)
         optimizer: Optimizer = self.config.build("optimizer", **self.parts)
         self.tracker.start(self.record, self.job.parent)
-        self.record.update(mlflow_run_id=self.tracker.place.run_id)
         optimum = self._optimum(dataset, objective)
+        if not self.job.in_sweep:
+            print_heading(self.out, self.config.label, self.record.summary)
         result = self._optimize(optimizer, objective, dataset, optimum)
         self.interruption.hold()
         self._keep(result)
@@ -276,19 +315,52 @@ class _Experiment:
     def fail(self, error: BaseException) -> None:
         """Record why the run did not come to its end."""
         if isinstance(error, KeyboardInterrupt):
-            self.record.update(status=self.interruption.status, outcome=None, reason="interrupted")
+            self._note(status=self.interruption.status, outcome=None, reason="interrupted")
             return
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        self.record.update(status="failed", outcome=None, reason=text)
+        status = "skipped" if isinstance(error, UnsupportedError) else "failed"
+        self._note(status=status, outcome=None, reason=text)
         if not isinstance(error, UserError):
             _log.info("the run failed", exc_info=error)
 
     def finish(self, started: float) -> None:
         """Draw, send and summarize; whatever happened, the record ends whole."""
-        self.record.update(wall_seconds=time.perf_counter() - started)
+        self._note(wall_seconds=time.perf_counter() - started)
         self._draw()
         self.tracker.finish()
-        self.record.end(tracking_problem=self.tracker.place.problem)
+        place = self.tracker.place
+        self._write(lambda: self.record.end(tracking_problem=place.problem))
+        if self.job.in_sweep:
+            print_line(self.out, self.job.folder.name, self.record.summary)
+        elif self.record.summary.get("outcome") or self.interruption.signal is not None:
+            print_summary(self.out, self.config.label, self.record.summary, self._places())
+        for problem in dict.fromkeys(self.problems):
+            console(stderr=True).print(problem, markup=False, soft_wrap=True)
+
+    def _places(self) -> list[tuple[str, str]]:
+        """Say where the results lie."""
+        folder, place = self.record.folder, self.tracker.place
+        places = [("record", short(folder))]
+        if (folder / FIGURES).is_dir():
+            places.append(("figures", short(folder / FIGURES)))
+        if place.run_id is not None:
+            places.append(("MLflow", str(place.url)))
+        if place.problem is not None:
+            places.append(("not tracked", place.problem))
+            command = f"python -m newton_krylov.tracking.upload {short(folder)}"
+            places.append(("send it later", command))
+        return places
+
+    def _note(self, **values: Any) -> None:
+        """Set keys of the summary."""
+        self._write(lambda: self.record.update(**values))
+
+    def _write(self, action: Callable[[], None]) -> None:
+        """Write to the record; on a full disk the run's end is told all the same."""
+        try:
+            action()
+        except OSError as error:
+            self.problems.append(_cannot_write(self.record.folder, error))
 
     def _dataset(self) -> Dataset:
         settings = self.config.settings
@@ -312,7 +384,7 @@ class _Experiment:
             getattr(torch, settings.dtype),
         )
         if optimum is not None:
-            self.record.update(optimum=optimum.value, optimum_gap_bound=optimum.gap_bound)
+            self._note(optimum=optimum.value, optimum_gap_bound=optimum.gap_bound)
         return optimum
 
     def _optimize(
@@ -324,31 +396,53 @@ class _Experiment:
     ) -> RunResult:
         w0 = start_of(self.config, objective)
         _, generator = generators(self.config.settings.seed)
-        writer = TraceWriter(self.record.folder / TRACE)
-        try:
-            with Progress(self.out) as progress:
+        writer = self._trace_writer()
+        with self._closing(writer), Progress(self.out, shown=not self.job.in_sweep) as progress:
 
-                def on_row(row: Row) -> None:
+            def on_row(row: Row) -> None:
+                try:
                     writer(row)
+                except OSError as error:
+                    raise UserError(_cannot_write(self.record.folder / TRACE, error)) from error
+                finally:
                     self.tracker.log(row)
                     progress(row)
 
-                return run(
-                    optimizer,
-                    objective,
-                    w0,
-                    self.config.stopping,
-                    generator,
-                    train=dataset.train,
-                    test=dataset.test,
-                    optimum=None if optimum is None else optimum.value,
-                    on_row=on_row,
-                )
+            for row in [] if self.checkpoint is None else self.checkpoint.rows:
+                self.tracker.log(row)
+                progress(row)
+            return run(
+                optimizer,
+                objective,
+                w0,
+                self.config.stopping,
+                generator,
+                train=dataset.train,
+                test=dataset.test,
+                optimum=None if optimum is None else optimum.value,
+                on_row=on_row,
+                resume=self.checkpoint,
+                on_checkpoint=Saver(
+                    self.record.folder / CHECKPOINT, self.config.settings.checkpoint_seconds
+                ),
+            )
+
+    def _trace_writer(self) -> TraceWriter:
+        path = self.record.folder / TRACE
+        try:
+            return TraceWriter(path, [] if self.checkpoint is None else self.checkpoint.rows)
+        except OSError as error:
+            raise UserError(_cannot_write(path, error)) from error
+
+    @contextmanager
+    def _closing(self, writer: TraceWriter) -> Iterator[None]:
+        try:
+            yield
         finally:
-            writer.close()
+            self._write(writer.close)
 
     def _keep(self, result: RunResult) -> None:
-        self.record.write_weights(result.w)
+        self._write(lambda: self.record.write_weights(result.w))
         last = asdict(result.rows[-1]) if result.rows else {}
         last.pop("note", None)
         status = "finished"
@@ -356,16 +450,22 @@ class _Experiment:
             status = "failed"
         elif result.outcome is Outcome.INTERRUPTED:
             status = self.interruption.status
-        self.record.update(
-            status=status, outcome=str(result.outcome), reason=result.reason, **last
-        )
+        self._note(status=status, outcome=str(result.outcome), reason=result.reason, **last)
+        if status == "finished":
+            (self.record.folder / CHECKPOINT).unlink(missing_ok=True)
 
     def _draw(self) -> None:
+        """Draw the run's figures; a run is not lost for a picture of it."""
         try:
             from newton_krylov.report.figures import draw_run
-        except ImportError:
-            return
-        draw_run(self.record.folder)
+
+            draw_run(self.record.folder)
+        except Exception as error:
+            _log.info("no figures", exc_info=error)
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+    return f"{short(path)} cannot be written: {error.strerror or error}."
 
 
 def _description(dataset: Dataset) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_NUMBERS = (signal.SIGTERM, signal.SIGINT)
+
 
 class Interruption:
     """What has arrived while signals are caught.
@@ -29,6 +31,10 @@ class Interruption:
         """Let the next signal wait: the record is being finished. One more is obeyed."""
         self._held = True
 
+    def release(self) -> None:
+        """Obey the next signal at once again."""
+        self._held = False
+
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         """Handle a signal."""
         again, self._held = self._held, False
@@ -41,19 +47,29 @@ class Interruption:
 def interruptible() -> Iterator[Interruption]:
     """Turn SIGTERM into a `KeyboardInterrupt`, as Ctrl-C is one, and remember which it was.
 
+    A run inside a sweep shares the sweep's: a signal that waited for the run's record ends the
+    sweep.
+
     Yields
     ------
     Interruption
         What has arrived. Outside the main thread, where Python handles no signals, nothing does.
     """
-    state = Interruption()
     if threading.current_thread() is not threading.main_thread():
-        yield state
+        yield Interruption()
         return
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, state) for number in numbers]
+    outer = signal.getsignal(signal.SIGTERM)
+    if isinstance(outer, Interruption):
+        outer.release()
+        try:
+            yield outer
+        finally:
+            outer.release()
+        return
+    state = Interruption()
+    before = [signal.signal(number, state) for number in _NUMBERS]
     try:
         yield state
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in zip(_NUMBERS, before, strict=True):
             signal.signal(number, handler)

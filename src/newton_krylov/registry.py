@@ -75,6 +75,14 @@ class Entry:
             if name in hints and _is_plain(hints[name])
         }
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The parameters' defaults; `"???"`, a configuration's word for missing, where none."""
+        return {
+            name: "???" if default is ... else default
+            for name, (_, default) in self.parameters.items()
+        }
+
     @cached_property
     def parts(self) -> frozenset[str]:
         """The parameters that code hands over: operators, tensors, other parts."""
@@ -137,7 +145,7 @@ class Entry:
         return f"{where}={first['input']!r} is not valid: it {', or '.join(sorted(ways))}."
 
     def _full(self, key: str) -> str:
-        """The key as a user writes it; keys of the configuration's top level have no group."""
+        """Return the key as a user writes it; keys of the top level have no group."""
         return f"{self.group}.{key}" if self.group else key
 
     def build(self, config: Mapping[str, Any], **parts: Any) -> Any:
@@ -219,6 +227,17 @@ def entry(group: str, name: str) -> Entry:
     if name not in _entries[group]:
         raise ConfigError(f"{group}={name} is unknown{suggest(str(name), _entries[group])}")
     return _entries[group][name]
+
+
+def groups() -> list[str]:
+    """Return the groups that have a registered part, sorted.
+
+    Returns
+    -------
+    list of str
+        Names.
+    """
+    return sorted(_entries)
 
 
 def names(group: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Drives an optimizer: keeps the time, measures, records, decides when to stop."""
 
+import logging
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -11,10 +12,13 @@ from torch import Tensor
 
 from newton_krylov.checkpoint import Checkpoint, OnCheckpoint
 from newton_krylov.data.dataset import Split
+from newton_krylov.errors import UnsupportedError, UserError
 from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.optimizers.base import Optimizer, Step, Steps
 from newton_krylov.registry import register
 from newton_krylov.trace import OnRow, Row
+
+_log = logging.getLogger(__name__)
 
 
 class Outcome(StrEnum):
@@ -25,12 +29,13 @@ class Outcome(StrEnum):
     ENDED = "ended"
     DIVERGED = "diverged"
     OUT_OF_MEMORY = "out_of_memory"
+    ERROR = "error"
     INTERRUPTED = "interrupted"
 
     @property
     def failed(self) -> bool:
         """Whether the run is to be marked as failed."""
-        return self in (Outcome.DIVERGED, Outcome.OUT_OF_MEMORY)
+        return self in (Outcome.DIVERGED, Outcome.OUT_OF_MEMORY, Outcome.ERROR)
 
 
 @register("stop", "criteria")
@@ -197,7 +202,7 @@ def run(
     """Run an optimizer from w0 until a criterion holds, it ends by itself, or it is interrupted.
 
     The clock runs only while the optimizer does. An interrupt (Ctrl-C), a loss that is not
-    finite and a lack of memory end the run with what it had.
+    finite, a lack of memory and any error after the first step end the run with what it had.
 
     Parameters
     ----------
@@ -219,14 +224,19 @@ def run(
         Called with each row.
     resume : Checkpoint, optional
         Go on from here instead of w0: of the same optimizer, objective and generator.
-    on_checkpoint : callable, optional
-        Called with a checkpoint after each step but the start, where the optimizer can be
+    on_checkpoint : OnCheckpoint, optional
+        Given a checkpoint after a step, but the start, if one is due and the optimizer can be
         continued; only then is one made.
 
     Returns
     -------
     RunResult
         The trace, the last good iterate, and why it ended.
+
+    Raises
+    ------
+    UserError
+        If the optimizer refuses to start, or parts that do not go together.
     """
     clock, meter = Clock(objective.device), _Meter(objective, train, test, optimum)
     rows: list[Row] = []
@@ -236,7 +246,7 @@ def run(
     else:
         w, rows = resume.w.to(w0), list(resume.rows)
         meter.iteration, meter.seconds = rows[-1].iteration, rows[-1].seconds
-        stop = stopping.reason(rows[-1], rows[-2] if len(rows) > 1 else None)
+        stop = stopping.reason(*_last_two(rows))
         if stop is not None:
             return RunResult(*stop, rows, w)
         steps = _continued(optimizer, objective, w, generator, resume)
@@ -249,23 +259,39 @@ def run(
                 return RunResult(Outcome.ENDED, str(end.value), rows, w)
             seconds = clock() - start
             row = meter.row(step, seconds if step.seconds is None else step.seconds)
-            if math.isfinite(row.loss):
-                w = step.point.w
-            previous = rows[-1] if rows else None
+            w = step.point.w if math.isfinite(row.loss) else w
             rows.append(row)
             if on_row is not None:
                 on_row(row)
-            if on_checkpoint is not None and previous is not None:
+            if on_checkpoint is not None and on_checkpoint.due and len(rows) > 1:
                 _keep(on_checkpoint, optimizer, objective, step.point.w, generator, rows)
-            stop = stopping.reason(row, previous)
+            stop = stopping.reason(*_last_two(rows))
             if stop is not None:
                 return RunResult(*stop, rows, w)
     except KeyboardInterrupt:
         return RunResult(Outcome.INTERRUPTED, "interrupted by the user", rows, w)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        return RunResult(Outcome.OUT_OF_MEMORY, f"out of memory: {error}", rows, w)
+    except Exception as error:
+        if isinstance(error, UnsupportedError) or (isinstance(error, UserError) and not rows):
+            raise
+        _log.info("the run ends with an error", exc_info=error)
+        return RunResult(*_failure(error), rows, w)
     finally:
         steps.close()
+
+
+def _last_two(rows: list[Row]) -> tuple[Row, Row | None]:
+    return rows[-1], rows[-2] if len(rows) > 1 else None
+
+
+def _failure(error: Exception) -> tuple[Outcome, str]:
+    """Return what an exception makes of a run, and a sentence."""
+    text = " ".join(str(error).split())
+    # On the CPU, torch raises a bare RuntimeError for memory that it cannot have.
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
+        return Outcome.OUT_OF_MEMORY, f"out of memory: {text}"
+    if isinstance(error, UserError):
+        return Outcome.ERROR, text
+    return Outcome.ERROR, f"{type(error).__name__}: {text}"
 
 
 def _continued(

@@ -49,6 +49,16 @@ class Tracker(ABC):
     def finish(self) -> None:
         """Send the rest: rows, final figures and files; and say how the run ended."""
 
+    @abstractmethod
+    def send(self, record: Record) -> None:
+        """Send the record of a run that cannot do so itself, since it was killed.
+
+        Parameters
+        ----------
+        record : Record
+            Ended.
+        """
+
     @property
     @abstractmethod
     def place(self) -> Place:

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from newton_krylov.checkpoint import CHECKPOINT
 from newton_krylov.data.files import cache_dir
 from newton_krylov.record import Record, flatten
 from newton_krylov.trace import Row
@@ -19,9 +20,16 @@ from newton_krylov.trace import Row
 RECORD_TAG = "newton_krylov.record"
 """The tag that carries a record's own identifier, by which a second sending finds the first."""
 
-_MAX_METRICS, _MAX_PARAMS, _MAX_TAGS = 1000, 100, 100  # in one request, MLflow's limits
+_MAX_METRICS, _MAX_PARAMS, _MAX_TAGS = 800, 100, 100  # in one request; MLflow's: 1000 in all
 _MAX_PARAM_LENGTH, _MAX_TAG_LENGTH = 6000, 8000
-_STATUS = {"finished": "FINISHED", "killed": "KILLED", "interrupted": "KILLED"}
+_STATUS = {
+    "running": "RUNNING",
+    "finished": "FINISHED",
+    "killed": "KILLED",
+    "interrupted": "KILLED",
+}
+_TOTALS = ("wall_seconds", "optimum", "optimum_gap_bound", "members", "failed_members")
+_ENDING = ("status", "outcome", "reason")
 
 
 class Sender:
@@ -37,6 +45,7 @@ class Sender:
 
     def __init__(self, uri: str | None, timeout: int) -> None:
         self._given = uri
+        self._experiments: dict[str, str] = {}
         os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(timeout)
         # A run must not wait minutes for a server that is gone; the record can be sent later.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -46,16 +55,20 @@ class Sender:
 
     @cached_property
     def uri(self) -> str:
-        """Where the records go, MLflow's default made explicit."""
+        """Where the records go, MLflow's default made explicit, files by their whole path."""
         import mlflow
 
-        return self._given or str(mlflow.get_tracking_uri())
+        uri = self._given or str(mlflow.get_tracking_uri())
+        scheme, _, path = uri.partition(":///")
+        return f"{scheme}:///{Path(path).absolute()}" if scheme == "sqlite" else uri
 
-    def url(self, run_id: str) -> str:
+    def url(self, name: str, run_id: str) -> str:
         """Return where a person finds a run: an address, or what to type.
 
         Parameters
         ----------
+        name : str
+            Of the experiment.
         run_id : str
             MLflow's identifier.
 
@@ -65,10 +78,10 @@ class Sender:
             For a terminal.
         """
         if self.uri.startswith("http"):
-            experiment = self._client.get_run(run_id).info.experiment_id
+            experiment = self._experiments.get(name, "")
             return f"{self.uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
         place = f" --backend-store-uri {self._given}" if self._given else ""
-        return f"{run_id} (see it with: mlflow ui{place})"
+        return f"run {run_id} (mlflow ui{place})"
 
     @cached_property
     def _client(self) -> Any:
@@ -94,6 +107,11 @@ class Sender:
         str
             MLflow's identifier.
         """
+        if name not in self._experiments:
+            self._experiments[name] = self._find_experiment(name)
+        return self._experiments[name]
+
+    def _find_experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
         found = self._client.get_experiment_by_name(name)
@@ -104,6 +122,8 @@ class Sender:
                 found = self._client.get_experiment_by_name(name)
                 if found is None:
                     raise
+        if found.lifecycle_stage == "deleted":  # in MLflow's bin: no run can be added there
+            self._client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
     def create(
@@ -157,6 +177,22 @@ class Sender:
         runs = self._client.search_runs([self.experiment(name)], query, max_results=1)
         return str(runs[0].info.run_id) if runs else None
 
+    def delete(self, run_id: str) -> None:
+        """Put a run into MLflow's bin, if it is there.
+
+        Parameters
+        ----------
+        run_id : str
+            MLflow's identifier.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.delete_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+
     def last_step(self, run_id: str) -> int:
         """Return the last iteration that the run has; -1 if none.
 
@@ -168,99 +204,70 @@ class Sender:
         Returns
         -------
         int
-            An iteration; every row of the trace has a gradient evaluation count.
+            An iteration; every row of the trace has its seconds.
         """
-        history = self._client.get_metric_history(run_id, "gradient_count")
+        history = self._client.get_metric_history(run_id, "seconds")
         return max((metric.step for metric in history), default=-1)
 
-    def rows(self, run_id: str, rows: Sequence[Row], started: float) -> None:
-        """Send rows of the trace, whole rows in each request.
+    def ended(self, run_id: str) -> bool:
+        """Tell whether a run is marked as ended.
 
-        The time of a metric is the start plus the optimizer's own seconds: MLflow's axis of
-        relative time then shows what the trace shows, and a second sending is recognized.
+        Parameters
+        ----------
+        run_id : str
+            MLflow's identifier.
+
+        Returns
+        -------
+        bool
+            False while it counts as running.
+        """
+        return str(self._client.get_run(run_id).info.status) != "RUNNING"
+
+    def log(
+        self,
+        run_id: str,
+        *,
+        rows: Sequence[Row] = (),
+        started: float = 0.0,
+        totals: Mapping[str, Any] | None = None,
+        end: float = 0.0,
+        step: int = 0,
+        plain: Mapping[str, Any] | None = None,
+        tags: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Send rows, totals, parameters and tags in as few requests as MLflow's limits allow.
+
+        The time of a row is the start plus the optimizer's own seconds: MLflow's axis of relative
+        time then shows what the trace shows, and a second sending is recognized.
 
         Parameters
         ----------
         run_id : str
             MLflow's identifier.
         rows : sequence of Row
-            In order.
-        started : float
-            Seconds since the epoch.
-        """
-        from mlflow.entities import Metric
-
-        batch: list[Any] = []
-        for row in rows:
-            time = _milliseconds(started + row.seconds)
-            metrics = [
-                Metric(key, float(value), time, row.iteration)
-                for key, value in row.metrics().items()
-                if math.isfinite(value)
-            ]
-            if len(batch) + len(metrics) > _MAX_METRICS:
-                self._client.log_batch(run_id, metrics=batch)
-                batch = []
-            batch += metrics
-        if batch:
-            self._client.log_batch(run_id, metrics=batch)
-
-    def totals(self, run_id: str, values: Mapping[str, Any], time: float, step: int) -> None:
-        """Send figures of the whole run; those that are not finite numbers are left out.
-
-        Parameters
-        ----------
-        run_id : str
-            MLflow's identifier.
-        values : mapping
-            Metric name to value.
-        time : float
-            Seconds since the epoch.
+            Of the trace, in order.
+        started, end : float
+            Of the run, seconds since the epoch.
+        totals : mapping, optional
+            Figures of the whole run; those that are not finite numbers are left out.
         step : int
-            The last iteration.
-        """
-        from mlflow.entities import Metric
-
-        numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
-        metrics = [
-            Metric(key, float(value), _milliseconds(time), step)
-            for key, value in numbers.items()
-            if math.isfinite(value)
-        ]
-        self._client.log_batch(run_id, metrics=metrics)
-
-    def params(self, run_id: str, plain: Mapping[str, Any]) -> None:
-        """Send a configuration, flattened to dotted keys; long values are cut (see its artifact).
-
-        Parameters
-        ----------
-        run_id : str
-            MLflow's identifier.
-        plain : mapping
-            Nested plain values.
-        """
-        from mlflow.entities import Param
-
-        texts = _texts(flatten(plain), _MAX_PARAM_LENGTH)
-        params = [Param(key, text) for key, text in texts.items()]
-        for start in range(0, len(params), _MAX_PARAMS):
-            self._client.log_batch(run_id, params=params[start : start + _MAX_PARAMS])
-
-    def tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
-        """Set tags of a run.
-
-        Parameters
-        ----------
-        run_id : str
-            MLflow's identifier.
-        tags : mapping
+            The totals' iteration.
+        plain : mapping, optional
+            A configuration, flattened to dotted keys; long values are cut (see its artifact).
+        tags : mapping, optional
             Values are made text; None is left out.
         """
-        from mlflow.entities import RunTag
+        from mlflow.entities import Param, RunTag
 
-        entities = [RunTag(key, text) for key, text in _texts(tags, _MAX_TAG_LENGTH).items()]
-        for start in range(0, len(entities), _MAX_TAGS):
-            self._client.log_batch(run_id, tags=entities[start : start + _MAX_TAGS])
+        metrics = [*_row_metrics(rows, started), *_metrics(totals or {}, end, step)]
+        params = [Param(*item) for item in _texts(flatten(plain or {}), _MAX_PARAM_LENGTH).items()]
+        labels = [RunTag(*item) for item in _texts(tags or {}, _MAX_TAG_LENGTH).items()]
+        while metrics or params or labels:
+            self._client.log_batch(
+                run_id, metrics[:_MAX_METRICS], params[:_MAX_PARAMS], labels[:_MAX_TAGS]
+            )
+            del metrics[:_MAX_METRICS], params[:_MAX_PARAMS], labels[:_MAX_TAGS]
 
     def files(self, run_id: str, folder: Path) -> None:
         """Send a folder's files and its figures, not the folders of a sweep's jobs.
@@ -273,13 +280,13 @@ class Sender:
             A run's or a sweep's.
         """
         for path in sorted(folder.iterdir()):
-            if path.is_file() and not path.name.startswith("."):
+            if path.is_file() and not path.name.startswith(".") and path.name != CHECKPOINT:
                 self._client.log_artifact(run_id, str(path))
         if (folder / "figures").is_dir():
             self._client.log_artifacts(run_id, str(folder / "figures"), "figures")
 
-    def end(self, run_id: str, status: str, time: float) -> None:
-        """Say how a run ended.
+    def mark(self, run_id: str, status: str, time: float | None = None) -> None:
+        """Say that a run goes on, or how it ended.
 
         Parameters
         ----------
@@ -287,15 +294,19 @@ class Sender:
             MLflow's identifier.
         status : str
             As in `summary.json`.
-        time : float
-            Seconds since the epoch.
+        time : float, optional
+            Of the end, seconds since the epoch.
         """
         mark = _STATUS.get(status, "FAILED")
-        self._client.set_terminated(run_id, mark, end_time=_milliseconds(time))
+        if mark == "RUNNING":
+            self._client.update_run(run_id, mark)
+        else:
+            end = None if time is None else _milliseconds(time)
+            self._client.set_terminated(run_id, mark, end_time=end)
 
 
 def start(sender: Sender, record: Record, parent: str | None) -> str:
-    """Make a record's run: its parameters and tags.
+    """Make a record's run, with its tags.
 
     Parameters
     ----------
@@ -312,11 +323,7 @@ def start(sender: Sender, record: Record, parent: str | None) -> str:
         MLflow's identifier of the new run.
     """
     name, summary = record.config["name"], record.summary
-    run_id = sender.create(
-        name, summary["label"], opening_tags(record), summary["started"], parent
-    )
-    sender.params(run_id, record.config)
-    return run_id
+    return sender.create(name, summary["label"], opening_tags(record), summary["started"], parent)
 
 
 def opening_tags(record: Record) -> dict[str, Any]:
@@ -353,8 +360,16 @@ def opening_tags(record: Record) -> dict[str, Any]:
     }
 
 
-def finish(sender: Sender, run_id: str, record: Record, last_step: int) -> None:
-    """Send what is known at the end of a run: totals, reason, files and status.
+def finish(
+    sender: Sender,
+    run_id: str,
+    record: Record,
+    rows: Sequence[Row],
+    last_step: int,
+    *,
+    with_config: bool,
+) -> None:
+    """Send what is known at the end of a run: the last rows, totals, reason, files and status.
 
     Parameters
     ----------
@@ -364,17 +379,30 @@ def finish(sender: Sender, run_id: str, record: Record, last_step: int) -> None:
         MLflow's identifier.
     record : Record
         Its summary tells the end.
+    rows : sequence of Row
+        That have not been sent.
     last_step : int
-        The last iteration.
+        The last iteration; -1 if none.
+    with_config : bool
+        Whether the parameters are to be sent, too.
     """
     summary = record.summary
-    keys = ("wall_seconds", "optimum", "optimum_gap_bound")
-    totals = {key: summary[key] for key in keys if key in summary}
+    totals = {key: summary[key] for key in _TOTALS if key in summary}
+    if last_step >= 0:
+        totals["steps"] = last_step
     end = summary["started"] + (summary.get("wall_seconds") or 0.0)
-    sender.totals(run_id, {**totals, "steps": last_step}, end, max(last_step, 0))
-    sender.tags(run_id, {key: summary.get(key) for key in ("status", "outcome", "reason")})
+    sender.log(
+        run_id,
+        rows=rows,
+        started=summary["started"],
+        totals=totals,
+        end=end,
+        step=max(last_step, 0),
+        plain=record.config if with_config else None,
+        tags={key: summary.get(key) for key in _ENDING},
+    )
     sender.files(run_id, record.folder)
-    sender.end(run_id, summary["status"], end)
+    sender.mark(run_id, summary["status"], end)
 
 
 @contextmanager
@@ -391,6 +419,19 @@ def _one_migration(uri: str) -> Iterator[None]:
         return
     with FileLock(place / f"{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock", timeout=60):
         yield
+
+
+def _row_metrics(rows: Iterable[Row], started: float) -> Iterator[Any]:
+    for row in rows:
+        yield from _metrics(row.metrics(), started + row.seconds, row.iteration)
+
+
+def _metrics(values: Mapping[str, Any], time: float, step: int) -> Iterator[Any]:
+    from mlflow.entities import Metric
+
+    for key, value in values.items():
+        if isinstance(value, int | float) and math.isfinite(value):
+            yield Metric(key, float(value), _milliseconds(time), step)
 
 
 def _milliseconds(seconds: float) -> int:

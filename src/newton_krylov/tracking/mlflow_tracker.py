@@ -4,14 +4,13 @@ import logging
 import time
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 from pydantic import PositiveFloat, PositiveInt
 
 from newton_krylov.record import Record
 from newton_krylov.registry import register
 from newton_krylov.trace import Row
-from newton_krylov.tracking import mlflow_sender
+from newton_krylov.tracking import afterwards, mlflow_sender, unfinished
 from newton_krylov.tracking.base import Place, Tracker
 from newton_krylov.tracking.mlflow_sender import Sender
 
@@ -49,6 +48,7 @@ class MLflowTracker(Tracker):
         self._problem: str | None = None
         self._rows: list[Row] = []
         self._last_step = -1
+        self._config_sent = False
         self._last_flush = time.monotonic()
 
     @property
@@ -56,17 +56,32 @@ class MLflowTracker(Tracker):
         return _sender(self.uri, self.timeout)
 
     def start(self, record: Record, parent: str | None) -> None:
-        """Make the run, with its parameters and tags."""
+        """Make the run, or open it again if it is continued."""
         self._record = record
+        unfinished.remember(record)
 
         def send() -> None:
-            self._run_id = mlflow_sender.start(self._sender, record, parent)
+            sender = self._sender
+            if record.replaced is not None:
+                sender.delete(record.replaced)
+            if record.continued:
+                self._run_id = sender.find(record.config["name"], record.summary["id"])
+            if self._run_id is None:
+                self._run_id = mlflow_sender.start(sender, record, parent)
+            else:
+                sender.mark(self._run_id, "running")
+                self._last_step = sender.last_step(self._run_id)
+            record.update(mlflow_run_id=self._run_id, tracking_uri=sender.uri)
 
         self._attempt(send)
+        for dead in _the_dead():
+            self.send(dead)
         self._last_flush = time.monotonic()
 
     def log(self, row: Row) -> None:
         """Keep the row; send all that is kept every `flush_seconds`."""
+        if row.iteration <= self._last_step:  # of a run that is continued; it is there
+            return
         self._rows.append(row)
         if time.monotonic() - self._last_flush >= self.flush_seconds:
             self._attempt(self._flush)
@@ -76,23 +91,48 @@ class MLflowTracker(Tracker):
         """Send the rest, and say how the run ended."""
 
         def send() -> None:
-            self._flush()
-            if self._run_id is not None and self._record is not None:
-                mlflow_sender.finish(self._sender, self._run_id, self._record, self._last_step)
+            if self._run_id is None or self._record is None:
+                return
+            if self._rows:
+                self._last_step = self._rows[-1].iteration
+            mlflow_sender.finish(
+                self._sender,
+                self._run_id,
+                self._record,
+                self._rows,
+                self._last_step,
+                with_config=not self._config_sent,
+            )
+
+        self._attempt(send)
+        if self._record is not None:
+            unfinished.forget(self._record)
+
+    def send(self, record: Record) -> None:
+        """Send a killed run's record."""
+
+        def send() -> None:
+            afterwards.send(_sender(record.summary.get("tracking_uri"), self.timeout), record)
 
         self._attempt(send)
 
     @property
     def place(self) -> Place:
         """Where the run shows."""
-        url = None if self._run_id is None else self._sender.url(self._run_id)
+        if self._run_id is None or self._record is None:
+            return Place(problem=self._problem)
+        url = self._sender.url(self._record.config["name"], self._run_id)
         return Place(self._run_id, url, self._problem)
 
     def _flush(self) -> None:
-        if self._rows and self._run_id is not None and self._record is not None:
-            self._sender.rows(self._run_id, self._rows, self._record.summary["started"])
-            self._last_step = self._rows[-1].iteration
-            self._rows.clear()
+        if not self._rows or self._run_id is None or self._record is None:
+            return
+        plain = None if self._config_sent else self._record.config
+        started = self._record.summary["started"]
+        self._sender.log(self._run_id, rows=self._rows, started=started, plain=plain)
+        self._config_sent = True
+        self._last_step = self._rows[-1].iteration
+        self._rows.clear()
 
     def _attempt(self, action: Callable[[], None]) -> None:
         """Do something unless something failed before; a failure is told, never raised."""
@@ -100,9 +140,15 @@ class MLflowTracker(Tracker):
             return
         try:
             action()
-        except Exception as error:  # noqa: BLE001 - whatever a server or database does
+        except Exception as error:
             self._problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             _log.info("tracking failed", exc_info=error)
+
+
+@cache
+def _the_dead() -> list[Record]:
+    """Find, once a process, the records of killed ones."""
+    return unfinished.bury_the_dead()
 
 
 @cache

@@ -18,5 +18,8 @@ class NoTracker(Tracker):
     def log(self, row: Row) -> None:
         """Do nothing."""
 
+    def send(self, record: Record) -> None:
+        """Do nothing."""
+
     def finish(self) -> None:
         """Do nothing."""

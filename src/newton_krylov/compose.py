@@ -1,0 +1,303 @@
+"""Composes the configuration by Hydra: its errors become sentences, and what it reads is data.
+
+A configuration may come from somebody else. Hydra would import what a file's `_target_` names
+(callbacks, launchers, sweepers) and Python's logging what a `class` names, so these are held to
+the few that belong here; and what runs commands or changes the environment is taken from the
+command line only.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.plugins.config_source import ConfigSource
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from newton_krylov.errors import ConfigError, suggest
+
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
+"""What Hydra raises on a mistake in a file or an override."""
+
+PLUGINS = {
+    "hydra/launcher=joblib": "hydra-joblib-launcher",
+    "hydra/launcher=submitit_local": "hydra-submitit-launcher",
+    "hydra/launcher=submitit_slurm": "hydra-submitit-launcher",
+    "hydra/sweeper=optuna": "hydra-optuna-sweeper",
+}
+"""Choices that a package brings which need not be installed."""
+
+_ABSENT = ()
+_TARGETS = ("hydra._internal.core_plugins.", "hydra_plugins.", "optuna.samplers.")
+_LOGGING = ("logging.", "colorlog.", "ext://sys.stdout", "ext://sys.stderr")
+_NEVER = ("callbacks", "sweeper.custom_search_space")
+_FROM_COMMAND_LINE = ("job.env_set", "launcher.setup", "launcher.python", "launcher.srun_args")
+
+
+class CheckedLoader(ConfigLoader):
+    """Loads as Hydra's own loader does, in our words and within our limits.
+
+    Parameters
+    ----------
+    inner : ConfigLoader
+        Hydra's.
+    """
+
+    def __init__(self, inner: ConfigLoader) -> None:
+        self._inner = inner
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """Compose a configuration.
+
+        Parameters
+        ----------
+        config_name : str or None
+            Of the main file.
+        overrides : list of str
+            As given to the command.
+        run_mode : RunMode
+            For a run or a sweep.
+        from_shell, validate_sweep_overrides : bool
+            See Hydra.
+
+        Returns
+        -------
+        DictConfig
+            Checked.
+
+        Raises
+        ------
+        ConfigError
+            In place of Hydra's own errors, and for what would execute.
+        """
+        try:
+            config = self._inner.load_configuration(
+                config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+            )
+        except COMPOSITION_ERRORS as error:
+            raise ConfigError(explain(error, self._inner, overrides)) from error
+        refuse_code(config)
+        return config
+
+    def load_sweep_config(
+        self, master_config: DictConfig, sweep_overrides: list[str]
+    ) -> DictConfig:
+        """Compose the configuration of a sweep's member; see `load_configuration`."""
+        try:
+            config = self._inner.load_sweep_config(master_config, sweep_overrides)
+        except COMPOSITION_ERRORS as error:
+            raise ConfigError(explain(error, self._inner, sweep_overrides)) from error
+        refuse_code(config)
+        return config
+
+    def get_search_path(self) -> ConfigSearchPath:
+        """Return where files are looked for."""
+        return self._inner.get_search_path()
+
+    def get_sources(self) -> list[ConfigSource]:
+        """Return the places of the search path."""
+        return list(self._inner.get_sources())
+
+    def list_groups(self, parent_name: str) -> list[str]:
+        """Return the groups below a group."""
+        return list(self._inner.list_groups(parent_name))
+
+    def get_group_options(
+        self,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        """Return the choices of a group."""
+        return list(
+            self._inner.get_group_options(group_name, results_filter, config_name, overrides)
+        )
+
+    def compute_defaults_list(
+        self, config_name: str | None, overrides: list[str], run_mode: RunMode
+    ) -> Any:
+        """Return the files that a configuration is made of."""
+        return self._inner.compute_defaults_list(config_name, overrides, run_mode)
+
+
+def explain(error: BaseException, loader: ConfigLoader, overrides: Sequence[str] = ()) -> str:
+    """Turn an error of Hydra's into a sentence with the valid choices.
+
+    Parameters
+    ----------
+    error : exception
+        One of `COMPOSITION_ERRORS`.
+    loader : ConfigLoader
+        Hydra's; knows the groups.
+    overrides : sequence of str
+        What was asked for.
+
+    Returns
+    -------
+    str
+        What, where, and what would be right.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, OverrideParseException):
+        what = str(error.message).partition("\n")[0]
+        return (
+            f"'{error.override}' cannot be read: {what}. Write key=value; a value with commas, "
+            f"spaces or brackets goes in quotes: 'key=\"a, b\"'."
+        )
+    if isinstance(error, MissingConfigException):
+        return _missing_file(error, loader)
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_key(found[1].partition("@")[0], loader, overrides)
+    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return (
+            f"{found[1]} gives several values: add -m to sweep over them, or write a list in "
+            f"brackets: key=[a,b]."
+        )
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        text = f"{text}: {str(error.__cause__).partition(chr(10))[0]}".removeprefix(": ")
+    return f"The configuration cannot be composed: {text.rstrip('.')}."
+
+
+def refuse_code(config: DictConfig) -> None:
+    """Refuse a configuration that would make Hydra import, call or run something foreign.
+
+    Parameters
+    ----------
+    config : DictConfig
+        Composed, with its `hydra` node.
+
+    Raises
+    ------
+    ConfigError
+        With the key.
+    """
+    hydra = OmegaConf.to_container(config.hydra, resolve=False)
+    if not isinstance(hydra, dict):
+        raise ConfigError("hydra must be a group of keys.")
+    for key in _NEVER:
+        if _at(hydra, key):
+            raise ConfigError(f"hydra.{key} is not allowed here: a configuration is data.")
+    for key, value in _leaves(hydra, "hydra"):
+        last = key.rpartition(".")[2]
+        if last == "_target_" and not str(value).startswith(_TARGETS):
+            raise ConfigError(f"{key}={value} is not allowed: a configuration is data.")
+        if not key.startswith(("hydra.job_logging.", "hydra.hydra_logging.")):
+            continue
+        names_code = last in ("class", "()", "factory") or "://" in str(value)
+        if names_code and not str(value).startswith(_LOGGING):
+            raise ConfigError(f"{key}={value} is not allowed: a configuration is data.")
+    given = [line.lstrip("+~") for line in hydra["overrides"]["hydra"]]
+    for key in _FROM_COMMAND_LINE:
+        if _at(hydra, key) and not any(line.startswith(f"hydra.{key}") for line in given):
+            raise ConfigError(
+                f"hydra.{key} comes from a file, but runs commands or changes the environment: "
+                f"give it on the command line."
+            )
+
+
+def check_sweep(config: DictConfig, loader: ConfigLoader) -> None:
+    """Check the names in a sweep's lists of values, before anything of it starts.
+
+    Parameters
+    ----------
+    config : DictConfig
+        Of the sweep.
+    loader : ConfigLoader
+        Hydra's.
+
+    Raises
+    ------
+    ConfigError
+        For a key or a choice that is unknown.
+    """
+    parameters = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    lines = [f"{key}={value}" for key, value in parameters.items()]
+    given = [*lines, *config.hydra.overrides.task]
+    for override in OverridesParser.create(config_loader=loader).parse_overrides(given):
+        if not override.is_discrete_sweep():
+            continue
+        key = override.key_or_group
+        options = loader.get_group_options(key)
+        for value in override.sweep_string_iterator() if options else ():
+            if value not in (*options, "null"):
+                raise ConfigError(f"{key}={value} is unknown{suggest(value, options)}")
+        plain = OmegaConf.to_container(config, resolve=False)
+        if not options and not override.is_add() and _at(plain, key) is _ABSENT:
+            raise ConfigError(_unknown_key(key, loader, given))
+
+
+def _at(node: Any, key: str) -> Any:
+    """Return what lies at a dotted key, or `_ABSENT`, which counts as false."""
+    for part in key.split("."):
+        node = node.get(part, _ABSENT) if isinstance(node, Mapping) else _ABSENT
+    return node
+
+
+def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _leaves(value, f"{key}.{name}")
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from _leaves(value, f"{key}.{number}")
+    else:
+        yield key, node
+
+
+def _missing_file(error: MissingConfigException, loader: ConfigLoader) -> str:
+    group, _, name = str(error.missing_cfg_file or "").rpartition("/")
+    if not group:
+        return f"The configuration cannot be composed: {' '.join(str(error).split())}"
+    package = PLUGINS.get(f"{group}={name}")
+    if package is not None:
+        return f"{group}={name} needs the package {package}: pip install {package}."
+    options = error.options or loader.get_group_options(group)
+    return f"{group}={name} is unknown{suggest(name, options)}"
+
+
+def _unknown_key(key: str, loader: ConfigLoader, overrides: Sequence[str]) -> str:
+    """Name the first part of a dotted key that is wrong, with what would be right there."""
+    node = _without(key, loader, overrides)
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        above = ".".join(parts[:depth])
+        if not isinstance(node, Mapping):
+            return f"{key} is not a key: {above} holds a single value."
+        if part not in node:
+            if depth:
+                wrong, where, choices = f"{above}.{part}", f"a key of {above}", set(node)
+            else:
+                wrong, where = part, "a key of the configuration"
+                choices = {*node, *loader.list_groups("")} - {"hydra"}
+            return f"{wrong} is not {where}{suggest(part, choices)}"
+        node = node[part]
+    return f"{key} is not a key of the parts chosen."
+
+
+def _without(key: str, loader: ConfigLoader, overrides: Sequence[str]) -> Any:
+    """Compose without the override that failed, or if need be without any."""
+    others = [line for line in overrides if re.split("[=@]", line.lstrip("+~"))[0] != key]
+    for tried in (others, []):
+        try:
+            config = loader.load_configuration(
+                "config", tried, RunMode.MULTIRUN, validate_sweep_overrides=False
+            )
+        except COMPOSITION_ERRORS:
+            continue
+        return OmegaConf.to_container(config, resolve=False)
+    return None

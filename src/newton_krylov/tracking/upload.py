@@ -1,0 +1,56 @@
+"""Sends records to MLflow that are not there, or not whole: the server was down, or a run killed.
+
+    python -m newton_krylov.tracking.upload outputs/2025-01-31/12-00-00-000000 ...
+
+It may be repeated: what is there is not sent again. A record that says "running" while no process
+writes it is one of a killed run, and marked so.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from newton_krylov.errors import UserError
+from newton_krylov.tracking.afterwards import upload
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Send records from the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Instead of the command line's.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    from rich.console import Console
+
+    parser = argparse.ArgumentParser(
+        prog="python -m newton_krylov.tracking.upload",
+        description="Send the records of runs to MLflow; what is there is not sent again.",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, help="run or sweep folders")
+    parser.add_argument("--uri", help="tracking server or database (default: the runs' own)")
+    options = parser.parse_args(arguments)
+    console, errors = Console(), Console(stderr=True)
+    try:
+        for sent in upload(options.folders, options.uri):
+            place = f" as run {sent.run_id}" if sent.run_id else ""
+            console.print(f"{sent.folder}: {sent.what}{place}", markup=False, soft_wrap=True)
+    except UserError as error:
+        errors.print(f"Error: {error}", markup=False, soft_wrap=True)
+        return 2
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        errors.print(f"Error: MLflow did not take it: {text}", markup=False, soft_wrap=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
