@@ -190,6 +190,7 @@ class _Basis:
         self.matvecs = 0
         self.beta = 0.0
         self._coupling = 0.0
+        self._restarted = -1  # the vector at which T is an arrow, not tridiagonal
         self.norm_A = 0.0
         # The rounding of a product and its orthogonalization, relative to |A|. A bound that grows
         # like n would leave no digit to a float32 network with millions of weights.
@@ -200,15 +201,18 @@ class _Basis:
         return torch.randn(n, dtype=self.A.dtype, generator=self.generator).to(self.A.device)
 
     def start(self, v: Tensor) -> None:
-        self.V[0] = v / torch.linalg.vector_norm(v)
+        torch.div(v, torch.linalg.vector_norm(v), out=self.V[0])
 
     def expand(self) -> bool:
         """Add one vector; tell whether the Krylov space of the start is exhausted."""
         j = self.size
         r = self.A.matvec(self.V[j])
         self.matvecs += 1
-        self.T[j, j] = torch.dot(self.V[j], r)
-        r = self._orthogonalize(r, j + 1)
+        # What is left after the vectors that A V[j] has a part in is small, so orthogonalizing it
+        # once more, against all, is the second of the two times that are enough.
+        near = 0 if j == self._restarted else j - 1
+        self.T[j, j] = self._orthogonalize(r, max(near, 0), j + 1)[-1]
+        self._orthogonalize(r, 0, j + 1)
         self.beta, applied = torch.stack(
             [torch.linalg.vector_norm(r), torch.linalg.vector_norm(self.T[j, : j + 1])]
         ).tolist()
@@ -217,14 +221,18 @@ class _Basis:
         exhausted = bool(self.beta <= self._rounding * self.norm_A)
         self._coupling = 0.0 if exhausted else self.beta
         if exhausted and self.size < len(r):
-            r = self._orthogonalize(self.random(), self.size)
-            r = r / torch.linalg.vector_norm(r)
+            self._continue_at_random()
         elif not exhausted:
-            r = r / self.beta
-        self.V[self.size] = r
+            torch.div(r, self.beta, out=self.V[self.size])
         if self.size < len(self.T):
             self.T[j, self.size] = self.T[self.size, j] = self._coupling
         return exhausted
+
+    def _continue_at_random(self) -> None:
+        r = self.random()
+        for _ in range(2):
+            self._orthogonalize(r, 0, self.size)
+        torch.div(r, torch.linalg.vector_norm(r), out=self.V[self.size])
 
     def restart(self, theta: Tensor, S: Tensor) -> None:
         """Go on from Ritz pairs (values theta, vectors V'S) and the newest basis vector."""
@@ -236,10 +244,11 @@ class _Basis:
         self.T.zero_()
         self.T[:size, :size] = torch.diag(theta)
         self.T[size, :size] = self.T[:size, size] = border
-        self.size = size
+        self.size = self._restarted = size
 
-    def _orthogonalize(self, r: Tensor, size: int) -> Tensor:
-        V = self.V[:size]
-        for _ in range(2):
-            r = r - V.T @ (V @ r)
-        return r
+    def _orthogonalize(self, r: Tensor, start: int, stop: int) -> Tensor:
+        """Subtract r's part along some of the basis vectors, in place, and return it."""
+        V = self.V[start:stop]
+        part = V @ r
+        r.addmv_(V.T, part, alpha=-1)
+        return part
