@@ -11,7 +11,7 @@ import torch
 from problems import make
 from small_networks import network, optimizer
 
-from newton_krylov.checkpoint import Checkpoint
+from newton_krylov.checkpoint import Checkpoint, Saver
 from newton_krylov.errors import DataError, UnsupportedError
 from newton_krylov.runner import RunResult, Stopping, run
 from newton_krylov.trace import Row
@@ -31,6 +31,15 @@ METHODS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ),
     ("layerwise_newton", {"layers": ["last"], "batch_size": 30}, {"hessian_approx": "rank1"}),
 ]
+
+
+class Kept(list[Checkpoint]):
+    """Takes every checkpoint."""
+
+    due = True
+
+    def __call__(self, checkpoint: Checkpoint, /) -> None:
+        self.append(checkpoint)
 
 
 def fresh(seed: int = 0) -> torch.Generator:
@@ -57,7 +66,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
 
     whole = go(6)
     path = tmp_path / "checkpoint.pt"
-    go(3, on_checkpoint=lambda c: c.save(path))
+    go(3, on_checkpoint=Saver(path, 0.0))
     resumed = go(6, resume=Checkpoint.load(path), generator=fresh(99))
     assert torch.equal(resumed.w, whole.w)
     assert text(resumed.rows) == text(whole.rows)
@@ -66,18 +75,16 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
 
 
 def test_a_run_that_had_ended_ends_at_once(tmp_path: Path) -> None:
-    f, kept = network(), list[Checkpoint]()
-    ended = run(
-        optimizer("sgd"), f, f.initial(), Stopping(epochs=2), fresh(), on_checkpoint=kept.append
-    )
+    f, kept = network(), Kept()
+    ended = run(optimizer("sgd"), f, f.initial(), Stopping(epochs=2), fresh(), on_checkpoint=kept)
     again = run(optimizer("sgd"), f, f.initial(), Stopping(epochs=2), fresh(), resume=kept[-1])
     assert again.reason == ended.reason
     assert torch.equal(again.w, ended.w)
 
 
 def test_a_checkpoint_is_made_after_each_step_and_holds_what_was_then() -> None:
-    f, kept = network(), list[Checkpoint]()
-    run(optimizer("sgd"), f, f.initial(), Stopping(epochs=3), fresh(), on_checkpoint=kept.append)
+    f, kept = network(), Kept()
+    run(optimizer("sgd"), f, f.initial(), Stopping(epochs=3), fresh(), on_checkpoint=kept)
     assert [c.rows[-1].iteration for c in kept] == [1, 2, 3]
     assert [len(c.rows) for c in kept] == [2, 3, 4]
     momenta = [c.optimizer["torch"]["state"][0]["momentum_buffer"] for c in kept]
@@ -86,24 +93,24 @@ def test_a_checkpoint_is_made_after_each_step_and_holds_what_was_then() -> None:
 
 
 def test_a_method_that_cannot_go_on_makes_no_checkpoint_and_says_so() -> None:
-    f, kept = make("logistic"), list[Checkpoint]()
+    f, kept = make("logistic"), Kept()
     w0 = torch.zeros(f.dim, dtype=f.dtype)
-    run(optimizer("lbfgs"), f, w0, Stopping(epochs=3), fresh(), on_checkpoint=kept.append)
+    run(optimizer("lbfgs"), f, w0, Stopping(epochs=3), fresh(), on_checkpoint=kept)
     assert kept == []
     with pytest.raises(UnsupportedError, match="cannot be continued"):
         optimizer("lbfgs").load_state_dict({})
 
 
 def test_a_diverged_iterate_is_not_kept() -> None:
-    f, kept = network(), list[Checkpoint]()
+    f, kept = network(), Kept()
     made = optimizer("sgd", learning_rate=1e200, batch_size=10)
-    run(made, f, f.initial(), Stopping(epochs=5), fresh(), on_checkpoint=kept.append)
+    run(made, f, f.initial(), Stopping(epochs=5), fresh(), on_checkpoint=kept)
     assert all(math.isfinite(c.rows[-1].loss) for c in kept)
 
 
 def some_checkpoint() -> Checkpoint:
-    f, kept = network(), list[Checkpoint]()
-    run(optimizer("adam"), f, f.initial(), Stopping(epochs=1), fresh(), on_checkpoint=kept.append)
+    f, kept = network(), Kept()
+    run(optimizer("adam"), f, f.initial(), Stopping(epochs=1), fresh(), on_checkpoint=kept)
     return kept[-1]
 
 
