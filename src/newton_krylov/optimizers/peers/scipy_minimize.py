@@ -106,7 +106,8 @@ class ScipyPeer(Optimizer):
         function, x0 = NumpyFunction(objective), _array(w0)
         start = time.perf_counter()
         point = settled(function.at(x0))
-        yield Step(point, seconds=time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        yield Step(point, seconds=seconds, note="live, through SciPy's callback")
         return (yield from resumable(partial(self._minimize, function, x0), surroundings))
 
     def _minimize(self, function: NumpyFunction, x0: Vector, emit: Callable[[Step], Any]) -> str:

@@ -67,9 +67,10 @@ class SklearnPeer(Optimizer):
 
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
         """Iterate from w0; ends by itself where scikit-learn does."""
-        fit, note = self._bind(objective, w0), ""
+        fit, note = self._bind(objective, w0), "rerun from here for every row"
         if self.starts_at_zero and torch.count_nonzero(w0):
-            w0, note = torch.zeros_like(w0), f"{self.solver} knows no start but zero"
+            w0 = torch.zeros_like(w0)
+            note = f"{note}; {self.solver} knows no start but zero"
         with objective.counts.unknown():
             yield Step(objective.at(w0), inner_iterations=math.nan, note=note, seconds=0.0)
             return (yield from self._reruns(objective, fit))
