@@ -193,6 +193,8 @@ class FunctionOperator(LinearOperator):
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply by a vector of shape (n,)."""
         Av = self._function(v)
+        if not isinstance(Av, Tensor):
+            raise TypeError(f"the function must return a torch tensor, not {type(Av).__name__}")
         # An identity may hand back its argument, which a caller could then overwrite.
         return Av.clone() if Av.data_ptr() == v.data_ptr() else Av
 

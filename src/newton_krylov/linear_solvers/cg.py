@@ -72,6 +72,7 @@ def _cycle(s: System) -> Status:
     z = r if M is None else M(r)
     p = z.clone()
     rz = torch.dot(r, z)
+    del z  # before M makes the next one
     rz_host = rz.item()
     if not rz_host > 0.0:
         return Status.BREAKDOWN
@@ -91,9 +92,11 @@ def _cycle(s: System) -> Status:
             return Status.BREAKDOWN
         x.add_(p, alpha=alpha * scale)
         drift = s.eps * s.norm_A * alpha * math.sqrt(pp) * scale
+        del Ap  # before the next product is made
         if status := s.advance(math.sqrt(rr_host) * scale, drift):
             return status
         if not rz_next > 0.0:
             return Status.BREAKDOWN
         torch.add(z, p, alpha=rz_next / rz_host, out=p)
+        del z
         rz_host = rz_next

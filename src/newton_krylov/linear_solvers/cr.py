@@ -110,6 +110,7 @@ def _cycle(s: System) -> Status:
         if status := s.advance(math.sqrt(rr) * scale, drift):
             return status
         z, z_next = z_next, z
+        del Az  # before the next product is made
         Az = s.product(z)
         zAz_next = torch.dot(z, Az)
         ratio = zAz_next / zAz

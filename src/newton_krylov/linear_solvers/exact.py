@@ -110,9 +110,10 @@ def _refine(s: System, factors: _Factors) -> LinearResult:
 
 def _factorize(s: System) -> _Factors | None:
     """Choose and run the factorization; None where the matrix is not finite."""
-    if s.A.has_solve:
-        return _Factors(s.A.solve)
-    matrix = s.A.dense()
+    A = s.A
+    if A.has_solve:
+        return _Factors(lambda r: A.solve(r).detach())
+    matrix = A.dense().detach()
     s.A = MatrixOperator(matrix, symmetric=s.A.symmetric)  # residuals of what is solved
     size = matrix.abs().max().item()
     if not math.isfinite(size):

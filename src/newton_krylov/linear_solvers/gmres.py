@@ -79,8 +79,8 @@ def gmres(
     def cycle(s: System) -> Status:
         while True:
             start = s.norms[-1]
-            sweep = _Sweep(s, side, _ORTHOGONALIZE[orthogonalization], restart)
-            if status := sweep.run():
+            # Not kept in a variable: one basis at a time.
+            if status := _Sweep(s, side, _ORTHOGONALIZE[orthogonalization], restart).run():
                 return status
             if not s.norms[-1] < start * (1.0 - s.eps):
                 return Status.STAGNATED

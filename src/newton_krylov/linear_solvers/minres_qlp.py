@@ -31,7 +31,7 @@ def minres_qlp(
     The iterates of MINRES, found through orthogonal transformations only (Q T P = L), so that
     rounding grows with the condition number and not with its square; where A is singular and b
     outside its range, x has the minimum length (from x0 = 0). Keeps 8 vectors of length n (x,
-    three of Lanczos's, three directions and the product), 11 with a preconditioner.
+    three of Lanczos's, three directions and the product), 12 with a preconditioner.
 
     Parameters
     ----------

@@ -364,7 +364,7 @@ def _is_symmetric(A: Any, operator: LinearOperator) -> bool:
     generator = torch.Generator().manual_seed(0)
     uv = torch.randn(2, operator.shape[0], generator=generator, dtype=operator.dtype)
     u, v = uv.to(operator.device)
-    Au, Av = operator.matvec(u), operator.matvec(v)
+    Au, Av = operator.matvec(u).detach(), operator.matvec(v).detach()
     difference = abs(torch.dot(u, Av) - torch.dot(v, Au))
     size = euclidean(u) * euclidean(Av) + euclidean(v) * euclidean(Au)
     return not float(difference) > torch.finfo(operator.dtype).eps ** 0.5 * size
