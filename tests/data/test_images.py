@@ -100,6 +100,15 @@ def test_augmentation_is_the_generators_alone(augmentation):
     assert torch.equal(X, draw())  # and the images are not changed
 
 
+@pytest.mark.parametrize("augmentation", ["none", "flip", "flip_crop"])
+@pytest.mark.parametrize("rows", [[0], [3, 4], [39], list(range(1, 40, 3))])
+def test_a_part_is_augmented_as_in_the_whole(augmentation, rows):
+    X, rows = draw(), torch.tensor(rows)
+    images = Images((0.0,) * 3, (1.0,) * 3, augmentation)
+    whole = images.augment(X, seeded())
+    assert torch.equal(images.augment(X[rows], seeded(), rows), whole[rows])
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
 def test_a_generator_of_the_gpu_serves_as_well():

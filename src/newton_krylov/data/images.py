@@ -48,7 +48,7 @@ class Images:
         )
         return X.to(dtype).sub_(255 * mean).div_(255 * std)
 
-    def augment(self, X: Tensor, generator: torch.Generator) -> Tensor:
+    def augment(self, X: Tensor, generator: torch.Generator, rows: Tensor | None = None) -> Tensor:
         """Change each image at random, on its device.
 
         Parameters
@@ -57,6 +57,10 @@ class Images:
             Images; not changed.
         generator : torch.Generator
             The source of randomness, on any device.
+        rows : Tensor, shape (n,), int64, optional
+            Each image's number; by default 0 to n - 1. With a generator on the CPU, what becomes
+            of an image depends on the generator's state and its number alone, so that several
+            processes can augment parts of a batch as one would augment the whole.
 
         Returns
         -------
@@ -66,26 +70,20 @@ class Images:
         if self.augmentation == "none":
             return X
         n, _, height, width = X.shape
+        count = n if rows is None else int(rows.max()) + 1
+        drawn = torch.rand(
+            count, 3, generator=generator, device=generator.device, dtype=torch.float64
+        )
+        drawn = (drawn if rows is None else drawn[rows.to(drawn.device)]).to(X.device)
         border = max(1, height // 8) if self.augmentation == "flip_crop" else 0
-        rows = _offsets(n, border, generator, X.device) + torch.arange(height, device=X.device)
-        columns = _offsets(n, border, generator, X.device) + torch.arange(width, device=X.device)
-        flipped = _integers(2, (n, 1), generator, X.device).bool()
-        columns = torch.where(flipped, columns.flip(1), columns)
+        offsets = (drawn[:, :2] * (2 * border + 1)).long()
+        down = offsets[:, :1] + torch.arange(height, device=X.device)
+        across = offsets[:, 1:] + torch.arange(width, device=X.device)
+        across = torch.where(drawn[:, 2:] < 0.5, across.flip(1), across)
         padded = torch.nn.functional.pad(X, (border,) * 4)
         images = torch.arange(n, device=X.device)[:, None, None]
-        taken = padded.permute(0, 2, 3, 1)[images, rows[:, :, None], columns[:, None, :]]
+        taken = padded.permute(0, 2, 3, 1)[images, down[:, :, None], across[:, None, :]]
         return taken.permute(0, 3, 1, 2).contiguous()
-
-
-def _offsets(n: int, border: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Draw where each image's window begins in the padded image, shape (n, 1)."""
-    return _integers(2 * border + 1, (n, 1), generator, device)
-
-
-def _integers(
-    high: int, shape: tuple[int, ...], generator: torch.Generator, device: torch.device
-) -> Tensor:
-    return torch.randint(high, shape, generator=generator, device=generator.device).to(device)
 
 
 def statistics(X: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
