@@ -133,15 +133,11 @@ def browser(folder: Path) -> Iterator[Page]:
     to_read, send = os.pipe()
     receive, to_write = os.pipe()
 
-    def connect() -> None:  # the protocol's pipes are the browser's files 3 and 4
-        copies = os.dup(to_read), os.dup(to_write)
-        os.dup2(copies[0], 3)
-        os.dup2(copies[1], 4)
-
+    # The shell makes the pipes the browser's files 3 and 4, where the protocol expects them.
+    connected = f'exec "$@" 3<&{to_read} 4>&{to_write}'
     process = subprocess.Popen(
-        [command, *FLAGS, f"--user-data-dir={folder / 'profile'}"],
-        preexec_fn=connect, pass_fds=(3, 4), close_fds=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        ["sh", "-c", connected, "sh", command, *FLAGS, f"--user-data-dir={folder / 'profile'}"],
+        pass_fds=(to_read, to_write), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(to_read)
     os.close(to_write)

@@ -11,6 +11,8 @@ from newton_krylov.report.tables import Table
 _MANY = 8
 """More values than this are not listed but counted."""
 
+_PACKAGES = "packages."
+
 _NOT_SHOWN = frozenset({"label"})
 """It is the row's own name."""
 
@@ -29,7 +31,7 @@ def differences_table(groups: Sequence[Study]) -> Table | None:
         A row a method, a column a key; None where all runs have the same settings.
     """
     records = [record for study in groups for record in study.records if record.config]
-    keys = [key for key in differences(records) if key not in _NOT_SHOWN] if records else []
+    keys = _telling(records) if records else []
     if not keys:
         return None
     several = len(groups) > 1
@@ -43,6 +45,22 @@ def differences_table(groups: Sequence[Study]) -> Table | None:
         for entry in study.entries
     ]
     return Table("Settings", ["Method", *(["Problem"] if several else []), *keys], rows)
+
+
+def _telling(records: Sequence[RunRecord]) -> list[str]:
+    """Return the keys that differ, but not those that only some parts have, alike in all of them.
+
+    That gradient descent has no `damping` is said by `optimizer.name` already.
+    """
+    different = differences(records)
+    shown = []
+    for key in different:
+        named = f"{key.rpartition('.')[0]}.name"
+        having = {record.settings[key] for record in records if key in record.settings}
+        implied = len(having) == 1 and named in different
+        if key not in _NOT_SHOWN and not implied:
+            shown.append(key)
+    return shown
 
 
 def _values(values: Sequence[Any]) -> str:
@@ -78,11 +96,17 @@ def environments_table(groups: Sequence[Study]) -> Table:
     each = [dict(environment) for environment in found]
     keys = list(dict.fromkeys(key for environment in each for key in environment))
     rows = [[key, *(environment.get(key, "–") for environment in each)] for key in keys]
-    rows.sort(key=lambda row: len(set(row[1:])) == 1)
+    different = [row for row in rows if len(set(row[1:])) > 1]
+    same = [row for row in rows if row not in different]
+    packages = [row for row in same if row[0].startswith(_PACKAGES)]
+    alike = [row for row in same if row not in packages]
+    if packages:
+        listed = ", ".join(f"{row[0].removeprefix(_PACKAGES)} {row[1]}" for row in packages)
+        alike.append(["packages", *([listed] * len(each))])
     heads = ["Property", *(_who(labels) for labels in found.values())]
     if len(found) == 1:
         heads[1] = "All runs"
-    return Table("Environment", heads, rows)
+    return Table("Environment", heads, different + alike)
 
 
 def _who(labels: Sequence[str]) -> str:
@@ -94,7 +118,7 @@ def _who(labels: Sequence[str]) -> str:
 def _environment(record: RunRecord) -> tuple[tuple[str, str], ...]:
     """Return what a run ran in, name to text, without what is its own: the command."""
     told = {key: value for key, value in record.environment.items() if key != "command"}
-    flat = {key.removeprefix("packages."): value for key, value in flatten(told).items()}
+    flat = flatten(told)
     flat["device"] = record.summary.get("device")
     if not record.environment:
         flat["environment"] = "not recorded"

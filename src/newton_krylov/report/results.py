@@ -1,5 +1,6 @@
 """What methods reached and what it cost them, as tables."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -218,7 +219,7 @@ def times_words(study: Study) -> tuple[str, str]:
 
 
 def _gap(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.1e}"
+    return "–" if np.isnan(value) else f"{value:.1e}" if value else "0"
 
 
 def _percent(share: float) -> str:
@@ -237,7 +238,7 @@ def _spread(seconds: Array) -> str:
 
 
 def fastest_text(study: Study) -> str | None:
-    """Say in one sentence who is first at the hardest target that any method reached.
+    """Say in a sentence or two who is first.
 
     Parameters
     ----------
@@ -247,27 +248,31 @@ def fastest_text(study: Study) -> str | None:
     Returns
     -------
     str or None
-        None where no method reached any target, or there is but one.
+        None where no method reached any target, or there is but one method.
     """
-    found = times(study)
-    for target in reversed(study.targets):
-        ranked = sorted(
-            (time.seconds, entry.label)
-            for time, entry in zip(found[target], study.entries, strict=True)
-            if np.isfinite(time.seconds)
-        )
-        if not ranked or len(study.entries) < 2:
-            continue
-        (seconds, label), others = ranked[0], ranked[1:]
-        place = times_words(study)[0].removeprefix("Time to ")
-        text = (
-            f"{label} is the first at {place} {target_text(target)}, after {seconds_text(seconds)}"
-        )
-        if not others:
-            return f"{text}; no other method gets there."
-        ratio = others[0][0] / seconds if seconds else float("inf")
-        return f"{text}; {others[0][1]} follows, {ratio:.2f} times as long."
-    return None
+    if study.headline is None or len(study.entries) < 2:
+        return None
+    (seconds, label), *others = _finishers(study, study.headline)
+    text = f"{label} is the first at {_place(study, study.headline)}, after {seconds_text(seconds)}"
+    if not others:
+        return f"{text}; no other method gets there."
+    ratio = others[0][0] / seconds if seconds else math.inf
+    text = f"{text}; {others[0][1]} follows, {ratio:.2f} times as long."
+    for target in reversed(study.targets[study.targets.index(study.headline) + 1 :]):
+        for seconds, label in _finishers(study, target):  # at most one method gets there
+            place = target_text(target)
+            return f"{text} Only {label} gets to {place}, after {seconds_text(seconds)}."
+    return text
+
+
+def _finishers(study: Study, target: Target) -> list[tuple[float, str]]:
+    """Return seconds and labels of the methods that reach a target, the fastest first."""
+    reached = zip(times(study)[target], study.entries, strict=True)
+    return sorted((t.seconds, e.label) for t, e in reached if math.isfinite(t.seconds))
+
+
+def _place(study: Study, target: Target) -> str:
+    return f"{times_words(study)[0].removeprefix('Time to ')} {target_text(target)}"
 
 
 def entry_text(entry: Entry) -> str:

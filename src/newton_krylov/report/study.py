@@ -279,16 +279,32 @@ class Study:
         ]
 
     @cached_property
+    def headline(self) -> Target | None:
+        """The hardest target that two methods reach, else one; by it methods are ranked."""
+        for least in (2, 1):
+            for target in reversed(self.targets):
+                reached = [math.isfinite(self._time(entry, target)) for entry in self.entries]
+                if sum(reached) >= least:
+                    return target
+        return None
+
+    @cached_property
     def ranked(self) -> list[Entry]:
-        """The methods, the best first: whoever reaches the hardest target soonest."""
+        """The methods, the best first: by their times to the headline, then to easier targets."""
+        targets = self.targets
+        easier = targets[: targets.index(self.headline) + 1] if self.headline else []
 
         def place(entry: Entry) -> tuple[float, ...]:
-            times = (float(np.median(entry.cost_to(target))) for target in reversed(self.targets))
             loss = entry.last("loss")
             loss = loss[np.isfinite(loss)]
+            times = (self._time(entry, target) for target in reversed(easier))
             return (*times, float(np.median(loss)) if loss.size else math.inf)
 
         return sorted(self.entries, key=place)
+
+    @staticmethod
+    def _time(entry: Entry, target: Target) -> float:
+        return float(np.median(entry.cost_to(target)))
 
 
 def power_text(value: float) -> str:

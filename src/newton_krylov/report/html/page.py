@@ -74,6 +74,7 @@ def write_page(groups: Sequence[Study]) -> str:
             style=_file("report.css"),
             scripts=scripts,
             data=data,
+            title=_title(groups),
             cards=_cards(groups),
             studies=[_study_view(i, study) for i, study in enumerate(groups)],
             wrong=[(s.problem.title, *line) for s in groups for line in failures(s)],
@@ -124,6 +125,12 @@ def _digest(text: str) -> str:
 
 
 # --- views: what the template shows ---------------------------------------------------------
+
+
+def _title(groups: Sequence[Study]) -> str:
+    records = [record for study in groups for record in study.records]
+    names = ", ".join(dict.fromkeys(record.study for record in records if record.study))
+    return f"{names or 'Runs'}: {number_text(len(records))} runs compared"
 
 
 def _cards(groups: Sequence[Study]) -> list[dict[str, Any]]:

@@ -181,7 +181,7 @@
   }
 
   function layout(panel, x, y) {
-    x.nticks = Math.max(3, Math.floor(panel.clientWidth / 80));
+    x.nticks = Math.max(3, Math.floor(panel.clientWidth / (x.ticksuffix ? 100 : 80)));
     const font = { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("--ink") };
     return {
       font,
