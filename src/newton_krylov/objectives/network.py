@@ -23,7 +23,7 @@ from newton_krylov.objectives.network_curvature import (
     Kept,
     OutputGraph,
 )
-from newton_krylov.objectives.network_inputs import Activations, Inputs, Samples
+from newton_krylov.objectives.network_inputs import Activations, Inputs, Samples, augmented
 from newton_krylov.objectives.network_layout import Layout, even_spans, flat, run, stages_of
 from newton_krylov.objectives.network_noise import FixedForward, Seen
 from newton_krylov.operators import LinearOperator
@@ -102,6 +102,7 @@ class Network(Objective):
         self.dtype, self.device = dtype, X.device
         self.counts, self.share = Counts(), 1.0
         self._inputs: Inputs = Samples(X, dtype, images)
+        self._training = self._inputs, Split(X, y)  # all samples, without noise
         self._base: Tensor | None = None  # the whole network's weights, where some are held
         self._first = 0  # the first stage with a free weight
         self._evaluated: dict[int, tuple[Tensor, Tensor, tuple[float, float]]] = {}
@@ -215,6 +216,25 @@ class Network(Objective):
         part._bind(self.y[index])
         return part
 
+    def batch(self, index: Tensor, generator: torch.Generator) -> "Network":
+        """Bind the same network to a mini-batch of the training.
+
+        Parameters
+        ----------
+        index : Tensor, shape (m,), int64
+            Sample numbers.
+        generator : torch.Generator
+            Seeds dropout and augmentation, where there are any; else it is left alone.
+
+        Returns
+        -------
+        Network
+            The mean over those samples.
+        """
+        random = bool(self._seen.dropout) or augmented(self._inputs)
+        noise = int(torch.randint(2**62, (), generator=generator)) if random else None
+        return self.subset(index, noise=noise)
+
     def restricted(self, layers: Sequence[str], w: Tensor) -> "Network":
         """Free some layers' weights and hold the others.
 
@@ -322,6 +342,13 @@ class Network(Objective):
         """
         return 4 * torch.finfo(self.dtype).eps * (1 + abs(value))
 
+    @property
+    def training(self) -> Split | None:
+        """The training split, where this is the objective of all of it, of classes, unmasked."""
+        inputs, split = self._training
+        whole = self._base is None and self._inputs is inputs
+        return split if whole and not split.y.is_floating_point() else None
+
     def evaluate(self, w: Tensor, split: Split) -> tuple[float, float]:
         """Return mean loss and accuracy over a split, in evaluation mode.
 
@@ -395,6 +422,8 @@ class NetworkPoint(Point):
             if len(f.spans) == 1:
                 self._forward = self._span(0)
                 self._loss = float(self._forward[1].detach())
+            elif f.training is not None:  # the accuracy, asked for next, comes with it
+                self._loss = f.evaluate(self.w, f.training)[0]
             else:
                 self._loss = self._summed()
         return self._loss + f.penalty(self.w)

@@ -166,7 +166,7 @@ class Activations(Inputs):
 
     def _sound(self, seed: int | None) -> int:
         """Count the stages whose known activations stay right for other noise and batches."""
-        if seed is not None and _augmented(self.source):
+        if seed is not None and augmented(self.source):
             return 0
         changing = self.seen.batch_norm | (self.seen.dropout if seed is not None else set())
         at = [k for k, stage in enumerate(self.stages) if stage.number in changing]
@@ -232,7 +232,8 @@ class _Table(Inputs):
         return _Table(self.values[index], _noise(self.noise, index, seed))
 
 
-def _augmented(inputs: Inputs) -> bool:
+def augmented(inputs: Inputs) -> bool:
+    """Tell whether noise changes the samples themselves, in front of any frozen stages."""
     while isinstance(inputs, Activations):
         inputs = inputs.source
     return isinstance(inputs, Samples) and inputs.augmented
