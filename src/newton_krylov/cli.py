@@ -4,6 +4,7 @@ Nothing heavy is imported before it is needed: `--help` and shell completion ans
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,7 @@ def main(config_dir: Path, arguments: Sequence[str] | None = None) -> int:
         one sentence), 130 or 143 if a signal ended it.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
     try:
         return _command(config_dir, given)
     except UserError as error:
@@ -180,9 +182,17 @@ class _Command:
             from newton_krylov.resume import latest
 
             folder = latest(folder.parents[1], list(config.hydra.overrides.task), sweep=sweep)
+        _make(folder)
         mode = RunMode.MULTIRUN if sweep else RunMode.RUN
         pinned = [*overrides, f"hydra.mode={mode.name}", f"{key}={_quoted(str(folder))}"]
         return cls(pinned, sweep, folder, config)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}.") from error
 
 
 def _single(hydra: Any, command: _Command) -> int:

@@ -24,6 +24,10 @@ class UnsupportedError(UserError):
     """A combination of parts that makes no sense, such as `cg` on a nonsymmetric operator."""
 
 
+class CombinationError(ConfigError, UnsupportedError):
+    """Choices that are right each by itself but do not go together; a sweep leaves them out."""
+
+
 def suggest(word: str, choices: Iterable[str]) -> str:
     """Return `"; did you mean 'x'? Choices: a, b, x"` for a wrong `word`.
 

@@ -22,7 +22,7 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from newton_krylov.data.dataset import Dataset
-from newton_krylov.errors import ConfigError, UnsupportedError
+from newton_krylov.errors import CombinationError, UnsupportedError
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
 from newton_krylov.operators import LinearOperator
 from newton_krylov.registry import register
@@ -59,7 +59,7 @@ class EntropicTransport(Objective):
 
     def __init__(self, dataset: Dataset, eta: PositiveFloat = 1200.0) -> None:
         if dataset.task != "transport":
-            raise ConfigError(
+            raise CombinationError(
                 f"loss=entropic_transport needs a transport problem (dataset=transport), "
                 f"but dataset={dataset.name} is none."
             )

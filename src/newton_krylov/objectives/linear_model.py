@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from newton_krylov.data.dataset import Dataset, Split
-from newton_krylov.errors import ConfigError
+from newton_krylov.errors import CombinationError
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
 from newton_krylov.objectives.features import Features
 from newton_krylov.operators import LinearOperator
@@ -85,7 +85,7 @@ class LinearModel(Objective):
 
     Raises
     ------
-    ConfigError
+    CombinationError
         If the data set's task is not this loss's.
     """
 
@@ -96,7 +96,7 @@ class LinearModel(Objective):
 
     def __init__(self, dataset: Dataset, l2: float) -> None:
         if dataset.task != self.task:
-            raise ConfigError(
+            raise CombinationError(
                 f"loss={self.name} needs {_KINDS[self.task]}, but dataset={dataset.name} has "
                 f"{_KINDS[dataset.task]}; choose {_ALTERNATIVES[dataset.task]}."
             )
