@@ -17,6 +17,7 @@ from newton_krylov import (
     curvature,
     data,
     device,
+    distributed,
     linear_solvers,
     models,
     objectives,
@@ -47,6 +48,7 @@ from newton_krylov.record import FIGURES, TRACE, Record
 from newton_krylov.registry import import_plugins
 from newton_krylov.resume import Earlier, earlier
 from newton_krylov.runner import Outcome, RunResult, run
+from newton_krylov.spectrum.watch import Watch
 from newton_krylov.trace import Row, TraceWriter
 from newton_krylov.tracking.base import Tracker
 
@@ -54,6 +56,7 @@ ROOMS = (
     curvature,
     data,
     device,
+    distributed,
     linear_solvers,
     models,
     objectives,
@@ -138,6 +141,7 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
         finally:
             interruption.hold()
             experiment.finish(started)
+            distributed.leave()
     return record
 
 
@@ -221,7 +225,7 @@ def start_of(config: RunConfig, objective: Objective) -> Tensor:
     """
     generator, _ = generators(config.settings.seed)
     shape, kind = objective.dim, config.settings.start
-    if isinstance(objective, Network) and kind == "model":
+    if isinstance(objective, Network | distributed.DataParallelNetwork) and kind == "model":
         return objective.initial()
     if kind == "uniform":
         w0 = torch.rand(shape, generator=generator, dtype=torch.float64)
@@ -296,16 +300,17 @@ class _Experiment:
 
     def run(self) -> None:
         """Load, solve for the optimum, run the optimizer, keep what came of it."""
-        dataset = self._dataset()
+        whole = self._dataset()
         self._note(
             device=str(self.place),
             dtype=self.config.settings.dtype,
-            dataset=_description(dataset),
+            dataset=_description(whole),
         )
-        objective = objective_of(self.config, dataset)
+        dataset, objective = self._shared_out(whole)
         optimizer: Optimizer = self.config.build("optimizer", **self.parts)
         self.tracker.start(self.record, self.job.parent)
-        optimum = self._optimum(dataset, objective)
+        optimum = self._optimum(whole, objective)
+        del whole  # of several processes, each keeps its own part alone
         if not self.job.in_sweep:
             print_heading(self.out, self.config.label, self.record.summary)
         result = self._optimize(optimizer, objective, dataset, optimum)
@@ -373,6 +378,18 @@ class _Experiment:
             str(self.place),
         )
 
+    def _shared_out(self, whole: Dataset) -> tuple[Dataset, Objective]:
+        """Return this process's samples, and the objective over those of all processes."""
+        team = distributed.current()
+        if team is None:
+            return whole, objective_of(self.config, whole)
+        distributed.refuse(self.config.name_of("optimizer"), self.config.name_of("hessian_approx"))
+        self._note(processes=team.size)
+        dataset = distributed.shard(whole, team)
+        _load.cache_clear()
+        local = objective_of(self.config, dataset)
+        return dataset, distributed.data_parallel(local, team, len(whole.train))
+
     def _optimum(self, dataset: Dataset, objective: Objective) -> Optimum | None:
         settings = self.config.settings
         if settings.optimum == "none" or objective.convexity is None:
@@ -396,8 +413,13 @@ class _Experiment:
     ) -> RunResult:
         w0 = start_of(self.config, objective)
         _, generator = generators(self.config.settings.seed)
+        watch = self._watch(objective)
         writer = self._trace_writer()
-        with self._closing(writer), Progress(self.out, shown=not self.job.in_sweep) as progress:
+        with (
+            self._closing(watch),
+            self._closing(writer),
+            Progress(self.out, shown=not self.job.in_sweep) as progress,
+        ):
 
             def on_row(row: Row) -> None:
                 try:
@@ -411,7 +433,7 @@ class _Experiment:
             for row in [] if self.checkpoint is None else self.checkpoint.rows:
                 self.tracker.log(row)
                 progress(row)
-            return run(
+            result = run(
                 optimizer,
                 objective,
                 w0,
@@ -421,11 +443,19 @@ class _Experiment:
                 test=dataset.test,
                 optimum=None if optimum is None else optimum.value,
                 on_row=on_row,
+                on_step=watch.step,
                 resume=self.checkpoint,
                 on_checkpoint=Saver(
                     self.record.folder / CHECKPOINT, self.config.settings.checkpoint_seconds
                 ),
             )
+            watch.end(result)
+            return result
+
+    def _watch(self, objective: Objective) -> Watch:
+        """Look at the curvature's spectrum along the run, where that is asked for."""
+        last = -1 if self.checkpoint is None else self.checkpoint.rows[-1].iteration
+        return Watch(self.config, objective, self.record.folder, self.tracker.log, last)
 
     def _trace_writer(self) -> TraceWriter:
         path = self.record.folder / TRACE
@@ -435,7 +465,7 @@ class _Experiment:
             raise UserError(_cannot_write(path, error)) from error
 
     @contextmanager
-    def _closing(self, writer: TraceWriter) -> Iterator[None]:
+    def _closing(self, writer: TraceWriter | Watch) -> Iterator[None]:
         try:
             yield
         finally:

@@ -313,6 +313,21 @@ class Objective(ABC):
         """
         return 10 * torch.finfo(self.dtype).eps * max(abs(value), torch.finfo(self.dtype).tiny)
 
+    def agreed(self, value: float) -> float:
+        """Return what every process of the run is to take for a number that each measures itself.
+
+        Parameters
+        ----------
+        value : float
+            Such as a time.
+
+        Returns
+        -------
+        float
+            `value`, where there is one process.
+        """
+        return value
+
     def suboptimality_bound(self, point: Point) -> float:
         """Return a certified bound on f(w) - min f.
 

@@ -1,0 +1,31 @@
+"""`device=distributed`: the processes that torchrun started, each with its own processor or GPU."""
+
+from typing import Literal
+
+import torch
+from pydantic import PositiveInt
+
+from newton_krylov.distributed.team import join
+from newton_krylov.registry import register
+
+
+@register("device", "distributed")
+def distributed(
+    *, backend: Literal["auto", "gloo", "nccl"] = "auto", threads: PositiveInt | None = None
+) -> torch.device:
+    """Compute in the processes of `torchrun`, each on a part of the samples.
+
+    Parameters
+    ----------
+    backend : {"auto", "gloo", "nccl"}
+        gloo sums on processors, nccl on NVIDIA GPUs; auto takes nccl where each process of this
+        machine has a GPU of its own.
+    threads : int or None
+        Of torch's operations in each process; None leaves torch's own choice.
+
+    Returns
+    -------
+    torch.device
+        This process's.
+    """
+    return join(backend, threads).device
