@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from newton_krylov.errors import ConfigError, suggest
+from newton_krylov.errors import CombinationError, ConfigError, suggest
 from newton_krylov.registry import Entry, entry
 from newton_krylov.runner import Stopping
+from newton_krylov.spectrum.observer import OWN, Observation
 
 GROUPS = (
     "dataset",
@@ -83,6 +84,7 @@ class Settings:
 
 _SETTINGS = Entry("", "run", Settings)
 _STOP = entry("stop", "criteria")
+_SPECTRUM = entry("spectrum", "observation")
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,14 @@ class RunConfig:
         Its top level.
     stopping : Stopping
         When to stop.
+    observation : Observation
+        What to look at of the curvature's spectrum, and when.
     """
 
     plain: dict[str, Any]
     settings: Settings
     stopping: Stopping
+    observation: Observation
 
     def name_of(self, group: str) -> str:
         """Return the name of the part chosen from a group."""
@@ -144,18 +149,24 @@ def check(plain: Mapping[str, Any]) -> RunConfig:
         For the first thing that is wrong.
     """
     top = [field.name for field in fields(Settings)]
-    known = [*GROUPS, "stop", *top]
+    known = [*GROUPS, "stop", "spectrum", *top]
     for key in plain:
         if key not in known:
             raise ConfigError(f"'{key}' is not a key of the configuration{suggest(key, known)}")
     checked: dict[str, Any] = {group: _part(group, plain.get(group)) for group in GROUPS}
     checked["stop"] = _STOP.validate(_mapping("stop", plain.get("stop", {})))
+    checked["spectrum"] = _SPECTRUM.validate(_mapping("spectrum", plain.get("spectrum", {})))
     settings = _SETTINGS.validate({key: plain[key] for key in top if key in plain})
     settings["name"] = _study(plain.get("name", Settings.name))
     _choose(settings, network=_takes_network(checked["loss"]))
     whole = {**checked, **settings}
     del whole["resume"]
-    config = RunConfig(whole, Settings(**settings), Stopping(**checked["stop"]))
+    config = RunConfig(
+        whole,
+        Settings(**settings),
+        Stopping(**checked["stop"]),
+        Observation(**checked["spectrum"]),
+    )
     _refuse_senseless(config)
     return config
 
@@ -210,6 +221,8 @@ def _choose(settings: dict[str, Any], *, network: bool) -> None:
 
 
 def _mapping(key: str, node: Any) -> Mapping[str, Any]:
+    if node is None:
+        raise ConfigError(f"{key} is missing: choose a part, for example {key}=NAME.")
     if not isinstance(node, Mapping):
         raise ConfigError(f"{key} must be a group of keys, but is {node!r}.")
     return node
@@ -219,14 +232,18 @@ def _refuse_senseless(config: RunConfig) -> None:
     stop, loss, model = config.stopping, config.name_of("loss"), config.name_of("model")
     if not _takes_network(config.plain["loss"]):
         if model != "auto":
-            raise ConfigError(
+            raise CombinationError(
                 f"model={model} needs a loss of networks, such as loss=cross_entropy; "
                 f"loss={loss} is of a linear model."
             )
         if config.settings.start == "model":
-            raise ConfigError(f"start=model needs a network, but loss={loss} has none.")
+            raise CombinationError(f"start=model needs a network, but loss={loss} has none.")
+    if config.observation.of != OWN:
+        entry("hessian_approx", config.observation.of)
     if stop.suboptimality is not None and config.settings.optimum == "none":
-        raise ConfigError("stop.suboptimality needs a certified optimum: set optimum=certified.")
+        raise CombinationError(
+            "stop.suboptimality needs a certified optimum: set optimum=certified."
+        )
     if all(value is None for value in config.plain["stop"].values()):
         raise ConfigError("Nothing would stop the run: set a key of stop, for example stop.epochs.")
 

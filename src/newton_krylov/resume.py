@@ -11,7 +11,7 @@ from newton_krylov.checkpoint import CHECKPOINT, Checkpoint
 from newton_krylov.errors import DataError, UserError
 from newton_krylov.record import CONFIG, Record, SweepRecord, flatten
 
-_INCIDENTAL = ("tracking", "data_dir", "checkpoint_seconds")
+_INCIDENTAL = ("tracking", "data_dir", "checkpoint_seconds", "spectrum")
 """Keys that do not change what a run computes: a run may be continued with others."""
 
 

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
@@ -19,6 +20,13 @@ from newton_krylov.registry import register
 from newton_krylov.trace import OnRow, Row
 
 _log = logging.getLogger(__name__)
+
+OnStep = Callable[[Row, Point], None]
+"""Called after every step with its row and its point, outside the timed region."""
+
+
+def _ignore(row: Row, point: Point) -> None:
+    """Look at nothing."""
 
 
 class Outcome(StrEnum):
@@ -196,6 +204,7 @@ def run(
     test: Split | None = None,
     optimum: float | None = None,
     on_row: OnRow | None = None,
+    on_step: OnStep = _ignore,
     resume: Checkpoint | None = None,
     on_checkpoint: OnCheckpoint | None = None,
 ) -> RunResult:
@@ -222,6 +231,8 @@ def run(
         The certified optimal value.
     on_row : callable, optional
         Called with each row.
+    on_step : callable, optional
+        Called with each row and its point, after `on_row`, to look at more than the trace holds.
     resume : Checkpoint, optional
         Go on from here instead of w0: of the same optimizer, objective and generator.
     on_checkpoint : OnCheckpoint, optional
@@ -257,12 +268,13 @@ def run(
                 step = next(steps)
             except StopIteration as end:
                 return RunResult(Outcome.ENDED, str(end.value), rows, w)
-            seconds = clock() - start
+            seconds = objective.agreed(clock() - start)
             row = meter.row(step, seconds if step.seconds is None else step.seconds)
             w = step.point.w if math.isfinite(row.loss) else w
             rows.append(row)
             if on_row is not None:
                 on_row(row)
+            on_step(row, step.point)
             if on_checkpoint is not None and on_checkpoint.due and len(rows) > 1:
                 _keep(on_checkpoint, optimizer, objective, step.point.w, generator, rows)
             stop = stopping.reason(*_last_two(rows))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,21 @@ class Row:
         row = asdict(self)
         del row["iteration"], row["note"]
         return row
+
+
+class Measured(Protocol):
+    """What a tracker takes: numbers with their place in a run."""
+
+    @property
+    def iteration(self) -> int:
+        """Which step they belong to."""
+
+    @property
+    def seconds(self) -> float:
+        """The optimizer's own time until then."""
+
+    def metrics(self) -> dict[str, float]:
+        """Return the numbers by name."""
 
 
 OnRow = Callable[[Row], None]

@@ -34,7 +34,7 @@ _REPETITION_KEYS = frozenset({"seed", "repeat"})
 """Runs whose configurations differ in these only are repetitions of one another."""
 
 _INCIDENTAL_KEYS = frozenset(
-    {"data_dir", "tracking", "label", "name", "objective_metric", "benchmark"}
+    {"data_dir", "tracking", "label", "name", "objective_metric", "benchmark", "spectrum"}
 )
 """Say where a run was filed and what it was called, not what was computed."""
 

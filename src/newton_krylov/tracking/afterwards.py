@@ -6,7 +6,8 @@ from pathlib import Path
 
 from newton_krylov.errors import UserError
 from newton_krylov.record import TRACE, Record, SweepRecord
-from newton_krylov.trace import Row, read_trace
+from newton_krylov.spectrum.snapshot import SPECTRUM, Snapshot, read_snapshots
+from newton_krylov.trace import Measured, Row, read_trace
 from newton_krylov.tracking import mlflow_sender
 from newton_krylov.tracking.mlflow_sender import Sender
 from newton_krylov.tracking.unfinished import forget, load
@@ -84,7 +85,8 @@ def send(sender: Sender, record: Record) -> Sent:
     if run_id is None:
         run_id = mlflow_sender.start(sender, record, _parent(sender, record, name))
     known = sender.last_step(run_id)
-    missing = [row for row in rows if row.iteration > known]
+    seen: list[Measured] = [*rows, *_snapshots(record.folder)]
+    missing = [row for row in seen if row.iteration > known]
     if what == "was there" and (missing or not sender.ended(run_id)):
         what = "completed"
     record.update(mlflow_run_id=run_id, tracking_uri=sender.uri, tracking_problem=None)
@@ -118,6 +120,13 @@ def _rows(folder: Path) -> list[Row]:
         return []
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{folder / TRACE} cannot be read: {error}.") from error
+
+
+def _snapshots(folder: Path) -> list[Snapshot]:
+    try:
+        return read_snapshots(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / SPECTRUM} cannot be read: {error}.") from error
 
 
 def _uri_of(record: Record) -> str | None:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from newton_krylov.record import Record
-from newton_krylov.trace import Row
+from newton_krylov.trace import Measured
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Tracker(ABC):
         """
 
     @abstractmethod
-    def log(self, row: Row) -> None:
-        """Take a row; may keep it for a while."""
+    def log(self, row: Measured) -> None:
+        """Take a row of the trace, or what else was measured; may keep it for a while."""
 
     @abstractmethod
     def finish(self) -> None:

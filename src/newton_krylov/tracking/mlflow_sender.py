@@ -15,7 +15,7 @@ from filelock import FileLock
 from newton_krylov.checkpoint import CHECKPOINT
 from newton_krylov.data.files import cache_dir
 from newton_krylov.record import Record, flatten
-from newton_krylov.trace import Row
+from newton_krylov.trace import Measured
 
 RECORD_TAG = "newton_krylov.record"
 """The tag that carries a record's own identifier, by which a second sending finds the first."""
@@ -228,7 +228,7 @@ class Sender:
         self,
         run_id: str,
         *,
-        rows: Sequence[Row] = (),
+        rows: Sequence[Measured] = (),
         started: float = 0.0,
         totals: Mapping[str, Any] | None = None,
         end: float = 0.0,
@@ -245,8 +245,8 @@ class Sender:
         ----------
         run_id : str
             MLflow's identifier.
-        rows : sequence of Row
-            Of the trace, in order.
+        rows : sequence of Measured
+            Of the trace and of what else was observed, in order.
         started, end : float
             Of the run, seconds since the epoch.
         totals : mapping, optional
@@ -364,7 +364,7 @@ def finish(
     sender: Sender,
     run_id: str,
     record: Record,
-    rows: Sequence[Row],
+    rows: Sequence[Measured],
     last_step: int,
     *,
     with_config: bool,
@@ -379,7 +379,7 @@ def finish(
         MLflow's identifier.
     record : Record
         Its summary tells the end.
-    rows : sequence of Row
+    rows : sequence of Measured
         That have not been sent.
     last_step : int
         The last iteration; -1 if none.
@@ -421,7 +421,7 @@ def _one_migration(uri: str) -> Iterator[None]:
         yield
 
 
-def _row_metrics(rows: Iterable[Row], started: float) -> Iterator[Any]:
+def _row_metrics(rows: Iterable[Measured], started: float) -> Iterator[Any]:
     for row in rows:
         yield from _metrics(row.metrics(), started + row.seconds, row.iteration)
 

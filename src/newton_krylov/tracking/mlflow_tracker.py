@@ -9,7 +9,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from newton_krylov.record import Record
 from newton_krylov.registry import register
-from newton_krylov.trace import Row
+from newton_krylov.trace import Measured, Row
 from newton_krylov.tracking import afterwards, mlflow_sender, unfinished
 from newton_krylov.tracking.base import Place, Tracker
 from newton_krylov.tracking.mlflow_sender import Sender
@@ -46,7 +46,7 @@ class MLflowTracker(Tracker):
         self._record: Record | None = None
         self._run_id: str | None = None
         self._problem: str | None = None
-        self._rows: list[Row] = []
+        self._rows: list[Measured] = []
         self._last_step = -1
         self._config_sent = False
         self._last_flush = time.monotonic()
@@ -78,10 +78,10 @@ class MLflowTracker(Tracker):
             self.send(dead)
         self._last_flush = time.monotonic()
 
-    def log(self, row: Row) -> None:
+    def log(self, row: Measured) -> None:
         """Keep the row; send all that is kept every `flush_seconds`."""
-        if row.iteration <= self._last_step:  # of a run that is continued; it is there
-            return
+        if isinstance(row, Row) and row.iteration <= self._last_step:
+            return  # of a run that is continued; it is there
         self._rows.append(row)
         if time.monotonic() - self._last_flush >= self.flush_seconds:
             self._attempt(self._flush)

@@ -2,7 +2,7 @@
 
 from newton_krylov.record import Record
 from newton_krylov.registry import register
-from newton_krylov.trace import Row
+from newton_krylov.trace import Measured
 from newton_krylov.tracking.base import Place, Tracker
 
 
@@ -15,7 +15,7 @@ class NoTracker(Tracker):
     def start(self, record: Record, parent: str | None) -> None:
         """Do nothing."""
 
-    def log(self, row: Row) -> None:
+    def log(self, row: Measured) -> None:
         """Do nothing."""
 
     def send(self, record: Record) -> None:
