@@ -50,10 +50,10 @@ def lanczos(
 
     Lanczos (1950) with every new vector orthogonalized twice against the whole basis, so no
     spurious copies of eigenvalues appear (Parlett, "The Symmetric Eigenvalue Problem", 1998,
-    chapter 13). Where the Krylov space of the start is exhausted, a fresh random vector carries
-    on, so multiple eigenvalues are found as often as they occur. Where the basis is full, the best
-    Ritz vectors make a new one (thick restarts; Wu and Simon, "Thick-restart Lanczos method for
-    large symmetric eigenvalue problems", 2000).
+    chapter 13). Where the Krylov space of the start is exhausted before there are k pairs, a fresh
+    random vector carries on; still, copies of a multiple eigenvalue may be missing. Where the basis
+    is full, the best Ritz vectors make a new one (thick restarts; Wu and Simon, "Thick-restart
+    Lanczos method for large symmetric eigenvalue problems", 2000).
 
     Parameters
     ----------

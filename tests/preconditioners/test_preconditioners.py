@@ -1,0 +1,211 @@
+"""Preconditioners: what they are, what they are worth, and that they hide no residual."""
+
+import pytest
+import torch
+from cases import CASE, ITERATIVE, LIMIT, Solver, rounding, spread, symmetric, true_residual
+from problems import DTYPES, randn
+from torch import Tensor
+
+from newton_krylov.linear_solvers import cg, cr, gmres, minres
+from newton_krylov.operators import LinearOperator, MatrixOperator, ShiftedOperator
+from newton_krylov.preconditioners.base import PreconditionerBuilder
+from newton_krylov.preconditioners.jacobi import Jacobi
+from newton_krylov.preconditioners.none import NoPreconditioner
+from newton_krylov.preconditioners.nystrom import Nystrom, nystrom_approximation
+from newton_krylov.registry import entry, names
+
+DEFINITE = ["spd", "laplacian", "badly_scaled", "tiny_numbers", "huge_numbers", "one"]
+BUILDERS: dict[str, PreconditionerBuilder] = {
+    "jacobi": Jacobi(), "nystrom": Nystrom(rank=10), "none": NoPreconditioner(),
+}  # fmt: skip
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def matrix_of(builder: PreconditionerBuilder, A: Tensor) -> Tensor:
+    """Return the preconditioner as a matrix."""
+    M = builder.build(MatrixOperator(A), generator())
+    eye = torch.eye(len(A), dtype=A.dtype)
+    return eye if M is None else torch.stack([M(e) for e in eye], dim=1)
+
+
+def test_every_registered_preconditioner_is_here() -> None:
+    assert set(BUILDERS) == set(names("preconditioner"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", [*DEFINITE, "semidefinite", "ill_conditioned"])
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_is_symmetric_positive_definite(builder: str, name: str, dtype: torch.dtype) -> None:
+    M = matrix_of(BUILDERS[builder], CASE[name].at(dtype)[0]).double()
+    size = float(M.abs().max())
+    assert torch.allclose(M, M.T, atol=1e3 * torch.finfo(dtype).eps * size, rtol=0.0)
+    assert torch.linalg.eigvalsh(M).min() > 0
+
+
+@pytest.mark.parametrize("name", ["indefinite", "one_negative", "saddle_point", "swap"])
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_stays_definite_where_the_matrix_is_not(builder: str, name: str) -> None:
+    M = matrix_of(BUILDERS[builder], CASE[name].system[0])
+    assert torch.linalg.eigvalsh((M + M.T) / 2).min() > 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", [*DEFINITE, "badly_scaled"])
+@pytest.mark.parametrize("builder", BUILDERS)
+@pytest.mark.parametrize("solver", ITERATIVE, ids=str)
+def test_the_residual_that_is_reported_and_stopped_on_is_the_true_one(
+    solver: Solver, builder: str, name: str, dtype: torch.dtype
+) -> None:
+    A, b = CASE[name].at(dtype)
+    M = BUILDERS[builder].build(MatrixOperator(A), generator())
+    rtol = 1e-3 if dtype is torch.float32 else 1e-8
+    trues: list[float] = []
+    result = solver(
+        A, b, M=M, rtol=rtol, maxiter=LIMIT,
+        callback=lambda x, _: trues.append(true_residual(A, b, x)),
+    )  # fmt: skip
+    assert result.converged
+    slack = rounding(A, b, result.x)
+    assert true_residual(A, b, result.x) <= 1.1 * rtol * torch.linalg.vector_norm(b) + slack
+    for reported, true in zip(result.residual_norms[1:], trues, strict=True):
+        assert reported == pytest.approx(true, rel=1e-2, abs=5 * slack)
+
+
+class Hiding(LinearOperator):
+    """diag(M) whose scale makes |M r| and r'M r tiny where |r| is large."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(n, torch.float64, torch.device("cpu"))
+        self.d = torch.logspace(-8, 0, n, dtype=torch.float64)
+
+    def matvec(self, v: Tensor) -> Tensor:
+        return self.d * v
+
+
+@pytest.mark.parametrize("solver", ITERATIVE, ids=str)
+def test_a_users_bad_preconditioner_cannot_fake_convergence(solver: Solver) -> None:
+    A, b = CASE["spd"].system
+    result = solver(A, b, M=Hiding(len(b)), rtol=1e-6, maxiter=LIMIT)
+    residual = true_residual(A, b, result.x)
+    tenth = 1e-7 * float(torch.linalg.vector_norm(b))
+    assert result.residual_norms[-1] == pytest.approx(residual, rel=0.1, abs=tenth)
+    if result.converged:
+        assert residual <= 1.1e-6 * torch.linalg.vector_norm(b)
+
+
+@pytest.mark.parametrize("solver", ITERATIVE[:2] + ITERATIVE[4:], ids=str)
+def test_an_indefinite_preconditioner_is_a_breakdown_not_an_answer(solver: Solver) -> None:
+    A, b = CASE["spd"].system
+    result = solver(A, b, M=lambda v: -v)
+    assert result.status == "breakdown"
+    assert torch.isfinite(result.x).all()
+
+
+@pytest.mark.parametrize("solver", ITERATIVE, ids=str)
+def test_the_inverse_solves_in_one_step(solver: Solver) -> None:
+    A, b = CASE["spd"].system
+    result = solver(A, b, M=torch.linalg.inv(A), rtol=1e-8)
+    assert result.converged
+    assert result.iterations == 1
+
+
+class TestJacobi:
+    def test_divides_by_the_diagonal(self) -> None:
+        A, _ = CASE["badly_scaled"].system
+        assert torch.allclose(matrix_of(Jacobi(), A), torch.diag(1 / A.diagonal()))
+
+    @pytest.mark.parametrize("method", [cg, cr, minres, gmres])
+    def test_pays_on_a_badly_scaled_matrix(self, method: object) -> None:
+        A, b = CASE["badly_scaled"].system
+        M = Jacobi().build(MatrixOperator(A), generator())
+        assert callable(method)
+        assert method(A, b, M=M).iterations < 0.7 * method(A, b).iterations
+
+    def test_leaves_zeros_of_the_diagonal_alone(self) -> None:
+        A = torch.diag(torch.tensor([4.0, 0.0, 1e-30, -2.0])).double()
+        M = matrix_of(Jacobi(), A).diagonal()
+        assert M[0] == 0.25
+        assert M[3] == 0.5
+        assert (M > 0).all()
+        assert M.max() < 10
+        assert torch.isfinite(matrix_of(Jacobi(), torch.zeros(3, 3))).all()
+
+
+class TestNystrom:
+    def test_is_exact_on_a_matrix_of_its_rank(self) -> None:
+        A = symmetric(torch.cat((torch.tensor([5.0, 3.0, 1.0]), torch.zeros(27))))
+        U, values = nystrom_approximation(MatrixOperator(A), 6, generator())
+        assert torch.allclose((U * values) @ U.T, A, atol=1e-6)
+        assert torch.allclose(values[:3], torch.tensor([5.0, 3.0, 1.0]).double(), atol=1e-6)
+
+    def test_approximates_from_below(self) -> None:
+        """0 <= A_nys <= A in the order of semidefinite matrices (Frangella et al., lemma 2.1)."""
+        A = symmetric(spread(40, 1e4))
+        U, values = nystrom_approximation(MatrixOperator(A), 12, generator())
+        assert torch.linalg.eigvalsh(A - (U * values) @ U.T).min() >= -1e-6
+        assert (values >= 0).all()
+        assert (values.diff() <= 1e-12).all()
+        assert torch.allclose(U.T @ U, torch.eye(12).double(), atol=1e-8)
+
+    def test_costs_rank_products(self) -> None:
+        class Counting(MatrixOperator):
+            columns = 0
+
+            def matmat(self, V: Tensor) -> Tensor:
+                self.columns += V.shape[1]
+                return super().matmat(V)
+
+        A = Counting(CASE["spd"].system[0])
+        Nystrom(rank=7).build(A, generator())
+        assert A.columns == 7
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_condition_number_is_small_once_the_rank_covers_the_spectrum(self, seed: int) -> None:
+        """kappa(P^-1/2 (A + mu I) P^-1/2) < 28 in expectation (Frangella et al., theorem 5.3)."""
+        mu, n = 1e-3, 100
+        B = symmetric(torch.cat((spread(20, 1e3), torch.full((n - 20,), 1e-9).double())), seed)
+        A = ShiftedOperator(MatrixOperator(B), mu)
+        M = Nystrom(rank=40, shift=mu).build(A, generator(seed))
+        assert M is not None
+        P = torch.stack([M(e) for e in torch.eye(n).double()], dim=1)
+        values = torch.linalg.eigvals(P @ A.dense()).real
+        assert values.max() / values.min() < 28
+
+    def test_saves_iterations_on_a_decaying_spectrum(self) -> None:
+        n, mu = 200, 1e-4
+        values = torch.cat((spread(30, 1e3), torch.zeros(n - 30))).double()
+        A = ShiftedOperator(MatrixOperator(symmetric(values)), mu)
+        b = randn(n, seed=1)
+        M = Nystrom(rank=40, shift=mu).build(A, generator())
+        plain, preconditioned = cg(A, b, rtol=1e-8), cg(A, b, M=M, rtol=1e-8)
+        assert preconditioned.converged
+        assert preconditioned.iterations < plain.iterations / 2
+
+    def test_rank_is_bounded_by_the_dimension(self) -> None:
+        A, b = CASE["tiny_numbers"].system
+        M = Nystrom(rank=500).build(MatrixOperator(A), generator())
+        assert cg(A, b, M=M).iterations <= 2
+
+    def test_an_indefinite_matrix_is_left_alone(self) -> None:
+        A = MatrixOperator(CASE["negative_definite"].system[0])
+        assert Nystrom().build(A, generator()) is None
+
+    def test_the_generator_decides(self) -> None:
+        A = MatrixOperator(symmetric(spread(30, 1e3)))
+        v = randn(30, seed=9)
+        built = [Nystrom(rank=5).build(A, generator(seed)) for seed in (0, 0, 1)]
+        results = [M(v) for M in built if M is not None]
+        assert torch.equal(results[0], results[1])
+        assert not torch.equal(results[0], results[2])
+
+
+def test_defaults_are_the_configurations(device: torch.device) -> None:
+    """Built by name, as a run builds them; on any device."""
+    A = symmetric(spread(30, 1e3)).to(device)
+    b = randn(30, seed=1, device=device)
+    for name in names("preconditioner"):
+        M = entry("preconditioner", name).build({}).build(MatrixOperator(A), generator())
+        assert cg(A, b, M=M, rtol=1e-6).converged
