@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from newton_krylov.objectives.network_layout import flat
 from newton_krylov.operators import LinearOperator
 
 if TYPE_CHECKING:
@@ -99,11 +98,8 @@ class NetworkOperator(LinearOperator, Generic[G]):
         f = self._objective
         f.counts.add(hvp=f.share, passes=f.share)
         parts = f.split(v)
-        total = v * f.l2
-        for number, (start, stop) in enumerate(f.spans):
-            product = flat(self._product(self._graphs[number], parts))
-            total.add_(product, alpha=(stop - start) / f.n_samples)
-        return total
+        products = (self._product(self._graphs[number], parts) for number in range(len(f.spans)))
+        return f.regularized(f.mean_of(products), v)
 
     @abstractmethod
     def _product(self, graph: G, v: Sequence[Tensor]) -> Sequence[Tensor]:

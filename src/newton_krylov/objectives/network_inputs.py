@@ -1,7 +1,7 @@
 """What a network's first free stage reads: samples, or activations of the frozen stages."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from newton_krylov.data.images import Images
-from newton_krylov.objectives.network_layout import Stage, even_spans, run
+from newton_krylov.objectives.network_layout import Stage, run
 from newton_krylov.objectives.network_noise import FixedForward, Noise, Seen, Statistics
+
+Cut = Callable[[int, Sequence[Stage]], list[tuple[int, int]]]
 
 
 class Inputs(ABC):
@@ -120,8 +122,8 @@ class Activations(Inputs):
         All the network's parameters, by number.
     seen : Seen
         Where the network has dropout and batch norm.
-    chunk : int
-        Samples in a forward pass.
+    cut : callable
+        Cuts so many samples into spans that pass through stages together.
     memory : float
         Bytes that the activations may take; beyond, they are computed at each use.
     """
@@ -132,12 +134,11 @@ class Activations(Inputs):
         stages: Sequence[Stage],
         tensors: Sequence[Tensor],
         seen: Seen,
-        *,
-        chunk: int,
+        cut: Cut,
         memory: float,
     ) -> None:
         self.source, self.stages, self.tensors, self.seen = source, stages, tensors, seen
-        self.chunk, self.memory = chunk, memory
+        self.cut, self.memory = cut, memory
         self.noise = source.noise
 
     def __len__(self) -> int:
@@ -184,9 +185,7 @@ class Activations(Inputs):
         return {}
 
     def _with(self, source: Inputs, stages: Sequence[Stage]) -> "Activations":
-        return Activations(
-            source, stages, self.tensors, self.seen, chunk=self.chunk, memory=self.memory
-        )
+        return Activations(source, stages, self.tensors, self.seen, self.cut, self.memory)
 
     def _compute(self, start: int, stop: int) -> Tensor:
         with torch.no_grad():
@@ -195,7 +194,7 @@ class Activations(Inputs):
 
     @cached_property
     def _table(self) -> Tensor | None:
-        spans = even_spans(len(self), self.chunk)
+        spans = self.cut(len(self), self.stages)
         first = self._compute(*spans[0])
         if first.nbytes / len(first) * len(self) > self.memory:
             return None

@@ -142,24 +142,28 @@ def run(
     return x
 
 
-def even_spans(n: int, size: int) -> list[tuple[int, int]]:
+def even_spans(n: int, size: int, unit: int = 1) -> list[tuple[int, int]]:
     """Cut n samples into the fewest consecutive spans of at most `size`, as even as can be.
 
     Parameters
     ----------
     n, size : int
         Positive.
+    unit : int
+        Cut only at multiples of it, if `size` is one at least.
 
     Returns
     -------
     list of tuple of int
         First sample and one past the last, of each span.
     """
-    count = -(-n // size)
-    ends = [n * k // count for k in range(count + 1)]
+    unit = unit if size >= unit else 1
+    units = -(-n // unit)
+    count = -(-units // (size // unit))
+    ends = [min(n, units * k // count * unit) for k in range(count + 1)]
     return list(pairwise(ends))
 
 
 def flat(parts: Sequence[Tensor]) -> Tensor:
     """Lay tensors one after the other in a flat vector."""
-    return torch.cat([part.reshape(-1) for part in parts])
+    return torch.cat([p.reshape(-1) for p in parts]) if len(parts) > 1 else parts[0].reshape(-1)

@@ -18,7 +18,9 @@ from torch.overrides import TorchFunctionMode
 
 from newton_krylov.errors import UnsupportedError
 
-_BLOCK = 64  # samples whose masks are drawn together
+BLOCK = 64
+"""Samples whose masks are drawn together."""
+
 _LEVELS = 2**16  # dropout's probability is rounded to a multiple of 1 / _LEVELS
 
 Key = tuple[int, int]
@@ -64,10 +66,10 @@ class Noise:
         cut = round(p * _LEVELS)
         if cut >= _LEVELS:
             return torch.zeros(len(self.rows), *shape)
-        blocks, within = self.rows // _BLOCK, self.rows % _BLOCK
+        blocks, within = self.rows // BLOCK, self.rows % BLOCK
         numbers, position = torch.unique(blocks, return_inverse=True)
         levels = torch.cat([self._block(key, int(b), math.prod(shape)) for b in numbers])
-        wanted = position * _BLOCK + within
+        wanted = position * BLOCK + within
         if len(wanted) != len(levels) or not torch.equal(wanted, torch.arange(len(wanted))):
             levels = levels[wanted]
         keep = levels >= cut - _LEVELS // 2
@@ -78,9 +80,9 @@ class Noise:
         entropy = np.random.SeedSequence([self.seed, *key, number])
         seed = int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
         generator = torch.Generator().manual_seed(seed)
-        draws = torch.empty(-(-_BLOCK * width // 4), dtype=torch.int64)
+        draws = torch.empty(-(-BLOCK * width // 4), dtype=torch.int64)
         draws.random_(-(2**63), None, generator=generator)
-        return draws.view(torch.int16)[: _BLOCK * width].view(_BLOCK, width)
+        return draws.view(torch.int16)[: BLOCK * width].view(BLOCK, width)
 
 
 @dataclass
