@@ -488,8 +488,10 @@ class _Experiment:
         """Draw the run's figures; a run is not lost for a picture of it."""
         try:
             from newton_krylov.report.figures import draw_run
+            from newton_krylov.report.spectrum import draw_spectrum
 
             draw_run(self.record.folder)
+            draw_spectrum(self.record.folder)
         except Exception as error:
             _log.info("no figures", exc_info=error)
 
