@@ -51,9 +51,12 @@ class LeverageSubsampled(Curvature):
         """Return the regularized Hessian of a fresh sample at a point."""
         objective, weights = single_output(point, "leverage_subsampled")
         size = sample_size(self.size, self.fraction, objective.n_samples)
-        mass = weights * objective.features.row_square_norms
+        norms = objective.features.row_square_norms
+        mass = weights * norms
         drawn, times = _draw(mass, size, generator)
-        scaled = weights[drawn] * times * (mass.sum() / (size * mass[drawn]))
+        # weight / (|S| p), and none where no row has any mass.
+        tiny = torch.finfo(norms.dtype).tiny
+        scaled = times * (mass.sum() / size) / norms[drawn].clamp_min(tiny)
         H = WeightedGram(objective.subset(drawn), scaled)
         return ShiftedOperator(H, self.alpha) if self.alpha > 0 else H
 
