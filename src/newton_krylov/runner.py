@@ -268,8 +268,8 @@ def run(
                 step = next(steps)
             except StopIteration as end:
                 return RunResult(Outcome.ENDED, str(end.value), rows, w)
-            seconds = objective.agreed(clock() - start)
-            row = meter.row(step, seconds if step.seconds is None else step.seconds)
+            seconds = clock() - start if step.seconds is None else step.seconds
+            row = meter.row(step, objective.agreed(seconds))
             w = step.point.w if math.isfinite(row.loss) else w
             rows.append(row)
             if on_row is not None:

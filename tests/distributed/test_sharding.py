@@ -1,0 +1,94 @@
+"""Who has which samples, and what cannot be divided."""
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import make_dataset
+
+from newton_krylov.data import load_dataset
+from newton_krylov.distributed.objective import _Places
+from newton_krylov.distributed.sharding import bounds, refuse, shard
+from newton_krylov.errors import CombinationError, UnsupportedError
+
+
+@given(n=st.integers(1, 1000), size=st.integers(1, 20))
+def test_parts_are_consecutive_and_differ_by_one_sample_at_most(n, size):
+    parts = [bounds(n, rank, size) for rank in range(size)]
+    assert parts[0][0] == 0
+    assert parts[-1][1] == n
+    assert all(one[1] == following[0] for one, following in pairwise(parts))
+    lengths = {stop - start for start, stop in parts}
+    assert max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_parts_make_the_whole(sparse, size):
+    data = make_dataset("regression", 23, 4, sparse=sparse)
+    parts = [shard(data, SimpleNamespace(rank=rank, size=size)).train for rank in range(size)]
+    together = torch.cat([part.X.to_dense() for part in parts])
+    assert torch.equal(together, data.train.X.to_dense())
+    assert torch.equal(torch.cat([part.y for part in parts]), data.train.y)
+    if sparse:
+        assert parts[0].X.col_indices().dtype is torch.int32
+        whole = data.train.X.values().untyped_storage().data_ptr()
+        assert all(part.X.values().untyped_storage().data_ptr() != whole for part in parts)
+
+
+def test_images_and_a_test_split():
+    data = load_dataset("digits_images")
+    part = shard(data, SimpleNamespace(rank=1, size=2))
+    assert torch.equal(part.train.X, data.train.X[719:])
+    assert torch.equal(part.test.y, data.test.y[179:])
+    assert part.images == data.images
+
+
+def test_what_cannot_be_divided():
+    three = make_dataset("binary", 3, 2)
+    with pytest.raises(UnsupportedError, match="3 training samples are too few for 4 processes"):
+        shard(three, SimpleNamespace(rank=0, size=4))
+    with pytest.raises(UnsupportedError, match="a transport problem has none"):
+        shard(load_dataset("transport", {"n": 4}), SimpleNamespace(rank=0, size=2))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "curvature"),
+    [("saga", "hvp"), ("sklearn_lbfgs", "hvp"), ("newton", "sketched")],
+)
+def test_parts_that_need_all_samples_are_refused(optimizer, curvature):
+    with pytest.raises(CombinationError, match="needs all samples in one process"):
+        refuse(optimizer, curvature)
+    refuse("newton", "hvp")
+
+
+@given(
+    n=st.integers(2, 40), size=st.integers(1, 6), draws=st.lists(st.lists(st.floats(0, 1)),
+    max_size=3)
+)  # fmt: skip
+def test_places_of_subsets_of_subsets_partition_them(n, size, draws):
+    """Each sample of a subset is in exactly one process, which finds it by its own number."""
+    members = []
+    for rank in range(size):
+        start, stop = bounds(n, rank, size)
+        members.append((_Places(n, torch.arange(start, stop)), torch.arange(start, stop)))
+    samples = torch.arange(n)
+    for draw in draws:
+        if not draw:
+            return
+        index = torch.tensor([min(int(u * len(samples)), len(samples) - 1) for u in draw])
+        samples = samples[index]
+        after = []
+        for places, own in members:
+            taken, numbers = places.take(index)
+            after.append((taken, own[numbers]))
+        members = after
+        found = torch.full((len(samples),), -1)
+        for places, own in members:
+            assert bool((found[places.numbers] == -1).all())
+            found[places.numbers] = own
+        assert torch.equal(found, samples)
+        assert sum(places.share for places, _ in members) == pytest.approx(1)

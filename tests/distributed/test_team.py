@@ -1,0 +1,57 @@
+"""The processes' sums, what they cost, and what is said to who starts them in another way."""
+
+import pytest
+import torch
+from processes import together
+
+from newton_krylov.distributed import current, leave
+from newton_krylov.distributed.team import join, other_ranks_overrides
+from newton_krylov.errors import UnsupportedError
+from newton_krylov.registry import entry
+
+
+def sums(team):
+    x = torch.full((5,), float(team.rank + 1))
+    assert team.sum(x) is x
+    assert current() is team
+    assert join("gloo", None) is team
+    return [
+        x,
+        team.sums(0.1 * (team.rank + 1), 1),
+        team.largest(-1.0 - team.rank),
+        (team.rank, team.size, team.traffic.calls, team.traffic.bytes),
+    ]
+
+
+def test_sums_and_their_cost():
+    for rank, (x, two, largest, facts) in enumerate(together(3, sums)):
+        assert x.tolist() == [6] * 5
+        assert two == pytest.approx([0.6, 3])
+        assert largest == -1
+        assert facts == [rank, 3, 3, 5 * 4 + 2 * 8 + 8]
+
+
+def test_without_torchrun_there_is_no_team(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UnsupportedError, match=r"needs to be started by torchrun.*no RANK"):
+        entry("device", "distributed").build({})()
+    assert current() is None
+    leave()  # does nothing
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there are GPUs here")
+def test_nccl_needs_a_gpu_for_each_process(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(UnsupportedError, match=r"2 processes on this machine need a GPU each"):
+        join("nccl", None)
+
+
+def test_processes_but_the_first_leave_no_trace(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    assert other_ranks_overrides("folder") == []
+    monkeypatch.setenv("RANK", "0")
+    assert other_ranks_overrides("folder") == []
+    monkeypatch.setenv("RANK", "3")
+    assert other_ranks_overrides("folder") == ["hydra.run.dir=folder", "tracking=none"]
