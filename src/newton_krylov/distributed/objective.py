@@ -21,6 +21,7 @@ from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Objective, Point, Ray
 from newton_krylov.objectives.linear_model import LinearModel
 from newton_krylov.objectives.network import Network
+from newton_krylov.objectives.network_noise import Noise
 from newton_krylov.operators import LinearOperator
 
 
@@ -315,8 +316,8 @@ class DataParallelNetwork(DataParallel):
     def subset(self, index: Tensor, *, noise: int | None = None) -> "DataParallelNetwork":
         """Bind the same network to some samples; see `Network.subset`."""
         places, own = self.places.take(index)
-        local = self.local.subset(_some(own), noise=noise, rows=_some(places.numbers))
-        return self._of(local, places)
+        drawn = None if noise is None else Noise(noise, _some(places.numbers).cpu())
+        return self._of(self.local.subset(_some(own), noise=drawn), places)
 
     def batch(self, index: Tensor, generator: torch.Generator) -> "DataParallelNetwork":
         """Bind to a mini-batch, its noise drawn now, alike in every process."""

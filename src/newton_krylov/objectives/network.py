@@ -32,7 +32,7 @@ from newton_krylov.objectives.network_layout import (
     run,
     stages_of,
 )
-from newton_krylov.objectives.network_noise import BLOCK, FixedForward, Seen
+from newton_krylov.objectives.network_noise import BLOCK, FixedForward, Noise, Seen
 from newton_krylov.operators import LinearOperator
 from newton_krylov.registry import register
 
@@ -224,16 +224,17 @@ class Network(Objective):
             raise ValueError(f"expected w of shape ({self.dim},), got {tuple(w.shape)}")
         return NetworkPoint(self, w)
 
-    def subset(self, index: Tensor, *, noise: int | None = None) -> "Network":
+    def subset(self, index: Tensor, *, noise: int | Noise | None = None) -> "Network":
         """Bind the same network to some samples.
 
         Parameters
         ----------
         index : Tensor, shape (m,), int64
             Sample numbers.
-        noise : int or None
-            Turns dropout and augmentation on, drawn from this seed; None leaves the noise as it
-            is in this objective: off, or each sample's own masks.
+        noise : int, Noise or None
+            Turns dropout and augmentation on, drawn from this seed (a `Noise` numbers the samples
+            too, which may be a part of a batch's); None leaves the noise as it is in this
+            objective: off, or each sample's own masks.
 
         Returns
         -------
@@ -242,7 +243,8 @@ class Network(Objective):
         """
         part = copy.copy(self)
         part.share = self.share * len(index) / self.n_samples
-        part._inputs = self._inputs.take(index, noise)
+        drawn = Noise(noise, torch.arange(len(index))) if isinstance(noise, int) else noise
+        part._inputs = self._inputs.take(index, drawn)
         part._bind(self.y[index])
         vars(part).pop("spans", None)
         return part
@@ -262,9 +264,12 @@ class Network(Objective):
         Network
             The mean over those samples.
         """
+        return self.subset(index, noise=self.noise_seed(generator))
+
+    def noise_seed(self, generator: torch.Generator) -> int | None:
+        """Return the seed of a mini-batch's dropout and augmentation; None where there are none."""
         random = bool(self._seen.dropout) or augmented(self._inputs)
-        noise = int(torch.randint(2**62, (), generator=generator)) if random else None
-        return self.subset(index, noise=noise)
+        return int(torch.randint(2**62, (), generator=generator)) if random else None
 
     def restricted(self, layers: Sequence[str], w: Tensor) -> "Network":
         """Free some layers' weights and hold the others.

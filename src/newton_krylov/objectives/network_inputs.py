@@ -35,15 +35,15 @@ class Inputs(ABC):
         """Return the inputs of samples start to stop - 1."""
 
     @abstractmethod
-    def take(self, index: Tensor, seed: int | None) -> "Inputs":
+    def take(self, index: Tensor, drawn: Noise | None) -> "Inputs":
         """Return the inputs of some samples.
 
         Parameters
         ----------
         index : Tensor, shape (m,), int64
             Their numbers, on the inputs' device.
-        seed : int or None
-            Of new noise; None keeps what these inputs have.
+        drawn : Noise or None
+            New noise for them; None keeps what these inputs have.
 
         Returns
         -------
@@ -58,10 +58,10 @@ class Inputs(ABC):
         return FixedForward(self.noise.take(torch.arange(start, stop)), statistics=statistics)
 
 
-def _noise(noise: Noise | None, index: Tensor, seed: int | None) -> Noise | None:
-    if seed is not None:
-        return Noise(seed, torch.arange(len(index)))
-    return None if noise is None else noise.take(index)
+def _noise(known: Noise | None, index: Tensor, drawn: Noise | None) -> Noise | None:
+    if drawn is not None:
+        return drawn
+    return None if known is None else known.take(index)
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,14 @@ class Samples(Inputs):
         x = X.to(self.dtype) if self.images is None else self.images.normalize(X, self.dtype)
         return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
 
-    def take(self, index: Tensor, seed: int | None) -> "Samples":
+    def take(self, index: Tensor, drawn: Noise | None) -> "Samples":
         """Return some samples; new noise augments them anew."""
         X = self.X[index]
-        if seed is not None and self.images is not None:
-            drawn = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
-            generator = torch.Generator().manual_seed(int(drawn >> np.uint64(1)))
-            X = self.images.augment(X, generator)
-        return Samples(X, self.dtype, self.images, _noise(self.noise, index, seed))
+        if drawn is not None and self.images is not None:
+            state = np.random.SeedSequence(drawn.seed).generate_state(1, np.uint64)[0]
+            generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
+            X = self.images.augment(X, generator, drawn.rows)
+        return Samples(X, self.dtype, self.images, _noise(self.noise, index, drawn))
 
     @property
     def augmented(self) -> bool:
@@ -150,26 +150,26 @@ class Activations(Inputs):
             return self._compute(start, stop)
         return self._table[start:stop]
 
-    def take(self, index: Tensor, seed: int | None) -> Inputs:
+    def take(self, index: Tensor, drawn: Noise | None) -> Inputs:
         """Return the activations of some samples.
 
         What new noise, or another batch's statistics, would change is computed again; in front of
         the first such stage it is not.
         """
-        sound = self._sound(seed)
+        sound = self._sound(drawn)
         if sound < len(self.stages):
             head = self._head(sound)
-            return self._with(head.take(index, seed), self.stages[sound:])
+            return self._with(head.take(index, drawn), self.stages[sound:])
         if self._table is None:
-            return self._with(self.source.take(index, seed), self.stages)
+            return self._with(self.source.take(index, drawn), self.stages)
         values = self._table[index].contiguous(memory_format=_format(self._table))
-        return _Table(values, _noise(self.noise, index, seed))
+        return _Table(values, _noise(self.noise, index, drawn))
 
-    def _sound(self, seed: int | None) -> int:
+    def _sound(self, drawn: Noise | None) -> int:
         """Count the stages whose known activations stay right for other noise and batches."""
-        if seed is not None and augmented(self.source):
+        if drawn is not None and augmented(self.source):
             return 0
-        changing = self.seen.batch_norm | (self.seen.dropout if seed is not None else set())
+        changing = self.seen.batch_norm | (self.seen.dropout if drawn is not None else set())
         at = [k for k, stage in enumerate(self.stages) if stage.number in changing]
         return at[0] if at else len(self.stages)
 
@@ -227,8 +227,8 @@ class _Table(Inputs):
     def span(self, start: int, stop: int) -> Tensor:
         return self.values[start:stop]
 
-    def take(self, index: Tensor, seed: int | None) -> "_Table":
-        return _Table(self.values[index], _noise(self.noise, index, seed))
+    def take(self, index: Tensor, drawn: Noise | None) -> "_Table":
+        return _Table(self.values[index], _noise(self.noise, index, drawn))
 
 
 def augmented(inputs: Inputs) -> bool:
