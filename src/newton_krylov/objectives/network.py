@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from newton_krylov.allocator import keep_freed_memory
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.data.images import Images
 from newton_krylov.errors import ConfigError, suggest
@@ -105,6 +106,8 @@ class Network(Objective):
         dtype: torch.dtype | None = None,
         convex_loss: bool = True,
     ) -> None:
+        if X.device.type == "cpu":
+            keep_freed_memory()
         dtype = dtype or next(module.parameters()).dtype
         self._module = copy.deepcopy(module).to(X.device, dtype)
         self._criterion, self._convex_loss = criterion, convex_loss
