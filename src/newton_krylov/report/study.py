@@ -273,7 +273,7 @@ class Study:
             return []
         start, lowest = max(v[0] for v in finite), min(v.min() for v in finite)
         return [
-            Target("loss", float(lowest + left * (start - lowest)), f"{1 - left:.4g} of the way")
+            Target("loss", float(lowest + left * (start - lowest)), f"{100 * (1 - left):.4g}% of the way")
             for left in SHARES_LEFT
             if start > lowest
         ]

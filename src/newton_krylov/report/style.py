@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
-VERMILION, SKY, GREY, BLACK = "#D55E00", "#56B4E9", "#7F7F7F", "#222222"
+VERMILION, SKY, GREY, BLACK = "#D55E00", "#56B4E9", "#6B6B6B", "#222222"
 LIGHT, CROWD, FAINT_TEXT = "#E4E4E4", "#BDBDBD", "#5A5A5A"
 
 
@@ -44,7 +44,7 @@ _ON_DARK = {
     PURPLE: "#E8A5CC",
     VERMILION: "#F4753A",
     SKY: "#8FD3F8",
-    GREY: "#9C9C9C",
+    GREY: "#858585",
     BLACK: "#F0F0F0",
 }
 

@@ -3,6 +3,7 @@
 import ast
 import csv
 import logging
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -95,6 +96,7 @@ class _Shelf:
         self._client = self.ask(self._connect)
 
     def _connect(self) -> Any:
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         from mlflow import MlflowClient
 
         for name in ("mlflow", "alembic"):
