@@ -127,7 +127,7 @@ class RunConfig:
     @property
     def label(self) -> str:
         """What tables and figures call the run."""
-        return self.settings.label or _label(self)
+        return label_of(self.plain)
 
 
 def check(plain: Mapping[str, Any]) -> RunConfig:
@@ -248,11 +248,26 @@ def _refuse_senseless(config: RunConfig) -> None:
         raise ConfigError("Nothing would stop the run: set a key of stop, for example stop.epochs.")
 
 
-def _label(config: RunConfig) -> str:
-    """Name a Newton method by its solver and curvature, any other by its own name."""
-    name = config.name_of("optimizer")
-    if name != "newton":
-        return name
-    curvature = config.name_of("hessian_approx")
-    suffix = "" if curvature == "hvp" else f" ({curvature})"
-    return f"newton-{config.name_of('solver')}{suffix}"
+def label_of(plain: Mapping[str, Any]) -> str:
+    """Return what tables and figures call a run.
+
+    Parameters
+    ----------
+    plain : mapping
+        Its configuration, maybe a wrong one.
+
+    Returns
+    -------
+    str
+        Its label; else a Newton method's solver and curvature, any other's own name.
+    """
+    if plain.get("label"):
+        return str(plain["label"])
+    names = {
+        group: str(plain[group].get("name")) if isinstance(plain.get(group), Mapping) else "none"
+        for group in ("optimizer", "solver", "hessian_approx")
+    }
+    if names["optimizer"] != "newton":
+        return names["optimizer"]
+    suffix = "" if names["hessian_approx"] == "hvp" else f" ({names['hessian_approx']})"
+    return f"newton-{names['solver']}{suffix}"

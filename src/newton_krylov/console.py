@@ -3,9 +3,11 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -28,6 +30,17 @@ _COLUMNS: tuple[tuple[str, str, int, str], ...] = (
     ("inner_iterations", "inner", 7, "g"),
     ("data_passes", "passes", 9, ".1f"),
     ("seconds", "seconds", 9, ".4f"),
+)
+
+
+_MOST_MEMBERS = 40
+_MEMBER_COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("loss", "f", ".8g"),
+    ("suboptimality", "f - f*", ".1e"),
+    ("test_accuracy", "test acc.", ".4f"),
+    ("iteration", "steps", "d"),
+    ("hvp_count", "H products", "g"),
+    ("seconds", "seconds", ".4f"),
 )
 
 
@@ -164,10 +177,85 @@ def print_summary(
         table.add_row(title, Text(text))
     out.print()
     out.print(table)
+    print_places(out, places)
+
+
+def print_places(out: Console, places: Sequence[tuple[str, str]]) -> None:
+    """Print where results lie, each path whole in its line, so that it can be copied.
+
+    Parameters
+    ----------
+    out : Console
+        Where.
+    places : sequence of (str, str)
+        Title and place.
+    """
     width = max((len(title) for title, _ in places), default=0)
-    for title, place in places:  # outside the table: a path is to be copied whole
+    for title, place in places:
         text = f"{title:<{width}}  {place}"
         out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class MemberLine:
+    """What is shown of a sweep's member.
+
+    Attributes
+    ----------
+    number, label : str
+        Of the member.
+    overrides : sequence of str
+        What it was given.
+    summary : mapping
+        As in `summary.json`.
+    """
+
+    number: str
+    label: str
+    overrides: Sequence[str]
+    summary: Mapping[str, Any]
+
+
+def print_members(out: Console, members: Sequence[MemberLine], best: str | None) -> None:
+    """Print what a sweep's members came to, side by side; of very many the first only.
+
+    Parameters
+    ----------
+    out : Console
+        Where.
+    members : sequence of MemberLine
+        At least one.
+    best : str or None
+        What a search found.
+    """
+    shared = set(members[0].overrides).intersection(*(set(m.overrides) for m in members))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("method", overflow="fold", min_width=12)
+    table.add_column("differs by", overflow="fold", min_width=20)
+    for _, title, _ in _MEMBER_COLUMNS:
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("ending", no_wrap=True)
+    for member in members[:_MOST_MEMBERS]:
+        own = [line for line in member.overrides if line not in shared]
+        values = [_known(member.summary.get(key), form) for key, _, form in _MEMBER_COLUMNS]
+        ending = str(member.summary.get("outcome") or member.summary.get("status"))
+        table.add_row(*map(Text, [member.number, member.label, " ".join(own), *values, ending]))
+    out.print()
+    out.print(table)
+    if len(members) > _MOST_MEMBERS:
+        out.print(f"... and {len(members) - _MOST_MEMBERS} more, in comparison.csv")
+    for member in members:
+        status, reason = member.summary.get("status"), member.summary.get("reason")
+        if status != "finished":
+            text = f"{member.number}  {status}: {reason}"
+            out.print(text, markup=False, highlight=False, soft_wrap=True)
+    if best is not None:
+        out.print(f"best: {best}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _known(value: Any, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from newton_krylov.config import build_part
-from newton_krylov.console import console, short
+from newton_krylov.config import build_part, label_of
+from newton_krylov.console import MemberLine, console, print_members, print_places, short
 from newton_krylov.environment import describe
 from newton_krylov.errors import UnsupportedError, UserError
 from newton_krylov.experiment import Job, run_experiment
-from newton_krylov.record import Record, SweepRecord
+from newton_krylov.record import FIGURES, Record, SweepRecord, read_yaml
 from newton_krylov.resume import task_overrides
 from newton_krylov.tracking.base import Tracker
 
@@ -77,7 +77,7 @@ def _explain(error: Exception, plain: Mapping[str, Any], job: Job) -> None:
     if (job.folder / Record.summary_file).exists():
         return
     status = "skipped" if isinstance(error, UnsupportedError) else "failed"
-    label = str(plain.get("label") or " ".join(job.overrides))
+    label = label_of(plain)
     reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     try:
         record = Record.begin(job.folder, plain, job.overrides, describe(job.repository), label)
@@ -124,6 +124,13 @@ class Member:
     def status(self) -> str:
         """As in `summary.json`."""
         return str(self.record.summary.get("status"))
+
+    @property
+    def line(self) -> MemberLine:
+        """What is shown of it."""
+        summary = self.record.summary
+        name = str(summary.get("label"))
+        return MemberLine(self.record.folder.name, name, self.record.overrides, summary)
 
     @property
     def failed(self) -> bool:
@@ -200,7 +207,7 @@ class Sweep:
         """
         members = self._members()
         failed = [member for member in members if member.failed]
-        self._compare()
+        files = self._compare() if members else []
         self.record.update(
             status="failed" if status == "finished" and failed else status,
             outcome=None,
@@ -211,7 +218,7 @@ class Sweep:
             wall_seconds=time.perf_counter() - self._started,
         )
         self.tracker.finish()
-        self._print(members)
+        self._print(members, files)
         self.record.end(tracking_problem=self.tracker.place.problem)
         return members
 
@@ -230,40 +237,43 @@ class Sweep:
             members.append(Member(record))
         return members
 
-    def _compare(self) -> None:
+    def _compare(self) -> list[Path]:
         """Draw and tabulate; a sweep is not lost for a picture of it."""
-        from newton_krylov.report.compare import compare, tables
-        from newton_krylov.report.records import read_records
-        from newton_krylov.report.study import studies
+        from newton_krylov.report.compare import compare
 
-        folder = self.record.folder
         try:
-            compare([folder], folder)
-            for table in tables(studies(read_records([folder]))):
-                console().print(table.rich())
+            return compare([self.record.folder], self.record.folder)
         except Exception as error:
             _log.info("no comparison", exc_info=error)
             console(stderr=True).print(f"The runs could not be compared: {error}", markup=False)
+            return []
 
-    def _print(self, members: Sequence[Member]) -> None:
-        """Show what went wrong, and where everything lies."""
-        out, place = console(), self.tracker.place
-        for member in members:
-            if member.status != "finished":
-                name, summary = member.record.folder.name, member.record.summary
-                text = f"{name}  {summary['label']}: {member.status}: {summary.get('reason')}"
-                out.print(text, markup=False, highlight=False, soft_wrap=True)
-        lines = [("sweep", short(self.record.folder))]
+    def _print(self, members: Sequence[Member], files: Sequence[Path]) -> None:
+        """Show what the members came to, and where everything lies."""
+        out, place, folder = console(), self.tracker.place, self.record.folder
+        if members:
+            print_members(out, [member.line for member in members], self._best())
+        pages = [file for file in files if file.suffix in (".html", ".md")]
+        lines = [("sweep", short(folder)), *(("comparison", short(file)) for file in pages)]
+        if (folder / FIGURES).is_dir():
+            lines.append(("figures", short(folder / FIGURES)))
         if place.run_id is not None:
             lines.append(("MLflow", str(place.url)))
         if place.problem is not None:
-            command = f"python -m newton_krylov.tracking.upload {short(self.record.folder)}"
+            command = f"python -m newton_krylov.tracking.upload {short(folder)}"
             lines += [("not tracked", place.problem), ("send it later", command)]
         if self.record.summary["status"] in ("interrupted", "killed"):
-            lines.append(("go on", "repeat the command with resume=true"))
-        width = max(len(title) for title, _ in lines)
-        for title, text in lines:
-            out.print(f"{title:<{width}}  {text}", markup=False, highlight=False, soft_wrap=True)
+            lines.append(("to go on", "repeat the command with resume=true"))
+        print_places(out, lines)
+
+    def _best(self) -> str | None:
+        """Say what a sweeper that searches has found."""
+        try:
+            found = read_yaml(self.record.folder / "optimization_results.yaml")
+            best = " ".join(f"{key}={value}" for key, value in found["best_params"].items())
+            return f"{best}: {self.record.config['objective_metric']} {found['best_value']:g}"
+        except (UserError, KeyError, AttributeError, ValueError):
+            return None
 
 
 def _facts(member: Member) -> dict[str, Any]:
