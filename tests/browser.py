@@ -10,6 +10,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,16 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe",
 )  # fmt: skip
+
+STARTER = """
+import fcntl, os, sys
+here, there, *command = sys.argv[1:]
+pipes = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in (here, there)]
+os.dup2(pipes[0], 3)
+os.dup2(pipes[1], 4)
+os.execv(command[0], command)
+"""
+"""Becomes the browser, with the pipes as files 3 and 4, where the protocol expects them."""
 
 
 def find_browser() -> str | None:
@@ -133,10 +144,11 @@ def browser(folder: Path) -> Iterator[Page]:
     to_read, send = os.pipe()
     receive, to_write = os.pipe()
 
-    # The shell makes the pipes the browser's files 3 and 4, where the protocol expects them.
-    connected = f'exec "$@" 3<&{to_read} 4>&{to_write}'
     process = subprocess.Popen(
-        ["sh", "-c", connected, "sh", command, *FLAGS, f"--user-data-dir={folder / 'profile'}"],
+        [
+            sys.executable, "-c", STARTER, str(to_read), str(to_write),
+            command, *FLAGS, f"--user-data-dir={folder / 'profile'}",
+        ],
         pass_fds=(to_read, to_write), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(to_read)
