@@ -137,7 +137,7 @@ def read_snapshots(folder: Path) -> list[Snapshot]:
     if not (folder / SPECTRUM).exists():
         return []
     density: dict[int, tuple[list[float], list[float]]] = {}
-    for iteration, node, share in _read(folder / DENSITY, 3):
+    for iteration, node, share in _read(folder / DENSITY):
         nodes, shares = density.setdefault(int(iteration), ([], []))
         nodes.append(float(node))
         shares.append(float(share))
@@ -146,12 +146,13 @@ def read_snapshots(folder: Path) -> list[Snapshot]:
             _read(folder / SPECTRUM)]  # fmt: skip
 
 
-def _read(path: Path, width: int | None = None) -> list[list[str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
-    if not rows or rows[0][0] != "iteration":
+def _read(path: Path) -> list[list[str]]:
+    """Return a file's whole lines, but the head."""
+    text = path.read_text(encoding="utf-8")
+    rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
+    if rows and rows[0][0] != "iteration":
         raise ValueError(f"{path} is not the record of a spectrum")
-    return [row for row in rows[1:] if len(row) == (width or len(rows[0]))]
+    return rows[1:]
 
 
 def _parse(
