@@ -1,5 +1,6 @@
 """Newton's method with an approximate Hessian and Nesterov's extrapolation."""
 
+import copy
 import math
 from dataclasses import replace
 from typing import Annotated, Literal
@@ -14,7 +15,7 @@ from newton_krylov.linear_solvers.result import LinearSolver
 from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.operators import LinearOperator, ScaledOperator
 from newton_krylov.optimizers.base import Optimizer, Step, Steps, settled
-from newton_krylov.optimizers.forcing import Forcing, Inner
+from newton_krylov.optimizers.forcing import Forcing
 from newton_krylov.optimizers.line_search import LineSearch
 from newton_krylov.optimizers.newton import Newton
 from newton_krylov.preconditioners.base import PreconditionerBuilder
@@ -35,8 +36,11 @@ class AcceleratedNewton(Optimizer):
     linearly with factor pi; with b = (1 - theta) / (1 + theta) and theta = sqrt(1 - pi) the factor
     is 1 - sqrt(1 - pi). theta = 1 is no momentum, and so plain (approximate) Newton.
 
-    Momentum that is too strong can lose to none. It is dropped where it points uphill, as
-    O'Donoghue and Candes ("Adaptive restart for accelerated gradient schemes", 2015) do.
+    Momentum that is too strong can lose to none, and where H changes with every sample and does
+    not bound Hess f, diverge. It is therefore dropped, after O'Donoghue and Candes ("Adaptive
+    restart for accelerated gradient schemes", 2015), by two tests. A step that goes up the slope
+    at y is the last one with this momentum. A step that ends above f(x_t) is not taken at all,
+    and the next one is plain: so f never rises, and of two steps at least one is taken.
 
     Parameters
     ----------
@@ -48,8 +52,9 @@ class AcceleratedNewton(Optimizer):
         small for the theory, and L H is taken in its place); or Nesterov's sequence of growing
         momentum, b_k = (t_k - 1) / t_k+1 with t_k+1 = (1 + sqrt(1 + 4 t_k^2)) / 2, which needs no
         pi and relies on the restarts.
-    restart : {"gradient", "function", "none"}
-        Drop the momentum when grad f(y)'(x_t+1 - x_t) > 0, when f(x_t+1) > f(x_t), or never.
+    restart : {"both", "gradient", "function", "none"}
+        Drop the momentum when grad f(y)'(x_t+1 - x_t) > 0, when f(x_t+1) > f(x_t) (and stay at
+        x_t), when either holds, or never.
     products : int
         Hessian products of each estimate of pi.
     """
@@ -62,7 +67,7 @@ class AcceleratedNewton(Optimizer):
         forcing: Forcing,
         preconditioner: PreconditionerBuilder,
         theta: Annotated[float, Field(gt=0, le=1)] | Literal["theory", "adaptive"] = "adaptive",
-        restart: Literal["gradient", "function", "none"] = "gradient",
+        restart: Literal["both", "gradient", "function", "none"] = "both",
         products: PositiveInt = 10,
     ) -> None:
         self.newton = Newton(solver, curvature, line_search, forcing, preconditioner)
@@ -72,31 +77,32 @@ class AcceleratedNewton(Optimizer):
 
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
         """Iterate from w0; ends by itself where no direction of descent is left."""
-        x = y = settled(objective.at(w0))
-        yield Step(x)
+        newton = copy.deepcopy(self.newton)  # its curvature remembers what it has drawn
         momentum = self._momentum(generator)
-        last: Inner | None = None
+        x = settled(objective.at(w0))
+        yield Step(x)
+        y, plain, last = x, True, None
         while True:
-            A = momentum.observe(y, self.newton.operator(y, generator))
-            advanced = self.newton.advance(y, A, last, generator)
+            A = momentum.observe(y, newton.operator(y, generator))
+            advanced = newton.advance(y, A, last, generator)
             if isinstance(advanced, str):
-                if y.w is x.w:
+                if plain:
                     return advanced
                 momentum.restart()
-                y = objective.at(x.w)
+                y, plain = x.extrapolate(x, 0.0), True
                 continue
             step, last = advanced
             new = step.point
             # The restart needs the value; and the next y is made of the outputs behind it.
             _ = new.value
-            if self._uphill(x, y, new):
+            refused = not plain and self._rises(x, new)
+            dropped = refused or self._uphill(x, y, new)
+            if dropped:
                 momentum.restart()
-                y = new.extrapolate(x, 0.0)
-                step = replace(step, note=f"{step.note}; momentum dropped".lstrip("; "))
-            else:
-                y = new.extrapolate(x, momentum.advance())
-            x = new
-            yield step
+            factor = 0.0 if dropped else momentum.advance()
+            origin = x if refused else new
+            y, plain, x = origin.extrapolate(x, factor), factor == 0.0, origin
+            yield _told(replace(step, point=x, step_size=0.0) if refused else step, dropped)
 
     def _momentum(self, generator: torch.Generator) -> "_Constant":
         if self.theta == "adaptive":
@@ -106,11 +112,18 @@ class AcceleratedNewton(Optimizer):
         return _Constant(self.theta)
 
     def _uphill(self, x: Point, y: Point, new: Point) -> bool:
-        """Tell whether the step from x to new, made at y, calls for a restart."""
-        if self.restart == "gradient":
-            return bool(torch.dot(y.grad, new.w - x.w) > 0)
-        slack = new.objective.rounding(x.value)
-        return self.restart == "function" and new.value > x.value + slack
+        """Tell whether the step from x to new goes up the slope at y."""
+        return self.restart in ("both", "gradient") and bool(torch.dot(y.grad, new.w - x.w) > 0)
+
+    def _rises(self, x: Point, new: Point) -> bool:
+        """Tell whether f is larger at new than at x, beyond rounding, or not a number."""
+        limit = x.value + new.objective.rounding(x.value)
+        return self.restart in ("both", "function") and not new.value <= limit
+
+
+def _told(step: Step, dropped: bool) -> Step:
+    note = f"{step.note}; momentum dropped".lstrip("; ") if dropped else step.note
+    return replace(step, note=note)
 
 
 class _Constant:

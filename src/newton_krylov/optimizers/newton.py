@@ -107,9 +107,10 @@ class Newton(Optimizer):
     would take on the curvature's absolute value, at most 1 + |w|) or ignored in favour of the
     iterate the solver had before it met d (`truncate`, the rule of Steihaug and of Nocedal and
     Wright's algorithm 7.1; a direct solver has none, and its solution may lead to a saddle, as may
-    that of a solver that does not look at the curvature). A direction that is not one of descent, and one along which the line
-    search finds nothing, give way to -g. A zero gradient is not yet a minimum: the bottom of the
-    spectrum is looked at, and a saddle is left along its most negative curvature.
+    that of a solver that does not look at the curvature). A direction that is not one of descent,
+    and one along which the line search finds nothing, give way to -g. A zero gradient is not yet a
+    minimum: the bottom of the spectrum is looked at, and a saddle is left along its most negative
+    curvature.
 
     With a `batch_size` it is a stochastic method (Martens, "Deep learning via Hessian-free
     optimization", 2010; Byrd, Chin, Neveitt and Nocedal, "On the use of stochastic Hessian
