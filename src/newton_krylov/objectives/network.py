@@ -325,7 +325,7 @@ class Network(Objective):
         """Return the free parameters at w as leaves of a new graph."""
         return [part.detach().requires_grad_() for part in self.split(w)]
 
-    def outputs(self, leaves: Sequence[Tensor], number: int) -> Tensor:
+    def outputs(self, leaves: Sequence[Tensor], number: int, *, linearized: bool = False) -> Tensor:
         """Run the network on one span of the samples.
 
         Parameters
@@ -334,6 +334,8 @@ class Network(Objective):
             The free parameters.
         number : int
             Of the span.
+        linearized : bool
+            Whether the graph is for products with the Jacobian alone.
 
         Returns
         -------
@@ -342,9 +344,8 @@ class Network(Objective):
         """
         start, stop = self.spans[number]
         x = self._inputs.span(start, stop)
-        return run(
-            self._stages[self._first :], self._tensors(leaves), x, self._inputs.mode(start, stop)
-        )
+        mode = self._inputs.mode(start, stop, linearized=linearized)
+        return run(self._stages[self._first :], self._tensors(leaves), x, mode)
 
     def _tensors(self, leaves: Sequence[Tensor]) -> list[Tensor]:
         if self._base is None:
@@ -558,7 +559,8 @@ class NetworkPoint(Point):
 
         def build(number: int) -> OutputGraph:
             leaves = f.leaves(w)
-            return OutputGraph(leaves, f.outputs(leaves, number), lambda z: f.span_loss(z, number))
+            outputs = f.outputs(leaves, number, linearized=True)
+            return OutputGraph(leaves, outputs, lambda z: f.span_loss(z, number))
 
         return Kept(build, f.kept_graphs)
 

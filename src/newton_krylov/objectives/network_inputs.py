@@ -11,7 +11,7 @@ from torch import Tensor
 
 from newton_krylov.data.images import Images
 from newton_krylov.objectives.network_layout import Stage, run
-from newton_krylov.objectives.network_noise import FixedForward, Noise, Seen, Statistics
+from newton_krylov.objectives.network_noise import FixedForward, Noise, Seen
 
 Cut = Callable[[int, Sequence[Stage]], list[tuple[int, int]]]
 
@@ -51,11 +51,10 @@ class Inputs(ABC):
             Of those samples.
         """
 
-    def mode(self, start: int, stop: int, statistics: Statistics | None = None) -> FixedForward:
+    def mode(self, start: int, stop: int, *, linearized: bool = False) -> FixedForward:
         """Return how samples start to stop - 1 pass through stages."""
-        if self.noise is None:
-            return FixedForward(statistics=statistics)
-        return FixedForward(self.noise.take(torch.arange(start, stop)), statistics=statistics)
+        noise = None if self.noise is None else self.noise.take(torch.arange(start, stop))
+        return FixedForward(noise, linearized=linearized)
 
 
 def _noise(known: Noise | None, index: Tensor, drawn: Noise | None) -> Noise | None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from newton_krylov.errors import UnsupportedError
+from newton_krylov.objectives.network_convolution import Geometry, convolution
 
 BLOCK = 64
 """Samples whose masks are drawn together."""
@@ -123,6 +124,8 @@ class FixedForward(TorchFunctionMode):
         Takes the statistics of the batch.
     seen : Seen, optional
         Takes what was seen.
+    linearized : bool
+        Whether the graph is for products with the Jacobian alone (see `convolution`).
     """
 
     def __init__(
@@ -132,9 +135,11 @@ class FixedForward(TorchFunctionMode):
         statistics: Statistics | None = None,
         collect: Statistics | None = None,
         seen: Seen | None = None,
+        linearized: bool = False,
     ) -> None:
         super().__init__()
         self.noise, self.statistics, self.collect, self.seen = noise, statistics, collect, seen
+        self.linearized = linearized
         self._stage, self._calls = 0, 0
 
     def enter(self, stage: int) -> None:
@@ -219,12 +224,37 @@ def _batch_norm(
     return mode._batch_norm(input, weight, bias, eps)
 
 
+def _each(number: int | Sequence[int], dimensions: int) -> list[int]:
+    return [number] * dimensions if isinstance(number, int) else list(number)
+
+
+def _convolution(
+    mode: FixedForward,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    over = weight.ndim - 2
+    if isinstance(padding, str) or input.ndim != weight.ndim:
+        plain: Any = (F.conv1d, F.conv2d, F.conv3d)[over - 1]
+        return plain(input, weight, bias, stride, padding, dilation, groups)
+    geometry = Geometry(_each(stride, over), _each(padding, over), _each(dilation, over), groups)
+    return convolution(input, weight, bias, geometry, linearized=mode.linearized)
+
+
 _FIXED: dict[Any, Callable[..., Tensor]] = {
     F.dropout: _dropout,
     F.dropout1d: _channel_dropout,
     F.dropout2d: _channel_dropout,
     F.dropout3d: _channel_dropout,
     F.batch_norm: _batch_norm,
+    F.conv1d: _convolution,
+    F.conv2d: _convolution,
+    F.conv3d: _convolution,
 }
 
 _RANDOM: dict[Any, str] = {
