@@ -433,6 +433,7 @@ class _Experiment:
             for row in [] if self.checkpoint is None else self.checkpoint.rows:
                 self.tracker.log(row)
                 progress(row)
+            objective.agreed(0.0)  # no clock runs while one process waits for another to load
             result = run(
                 optimizer,
                 objective,

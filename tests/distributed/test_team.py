@@ -5,7 +5,7 @@ import torch
 from processes import together
 
 from newton_krylov.distributed import current, leave
-from newton_krylov.distributed.team import join, other_ranks_overrides
+from newton_krylov.distributed.team import join
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.registry import entry
 
@@ -19,15 +19,17 @@ def sums(team):
         x,
         team.sums(0.1 * (team.rank + 1), 1),
         team.largest(-1.0 - team.rank),
+        team.firsts(7.0 + team.rank),
         (team.rank, team.size, team.traffic.calls, team.traffic.bytes),
     ]
 
 
 def test_sums_and_their_cost():
-    for rank, (x, two, largest, facts) in enumerate(together(3, sums)):
+    for rank, (x, two, largest, first, facts) in enumerate(together(3, sums)):
         assert x.tolist() == [6] * 5
         assert two == pytest.approx([0.6, 3])
         assert largest == -1
+        assert first == 7
         assert facts == [rank, 3, 3, 5 * 4 + 2 * 8 + 8]
 
 
@@ -46,12 +48,3 @@ def test_nccl_needs_a_gpu_for_each_process(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(UnsupportedError, match=r"2 processes on this machine need a GPU each"):
         join("nccl", None)
-
-
-def test_processes_but_the_first_leave_no_trace(monkeypatch):
-    monkeypatch.delenv("RANK", raising=False)
-    assert other_ranks_overrides("folder") == []
-    monkeypatch.setenv("RANK", "0")
-    assert other_ranks_overrides("folder") == []
-    monkeypatch.setenv("RANK", "3")
-    assert other_ranks_overrides("folder") == ["hydra.run.dir=folder", "tracking=none"]

@@ -144,8 +144,12 @@ class DataParallel(Objective):
         return self.team.largest(self.local.rounding(value))
 
     def agreed(self, value: float) -> float:
-        """Return one process's reading of a clock, the longest, to all."""
-        return self.team.largest(value)
+        """Return the first process's number to all.
+
+        Of a step's time it is the right one: while the first process records a step, the others
+        wait already for the next one's first sum.
+        """
+        return self.team.firsts(value)
 
     def accuracy(self, w: Tensor, split: Split) -> float | None:
         """Return the share of samples classified rightly, of all processes' parts of a split."""

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from newton_krylov.errors import UnsupportedError
 
-_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun tells each process."""
 
 
 @dataclass
@@ -107,6 +108,23 @@ class Team:
         dist.all_reduce(x, op=dist.ReduceOp.MAX)
         return float(x)
 
+    def firsts(self, value: float) -> float:
+        """Return the first process's number to all.
+
+        Parameters
+        ----------
+        value : float
+            This process's.
+
+        Returns
+        -------
+        float
+            The same in every process.
+        """
+        x = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.broadcast(x, 0)
+        return float(x)
+
 
 _team: Team | None = None
 
@@ -133,7 +151,7 @@ def join(backend: str, threads: int | None) -> Team:
         If this process was not started by `torchrun`, or there are not enough GPUs.
     """
     global _team  # noqa: PLW0603 - torch's process group, too, is one for the process
-    missing = [name for name in _VARIABLES if name not in os.environ]
+    missing = [name for name in VARIABLES if name not in os.environ]
     if missing:
         raise UnsupportedError(
             "device=distributed needs to be started by torchrun, for example "
@@ -175,21 +193,3 @@ def leave() -> None:
     if _team is not None:
         _team = None
         dist.destroy_process_group()
-
-
-def other_ranks_overrides(folder: str) -> list[str]:
-    """Return overrides that let every process but the first leave no trace of the run.
-
-    Parameters
-    ----------
-    folder : str
-        A temporary folder, for what it writes all the same.
-
-    Returns
-    -------
-    list of str
-        Empty in the first process, and where there is only one.
-    """
-    if os.environ.get("RANK", "0") == "0":
-        return []
-    return [f"hydra.run.dir={folder}", "tracking=none"]

@@ -1,0 +1,79 @@
+"""What the command does in the processes of torchrun: all compute, and the first alone speaks."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from newton_krylov.distributed.team import VARIABLES
+from newton_krylov.errors import ConfigError
+
+_PATIENCE = 5.0  # seconds
+
+
+def let_the_first_speak() -> None:
+    """Wait in every process but the first, before a mistake is told.
+
+    All have one configuration, so the first has most probably the same to tell; it ends then, and
+    torchrun ends the others. If it has not, this one speaks after all.
+    """
+    if not _first():
+        time.sleep(_PATIENCE)
+
+
+@contextmanager
+def in_the_background() -> Iterator[list[str]]:
+    """Let every process but the first leave no trace of the run.
+
+    Yields
+    ------
+    list of str
+        Overrides of the configuration: a temporary folder, and no tracking. None in the first
+        process, and where there is only one.
+    """
+    if _first():
+        yield []
+        return
+    with (
+        TemporaryDirectory() as folder,
+        Path(os.devnull).open("w") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):
+        yield [f"hydra.run.dir={folder}/run", "tracking=none"]
+
+
+def check_launch(device: str, *, sweep: bool, resume: bool) -> None:
+    """Refuse what does not go together with torchrun.
+
+    Parameters
+    ----------
+    device : str
+        As configured.
+    sweep : bool
+        Whether many runs are to be made.
+    resume : bool
+        Whether an earlier run is to be continued.
+
+    Raises
+    ------
+    ConfigError
+        In every process alike, before anything is loaded.
+    """
+    if any(name not in os.environ for name in VARIABLES):
+        return
+    if device != "distributed":
+        raise ConfigError(
+            f"torchrun started {os.environ['WORLD_SIZE']} processes, which with device={device} "
+            "would all do the same: choose device=distributed, or start without torchrun."
+        )
+    if sweep:
+        raise ConfigError("A sweep is not for torchrun: start each of its runs by one of its own.")
+    if resume:
+        raise ConfigError("resume=true is not for device=distributed: start the run anew.")
+
+
+def _first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
