@@ -1,1 +1,71 @@
-"""Newton's method with Krylov solvers: optimizers, solvers and curvature operators in torch."""
+"""Newton's method with Krylov solvers: optimizers, solvers and curvature operators in torch.
+
+What a program needs is here by name, and imported when it is first used: `newton_krylov.cg`.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from newton_krylov.estimator import NewtonKrylovClassifier as NewtonKrylovClassifier
+    from newton_krylov.linear_solvers.cg import cg as cg
+    from newton_krylov.linear_solvers.cr import cr as cr
+    from newton_krylov.linear_solvers.exact import exact as exact
+    from newton_krylov.linear_solvers.gcr import gcr as gcr
+    from newton_krylov.linear_solvers.gmres import gmres as gmres
+    from newton_krylov.linear_solvers.lanczos import Eigenpairs as Eigenpairs
+    from newton_krylov.linear_solvers.lanczos import lanczos as lanczos
+    from newton_krylov.linear_solvers.minres import minres as minres
+    from newton_krylov.linear_solvers.minres_qlp import minres_qlp as minres_qlp
+    from newton_krylov.linear_solvers.result import LinearResult as LinearResult
+    from newton_krylov.linear_solvers.result import Status as Status
+    from newton_krylov.module_curvature import empirical_fisher as empirical_fisher
+    from newton_krylov.module_curvature import gauss_newton as gauss_newton
+    from newton_krylov.module_curvature import hessian as hessian
+    from newton_krylov.operators import FunctionOperator as FunctionOperator
+    from newton_krylov.operators import LinearOperator as LinearOperator
+    from newton_krylov.operators import MatrixOperator as MatrixOperator
+    from newton_krylov.operators import as_operator as as_operator
+    from newton_krylov.preconditioners.jacobi import Jacobi as Jacobi
+    from newton_krylov.preconditioners.nystrom import Nystrom as Nystrom
+    from newton_krylov.torch_optim import NewtonKrylov as NewtonKrylov
+
+_HOME = {
+    "Eigenpairs": "linear_solvers.lanczos",
+    "FunctionOperator": "operators",
+    "Jacobi": "preconditioners.jacobi",
+    "LinearOperator": "operators",
+    "LinearResult": "linear_solvers.result",
+    "MatrixOperator": "operators",
+    "NewtonKrylov": "torch_optim",
+    "NewtonKrylovClassifier": "estimator",
+    "Nystrom": "preconditioners.nystrom",
+    "Status": "linear_solvers.result",
+    "as_operator": "operators",
+    "cg": "linear_solvers.cg",
+    "cr": "linear_solvers.cr",
+    "empirical_fisher": "module_curvature",
+    "exact": "linear_solvers.exact",
+    "gauss_newton": "module_curvature",
+    "gcr": "linear_solvers.gcr",
+    "gmres": "linear_solvers.gmres",
+    "hessian": "module_curvature",
+    "lanczos": "linear_solvers.lanczos",
+    "minres": "linear_solvers.minres",
+    "minres_qlp": "linear_solvers.minres_qlp",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'newton_krylov' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f"newton_krylov.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

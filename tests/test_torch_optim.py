@@ -1,0 +1,345 @@
+"""The optimizer for PyTorch loops: against linear algebra, against the core method, in training."""
+
+import functools
+import io
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import spread, symmetric
+from problems import randn, rosenbrock
+from torch import Tensor, nn
+
+from newton_krylov import NewtonKrylov, gmres
+from newton_krylov.errors import ConfigError, UnsupportedError
+
+FOLLOWING = ["cg", "cr", "minres", "minres_qlp"]
+SOLVERS = [*FOLLOWING, "gcr", "gmres", "exact"]
+
+
+def product_problem(dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor, Tensor]:
+    """A small network that is to learn y = x1 x2."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)).to(dtype)
+    X = torch.randn(64, 2, dtype=dtype)
+    return model, X, X.prod(dim=1, keepdim=True)
+
+
+def train(optimizer: NewtonKrylov, closure: Callable[[], Any], steps: int) -> list[float]:
+    return [float(optimizer.step(closure)) for _ in range(steps)]
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_quadratic_takes_one_step(solver: str) -> None:
+    A, b = symmetric(spread(6, 20)), randn(6, seed=1)
+    w = nn.Parameter(torch.zeros(6).double())
+    optimizer = NewtonKrylov(
+        [w], solver=solver, damping=0.0, damping_rule="fixed",
+        forcing=functools.partial(lambda outer: 1e-12),
+    )  # fmt: skip
+    optimizer.step(lambda: w @ A @ w / 2 - b @ w)
+    assert torch.allclose(w.detach(), torch.linalg.solve(A, b), atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", FOLLOWING)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_trains_a_network(solver: str, dtype: torch.dtype) -> None:
+    model, X, y = product_problem(dtype)
+    losses = train(
+        NewtonKrylov(model.parameters(), solver=solver), lambda: F.mse_loss(model(X), y), 60
+    )
+    assert losses[-1] < 1e-3
+    assert all(after <= before for before, after in pairwise(losses))
+
+
+def test_solves_rosenbrock_from_the_usual_start() -> None:
+    w = nn.Parameter(torch.tensor([-1.2, 1.0]).double())
+    optimizer = NewtonKrylov([w], damping=0.0, damping_rule="fixed")
+    train(optimizer, lambda: rosenbrock(w), 40)
+    assert torch.allclose(w.detach(), torch.ones(2).double(), atol=1e-8)
+
+
+def test_converges_superlinearly_near_a_minimum() -> None:
+    A = symmetric(spread(5, 10))
+    w = nn.Parameter(randn(5, seed=3) * 0.3)
+
+    def closure() -> Tensor:
+        return torch.log(torch.cosh(A @ w)).sum()
+
+    optimizer = NewtonKrylov([w], damping=0.0, damping_rule="fixed")
+    norms = []
+    for _ in range(8):
+        optimizer.step(closure)
+        assert w.grad is not None
+        norms.append(float(torch.linalg.vector_norm(w.grad)))
+    assert norms[-1] < 1e-13
+    assert min(after / before for before, after in pairwise(norms)) < 1e-4
+
+
+class TestClosure:
+    def test_may_call_backward_and_zero_grad(self) -> None:
+        """As those of `torch.optim.LBFGS` do."""
+        runs = []
+        for calls_backward in (False, True):
+            model, X, y = product_problem()
+            optimizer = NewtonKrylov(model.parameters())
+
+            def closure(
+                model: nn.Module = model,
+                X: Tensor = X,
+                y: Tensor = y,
+                optimizer: NewtonKrylov = optimizer,
+                calls_backward: bool = calls_backward,
+            ) -> Tensor:
+                optimizer.zero_grad()
+                loss = F.mse_loss(model(X), y)
+                if calls_backward:
+                    loss.backward()
+                return loss
+
+            runs.append(train(optimizer, closure, 5))
+        assert runs[0] == runs[1]
+
+    def test_dropout_is_fixed_within_a_step_and_moves_on_after_it(self) -> None:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Dropout(0.5), nn.Linear(32, 1))
+        X, y = torch.randn(50, 4), torch.randn(50, 1)
+        seen: list[tuple[int, float]] = []
+        step = 0
+
+        def closure() -> Tensor:
+            seen.append((step, float(torch.rand(()))))
+            return F.mse_loss(model(X), y)
+
+        optimizer = NewtonKrylov(model.parameters())
+        for step in range(3):  # noqa: B007
+            optimizer.step(closure)
+        draws = [{draw for k, draw in seen if k == number} for number in range(3)]
+        assert [len(of_step) for of_step in draws] == [1, 1, 1]
+        assert len(set.union(*draws)) == 3
+
+    def test_the_random_state_is_that_after_one_evaluation(self) -> None:
+        model, X, y = product_problem()
+
+        def closure() -> Tensor:
+            torch.rand(5)
+            return F.mse_loss(model(X), y)
+
+        torch.manual_seed(7)
+        closure()
+        expected = torch.rand(1)
+        torch.manual_seed(7)
+        NewtonKrylov(model.parameters()).step(closure)
+        assert torch.equal(torch.rand(1), expected)
+
+    def test_one_that_draws_its_own_batch_is_refused(self) -> None:
+        model, X, y = product_problem()
+        before = [p.clone() for p in model.parameters()]
+        batches = iter(zip(X.split(8), y.split(8), strict=True))
+
+        def closure() -> Tensor:
+            inputs, targets = next(batches)
+            return F.mse_loss(model(inputs), targets)
+
+        with pytest.raises(UnsupportedError, match=r"at the same weights.*outside of"):
+            NewtonKrylov(model.parameters()).step(closure)
+        assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+
+    def test_an_exception_in_it_leaves_the_weights_alone(self) -> None:
+        model, X, y = product_problem()
+        before = [p.clone() for p in model.parameters()]
+        addresses = [p.data_ptr() for p in model.parameters()]
+        calls = 0
+
+        def closure() -> Tensor:
+            nonlocal calls
+            calls += 1
+            if calls == 3:  # the line search's first trial
+                raise KeyboardInterrupt
+            return F.mse_loss(model(X), y)
+
+        with pytest.raises(KeyboardInterrupt):
+            NewtonKrylov(model.parameters()).step(closure)
+        assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+        assert [p.data_ptr() for p in model.parameters()] == addresses
+
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+    def test_a_loss_that_is_not_finite_changes_nothing(self, bad: float) -> None:
+        w = nn.Parameter(torch.ones(2).double())
+        optimizer = NewtonKrylov([w])
+        optimizer.step(lambda: bad * w.square().sum())
+        assert torch.equal(w.detach(), torch.ones(2).double())
+
+
+class TestNegativeCurvature:
+    @pytest.mark.parametrize("solver", FOLLOWING)
+    def test_is_followed_to_a_minimum(self, solver: str) -> None:
+        """x^4/4 - x^2/2 + y^2, started where Newton's own step leads to the saddle (0, 0)."""
+        w = nn.Parameter(torch.tensor([0.1, 1.0]).double())
+        optimizer = NewtonKrylov([w], solver=solver, damping=1e-3)
+        train(optimizer, lambda: w[0] ** 4 / 4 - w[0] ** 2 / 2 + w[1] ** 2, 40)
+        assert abs(float(w.detach()[0])) == pytest.approx(1.0, abs=1e-5)
+        assert float(w.detach()[1]) == pytest.approx(0.0, abs=1e-5)
+
+    def test_a_saddle_point_is_left(self) -> None:
+        w = nn.Parameter(torch.zeros(2).double())
+        optimizer = NewtonKrylov([w], damping=1e-3)
+        train(optimizer, lambda: w[0] ** 4 / 4 - w[0] ** 2 / 2 + w[1] ** 2, 40)
+        assert abs(float(w.detach()[0])) == pytest.approx(1.0, abs=1e-5)
+
+    def test_a_minimum_is_stayed_at(self) -> None:
+        w = nn.Parameter(torch.zeros(3).double())
+        optimizer = NewtonKrylov([w])
+        optimizer.step(lambda: w.square().sum())
+        assert not w.detach().any()
+        assert "gradient is zero" in optimizer.note
+
+
+class TestOptimizer:
+    """What PyTorch expects of one of its optimizers."""
+
+    def test_state_goes_on_where_it_was(self) -> None:
+        def run(interrupt: bool) -> list[float]:
+            model, X, y = product_problem()
+            closure = lambda: F.mse_loss(model(X), y)  # noqa: E731
+            optimizer = NewtonKrylov(model.parameters(), forcing="eisenstat_walker")
+            losses = train(optimizer, closure, 5)
+            if interrupt:
+                file = io.BytesIO()
+                torch.save(optimizer.state_dict(), file)
+                file.seek(0)
+                optimizer = NewtonKrylov(model.parameters(), forcing="eisenstat_walker")
+                optimizer.load_state_dict(torch.load(file, weights_only=True))
+            return losses + train(optimizer, closure, 5)
+
+        assert run(True) == run(False)
+
+    def test_schedulers_scale_the_step(self) -> None:
+        lengths = []
+        for lr in (1.0, 0.5):
+            w = nn.Parameter(torch.ones(2).double())
+            optimizer = NewtonKrylov([w], lr=lr, damping=0.0, damping_rule="fixed")
+            optimizer.step(lambda w=w: w.square().sum())
+            lengths.append(float(torch.linalg.vector_norm(w.detach() - 1)))
+        assert lengths[1] == pytest.approx(lengths[0] / 2)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.1)
+        optimizer.step(lambda: w.square().sum())
+        scheduler.step()
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+
+    def test_leaves_the_gradient_where_the_step_began(self) -> None:
+        model, X, y = product_problem()
+        expected = torch.autograd.grad(F.mse_loss(model(X), y), list(model.parameters()))
+        NewtonKrylov(model.parameters()).step(lambda: F.mse_loss(model(X), y))
+        for parameter, gradient in zip(model.parameters(), expected, strict=True):
+            assert parameter.grad is not None
+            assert torch.allclose(parameter.grad, gradient)
+            assert parameter.is_leaf
+
+    def test_returns_the_loss_where_the_step_began(self) -> None:
+        model, X, y = product_problem()
+        before = F.mse_loss(model(X), y)
+        loss = NewtonKrylov(model.parameters()).step(lambda: F.mse_loss(model(X), y))
+        assert torch.equal(loss, before.detach())
+        assert not loss.requires_grad
+
+    def test_frozen_parameters_stay(self) -> None:
+        model, X, y = product_problem()
+        model[0].weight.requires_grad_(False)
+        before = model[0].weight.clone()
+        train(NewtonKrylov(model.parameters()), lambda: F.mse_loss(model(X), y), 3)
+        assert torch.equal(model[0].weight, before)
+
+    def test_keeps_the_parameters_storage(self) -> None:
+        model, X, y = product_problem()
+        addresses = [p.data_ptr() for p in model.parameters()]
+        train(NewtonKrylov(model.parameters()), lambda: F.mse_loss(model(X), y), 3)
+        assert [p.data_ptr() for p in model.parameters()] == addresses
+
+    def test_unused_parameters_are_allowed(self) -> None:
+        model, X, y = product_problem()
+        spare = nn.Parameter(torch.ones(3).double())
+        losses = train(
+            NewtonKrylov([*model.parameters(), spare], damping=0.1),
+            lambda: F.mse_loss(model(X), y), 20,
+        )  # fmt: skip
+        assert losses[-1] < losses[0] / 10
+        assert torch.allclose(spare.detach(), torch.ones(3).double())
+
+    def test_takes_a_users_solver(self) -> None:
+        model, X, y = product_problem()
+        optimizer = NewtonKrylov(
+            model.parameters(), solver=functools.partial(gmres, restart=10, maxiter=10)
+        )
+        losses = train(optimizer, lambda: F.mse_loss(model(X), y), 10)
+        assert losses[-1] < losses[0]
+
+    def test_on_a_device(self, device: torch.device) -> None:
+        model, X, y = product_problem(torch.float32)
+        model, X, y = model.to(device), X.to(device), y.to(device)
+        losses = train(NewtonKrylov(model.parameters()), lambda: F.mse_loss(model(X), y), 30)
+        assert losses[-1] < 0.05 * losses[0]
+
+    @pytest.mark.parametrize(
+        ("params", "options", "error", "message"),
+        [
+            ([nn.Parameter(torch.ones(2))], {"lr": 0.0}, ValueError, "lr must be above 0"),
+            ([], {}, ValueError, "empty parameter list"),
+            ([torch.ones(2)], {}, ValueError, "no parameter requires a gradient"),
+            ([nn.Parameter(torch.ones(2).half())], {}, ValueError, "float32 or float64"),
+            (
+                [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2).double())],
+                {}, ValueError, "these are torch.float32 on cpu, torch.float64 on cpu",
+            ),
+            (
+                [{"params": [nn.Parameter(torch.ones(k))]} for k in (1, 2)],
+                {}, ValueError, "one group only",
+            ),
+            (
+                [nn.Parameter(torch.ones(2))], {"solver": "gc"},
+                ConfigError, "solver=gc is unknown.*did you mean 'gcr'",
+            ),
+            ([nn.Parameter(torch.ones(2))], {"damping": 0.0}, ConfigError, "damping"),
+        ],
+    )  # fmt: skip
+    def test_mistakes_of_construction(
+        self, params: list[Any], options: dict[str, Any], error: type[Exception], message: str
+    ) -> None:
+        with pytest.raises(error, match=message):
+            NewtonKrylov(params, **options)
+
+    def test_mistakes_of_closures(self) -> None:
+        w = nn.Parameter(torch.ones(2))
+        optimizer = NewtonKrylov([w])
+        with pytest.raises(ValueError, match="step needs a closure"):
+            optimizer.step()
+        with pytest.raises(ValueError, match="must return the loss"):
+            optimizer.step(lambda: None)
+        with pytest.raises(ValueError, match="must return the loss"):
+            optimizer.step(lambda: w)
+        with pytest.raises(ValueError, match="does not depend on the parameters"):
+            optimizer.step(lambda: torch.ones(()))
+
+
+@pytest.mark.slow
+def test_trains_on_mini_batches_of_digits() -> None:
+    """An ordinary loop over a DataLoader: two epochs on scikit-learn's digits."""
+    load_digits = pytest.importorskip("sklearn.datasets").load_digits
+    data = load_digits()
+    X = torch.from_numpy(data.data).float() / 16
+    y = torch.from_numpy(data.target)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(X[:1500], y[:1500]), batch_size=250, shuffle=True
+    )
+    optimizer = NewtonKrylov(model.parameters(), solver="cr", max_iterations=20, damping_min=1e-2)
+    for _ in range(3):
+        for inputs, targets in loader:
+            optimizer.step(lambda a=inputs, b=targets: F.cross_entropy(model(a), b))
+    with torch.no_grad():
+        accuracy = float((model(X[1500:]).argmax(1) == y[1500:]).double().mean())
+    assert accuracy > 0.85
