@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from newton_krylov.report.panel import seconds_text
 from newton_krylov.report.study import Array, Study
+from newton_krylov.report.tables import Table
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,17 @@ class Scaling:
         if len(d) < 2:
             return float("nan")
         return float(np.polyfit(np.log(d), np.log(t), 1)[0])
+
+    def table(self) -> Table:
+        """Return the times as a table, a row a method, with the fitted exponents of d."""
+        rows = []
+        for label, times in self.seconds.items():
+            slope = self.slope(label)
+            exponent = f"{slope:.2f}" if np.isfinite(slope) else "–"
+            rows.append([label, *(seconds_text(t) for t in times), exponent])
+        heads = ["Time", *(f"d = {size:,.0f}" for size in self.sizes), "exponent of d"]
+        remark = "The exponent is fitted to the three largest sizes."
+        return Table("", heads, rows, [remark])
 
     def ratios(self) -> dict[str, Array]:
         """Return every method's times over the fastest method's at each size."""

@@ -272,11 +272,11 @@ class Study:
         if not finite:
             return []
         start, lowest = max(v[0] for v in finite), min(v.min() for v in finite)
-        return [
-            Target("loss", float(lowest + left * (start - lowest)), f"{100 * (1 - left):.4g}% of the way")
-            for left in SHARES_LEFT
-            if start > lowest
-        ]
+        if not start > lowest:
+            return []
+        values = [float(lowest + left * (start - lowest)) for left in SHARES_LEFT]
+        names = [f"{100 * (1 - left):.4g}% of the way" for left in SHARES_LEFT]
+        return [Target("loss", *each) for each in zip(values, names, strict=True)]
 
     @cached_property
     def headline(self) -> Target | None:

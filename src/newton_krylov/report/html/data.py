@@ -19,6 +19,7 @@ from newton_krylov.report.panel import (
     shown_costs,
 )
 from newton_krylov.report.profiles import Profile
+from newton_krylov.report.scaling import Scaling
 from newton_krylov.report.study import Array, Entry, Study
 from newton_krylov.report.style import CROWD, LineStyle
 
@@ -132,6 +133,30 @@ def _kept(length: int) -> Array | slice:
 
 def _plain(values: Array) -> list[float | None]:
     return [float(f"{v:.6g}") if math.isfinite(v) else None for v in values.tolist()]
+
+
+def scaling_data(growth: Scaling, styles: Mapping[str, LineStyle]) -> dict[str, Any]:
+    """Return times by the problem's size.
+
+    Parameters
+    ----------
+    growth : Scaling
+        Of some methods.
+    styles : mapping
+        Label to style.
+
+    Returns
+    -------
+    dict
+        Plain values.
+    """
+    return {
+        "sizes": _plain(growth.sizes),
+        "entries": [
+            {"label": label, "style": plain_style(styles[label]), "seconds": _plain(seconds)}
+            for label, seconds in growth.seconds.items()
+        ],
+    }
 
 
 def profiles_data(made: Sequence[Profile], styles: Mapping[str, LineStyle]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from newton_krylov.report.figures import shared_styles, study_styles
 from newton_krylov.report.html.data import (
     plain_style,
     profiles_data,
+    scaling_data,
     shown_quantities,
     study_data,
 )
@@ -33,7 +34,8 @@ from newton_krylov.report.results import (
     times,
     times_words,
 )
-from newton_krylov.report.study import Entry, Study
+from newton_krylov.report.scaling import Scaling, scaling
+from newton_krylov.report.study import Entry, Study, power_text
 from newton_krylov.report.style import LineStyle
 from newton_krylov.report.tables import Table, number_text
 
@@ -61,9 +63,12 @@ def write_page(groups: Sequence[Study]) -> str:
     made = profiles(groups)
     labels = dict.fromkeys(label for profile in made for label in profile.ratios)
     styles = shared_styles(labels, groups[0].family)
+    growth = scaling(groups)
+    growing = {} if growth is None else shared_styles(growth.seconds, groups[0].family)
     data = {
         "studies": [study_data(study) for study in groups],
         "profiles": profiles_data(made, styles) if made else None,
+        "scaling": scaling_data(growth, growing) if growth else None,
     }
     scripts = [_plotly(), _file("report.js")]
     return (
@@ -76,9 +81,10 @@ def write_page(groups: Sequence[Study]) -> str:
             data=data,
             title=_title(groups),
             cards=_cards(groups),
-            studies=[_study_view(i, study) for i, study in enumerate(groups)],
+            studies=[_study_view(*each) for each in zip(_names(groups), groups, strict=True)],
             wrong=[(s.problem.title, *line) for s in groups for line in failures(s)],
             profiles=_profiles_view(made, styles) if made else None,
+            growth=_growth_view(growth, growing) if growth else None,
             settings=differences_table(groups),
             environments=environments_table(groups),
             commands=_commands(groups),
@@ -146,7 +152,16 @@ def _cards(groups: Sequence[Study]) -> list[dict[str, Any]]:
     ]
 
 
-def _study_view(number: int, study: Study) -> dict[str, Any]:
+def _names(groups: Sequence[Study]) -> list[str]:
+    """Return a short name for each problem: of the data, and of the size where that is not one."""
+    names = [study.problem.dataset for study in groups]
+    return [
+        name if names.count(name) == 1 else f"{name}, d = {study.problem.n_features:,}"
+        for name, study in zip(names, groups, strict=True)
+    ]
+
+
+def _study_view(name: str, study: Study) -> dict[str, Any]:
     styles = study_styles(study)
     chips = [_chip(i, entry, styles.get(entry.label)) for i, entry in enumerate(study.entries)]
     ranked = replace(study, entries=study.ranked)
@@ -154,9 +169,8 @@ def _study_view(number: int, study: Study) -> dict[str, Any]:
     found = times(ranked)
     rows = [(chips[i], [each[k] for each in found.values()]) for k, i in enumerate(order)]
     return {
-        "id": f"problem-{number + 1}",
+        "name": name,
         "title": study.problem.title,
-        "data": study.problem.dataset,
         "fastest": fastest_text(study),
         "chips": [chip for chip in chips if not chip["crowd"]],
         "crowd": [chip for chip in chips if chip["crowd"]],
@@ -193,12 +207,26 @@ def _profiles_view(made: Sequence[Profile], styles: Mapping[str, LineStyle]) -> 
         "targets": list(dict.fromkeys((profile.target, profile.target) for profile in made)),
         "costs": [(cost, names[cost]) for cost in PROFILE_COSTS],
         "notes": notes,
-        "chips": [
-            {"index": i, "label": label, "note": "", "failed": False, "style": style}
-            | plain_style(style)
-            for i, (label, style) in enumerate(styles.items())
-        ],
+        "chips": _plain_chips(styles),
     }
+
+
+def _growth_view(growth: Scaling, styles: Mapping[str, LineStyle]) -> dict[str, Any]:
+    target = power_text(growth.target)
+    return {
+        "title": growth.title,
+        "target": target,
+        "chips": _plain_chips(styles),
+        "table": growth.table(),
+    }
+
+
+def _plain_chips(styles: Mapping[str, LineStyle]) -> list[dict[str, Any]]:
+    return [
+        {"index": i, "label": label, "note": "", "failed": False, "style": style}
+        | plain_style(style)
+        for i, (label, style) in enumerate(styles.items())
+    ]
 
 
 def _runs_table(groups: Sequence[Study]) -> Table:

@@ -159,7 +159,7 @@
 
   // Plotly leaves the suffix off the small ticks of a logarithmic axis: 20m must not be minutes.
   const SMALL_SECONDS = {};
-  for (const digit of [2, 5]) {
+  for (const digit of [2, 3, 4, 5, 6, 7, 8, 9]) {
     for (const ten of ["", "0", "00"]) {
       for (const prefix of ["n", "µ", "m", ""]) SMALL_SECONDS[digit + ten + prefix] = `${digit}${ten}${prefix}s`;
     }
@@ -341,6 +341,27 @@
     };
   }
 
+  // --- growth with the problem's size --------------------------------------------------------
+
+  function drawGrowth(made) {
+    return (panel, board) => {
+      const lines = made.entries
+        .map((entry, index) => ({ entry, index }))
+        .filter(({ index }) => !board.hidden.has(index))
+        .map(({ entry, index }) => {
+          const line = lineOf(entry, made.sizes, entry.seconds, board.look(index), "d", "seconds");
+          return { ...line, hovertemplate: "d = %{x:,}<br>%{y:.3~s}s" };
+        });
+      const x = axis("d", "number d of features", "log");
+      const y = axis("seconds", "time", "log");
+      Object.assign(x, { tickvals: made.sizes, tickformat: ",", exponentformat: "none" });
+      y.nticks = 4;
+      const drawn = layout(panel, x, y);
+      delete drawn.xaxis.nticks;
+      return { traces: lines, layout: drawn };
+    };
+  }
+
   // --- the page ------------------------------------------------------------------------------
 
   const boards = [...document.querySelectorAll("[data-board]")]
@@ -348,6 +369,9 @@
     .map((element) => {
       if (element.dataset.board === "profiles") {
         return new Board(element, data.profiles.entries, drawProfiles(data.profiles));
+      }
+      if (element.dataset.board === "growth") {
+        return new Board(element, data.scaling.entries, drawGrowth(data.scaling));
       }
       const study = data.studies[Number(element.dataset.study)];
       return new Board(element, study.entries, drawStudy(study));

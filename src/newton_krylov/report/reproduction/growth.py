@@ -5,11 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from newton_krylov.report.figures import draw_scaling
-from newton_krylov.report.panel import seconds_text
 from newton_krylov.report.reproduction.page import Claim, Records, Section, Verdict
 from newton_krylov.report.scaling import Scaling, scaling
 from newton_krylov.report.study import studies
-from newton_krylov.report.tables import Table
 
 STUDY = "scaling"
 EXACT = "Exact Newton"
@@ -39,21 +37,10 @@ def section(records: Records, figures: Path) -> Section | None:
         f"an O(d³). So the same comparison as d grows, on {growth.title}, from w₀ = 0, until "
         f"suboptimality {growth.target:.0e} is reached (Krylov methods with the forcing term "
         f"min(½, √‖∇f‖); medians of repetitions):",
-        _table(growth).markdown(),
+        growth.table().markdown(),
         f"![Time to a fixed suboptimality against d](figures/{file.name})",
     ]
     return Section("As the problem grows", text, [_cost(growth)])
-
-
-def _table(growth: Scaling) -> Table:
-    rows = []
-    for label, times in growth.seconds.items():
-        slope = growth.slope(label)
-        exponent = f"{slope:.2f}" if np.isfinite(slope) else "–"
-        rows.append([label, *(seconds_text(t) for t in times), exponent])
-    heads = ["Time", *(f"d = {size:,.0f}" for size in growth.sizes), "exponent of d"]
-    remark = "The exponent is fitted to the three largest sizes."
-    return Table("", heads, rows, [remark])
 
 
 def _cost(growth: Scaling) -> Claim:
