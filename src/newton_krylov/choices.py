@@ -1,6 +1,6 @@
 """The configuration's groups and choices, read from the files alone: quick, nothing is imported."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 _LAST = ("experiment", "method")
@@ -25,13 +25,15 @@ Options
 Results go to outputs/<date>/<time>, and to MLflow: mlflow ui"""
 
 
-def help_text(config_dir: Path) -> str:
+def help_text(config_dir: Path, others: Mapping[str, Mapping[str, str]]) -> str:
     """Return what `--help` prints.
 
     Parameters
     ----------
     config_dir : Path
         The folder of groups.
+    others : mapping of str to mapping of str to str
+        Third parties' choices, which have no files: group to name to a line on it.
 
     Returns
     -------
@@ -40,7 +42,7 @@ def help_text(config_dir: Path) -> str:
     """
     lines = ["Usage: python run.py [-m] [group=choice ...] [key=value ...]", ""]
     for group in groups(config_dir):
-        known = choices(config_dir, group)
+        known = {**choices(config_dir, group), **others.get(group, {})}
         width = max(map(len, known))
         lines.append(group)
         lines += [f"  {name:<{width}}  {summary}".rstrip() for name, summary in known.items()]

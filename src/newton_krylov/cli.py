@@ -50,6 +50,10 @@ def main(config_dir: Path, arguments: Sequence[str] | None = None) -> int:
     try:
         return _command(config_dir, given)
     except UserError as error:
+        if "RANK" in os.environ:
+            from newton_krylov.distributed import let_the_first_speak
+
+            let_the_first_speak()
         print(f"Error: {error}", file=sys.stderr)  # noqa: T201
         return MISTAKE
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
@@ -59,16 +63,20 @@ def main(config_dir: Path, arguments: Sequence[str] | None = None) -> int:
 
 def _command(config_dir: Path, given: list[str]) -> int:
     options = _Parser().parse_intermixed_args(given)
+    others = _others(config_dir)
     if options.help:
         from newton_krylov.choices import help_text
 
-        print(help_text(config_dir))  # noqa: T201
+        summaries = {g: {e.name: e.summary.rstrip(".") for e in es} for g, es in others.items()}
+        print(help_text(config_dir, summaries))  # noqa: T201
         return DONE
-    _offer_plugins(config_dir)
+    _offer(others)
     if options.cfg or options.info or options.hydra_help or options.shell_completion:
         return _inspect(config_dir, given)
     overrides = list(options.overrides)
     if options.config_dir is not None:
+        if not options.config_dir.is_dir():
+            raise ConfigError(f"--config-dir: there is no folder {options.config_dir}.")
         overrides.append(f"hydra.searchpath=[{_quoted(f'file://{options.config_dir.resolve()}')}]")
     return _run(config_dir, overrides, multirun=options.multirun)
 
@@ -94,18 +102,31 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}. See python run.py --help.")
 
 
-def _offer_plugins(config_dir: Path) -> None:
-    """Let third parties' parts be chosen by name: what has no YAML file gets its defaults."""
-    from hydra.core.config_store import ConfigStore
-
+def _others(config_dir: Path) -> dict[str, list[Any]]:
+    """Find third parties' parts that have no YAML file, group to entries of the registry."""
     from newton_krylov import registry
 
     registry.import_plugins()
-    for group in registry.groups():
-        for name in registry.names(group):
-            if (config_dir / group).is_dir() and not (config_dir / group / f"{name}.yaml").exists():
-                node = {"name": name, **registry.entry(group, name).defaults}
-                ConfigStore.instance().store(name, node, group, provider="plugin")
+    return {
+        group: [
+            registry.entry(group, name)
+            for name in registry.names(group)
+            if not (config_dir / group / f"{name}.yaml").exists()
+        ]
+        for group in registry.groups()
+        if (config_dir / group).is_dir()
+    }
+
+
+def _offer(others: dict[str, list[Any]]) -> None:
+    """Let third parties' parts be chosen by name, with their own defaults."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    for group, entries in others.items():
+        for entry in entries:
+            node = {"name": entry.name, **entry.defaults}
+            store.store(entry.name, node, group, provider="plugin")
 
 
 def _inspect(config_dir: Path, given: list[str]) -> int:
@@ -128,11 +149,16 @@ def _inspect(config_dir: Path, given: list[str]) -> int:
 
 def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
     """Run one configuration, or a sweep."""
+    from newton_krylov.distributed import in_the_background
     from newton_krylov.interruption import interruptible
 
-    with interruptible() as interruption, _hydra(config_dir) as hydra:
+    with (
+        in_the_background() as hidden,
+        interruptible() as interruption,
+        _hydra(config_dir) as hydra,
+    ):
         try:
-            command = _Command.of(hydra, overrides, multirun=multirun)
+            command = _Command.of(hydra, [*overrides, *hidden], multirun=multirun)
             return (
                 _sweep(hydra, command, interruption) if command.sweep else _single(hydra, command)
             )
@@ -168,17 +194,21 @@ class _Command:
         from hydra.types import RunMode
 
         from newton_krylov.compose import check_sweep
+        from newton_krylov.distributed import check_launch
 
         loader = hydra.config_loader
         config = loader.load_configuration(_CONFIG, overrides, RunMode.MULTIRUN)
         sweep = multirun or config.hydra.mode == RunMode.MULTIRUN
+        check_launch(config.device.name, sweep=sweep, resume=bool(config.get("resume")))
         if sweep:
             check_sweep(config, loader)
         HydraConfig.instance().set_config(config)
         kind = "sweep" if sweep else "run"
         key = f"hydra.{kind}.dir"
         folder = Path(config.hydra[kind].dir).absolute()
-        if config.get("resume") and not any(line.startswith(f"{key}=") for line in overrides):
+        if config.get("resume") is True and not any(
+            line.startswith(f"{key}=") for line in overrides
+        ):
             from newton_krylov.resume import latest
 
             folder = latest(folder.parents[1], list(config.hydra.overrides.task), sweep=sweep)

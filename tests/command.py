@@ -1,0 +1,71 @@
+"""The real command in a process of its own, and what it left on disk and in MLflow."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+QUICK = ("dataset=synthetic", "dataset.n=300", "dataset.n_test=100", "dataset.d=8")
+"""A problem that is made and solved in milliseconds."""
+
+
+def environment(cwd: Path, **more: str) -> dict[str, str]:
+    ours = {"NEWTON_KRYLOV_CACHE": str(cwd / ".cache"), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    theirs = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    return theirs | ours | more
+
+
+def start(*arguments: str, cwd: Path, **more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *arguments],
+        cwd=cwd,
+        env=environment(cwd, **more),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def end(process: subprocess.Popen[str], code: int) -> tuple[str, str]:
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
+    assert "Traceback" not in err, err
+    return out, err
+
+
+def command(*arguments: str, cwd: Path, code: int = 0, **more: str) -> tuple[str, str]:
+    return end(start(*arguments, cwd=cwd, **more), code)
+
+
+def module(name: str, *arguments: str, cwd: Path, code: int = 0) -> tuple[str, str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", name, *arguments],
+        cwd=cwd,
+        env=environment(cwd),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    return end(process, code)
+
+
+def client(cwd: Path) -> Any:
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    from mlflow import MlflowClient
+
+    return MlflowClient(f"sqlite:///{cwd / 'mlflow.db'}")
+
+
+def tracked(cwd: Path) -> list[Any]:
+    found = client(cwd)
+    ids = [experiment.experiment_id for experiment in found.search_experiments()]
+    runs: Sequence[Any] = found.search_runs(ids)
+    return sorted(runs, key=lambda run: run.info.start_time)
+
+
+def artifacts(cwd: Path, run_id: str, path: str | None = None) -> set[str]:
+    return {file.path for file in client(cwd).list_artifacts(run_id, path)}
