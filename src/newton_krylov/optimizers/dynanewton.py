@@ -1,5 +1,6 @@
 """Newton's method on a path of growing samples and shrinking regularization."""
 
+import copy
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -78,26 +79,27 @@ class DynaNewton(Optimizer):
 
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
         """Iterate from w0; ends by itself where no direction of descent is left."""
-        path = _Path(objective, self.multiplier, generator)
+        newton = copy.deepcopy(self.newton)  # its curvature may remember what it has drawn
+        path = _Path(objective, newton, self.multiplier, generator)
         stage = path.stage(self._first(path), w0)
         yield Step(path.full(stage))
-        direction = self._direction(stage, None, generator)
+        direction = path.direction(stage, None)
         while True:
             if isinstance(direction, str):
                 made: tuple[Step, Inner] | str = direction
             else:
-                made = self.newton.search(stage.point, direction)
+                made = newton.search(stage.point, direction)
             if isinstance(made, str):
                 if stage.size == path.n:
                     return made
                 # Nothing is left to gain on this sample: go on with all of them.
                 stage = path.stage(path.n, stage.point.w)
-                direction = self._direction(stage, None, generator)
+                direction = path.direction(stage, None)
                 continue
             step, last = made
             stage = Stage(stage.size, step.point)
             yield replace(step, point=path.full(stage), note=f"{path.note(stage)}{step.note}")
-            stage, direction = self._next(path, stage, last, generator)
+            stage, direction = self._next(path, stage, last)
 
     def _first(self, path: "_Path") -> int:
         if self.initial is None:
@@ -109,21 +111,13 @@ class DynaNewton(Optimizer):
             )
         return self.initial
 
-    def _direction(
-        self, stage: "Stage", last: Inner | None, generator: torch.Generator
-    ) -> Direction | str:
-        A = self.newton.operator(stage.point, generator)
-        return self.newton.direction(stage.point, A, last, generator)
-
-    def _next(
-        self, path: "_Path", stage: "Stage", last: Inner, generator: torch.Generator
-    ) -> tuple["Stage", Direction | str]:
+    def _next(self, path: "_Path", stage: "Stage", last: Inner) -> tuple["Stage", Direction | str]:
         """Choose the stage of the next step, and solve for its direction."""
         if stage.size == path.n:
-            return stage, self._direction(stage, last, generator)
+            return stage, path.direction(stage, last)
         while True:
             larger = path.stage(self._larger(stage.size, path), stage.point.w)
-            direction = self._direction(larger, None, generator)
+            direction = path.direction(larger, None)
             if _decrement(larger, direction) <= self.radius:
                 path.reductions = max(path.reductions - 1, 0)
                 return larger, direction
@@ -131,7 +125,7 @@ class DynaNewton(Optimizer):
                 break
             path.reductions += 1
         stage = Stage(stage.size, settled(stage.point))
-        own = self._direction(stage, last, generator)
+        own = path.direction(stage, last)
         if _decrement(stage, own) > self.radius:
             return stage, own
         # Further steps here would not bring the next objective's region any nearer.
@@ -169,7 +163,13 @@ class _Path:
         next one starts from: an attempt that fails costs as much as a step.
     """
 
-    def __init__(self, objective: Objective, multiplier: float, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        newton: Newton,
+        multiplier: float,
+        generator: torch.Generator,
+    ) -> None:
         if not isinstance(objective, LinearModel):
             raise UnsupportedError(
                 "optimizer=dynanewton needs an objective whose samples and l2 term it can change: "
@@ -177,6 +177,7 @@ class _Path:
             )
         self.objective = objective
         self.n = objective.n_samples
+        self._newton = newton
         self._multiplier = multiplier
         self._generator = generator
         self.reductions = 0
@@ -196,6 +197,11 @@ class _Path:
             # Sorted rows are gathered in the order in which they lie in memory.
             f = f.subset(self._samples[:size].sort().values).with_l2(self._l2(size))
         return Stage(size, settled(f.at(w)))
+
+    def direction(self, stage: Stage, last: Inner | None) -> Direction | str:
+        """Solve the Newton system of a stage's objective, as `Newton.direction` does."""
+        A = self._newton.operator(stage.point, self._generator)
+        return self._newton.direction(stage.point, A, last, self._generator)
 
     def full(self, stage: Stage) -> Point:
         """Return the point of all samples: what a step shows, whatever it was made on."""
