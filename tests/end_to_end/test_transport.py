@@ -14,20 +14,30 @@ from newton_krylov.config import check
 from newton_krylov.trace import read_trace
 
 ROOT = Path(__file__).parents[2]
-STUDIES = ["sns_2024", "sns_2024_kept", "sns_2024_l1", "sns_2024_large"]
+STUDIES = ["sns_2024", "sns_2024_l1", "sns_2024_large"]
+METHODS = ["sns", "sns_700", "sinkhorn_newton", "sinkhorn"]
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return check(OmegaConf.to_container(compose("config", list(overrides)), resolve=True))
 
 
 @pytest.mark.parametrize("study", STUDIES)
-@pytest.mark.parametrize("method", ["sns", "sinkhorn_newton", "sinkhorn"])
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_composes_in_every_study(study, method):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        composed = compose("config", [f"experiment={study}", f"method={method}"])
-    config = check(OmegaConf.to_container(composed, resolve=True))
+    config = composed(f"experiment={study}", f"method={method}")
     assert config.settings.name == study
     assert config.name_of("dataset") == "transport"
     assert config.name_of("loss") == "entropic_transport"
     sparse = config.name_of("hessian_approx") == "thresholded_sparse"
-    assert sparse == (method == "sns")
+    assert sparse == method.startswith("sns")
+
+
+def test_the_study_of_kept_entries_is_of_the_sparse_method():
+    config = composed("experiment=sns_2024_kept", "hessian_approx.kept=5")
+    assert config.name_of("optimizer") == "sinkhorn_newton_sparse"
+    assert config.options_of("hessian_approx") == {"kept": 5}
 
 
 @pytest.mark.slow

@@ -255,9 +255,9 @@ def _fraction(kept: dict[float, RunRecord]) -> Claim:
         "It depends on what the fraction counts. Of the plan's n² entries, 2/n is 2 per row; of "
         "the Hessian's (2n)², its diagonal among them, it is 3 per row beside the diagonal. The "
         "second reading reaches machine accuracy in the published number of iterations, the first "
-        "does not. With so few entries convergence is linear, with about 15 superlinear; plans that are "
-        "more blurred need more still. The default here is 100, as an upper limit: entries that "
-        "rounding swallows are never kept.",
+        "does not. With so few entries convergence is linear, with about 15 superlinear; plans "
+        "that are more blurred need more still. The default here is 100, as an upper limit: "
+        "entries that rounding swallows are never kept.",
     )
 
 
