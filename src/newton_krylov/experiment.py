@@ -203,7 +203,8 @@ def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
     parts: dict[str, Any] = {"dataset": dataset}
     if "model" in config.entry_of("loss").parts:
         generator, _ = generators(config.settings.seed)
-        parts["model"] = initialized(config.build("model"), Interface.of(dataset), generator)
+        module = initialized(config.build("model"), Interface.of(dataset), generator)
+        parts["model"] = module.to(getattr(torch, config.settings.dtype))
     loss: Objective = config.build("loss", **parts)
     return loss
 

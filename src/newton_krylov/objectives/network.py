@@ -1,6 +1,7 @@
 """A network with a criterion as an objective of one flat vector, by layers or whole."""
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Annotated
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from newton_krylov.allocator import keep_freed_memory
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.data.images import Images
-from newton_krylov.errors import ConfigError, suggest
+from newton_krylov.errors import CombinationError, ConfigError, suggest
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
 from newton_krylov.objectives.network_curvature import (
     Criterion,
@@ -24,7 +25,8 @@ from newton_krylov.objectives.network_curvature import (
     Kept,
     OutputGraph,
 )
-from newton_krylov.objectives.network_inputs import Activations, Inputs, Samples, augmented
+from newton_krylov.objectives.network_evaluation import Evaluator
+from newton_krylov.objectives.network_inputs import Activations, Inputs, Samples, augmented, dense
 from newton_krylov.objectives.network_layout import (
     Layout,
     Stage,
@@ -43,6 +45,7 @@ GIB = 2.0**30
 # time. A GPU wants enough samples to be busy.
 _CHUNK_BYTES = {"cpu": 128e6, "cuda": 4e9}
 _BATCH_NORM_CHUNK = 500
+_EVALUATION_SHARE = 0.25  # of the memory, for each split's activations
 # A graph that is differentiated twice keeps about three tensors for each that a forward pass makes.
 _TENSORS_KEPT = 3
 
@@ -114,17 +117,26 @@ class Network(Objective):
         self.l2, self._chunk, self.memory = l2, chunk, memory
         self.layout = Layout(self._module)
         self._stages = stages_of(self._module)
-        self._images = images
         self.dtype, self.device = dtype, X.device
         self.counts, self.share = Counts(), 1.0
-        self._inputs: Inputs = Samples(X, dtype, images)
+        samples = Samples(dense(X), dtype, images)
+        self._inputs: Inputs = samples
         self._training = self._inputs, Split(X, y)  # all samples, without noise
         self._base: Tensor | None = None  # the whole network's weights, where some are held
+        self._embedded: tuple[Tensor, Tensor] | None = None  # the last argument and its answer
         self._first = 0  # the first stage with a free weight
-        self._evaluated: dict[int, tuple[Tensor, Tensor, tuple[float, float]]] = {}
         self._bind(y)
         self._free(list(self.layout.layers))
         self._seen = self._probe()
+        self._evaluator = Evaluator(
+            self._stages,
+            self.layout,
+            criterion,
+            samples,
+            self._seen,
+            self._spans,
+            memory * _EVALUATION_SHARE,
+        )
 
     # -- the parts of it ---------------------------------------------------------------------
 
@@ -213,11 +225,13 @@ class Network(Objective):
         """
         if self._base is None:
             return w
-        whole = self._base.clone()
-        views = self.layout.views(whole)
-        for number, part in zip(self._numbers, self.split(w), strict=True):
-            views[number].copy_(part)
-        return whole
+        if self._embedded is None or self._embedded[0] is not w:
+            whole = self._base.clone()
+            views = self.layout.views(whole)
+            for number, part in zip(self._numbers, self.split(w), strict=True):
+                views[number].copy_(part)
+            self._embedded = w, whole
+        return self._embedded[1]
 
     # -- other objectives of the same network ------------------------------------------------
 
@@ -303,7 +317,7 @@ class Network(Objective):
                     f"'{layer}' is not a layer of the network{suggest(layer, self.blocks)}"
                 )
         part = copy.copy(self)
-        part._base = self.embed(w).detach()
+        part._base, part._embedded = self.embed(w).detach(), None
         part._free(list(layers))
         part._first = min(
             stage.number
@@ -312,6 +326,7 @@ class Network(Objective):
         )
         front = self._stages[self._first : part._first]
         vars(part).pop("spans", None)
+        vars(part).pop("_held_square", None)
         if front:
             tensors = self.layout.views(part._base)
             part._inputs = Activations(
@@ -398,10 +413,15 @@ class Network(Objective):
 
     def penalty(self, w: Tensor) -> float:
         """Return l2/2 |w|^2 over the whole network's weights."""
-        if self.l2 == 0:
+        return 0.5 * self.l2 * (_square(w) + self._held_square) if self.l2 > 0 else 0.0
+
+    @cached_property
+    def _held_square(self) -> float:
+        """The sum of squares of the weights that are held."""
+        if self._base is None:
             return 0.0
-        whole = self.embed(w).double()
-        return 0.5 * self.l2 * float(torch.dot(whole, whole))
+        free, views = set(self._numbers), self.layout.views(self._base)
+        return sum(_square(view) for number, view in enumerate(views) if number not in free)
 
     def rounding(self, value: float) -> float:
         """Return how far a computed value can be off by rounding alone.
@@ -413,10 +433,10 @@ class Network(Objective):
 
     @property
     def training(self) -> Split | None:
-        """The training split, where this is the objective of all of it, of classes, unmasked."""
+        """The training split, where evaluating it gives this objective's value without l2."""
         inputs, split = self._training
         whole = self._base is None and self._inputs is inputs
-        return split if whole and not split.y.is_floating_point() else None
+        return split if whole and not self._seen.batch_norm else None
 
     def evaluate(self, w: Tensor, split: Split) -> tuple[float, float]:
         """Return mean loss and accuracy over a split, in evaluation mode.
@@ -434,33 +454,24 @@ class Network(Objective):
         Returns
         -------
         tuple of float
-            The mean loss without the regularizer, and the share of rightly classified samples.
+            The mean loss without the regularizer, and the share of rightly classified samples; nan
+            for a regression.
         """
-        kept = self._evaluated.get(id(split.X))
-        if kept is None or kept[0] is not split.X or kept[1] is not w:
-            kept = split.X, w, self._evaluate(w, split)
-            self._evaluated[id(split.X)] = kept
-        return kept[2]
-
-    @torch.no_grad()
-    def _evaluate(self, w: Tensor, split: Split) -> tuple[float, float]:
-        tensors = self.layout.views(self.embed(w))
-        samples = Samples(split.X, self.dtype, self._images)
-        loss = right = 0.0
-        for start, stop in self._spans(len(split), self._stages):
-            z = run(self._stages, tensors, samples.span(start, stop), FixedForward())
-            y = split.y[start:stop]
-            loss += float(self._criterion(z.double(), y)) * (stop - start)
-            right += float((z.argmax(1) == y).sum())
-        return loss / len(split), right / len(split)
+        return self._evaluator(self.embed(w), split)
 
     def accuracy(self, w: Tensor, split: Split) -> float | None:
         """Return the share of the split's samples that w classifies rightly."""
-        return self.evaluate(w, split)[1]
+        accuracy = self.evaluate(w, split)[1]
+        return None if math.isnan(accuracy) else accuracy
 
     def data_loss(self, w: Tensor, split: Split) -> float | None:
         """Return the mean loss over the split's samples, without the regularizer."""
         return self.evaluate(w, split)[0]
+
+
+def _square(v: Tensor) -> float:
+    """Return |v|^2, summed in float64."""
+    return float(v.double().square().sum())
 
 
 class NetworkPoint(Point):
@@ -584,8 +595,53 @@ class NetworkRay(Ray):
         return self._last[1]
 
 
+Memory = Annotated[PositiveFloat, Field(lt=1e6)]
+
+
+class DatasetNetwork(Network):
+    """A network as the loss of a run: bound to a data set, named in configurations.
+
+    Subclasses name the criterion and the tasks it is for.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    alternatives: str
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        model: nn.Module,
+        criterion: Criterion,
+        *,
+        l2: float,
+        chunk: int | None,
+        memory: float,
+    ) -> None:
+        if dataset.task not in self.tasks:
+            raise CombinationError(
+                f"loss={self.name} needs {self.alternatives}; dataset={dataset.name} is no such."
+            )
+        X = dataset.train.X
+        if X.layout is not torch.strided and X.shape.numel() * X.dtype.itemsize > memory * GIB:
+            raise CombinationError(
+                f"loss={self.name} reads dense samples, and those of dataset={dataset.name} would "
+                f"take more than loss.memory={memory:g} GiB."
+            )
+        super().__init__(
+            model,
+            criterion,
+            X,
+            dataset.train.y,
+            l2=l2,
+            chunk=chunk,
+            memory=memory * GIB,
+            images=dataset.images,
+        )
+
+
 @register("loss", "cross_entropy")
-class CrossEntropy(Network):
+class CrossEntropy(DatasetNetwork):
     """Mean cross entropy of a network's logits: mean(logsumexp(z) - z_y) + l2/2 |w|^2.
 
     Parameters
@@ -603,6 +659,8 @@ class CrossEntropy(Network):
     """
 
     name = "cross_entropy"
+    tasks = ("binary", "multiclass")
+    alternatives = "classes, as dataset=cifar10 or digits_images has them"
 
     def __init__(
         self,
@@ -610,22 +668,43 @@ class CrossEntropy(Network):
         model: nn.Module,
         l2: NonNegativeFloat = 0.0,
         chunk: PositiveInt | None = None,
-        memory: Annotated[PositiveFloat, Field(lt=1e6)] = 4.0,
+        memory: Memory = 4.0,
     ) -> None:
-        if dataset.task not in ("binary", "multiclass"):
-            raise ConfigError(
-                f"loss={self.name} needs classes, but dataset={dataset.name} has none; choose "
-                f"a data set such as cifar10 or digits_images."
-            )
-        X = dataset.train.X
-        super().__init__(
-            model,
-            F.cross_entropy,
-            X,
-            dataset.train.y,
-            l2=l2,
-            chunk=chunk,
-            memory=memory * GIB,
-            images=dataset.images,
-            dtype=X.dtype if X.is_floating_point() else next(model.parameters()).dtype,
-        )
+        super().__init__(dataset, model, F.cross_entropy, l2=l2, chunk=chunk, memory=memory)
+
+
+@register("loss", "mse")
+class MeanSquaredError(DatasetNetwork):
+    """Mean squared error of a network's one output: mean((z - y)^2) / 2 + l2/2 |w|^2.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        A regression.
+    model : nn.Module
+        The network, one output.
+    l2 : float
+        lambda >= 0, over all weights.
+    chunk : int or None
+        Samples in one forward pass; None chooses.
+    memory : float
+        GiB that each cache may take: of Hessian graphs, and of frozen layers' activations.
+    """
+
+    name = "mse"
+    tasks = ("regression",)
+    alternatives = "real-valued targets, as dataset=diabetes has them"
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        model: nn.Module,
+        l2: NonNegativeFloat = 0.0,
+        chunk: PositiveInt | None = None,
+        memory: Memory = 4.0,
+    ) -> None:
+        super().__init__(dataset, model, _half_mean_square, l2=l2, chunk=chunk, memory=memory)
+
+
+def _half_mean_square(outputs: Tensor, y: Tensor) -> Tensor:
+    return (outputs.squeeze(1) - y).square().mean() / 2

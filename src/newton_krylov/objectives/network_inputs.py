@@ -102,10 +102,19 @@ class Samples(Inputs):
             X = self.images.augment(X, generator, drawn.rows)
         return Samples(X, self.dtype, self.images, _noise(self.noise, index, drawn))
 
+    def like(self, X: Tensor) -> "Samples":
+        """Return other samples, read in the same way, without noise."""
+        return Samples(dense(X), self.dtype, self.images)
+
     @property
     def augmented(self) -> bool:
         """Whether noise changes the samples themselves."""
         return self.images is not None and self.images.augmentation != "none"
+
+
+def dense(X: Tensor) -> Tensor:
+    """Return samples as a network reads them: a sparse table is filled up with its zeros."""
+    return X if X.layout is torch.strided else X.to_dense()
 
 
 class Activations(Inputs):

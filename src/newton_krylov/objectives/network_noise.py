@@ -240,7 +240,7 @@ def _convolution(
 ) -> Tensor:
     over = weight.ndim - 2
     if isinstance(padding, str) or input.ndim != weight.ndim:
-        plain: Any = (F.conv1d, F.conv2d, F.conv3d)[over - 1]
+        plain: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[over - 1]
         return plain(input, weight, bias, stride, padding, dilation, groups)
     geometry = Geometry(_each(stride, over), _each(padding, over), _each(dilation, over), groups)
     return convolution(input, weight, bias, geometry, linearized=mode.linearized)
