@@ -1,0 +1,178 @@
+"""One run by its one command, in a process of its own: what it shows, leaves and tracks."""
+
+import csv
+import json
+import math
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from command import ROOT, artifacts, client, command, environment, tracked
+
+from newton_krylov.trace import Row, read_trace
+
+pytestmark = pytest.mark.slow
+
+OPTIMUM = 0.3727237468639262  # of a9a without a bias column, lambda = 0.01
+ASKED_FOR = {
+    "loss", "suboptimality", "grad_norm", "train_accuracy", "test_accuracy", "step_size",
+    "inner_iterations", "hvp_count", "data_passes", "seconds",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cwd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def shown(cwd: Path) -> str:
+    out, err = command("solver=cr", "dataset=a9a", cwd=cwd)
+    assert err == ""
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(cwd: Path, shown: str) -> Path:
+    (found,) = cwd.glob("outputs/*/*")
+    return found
+
+
+@pytest.fixture(scope="module")
+def run(cwd: Path, shown: str) -> Any:
+    (found,) = tracked(cwd)
+    return found
+
+
+@pytest.fixture(scope="module")
+def rows(folder: Path) -> list[Row]:
+    return read_trace(folder / "trace.csv")
+
+
+def test_it_shows_a_line_a_step_and_a_summary(shown, rows, folder, run):
+    steps = re.findall(r"^ +(\d+) +0\.\d+ ", shown, re.MULTILINE)
+    assert [int(step) for step in steps] == [row.iteration for row in rows]
+    for title in (
+        "loss", "suboptimality", "train accuracy", "test accuracy", "steps", "Hessian products",
+        "optimizer seconds",
+    ):  # fmt: skip
+        assert re.search(rf"│ {title} +│ [-\d.]+", shown), title
+    assert re.search(r"stopped +│ converged: gradient norm <= 1e-10", shown)
+    assert f"outputs/{folder.parent.name}/{folder.name}/figures" in shown
+    assert f"{run.info.run_id} (mlflow ui)" in shown
+
+
+def test_the_trace_is_of_newton_s_method(rows):
+    assert rows[0].loss == pytest.approx(math.log(2), abs=1e-15)
+    assert rows[-1].loss == pytest.approx(OPTIMUM, abs=2e-16)
+    assert abs(rows[-1].suboptimality) < 1e-15
+    assert rows[-1].grad_norm < 1e-10
+    assert all(a.loss > b.loss for a, b in pairwise(rows) if a.loss - OPTIMUM > 1e-14)
+    assert rows[-1].hvp_count == sum(row.inner_iterations for row in rows)
+    assert 0.84 < rows[-1].train_accuracy < 0.85 and 0.84 < rows[-1].test_accuracy < 0.85
+
+
+def test_the_record_on_disk_is_whole(folder, rows):
+    names = {path.name for path in folder.iterdir()} - {".lock", "run.log"}
+    assert names == {
+        "config.yaml", "environment.json", "figures", "overrides.yaml", "summary.json",
+        "trace.csv", "weights.npy",
+    }  # fmt: skip
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "finished" and summary["outcome"] == "converged"
+    assert summary["optimum"] == pytest.approx(OPTIMUM, abs=2e-16)
+    assert summary["iteration"] == rows[-1].iteration
+    assert summary["seconds"] == rows[-1].seconds
+    assert summary["wall_seconds"] > summary["seconds"]
+    assert summary["dataset"]["n_samples"] == 32561 and summary["dataset"]["nnz"] == 451592
+    assert yaml.safe_load((folder / "overrides.yaml").read_text()) == ["solver=cr", "dataset=a9a"]
+    assert np.load(folder / "weights.npy").shape == (123,)
+    with (folder / "trace.csv").open() as file:
+        assert set(next(csv.reader(file))) >= ASKED_FOR
+
+
+def test_mlflow_has_the_metrics_of_every_step(run, rows, cwd):
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics.keys() >= ASKED_FOR | {"wall_seconds", "optimum", "steps"}
+    for name in ASKED_FOR:
+        history = client(cwd).get_metric_history(run.info.run_id, name)
+        want = {r.iteration: getattr(r, name) for r in rows if math.isfinite(getattr(r, name))}
+        assert {metric.step: metric.value for metric in history} == want, name
+        assert len(history) == len(want)
+
+
+def test_mlflow_has_the_parameters_tags_and_files(run, folder, cwd):
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    params = run.data.params
+    assert params["solver.name"] == "cr" and params["loss.l2"] == "0.01"
+    assert params["seed"] == str(config["seed"]) and params["stop.epochs"] == "100"
+    tags = run.data.tags
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    )
+    assert tags["git_commit"] == commit.stdout.strip()
+    assert tags["git_dirty"] in ("True", "False")
+    assert tags["hostname"] == socket.gethostname()
+    assert tags["device"] == "cpu" and tags["version.torch"] and tags["version.hydra-core"]
+    assert tags["outcome"] == "converged" and tags["reason"] == "gradient norm <= 1e-10"
+    names = artifacts(cwd, run.info.run_id)
+    assert names >= {
+        "config.yaml", "overrides.yaml", "trace.csv", "weights.npy", "summary.json", "figures",
+    }  # fmt: skip
+    assert any(path.endswith(".png") for path in artifacts(cwd, run.info.run_id, "figures"))
+    assert (cwd / "mlruns").is_dir() and (cwd / "mlflow.db").is_file()
+
+
+def post(url: str, **query: Any) -> Any:
+    request = urllib.request.Request(
+        url, json.dumps(query).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return json.load(answer)
+
+
+def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+    for _ in range(600):
+        assert server.poll() is None, "the server ended"
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
+    raise AssertionError("the server does not answer")
+
+
+def test_a_plain_mlflow_server_shows_the_run(cwd, run, rows):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"],
+        cwd=cwd, env=environment(cwd), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        base = f"http://127.0.0.1:{port}"
+        wait_for(f"{base}/health", server)
+        api = f"{base}/api/2.0/mlflow"
+        found = post(f"{api}/runs/search", experiment_ids=[run.info.experiment_id])["runs"]
+        assert [one["info"]["run_id"] for one in found] == [run.info.run_id]
+        metrics = {m["key"]: m["value"] for m in found[0]["data"]["metrics"]}
+        assert metrics["loss"] == rows[-1].loss
+        figure = f"run_uuid={run.info.run_id}&path=figures%2Frun.png"
+        with urllib.request.urlopen(f"{base}/get-artifact?{figure}", timeout=20) as answer:
+            assert answer.read(8) == b"\x89PNG\r\n\x1a\n"
+        with urllib.request.urlopen(base, timeout=20) as answer:
+            assert b"<title>MLflow</title>" in answer.read()
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
