@@ -52,11 +52,10 @@ def gaps(f, optimizer, epochs, w0=None):
 
 @pytest.mark.parametrize("solver", ["exact", "cg", "minres"])
 def test_with_all_samples_and_theta_1_it_is_newton_s_method(solver):
-    f = logistic(small())
     parts = {"solver": solver, "forcing": "superlinear"}
     everything = ("regularized_subsampled", {"fraction": 1.0, "alpha": 0.0})
-    ours = minimize(f, accelerated(theta=1.0, curvature=everything, **parts))
-    newton = minimize(f, make_optimizer(**parts))
+    ours = minimize(logistic(small()), accelerated(theta=1.0, curvature=everything, **parts))
+    newton = minimize(logistic(small()), make_optimizer(**parts))
     assert ours.outcome is newton.outcome is Outcome.CONVERGED
     for key in ("loss", "step_size", "inner_iterations", "hvp_count"):
         a, b = ([getattr(row, key) for row in result.rows[1:]] for result in (ours, newton))
