@@ -1,6 +1,9 @@
 """What the compared runs have in common and in what they differ: settings, and environments."""
 
-from collections.abc import Sequence
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from newton_krylov.record import flatten
@@ -12,6 +15,9 @@ _MANY = 8
 """More values than this are not listed but counted."""
 
 _PACKAGES = "packages."
+
+_FILING = ("tracking", "hydra.run.dir=", "hydra.sweep.dir=", "hydra.sweep.subdir=")
+"""Overrides that say where a run was filed, not what was computed."""
 
 _NOT_SHOWN = frozenset({"label"})
 """It is the row's own name."""
@@ -123,3 +129,26 @@ def _environment(record: RunRecord) -> tuple[tuple[str, str], ...]:
     if not record.environment:
         flat["environment"] = "not recorded"
     return tuple((key, str(value)) for key, value in flat.items() if value is not None)
+
+
+def commands(records: Iterable[RunRecord]) -> Counter[str]:
+    """Return the commands that made some runs, and how many runs each made.
+
+    Parameters
+    ----------
+    records : iterable of RunRecord
+        Of any problems; those that do not tell their command are left out.
+
+    Returns
+    -------
+    Counter
+        As one would type them, without where the runs were filed.
+    """
+    counts: Counter[str] = Counter()
+    for record in records:
+        told = record.environment.get("command")
+        if isinstance(told, list) and len(told) > 1:
+            _, program, *rest = map(str, told)
+            kept = [word for word in rest if not word.startswith(_FILING)]
+            counts[shlex.join(["python", Path(program).name, *kept])] += 1
+    return counts

@@ -2,18 +2,15 @@
 
 import base64
 import hashlib
-import shlex
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from newton_krylov.report.context import differences_table, environments_table
+from newton_krylov.report.context import commands, differences_table, environments_table
 from newton_krylov.report.figures import shared_styles, study_styles
 from newton_krylov.report.html.data import (
     plain_style,
@@ -87,7 +84,7 @@ def write_page(groups: Sequence[Study]) -> str:
             growth=_growth_view(growth, growing) if growth else None,
             settings=differences_table(groups),
             environments=environments_table(groups),
-            commands=_commands(groups),
+            commands=list(commands(r for study in groups for r in study.records).items()),
             runs=_runs_table(groups),
         )
     )
@@ -258,17 +255,6 @@ def _run_cells(record: RunRecord) -> list[str]:
         "–" if last is None else number_text(last.seconds, digits=4),
         record.origin,
     ]
-
-
-def _commands(groups: Sequence[Study]) -> list[tuple[str, int]]:
-    """Return the commands that made the runs, and how many runs each made."""
-    told = (record.environment.get("command") for study in groups for record in study.records)
-    texts = [
-        shlex.join(["python", Path(str(command[1])).name, *map(str, command[2:])])
-        for command in told
-        if isinstance(command, list) and len(command) > 1
-    ]
-    return list(Counter(texts).items())
 
 
 def _swatch(chip: Mapping[str, Any]) -> dict[str, str]:

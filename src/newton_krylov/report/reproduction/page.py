@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from newton_krylov.report.context import commands
 from newton_krylov.report.records import RunRecord
 from newton_krylov.report.tables import Table
 
@@ -76,11 +77,14 @@ class Section:
         Paragraphs of Markdown before the claims: protocol, tables, figures.
     claims : sequence of Claim
         In the order of the paper.
+    studies : sequence of str
+        Names of the studies it was made of; filled in where the page is put together.
     """
 
     title: str
     text: Sequence[str]
     claims: Sequence[Claim]
+    studies: Sequence[str] = ()
 
 
 SectionMaker = Callable[[Records, Path], Section | None]
@@ -111,7 +115,7 @@ def write_page(sections: Sequence[Section], records: Records) -> str:
     ]
     number = 0
     for section in sections:
-        parts += [f"## {section.title}", *section.text]
+        parts += [f"## {section.title}", _block(_commands(section.studies, records)), *section.text]
         for claim in section.claims:
             number += 1
             parts += list(_claim(number, claim))
@@ -128,6 +132,23 @@ def _summary(sections: Sequence[Section]) -> str:
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
 
 
+def _commands(studies: Sequence[str], records: Records) -> dict[str, int]:
+    """Return the commands that made the runs of some studies, and how many runs each made."""
+    counts: Counter[str] = Counter()
+    for study in studies:
+        told = commands(records[study])
+        untold = len(records[study]) - sum(told.values())
+        counts.update(told)
+        counts.update({f"python run.py experiment={study}": untold} if untold else {})
+    return dict(counts)
+
+
+def _block(told: Mapping[str, int]) -> str:
+    """Return commands as a block of code."""
+    lines = [f"{command}    # {count} runs" for command, count in told.items()]
+    return "\n".join(["```", *lines, "```"])
+
+
 def _claim(number: int, claim: Claim) -> Iterator[str]:
     yield f"### {number}. {claim.quote}"
     yield f"*Paper, {claim.where}.* **{claim.verdict.capitalize()}.** {claim.measured}"
@@ -137,10 +158,7 @@ def _claim(number: int, claim: Claim) -> Iterator[str]:
 def _origin(records: Records) -> Iterator[str]:
     """Say how the runs were made, and on what."""
     yield "## Commands and environment"
-    commands = "\n".join(
-        f"python run.py experiment={study}    # {len(runs)} runs" for study, runs in records.items()
-    )
-    yield f"```\n{commands}\n```"
+    yield _block(_commands(list(records), records))
     everything = [record for runs in records.values() for record in runs]
     facts = {
         "Python": _values(everything, "python"),
