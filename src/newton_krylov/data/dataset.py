@@ -70,5 +70,5 @@ class Dataset:
 
     @property
     def n_features(self) -> int:
-        """Number of columns of X."""
-        return self.train.X.shape[1]
+        """Numbers in a sample: columns of a table, pixels of an image times channels."""
+        return self.train.X.shape[1:].numel()

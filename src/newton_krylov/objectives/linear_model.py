@@ -100,6 +100,11 @@ class LinearModel(Objective):
                 f"loss={self.name} needs {_KINDS[self.task]}, but dataset={dataset.name} has "
                 f"{_KINDS[dataset.task]}; choose {_ALTERNATIVES[dataset.task]}."
             )
+        if dataset.images is not None:
+            raise CombinationError(
+                f"loss={self.name} is of a linear model and reads tables, but "
+                f"dataset={dataset.name} has images; choose loss=cross_entropy."
+            )
         self.l2 = l2
         self.n_outputs = dataset.n_classes if self.task == "multiclass" else 1
         self.counts = Counts()

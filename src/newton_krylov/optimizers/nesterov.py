@@ -9,7 +9,7 @@ from torch import Tensor
 
 from newton_krylov.objectives.base import Objective
 from newton_krylov.optimizers.base import Optimizer, Step, Steps
-from newton_krylov.optimizers.gd import smoothness_at_zero
+from newton_krylov.optimizers.gd import smoothness_at_start
 from newton_krylov.registry import register
 
 
@@ -44,7 +44,7 @@ class Nesterov(Optimizer):
 
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
         """Iterate from w0; ends by itself only where the gradient is exactly zero."""
-        a = self.step_size or 1 / smoothness_at_zero(objective, generator)
+        a = self.step_size or 1 / smoothness_at_start(objective, w0, generator)
         mu = 0.0 if self.momentum == "convex" else objective.convexity or 0.0
         root = math.sqrt(min(mu * a, 1.0))
         x, t = w0, 1.0
