@@ -6,8 +6,9 @@ from run_folders import OPTIMUM, row, rows, write_run
 
 from newton_krylov.errors import DataError
 from newton_krylov.report.command import main
-from newton_krylov.report.compare import compare, tables
+from newton_krylov.report.compare import compare
 from newton_krylov.report.records import read_records
+from newton_krylov.report.results import tables
 from newton_krylov.report.study import studies
 
 
@@ -137,6 +138,9 @@ def test_the_command_prints_the_tables_and_says_what_is_wrong(
     assert "Newton-CR" in printed and "LBFGS" in printed
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "is not a folder" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(SystemExit):
+        main([])
+    assert "give either folders, or --experiment" in capsys.readouterr().err
 
 
 def test_nothing_to_compare_is_an_error(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,26 @@ def test_the_same_records_give_the_same_page(tmp_path: Path) -> None:
     study = convex_study(tmp_path / "study")
     first, second = (generate([study], tmp_path / name).read_bytes() for name in "ab")
     assert first == second
+
+
+def test_a_study_that_lacks_a_method_is_an_error(tmp_path: Path) -> None:
+    for folder in convex_study(tmp_path / "study").glob("Newton-CR-*"):
+        (folder / "config.yaml").write_text("name: elsewhere\n")
+    with pytest.raises(DataError, match="paper_convex lack the method 'Newton-CR'"):
+        generate([tmp_path], tmp_path / "docs")
+
+
+def test_each_section_tells_the_commands_of_its_runs(tmp_path: Path) -> None:
+    study = convex_study(tmp_path / "study")
+    told = ["/usr/bin/python", "/home/me/run.py", "experiment=paper_convex", "repeat=0,1"]
+    for folder in study.iterdir():
+        told_here = [*told, f"hydra.sweep.dir={tmp_path}", "tracking=none"]
+        (folder / "environment.json").write_text(json.dumps({"command": told_here}))
+    page = generate([study], tmp_path / "docs").read_text()
+    section = page.partition("## The convex case")[2]
+    assert section.split("```")[1].strip() == (
+        "python run.py experiment=paper_convex repeat=0,1    # 7 runs"
+    )
 
 
 def test_runs_of_no_study_are_an_error(tmp_path: Path) -> None:

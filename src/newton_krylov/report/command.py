@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from newton_krylov.console import console
 from newton_krylov.errors import DataError, UserError
 from newton_krylov.report.compare import COMPARISON_HTML, write_comparison
 from newton_krylov.report.figures import slug
@@ -13,6 +14,9 @@ from newton_krylov.report.results import tables
 from newton_krylov.report.study import studies
 
 OUTPUTS = Path("outputs")
+
+_FOR_A_TERMINAL = ("Method", "f", "f − f*", "Test acc.", "Steps", "Passes", "Time", "Ending")
+"""Columns of the table of endings that fit; the files have all of them."""
 
 _EXAMPLES = """\
 examples:
@@ -39,17 +43,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     options = _parse(arguments)
-    console, complaints = Console(), Console(stderr=True)
+    out_stream = console()
     try:
         groups = studies(_read(options))
         out = options.out or _default_place(options)
         files = write_comparison(groups, out)
     except UserError as error:
-        complaints.print(f"Error: {error}", markup=False, highlight=False)
+        Console(stderr=True, soft_wrap=True).print(f"Error: {error}", markup=False, highlight=False)
         return 2
     for table in tables(groups):
-        console.print(table.rich())
-    console.print(f"{out / COMPARISON_HTML} and {len(files) - 1} more files", markup=False)
+        shown = table.only(*_FOR_A_TERMINAL) if table.heads[0] == "Method" else table
+        out_stream.print(shown.rich())
+    told = f"{out / COMPARISON_HTML} and {len(files) - 1} more files"
+    out_stream.print(told, markup=False, soft_wrap=True)
     return 0
 
 

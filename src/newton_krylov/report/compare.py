@@ -14,15 +14,6 @@ from newton_krylov.report.scaling import scaling
 from newton_krylov.report.spreadsheet import write_csv
 from newton_krylov.report.study import Study, studies
 
-__all__ = [
-    "COMPARISON_CSV",
-    "COMPARISON_HTML",
-    "COMPARISON_MD",
-    "compare",
-    "tables",
-    "write_comparison",
-]
-
 COMPARISON_HTML = "comparison.html"
 COMPARISON_CSV = "comparison.csv"
 COMPARISON_MD = "comparison.md"

@@ -16,7 +16,7 @@ _MANY = 8
 
 _PACKAGES = "packages."
 
-_FILING = ("tracking", "hydra.run.dir=", "hydra.sweep.dir=", "hydra.sweep.subdir=")
+_FILING = ("tracking", "resume=", "hydra.run.dir=", "hydra.sweep.dir=", "hydra.sweep.subdir=")
 """Overrides that say where a run was filed, not what was computed."""
 
 _NOT_SHOWN = frozenset({"label"})

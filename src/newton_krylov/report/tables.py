@@ -1,7 +1,7 @@
 """A table as text cells, for Markdown and for the terminal."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,6 +42,12 @@ class Table:
         lines += ["", *(f"- {_escape(remark)}" for remark in self.remarks)] if self.remarks else []
         return "\n".join(lines) + "\n"
 
+    def only(self, *heads: str) -> "Table":
+        """Return the columns of some heads, in the table's order; heads that it lacks are none."""
+        kept = [i for i, head in enumerate(self.heads) if head in heads]
+        rows = [[row[i] for i in kept] for row in self.rows]
+        return replace(self, heads=[self.heads[i] for i in kept], rows=rows)
+
     def rich(self) -> "RichTable":
         """Return the table for a `rich` console."""
         from rich import box
@@ -52,6 +58,7 @@ class Table:
             title=Text(self.title),
             title_justify="left",
             box=box.SIMPLE_HEAD,
+            pad_edge=False,
             caption=Text("\n".join(self.remarks)) if self.remarks else None,
             caption_justify="left",
         )

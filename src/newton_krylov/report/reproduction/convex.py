@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from newton_krylov.errors import DataError
 from newton_krylov.report.figures import draw_against_costs, draw_method, draw_overview, slug
 from newton_krylov.report.panel import SUBOPTIMALITY, seconds_text
 from newton_krylov.report.records import RunRecord
@@ -64,7 +65,7 @@ class _Facts:
     def entry(self, label: str) -> Entry:
         entry = self.study.entry(label)
         if entry is None:
-            raise ValueError(f"the study {STUDY} lacks the method '{label}'")
+            raise DataError(f"The runs of {STUDY} lack the method '{label}', which the page needs.")
         return entry
 
     @cached_property
