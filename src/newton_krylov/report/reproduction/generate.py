@@ -13,6 +13,7 @@ from newton_krylov.report.reproduction.page import Section, write_page
 SECTIONS = (
     "convex",
     "growth",
+    "nonconvex",
     "sns",
 )
 """Modules of this package, each with a function `section`, in the order of the page."""
