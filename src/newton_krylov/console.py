@@ -232,7 +232,8 @@ def print_members(out: Console, members: Sequence[MemberLine], best: str | None)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("method", overflow="fold", min_width=12)
-    table.add_column("differs by", overflow="fold", min_width=20)
+    longest = max(len(line) for m in members for line in ["differs by", *m.overrides])
+    table.add_column("differs by", overflow="fold", min_width=min(longest, 44))
     for _, title, _ in _MEMBER_COLUMNS:
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("ending", no_wrap=True)
@@ -240,7 +241,7 @@ def print_members(out: Console, members: Sequence[MemberLine], best: str | None)
         own = [line for line in member.overrides if line not in shared]
         values = [_known(member.summary.get(key), form) for key, _, form in _MEMBER_COLUMNS]
         ending = str(member.summary.get("outcome") or member.summary.get("status"))
-        table.add_row(*map(Text, [member.number, member.label, " ".join(own), *values, ending]))
+        table.add_row(*map(Text, [member.number, member.label, "\n".join(own), *values, ending]))
     out.print()
     out.print(table)
     if len(members) > _MOST_MEMBERS:
