@@ -37,9 +37,9 @@ _MOST_MEMBERS = 40
 _MEMBER_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("loss", "f", ".8g"),
     ("suboptimality", "f - f*", ".1e"),
-    ("test_accuracy", "test acc.", ".4f"),
+    ("test_accuracy", "test", ".4f"),
     ("iteration", "steps", "d"),
-    ("hvp_count", "H products", "g"),
+    ("hvp_count", "H prod.", "g"),
     ("seconds", "seconds", ".4f"),
 )
 
@@ -229,11 +229,11 @@ def print_members(out: Console, members: Sequence[MemberLine], best: str | None)
         What a search found.
     """
     shared = set(members[0].overrides).intersection(*(set(m.overrides) for m in members))
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("method", overflow="fold", min_width=12)
     longest = max(len(line) for m in members for line in ["differs by", *m.overrides])
-    table.add_column("differs by", overflow="fold", min_width=min(longest, 44))
+    table.add_column("differs by", overflow="fold", min_width=min(longest, 32))
     for _, title, _ in _MEMBER_COLUMNS:
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("ending", no_wrap=True)
