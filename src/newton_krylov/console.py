@@ -236,7 +236,7 @@ def print_members(out: Console, members: Sequence[MemberLine], best: str | None)
     table.add_column("differs by", overflow="fold", min_width=min(longest, 32))
     for _, title, _ in _MEMBER_COLUMNS:
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("ending", no_wrap=True)
+    table.add_column("ending", overflow="fold", min_width=11)
     for member in members[:_MOST_MEMBERS]:
         own = [line for line in member.overrides if line not in shared]
         values = [_known(member.summary.get(key), form) for key, _, form in _MEMBER_COLUMNS]
