@@ -36,6 +36,7 @@ from newton_krylov.console import (
     short,
 )
 from newton_krylov.data import Dataset, Split, load_dataset
+from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.environment import describe
 from newton_krylov.errors import UnsupportedError, UserError
 from newton_krylov.interruption import Interruption, interruptible
@@ -298,6 +299,7 @@ class _Experiment:
         self.checkpoint = checkpoint
         self.out = console()
         self.problems: list[str] = []
+        self.last = None if checkpoint is None else checkpoint.rows[-1]
 
     def run(self) -> None:
         """Load, solve for the optimum, run the optimizer, keep what came of it."""
@@ -423,13 +425,15 @@ class _Experiment:
         ):
 
             def on_row(row: Row) -> None:
-                try:
-                    writer(row)
-                except OSError as error:
-                    raise UserError(_cannot_write(self.record.folder / TRACE, error)) from error
-                finally:
+                with self.interruption.held():
+                    self.last = row
                     self.tracker.log(row)
                     progress(row)
+                    try:
+                        writer(row)
+                    except OSError as error:
+                        path = self.record.folder / TRACE
+                        raise UserError(_cannot_write(path, error)) from error
 
             for row in [] if self.checkpoint is None else self.checkpoint.rows:
                 self.tracker.log(row)
@@ -475,7 +479,7 @@ class _Experiment:
 
     def _keep(self, result: RunResult) -> None:
         self._write(lambda: self.record.write_weights(result.w))
-        last = asdict(result.rows[-1]) if result.rows else {}
+        last = {} if self.last is None else asdict(self.last)
         last.pop("note", None)
         status = "finished"
         if result.outcome.failed:
@@ -508,8 +512,15 @@ def _description(dataset: Dataset) -> dict[str, Any]:
         "name": dataset.name,
         "n_samples": len(dataset.train),
         "n_features": dataset.n_features,
-        "nnz": int(X.values().numel()) if X.layout is torch.sparse_csr else X.numel(),
+        "nnz": _stored(X),
         "task": dataset.task,
         "source": dataset.source,
         "checksum": dataset.checksum,
     }
+
+
+def _stored(X: Tensor) -> int:
+    """Count the entries that a data matrix holds."""
+    if isinstance(X, OnDisk):
+        return X.nnz
+    return int(X.values().numel()) if X.layout is torch.sparse_csr else X.numel()

@@ -81,23 +81,56 @@ def read_libsvm(
     DataError
         If the file is missing, damaged or malformed; names the line and what is wrong in it.
     """
-    from sklearn.datasets import load_svmlight_file
-
     limit = _Limit(zero_based, n_features)
     with _open(path) as lines:
-        try:
-            X, y = load_svmlight_file(lines, zero_based=zero_based)
-        except (ValueError, OverflowError) as error:
-            raise _explain(path, limit, str(error)) from None
-        suspicious = lines.suspicious
-    width = X.shape[1] if X.nnz else 0
-    if suspicious or width > limit.width or not (_finite(X.data) and _finite(y)):
-        _check(path, limit)
-    if not len(y):
+        samples = _parse(path, lines, lines, limit)
+    if not len(samples.y):
         raise DataError(f"{path} holds no sample; each line should be 'label index:value ...'.")
-    if not (n_features or width):
+    if not samples.X.shape[1]:
         raise DataError(f"{path} holds labels but no feature; write them as 'index:value'.")
-    shape = (len(y), n_features or width)
+    return samples
+
+
+def read_parts(
+    path: Path,
+    *,
+    zero_based: bool = False,
+    n_features: int | None = None,
+    size: int = 2**24,
+) -> Iterator[LabelledSamples]:
+    """Read a file of LIBSVM's format part by part, so that it need not fit into memory.
+
+    Parameters
+    ----------
+    path, zero_based, n_features
+        As of `read_libsvm`.
+    size : int
+        Bytes of text in a part, but for its last line.
+
+    Yields
+    ------
+    LabelledSamples
+        Consecutive samples; without `n_features` as wide as the part's highest index.
+    """
+    limit = _Limit(zero_based, n_features)
+    with _open(path) as lines:
+        while (part := _Part(lines, size)).more:
+            yield _parse(path, part, lines, limit)
+
+
+def _parse(path: Path, text: Any, lines: "_Lines", limit: "_Limit") -> LabelledSamples:
+    """Let scikit-learn parse text, a view of lines, and check what it does not."""
+    from sklearn.datasets import load_svmlight_file
+
+    try:
+        X, y = load_svmlight_file(text, zero_based=limit.zero_based)
+    except (ValueError, OverflowError) as error:
+        raise _explain(path, limit, str(error)) from None
+    width = X.shape[1] if X.nnz else 0
+    if lines.suspicious or width > limit.width or not (_finite(X.data) and _finite(y)):
+        _check(path, limit)
+        lines.suspicious = False  # the whole file has been checked
+    shape = (len(y), limit.n_features or width)
     indices = index_dtype(shape, X.nnz)
     X = sp.csr_array((X.data, X.indices.astype(indices), X.indptr.astype(indices)), shape=shape)
     X.eliminate_zeros()
@@ -171,6 +204,39 @@ class _Lines:
     def read(self, size: int = -1) -> bytes:
         """Mark this as a file for scikit-learn, which then only iterates over it."""
         return self._stream.read(size)
+
+
+class _Part:
+    """The next lines of a file, up to a number of bytes.
+
+    Parameters
+    ----------
+    lines : _Lines
+        Of the file; goes on where the part ends.
+    size : int
+        Bytes, but for the last line.
+
+    Attributes
+    ----------
+    more : bool
+        Whether there is a line at all.
+    """
+
+    def __init__(self, lines: _Lines, size: int) -> None:
+        self._lines, self._size = iter(lines), size
+        self._first = next(self._lines, None)
+        self.more = self._first is not None
+
+    def __iter__(self) -> Iterator[bytes]:
+        line, left = self._first, self._size
+        while line is not None:
+            yield line
+            left -= len(line)
+            line = next(self._lines, None) if left > 0 else None
+
+    def read(self, size: int = -1) -> bytes:
+        """Mark this as a file for scikit-learn, which then only iterates over it."""
+        raise NotImplementedError
 
 
 @contextmanager

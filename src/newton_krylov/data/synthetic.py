@@ -108,7 +108,7 @@ def synthetic(
     )
 
 
-def _spectrum(count: int, condition_number: float) -> NDArray[Any]:
+def spectrum(count: int, condition_number: float) -> NDArray[Any]:
     """Return `count` log-spaced numbers of mean 1."""
     values = np.geomspace(condition_number, 1.0, count)
     return np.asarray(values / values.mean())
@@ -118,7 +118,7 @@ def _dense(
     rng: np.random.Generator, n: int, n_test: int, d: int, kappa: float
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     rank = min(n, d)
-    singular = np.sqrt(_spectrum(rank, kappa) * (d / rank))
+    singular = np.sqrt(spectrum(rank, kappa) * (d / rank))
     right = np.zeros((rank, d))  # becomes diag(s) V'
     right[np.arange(rank), rng.permutation(d)[:rank]] = singular
     right = _mix(rng, right, axis=1)
@@ -161,13 +161,13 @@ def _mix(rng: np.random.Generator, A: NDArray[Any], axis: int) -> NDArray[Any]:
 def _sparse(
     rng: np.random.Generator, n: int, n_test: int, d: int, density: float, kappa: float
 ) -> tuple[sp.csr_array, sp.csr_array]:
-    X = _gaussian_csr(rng, n, d, density)
+    X = gaussian_csr(rng, n, d, density)
     squares = np.zeros(d)
     for block in _blocks(X.nnz):
         squares += np.bincount(X.indices[block], X.data[block] ** 2, minlength=d)
-    wanted = np.sqrt(n * rng.permutation(_spectrum(d, kappa)))
+    wanted = np.sqrt(n * rng.permutation(spectrum(d, kappa)))
     scales = wanted / np.sqrt(np.where(squares > 0, squares, 1.0))
-    X_test = _gaussian_csr(rng, n_test, d, density)
+    X_test = gaussian_csr(rng, n_test, d, density)
     for part in (X, X_test):
         for block in _blocks(part.nnz):
             part.data[block] *= scales[part.indices[block]]
@@ -178,7 +178,7 @@ def _blocks(count: int) -> Iterator[slice]:
     return (slice(start, start + _BLOCK) for start in range(0, count, _BLOCK))
 
 
-def _gaussian_csr(rng: np.random.Generator, n: int, d: int, density: float) -> sp.csr_array:
+def gaussian_csr(rng: np.random.Generator, n: int, d: int, density: float) -> sp.csr_array:
     """Return a matrix whose entries are nonzero independently, then standard Gaussian."""
     rows = max(1, int(_BLOCK / (density * d)))
     parts = [_bernoulli(rng, min(rows, n - start), d, density) for start in range(0, n, rows)]

@@ -7,6 +7,8 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from newton_krylov.data.on_disk import OnDisk
+
 
 class Features:
     """A data matrix X with products by X and by its transpose.
@@ -18,7 +20,7 @@ class Features:
     Parameters
     ----------
     X : Tensor, shape (n, d)
-        Dense, or sparse CSR.
+        Dense, sparse CSR, or on disk.
     """
 
     def __init__(self, X: Tensor) -> None:
@@ -27,7 +29,7 @@ class Features:
 
     @cached_property
     def XT(self) -> Tensor:
-        """The transpose, shape (d, n): sparse CSR, or a view of a dense matrix."""
+        """The transpose, shape (d, n): sparse CSR, or a view of what is dense or on disk."""
         if not self.sparse:
             return self.X.T
         if self.X.device.type == "cpu":
@@ -72,7 +74,9 @@ class Features:
         Tensor, shape (d, d)
             Exactly symmetric.
         """
-        if self.sparse and self.X.device.type == "cpu":
+        if isinstance(self.X, OnDisk):
+            product = self.X.gram(weights)
+        elif self.sparse and self.X.device.type == "cpu":
             scaled = _to_scipy(self.XT)
             scaled = scipy.sparse.csr_matrix(
                 (scaled.data * weights.numpy()[scaled.indices], scaled.indices, scaled.indptr),
