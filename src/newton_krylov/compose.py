@@ -234,7 +234,9 @@ def check_sweep(config: DictConfig, loader: ConfigLoader) -> None:
         key = override.key_or_group
         options = loader.get_group_options(key)
         for value in override.sweep_string_iterator() if options else ():
-            if value not in (*options, "null"):
+            folder, _, choice = value.rpartition("/")
+            known = loader.get_group_options(f"{key}/{folder}") if folder else options
+            if choice not in (*known, "null"):
                 raise ConfigError(f"{key}={value} is unknown{suggest(value, options)}")
         plain = OmegaConf.to_container(config, resolve=False)
         if not options and not override.is_add() and _at(plain, key) is _ABSENT:
