@@ -202,17 +202,18 @@ class Activations(Inputs):
 
     @cached_property
     def _table(self) -> Tensor | None:
-        spans = self.cut(len(self), self.stages)
-        first = self._compute(*spans[0])
-        if first.nbytes / len(first) * len(self) > self.memory:
+        numbers = len(self) * self.seen.outputs[self.stages[-1].number]
+        if numbers * self.tensors[0].element_size() > self.memory:
             return None
-        shape = (len(self), *first.shape[1:])
-        table = torch.empty(
-            shape, dtype=first.dtype, device=first.device, memory_format=_format(first)
-        )
-        table[: len(first)] = first
-        for start, stop in spans[1:]:
-            table[start:stop] = self._compute(start, stop)
+        table: Tensor | None = None
+        for start, stop in self.cut(len(self), self.stages):
+            part = self._compute(start, stop)
+            if table is None:
+                shape = (len(self), *part.shape[1:])
+                table = torch.empty(
+                    shape, dtype=part.dtype, device=part.device, memory_format=_format(part)
+                )
+            table[start:stop] = part
         return table
 
 

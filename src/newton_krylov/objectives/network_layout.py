@@ -139,6 +139,7 @@ def run(
         for stage in stages:
             mode.enter(stage.number)
             x = stage(x, tensors)
+            mode.leave(x)
     return x
 
 

@@ -95,12 +95,15 @@ class Seen:
     dropout, batch_norm : set of int
         Stages with active dropout, and with batch norm by the batch's own statistics.
     numbers : dict of int to int
-        Stage to how many numbers its operations return.
+        Stage to how many numbers its operations return, all together.
+    outputs : dict of int to int
+        Stage to how many numbers it returns itself.
     """
 
     dropout: set[int] = field(default_factory=set)
     batch_norm: set[int] = field(default_factory=set)
     numbers: dict[int, int] = field(default_factory=dict)
+    outputs: dict[int, int] = field(default_factory=dict)
 
 
 Statistics = dict[Key, tuple[Tensor, Tensor]]
@@ -142,6 +145,11 @@ class FixedForward(TorchFunctionMode):
         self.linearized = linearized
         self._stage, self._calls = 0, 0
 
+    def leave(self, output: Tensor) -> None:
+        """Say what the stage that was entered returned."""
+        if self.seen is not None:
+            self.seen.outputs[self._stage] = output.numel()
+
     def enter(self, stage: int) -> None:
         """Say which stage runs next."""
         self._stage, self._calls = stage, 0
@@ -150,9 +158,9 @@ class FixedForward(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _FIXED:
             result = _FIXED[func](self, *args, **kwargs)
-        elif func in _RANDOM and _is_active(args, kwargs):
+        elif _is_random(func, args, kwargs):
             raise UnsupportedError(
-                f"The network calls {_RANDOM[func]}: its value would change from one evaluation "
+                f"The network calls {func.__name__}(): its value would change from one evaluation "
                 f"to the next, and neither a line search nor a Hessian product would be of one "
                 f"function. Only dropout can be fixed by a seed."
             )
@@ -257,21 +265,32 @@ _FIXED: dict[Any, Callable[..., Tensor]] = {
     F.conv3d: _convolution,
 }
 
-_RANDOM: dict[Any, str] = {
-    function: f"{function.__name__}()"
-    for function in (
-        *(F.alpha_dropout, F.feature_alpha_dropout, F.rrelu, F.gumbel_softmax),
-        *(F.fractional_max_pool2d, F.fractional_max_pool3d),
-        *(F.scaled_dot_product_attention, F.multi_head_attention_forward, torch.dropout),
+_ALWAYS_RANDOM: frozenset[Any] = frozenset(
+    (
+        *(F.gumbel_softmax, F.fractional_max_pool2d, F.fractional_max_pool3d),
         *(torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal),
         *(torch.rand_like, torch.randn_like, torch.randint_like),
         *(torch.bernoulli, torch.multinomial, torch.poisson),
         *(Tensor.bernoulli, Tensor.multinomial, Tensor.bernoulli_, Tensor.normal_),
         *(Tensor.uniform_, Tensor.random_, Tensor.exponential_),
     )
+)
+
+# Functions that are random at times, with the arguments that decide: all must be true.
+_PERHAPS_RANDOM: dict[Any, dict[str, tuple[int, Any]]] = {
+    F.alpha_dropout: {"training": (2, False), "p": (1, 0.5)},
+    F.feature_alpha_dropout: {"training": (2, False), "p": (1, 0.5)},
+    F.rrelu: {"training": (3, False)},
+    torch.dropout: {"train": (2, True), "p": (1, 0.5)},
+    F.scaled_dot_product_attention: {"dropout_p": (4, 0.0)},
+    F.multi_head_attention_forward: {"dropout_p": (10, 0.0), "training": (13, True)},
 }
 
 
-def _is_active(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    """Tell whether a function that may be random is: not in evaluation, not at probability 0."""
-    return bool(kwargs.get("training", True)) and kwargs.get("dropout_p", 1.0) != 0.0
+def _is_random(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    if function in _PERHAPS_RANDOM:
+        return all(
+            kwargs.get(name, args[place] if len(args) > place else default)
+            for name, (place, default) in _PERHAPS_RANDOM[function].items()
+        )
+    return function in _ALWAYS_RANDOM
