@@ -1,13 +1,17 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+import yaml
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from run_folders import row, rows, write_run
 
 from newton_krylov.errors import DataError
 from newton_krylov.record import Record
+from newton_krylov.report.html.page import write_page
 from newton_krylov.report.records import (
     RunRecord,
     differences,
@@ -15,6 +19,9 @@ from newton_krylov.report.records import (
     read_record,
     read_records,
 )
+from newton_krylov.report.results import tables
+from newton_krylov.report.spreadsheet import write_csv
+from newton_krylov.report.study import studies
 
 
 def test_a_complete_folder_reads_back_without_faults(tmp_path: Path) -> None:
@@ -138,3 +145,54 @@ def test_differences_are_the_keys_that_differ_and_no_others(tmp_path: Path) -> N
         "solver.rtol": [0.1, None],
         "solver.restart": [None, 5],
     }
+
+
+numbers = st.integers(-3, 10**400) | st.floats()
+values = st.recursive(
+    st.none() | st.booleans() | numbers | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+def some(*keys: str) -> st.SearchStrategy[dict[str, Any]]:
+    return st.dictionaries(st.sampled_from(keys), values)
+
+
+@given(
+    summary=some("label", "status", "reason", "outcome", "optimum", "dtype", "device", "dataset"),
+    dataset=some("name", "n_samples", "n_features", "checksum"),
+    config=some("name", "seed", "loss", "dataset", "benchmark", "solver"),
+    environment=some("command", "packages", "cpu"),
+)
+@settings(
+    max_examples=40,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_whatever_the_files_hold_the_comparison_is_made(
+    tmp_path: Path, summary: Any, dataset: Any, config: Any, environment: Any
+) -> None:
+    """A folder may come from anywhere: what is not of its kind is a fault, not a traceback."""
+    folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+    write_run(folder / "0", rows([1.0, 0.1]))
+    write_run(folder / "1", rows([1.0, 0.1]), label="odd")
+    for name, changed in (("summary", summary), ("environment", environment)):
+        path = folder / "1" / f"{name}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    path = folder / "1" / "summary.json"
+    told = json.loads(path.read_text())
+    if isinstance(told["dataset"], dict):
+        told["dataset"] |= dataset
+        path.write_text(json.dumps(told))
+    path = folder / "1" / "config.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | config))
+    groups = studies(read_records([folder]))
+    assert sum(len(study.records) for study in groups) == 2
+    for table in tables(groups):
+        table.markdown()
+    write_page(groups)
+    write_csv(groups, folder / "x.csv")

@@ -5,11 +5,13 @@ What is missing or damaged becomes a sentence in the record's `faults`; the rest
 that was killed, or never got to its first step, stays in every table.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from sys import float_info
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +85,7 @@ class Problem:
         for key, value in self.parameters:
             yield (
                 f"{'λ' if key == 'l2' else key} = {value:g}"
-                if isinstance(value, (int, float))
+                if isinstance(value, float) and isfinite(value)
                 else f"{key} = {value}"
             )
 
@@ -163,7 +165,7 @@ class RunRecord:
     def optimum(self) -> float | None:
         """The certified optimal value, where there is one."""
         value = self.summary.get("optimum")
-        return None if value is None else float(value)
+        return float(value) if _is_number(value) else None
 
     @cached_property
     def problem(self) -> Problem:
@@ -173,10 +175,12 @@ class RunRecord:
         described = described if isinstance(described, dict) else {}
         return Problem(
             dataset=str(described.get("name") or data.get("name") or "unknown data"),
-            n_samples=int(described.get("n_samples") or 0),
-            n_features=int(described.get("n_features") or 0),
+            n_samples=_count(described.get("n_samples")),
+            n_features=_count(described.get("n_features")),
             loss=str(loss.get("name") or ""),
-            parameters=tuple(sorted((k, _hashable(v)) for k, v in loss.items() if k != "name")),
+            parameters=tuple(
+                sorted(((str(k), _hashable(v)) for k, v in loss.items() if k != "name"), key=_first)
+            ),
             dtype=str(self.summary.get("dtype") or self.config.get("dtype") or "float64"),
             checksum=str(described.get("checksum") or ""),
         )
@@ -379,9 +383,27 @@ def differences(records: Iterable[RunRecord]) -> dict[str, list[Any]]:
     return {key: each for key, each in values.items() if any(v != each[0] for v in each)}
 
 
+def _is_number(value: Any) -> TypeGuard[float]:
+    """Tell whether a value that a file holds is a finite number, and no truth value."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return -float_info.max <= value <= float_info.max  # an integer may be larger than any float
+
+
+def _count(value: Any) -> int:
+    """Return a count, 0 where a file holds something else."""
+    return int(value) if _is_number(value) else 0
+
+
+def _first(pair: tuple[str, Any]) -> str:
+    return pair[0]
+
+
 def _hashable(value: Any) -> Any:
-    """Turn lists to tuples, so that settings can be keys."""
-    return tuple(_hashable(v) for v in value) if isinstance(value, list) else value
+    """Turn lists to tuples, and what else cannot be a key to text, so that settings can be keys."""
+    if isinstance(value, list):
+        return tuple(_hashable(v) for v in value)
+    return value if isinstance(value, Hashable) else repr(value)
 
 
 def _natural(path: Path) -> tuple[tuple[int, int, str], ...]:

@@ -229,7 +229,7 @@ class Study:
     @property
     def benchmark(self) -> str | None:
         """The label of the method that the runs name as a second benchmark, if they agree."""
-        named = {record.config.get("benchmark") for record in self.records if record.config}
+        named = {record.settings.get("benchmark") for record in self.records if record.config}
         return str(named.pop()) if len(named) == 1 and None not in named else None
 
     @property
