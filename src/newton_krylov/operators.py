@@ -1,6 +1,7 @@
 """The linear operator: all that a solver, a preconditioner or Lanczos knows of a matrix."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -117,8 +118,39 @@ class LinearOperator:
         """
         raise UnsupportedError(f"{type(self).__name__} has no closed-form solve")
 
+    def compression(self) -> "Compression | None":
+        """Return a smaller operator with the same nonzero eigenvalues, where one is known.
+
+        Returns
+        -------
+        Compression or None
+            None unless a subclass knows one.
+        """
+        return None
+
     def __matmul__(self, v: Tensor) -> Tensor:
         return self.matvec(v) if v.ndim == 1 else self.matmat(v)
+
+
+@dataclass(frozen=True)
+class Compression:
+    """An operator's action on a subspace that contains its range, in coordinates.
+
+    With an isometry E of m columns, A = E S E' + shift (I - E E'), S = E'A E.
+
+    Attributes
+    ----------
+    operator : LinearOperator
+        S, m by m.
+    expand : callable
+        Coordinates U, shape (m, k), to vectors E U, shape (n, k).
+    reduce : callable
+        A vector v, shape (n,), to the coordinates E'v, shape (m,).
+    """
+
+    operator: LinearOperator
+    expand: Callable[[Tensor], Tensor]
+    reduce: Callable[[Tensor], Tensor]
 
 
 class MatrixOperator(LinearOperator):

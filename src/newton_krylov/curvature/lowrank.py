@@ -1,6 +1,7 @@
 """The Hessian's dominant eigenpairs, by Lanczos."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -8,10 +9,13 @@ from torch import Tensor
 
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.curvature.low_rank_operator import Negative, describe, low_rank
-from newton_krylov.linear_solvers.lanczos import lanczos
+from newton_krylov.linear_solvers.lanczos import Eigenpairs, lanczos
 from newton_krylov.objectives.base import Point
 from newton_krylov.operators import LinearOperator
 from newton_krylov.registry import register
+
+Matrix = Literal["hessian", "gauss_newton"]
+"""Whose eigenpairs."""
 
 _SPARE = 8
 """Vectors that Lanczos may keep beside the wanted ones."""
@@ -50,6 +54,10 @@ class LowRank(Curvature):
         eigenvalues are more accurate than that.
     maxiter : int
         Limit of Hessian products a step; what was reached by then is used.
+    matrix : {"hessian", "gauss_newton"}
+        Whose eigenpairs. By one linear or convolutional layer's weights, in a network that is
+        otherwise piecewise linear (ReLU, max-pooling, dropout) the two are the same matrix, and
+        products with the second are cheaper.
     """
 
     def __init__(
@@ -59,7 +67,9 @@ class LowRank(Curvature):
         rest: NonNegativeFloat = 0.0,
         rtol: PositiveFloat = 0.05,
         maxiter: PositiveInt = 30,
+        matrix: Matrix = "hessian",
     ) -> None:
+        self.matrix = matrix
         self.rank = rank
         self.negative = negative
         self.rest = rest
@@ -69,17 +79,8 @@ class LowRank(Curvature):
 
     def at(self, point: Point, generator: torch.Generator) -> LinearOperator:
         """Return the matrix of rank k at a point."""
-        H = point.hessian()
-        pairs = lanczos(
-            H,
-            min(self.rank, H.shape[0]),
-            which="largest" if self.negative == "truncate" else "magnitude",
-            generator=generator,
-            rtol=self.rtol,
-            maxiter=self.maxiter,
-            basis_size=self.rank + _SPARE,
-            v0=self._start(H),
-        )
+        H = point.gauss_newton() if self.matrix == "gauss_newton" else point.hessian()
+        pairs = self._pairs(H, self._start(H), generator)
         self._vectors = pairs.vectors
         self.note = describe(pairs)
         return low_rank(pairs, self.negative, self.rest)
@@ -88,6 +89,26 @@ class LowRank(Curvature):
         """Return a vector that has a part in each of the last step's eigenvectors."""
         last = self._vectors
         return None if last is None or last.shape[0] != H.shape[0] else last.sum(1)
+
+    def _pairs(
+        self, H: LinearOperator, v0: Tensor | None, generator: torch.Generator
+    ) -> Eigenpairs:
+        """Run Lanczos, on a smaller operator with the same eigenpairs where one is known."""
+        small = H.compression()
+        if small is not None:
+            start = None if v0 is None else small.reduce(v0)
+            pairs = self._pairs(small.operator, start, generator)
+            return replace(pairs, vectors=small.expand(pairs.vectors))
+        return lanczos(
+            H,
+            min(self.rank, H.shape[0]),
+            which="largest" if self.negative == "truncate" else "magnitude",
+            generator=generator,
+            rtol=self.rtol,
+            maxiter=self.maxiter,
+            basis_size=self.rank + _SPARE,
+            v0=v0,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the vectors that the next step starts from."""
@@ -115,6 +136,8 @@ class Rank1(LowRank):
         Ritz residual |H v - lambda v| / |lambda| asked for.
     maxiter : int
         Limit of Hessian products a step.
+    matrix : {"hessian", "gauss_newton"}
+        Whose eigenpair.
     """
 
     def __init__(
@@ -123,5 +146,6 @@ class Rank1(LowRank):
         rest: NonNegativeFloat = 0.0,
         rtol: PositiveFloat = 0.05,
         maxiter: PositiveInt = 20,
+        matrix: Matrix = "hessian",
     ) -> None:
-        super().__init__(1, negative, rest, rtol, maxiter)
+        super().__init__(1, negative, rest, rtol, maxiter, matrix)

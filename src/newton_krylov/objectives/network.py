@@ -544,7 +544,7 @@ class NetworkPoint(Point):
 
     def hessian(self) -> LinearOperator:
         """Return the Hessian at w, matrix-free."""
-        return HessianOperator(self.objective, self._gradient_graphs)
+        return HessianOperator(self.objective, self._gradient_graphs, self.w)
 
     def gauss_newton(self) -> LinearOperator:
         """Return the generalized Gauss-Newton operator at w, matrix-free."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from newton_krylov.operators import LinearOperator
+from newton_krylov.operators import Compression, LinearOperator
 
 if TYPE_CHECKING:
     from newton_krylov.objectives.network import Network
@@ -111,7 +111,27 @@ HessianGraph = tuple[Sequence[Tensor], Sequence[Tensor]]
 
 
 class HessianOperator(NetworkOperator[HessianGraph]):
-    """The Hessian: a product is the derivative of the gradient's graph (Pearlmutter, 1994)."""
+    """The Hessian: a product is the derivative of the gradient's graph (Pearlmutter, 1994).
+
+    Parameters
+    ----------
+    objective : Network
+        Gives the spans, l2 and the counts.
+    graphs : Kept
+        One graph a span.
+    w : Tensor, shape (dim,)
+        Where.
+    """
+
+    def __init__(self, objective: "Network", graphs: Kept[HessianGraph], w: Tensor) -> None:
+        super().__init__(objective, graphs)
+        self._w = w
+
+    def compression(self) -> Compression | None:
+        """Return the Hessian by one wide linear layer's weights in the span of its inputs."""
+        from newton_krylov.objectives.network_compression import compression
+
+        return compression(self._objective, self._w)
 
     def _product(self, graph: HessianGraph, v: Sequence[Tensor]) -> Sequence[Tensor]:
         parameters, gradient = graph
