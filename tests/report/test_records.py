@@ -147,6 +147,25 @@ def test_differences_are_the_keys_that_differ_and_no_others(tmp_path: Path) -> N
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("trace.csv", b"iteration,loss\n"),
+        ("trace.csv", b"\x00\xff\n" * 3),
+        ("trace.csv", b"a" * 200_000),
+        ("summary.json", b"[" * 100_000),
+        ("config.yaml", b"[" * 5_000),
+        ("config.yaml", b"!!python/object/apply:os.system ['echo']\n"),
+        ("environment.json", b"\xff\xfe"),
+    ],
+)
+def test_a_hostile_file_is_a_fault(tmp_path: Path, name: str, content: bytes) -> None:
+    folder = write_run(tmp_path / "0", rows([1.0]))
+    (folder / name).write_bytes(content)
+    (fault,) = read_record(folder).faults
+    assert name in fault
+
+
 numbers = st.integers(-3, 10**400) | st.floats()
 values = st.recursive(
     st.none() | st.booleans() | numbers | st.text(max_size=5),

@@ -5,6 +5,7 @@ What is missing or damaged becomes a sentence in the record's `faults`; the rest
 that was killed, or never got to its first step, stays in every table.
 """
 
+import csv
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -290,16 +291,17 @@ def read_record(folder: Path, source: str = "") -> RunRecord:
         rows = read_trace(folder / TRACE)
     except FileNotFoundError:
         faults.append(f"{folder / TRACE} is missing: the run never made its first step.")
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         faults.append(f"{folder / TRACE} cannot be read: {error}.")
     files: dict[str, dict[str, Any]] = {}
     for name in (CONFIG, SUMMARY, ENVIRONMENT):
         read = read_yaml if name == CONFIG else read_json
         try:
             files[name] = read(folder / name)
-        except UserError as error:
+        except (UserError, RecursionError) as error:  # the latter: nested thousands deep
             files[name] = {}
-            faults.append(f"{error}".rstrip(".") + ".")
+            told = f"{folder / name} cannot be read: {error}"
+            faults.append((str(error) if isinstance(error, UserError) else told).rstrip(".") + ".")
     if source:
         faults = [fault.replace(str(folder), source) for fault in faults]
     return RunRecord(
