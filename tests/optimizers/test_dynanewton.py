@@ -107,7 +107,7 @@ def test_a_step_is_shown_on_all_samples_whatever_it_was_made_on():
 
 
 def test_a_step_costs_its_share_and_nothing_for_the_trace():
-    """Outputs, gradient, Hessian and search of m samples: 2.5 m / n passes; 2 with known outputs."""
+    """Outputs, gradient, Hessian, search: 2.5 m / n passes, and 2 where the outputs are known."""
     f = logistic(small(n=480, d=12), l2=1e-3)
     rows = minimize(f, dynanewton(), epochs=12).rows
     told = stages(rows)
