@@ -188,11 +188,14 @@ def draw_against_costs(
     with sheet(len(quantities), len(costs), title, study.problem.title, key=_key(study)) as page:
         axes = iter(page.axes)
         for y in quantities:
-            for x in costs:
-                ax = next(axes)
+            row = [next(axes) for _ in costs]
+            for ax in row[1:]:
+                ax.sharey(row[0])
+            for ax, x in zip(row, costs, strict=True):
                 draw_panel(ax, study, styles, x, y, whole=True)
-                if x is not costs[0]:
-                    ax.set_title("")
+            for ax in row[1:]:
+                ax.set_title("")
+                ax.tick_params(labelleft=False)
         return page.save(folder, name, formats)
 
 

@@ -48,16 +48,18 @@ _ON_DARK = {
     BLACK: "#F0F0F0",
 }
 
-# The paper's own colours for its three methods (section 2.1), and fixed ones for their kin.
+# The paper's own colours for its three methods (section 2.1), and fixed ones for their kin; by
+# labels in lower case, since a run without a label is called by its parts, as `newton-cr`.
 _FIXED = {
-    "Exact Newton": LineStyle(BLUE, "o"),
-    "Newton-GMRES": LineStyle(ORANGE, "s"),
-    "Newton-CR": LineStyle(GREEN, "^"),
-    "Newton-GCR": LineStyle(PURPLE, "D"),
-    "Newton-CG": LineStyle(VERMILION, "v"),
-    "Newton-MINRES": LineStyle(SKY, "P"),
-    "Gradient descent": LineStyle(GREY, "x"),
+    "exact newton": LineStyle(BLUE, "o"),
+    "newton-gmres": LineStyle(ORANGE, "s"),
+    "newton-cr": LineStyle(GREEN, "^"),
+    "newton-gcr": LineStyle(PURPLE, "D"),
+    "newton-cg": LineStyle(VERMILION, "v"),
+    "newton-minres": LineStyle(SKY, "P"),
+    "gradient descent": LineStyle(GREY, "x"),
 }
+_SAME = {"newton-exact": "exact newton", "gd": "gradient descent"}
 _COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY)
 _MARKERS = ("h", "*", "X", "<", ">", "d", "p", "8", "H")
 _DASHES = ("-", "--", "-.", ":")
@@ -84,10 +86,15 @@ def line_styles(labels: Iterable[str]) -> dict[str, LineStyle]:
         Label to style.
     """
     labels = sorted(set(labels))
-    styles = {label: _FIXED[label] for label in labels if label in _FIXED}
+    styles: dict[str, LineStyle] = {}
+    for label in labels:
+        name = label.lower()
+        fixed = _FIXED.get(_SAME.get(name, name))
+        if fixed is not None and fixed not in styles.values():
+            styles[label] = fixed
     taken = {(style.color, style.dash) for style in styles.values()}
     free = [(c, dash) for dash in _DASHES for c in _COLORS if (c, dash) not in taken]
-    for i, label in enumerate(label for label in labels if label not in _FIXED):
+    for i, label in enumerate(label for label in labels if label not in styles):
         color, dash = free[i % len(free)]
         styles[label] = LineStyle(color, _MARKERS[i % len(_MARKERS)], dash)
     return styles
