@@ -1,11 +1,14 @@
 """The real command in a process of its own, and what it left on disk and in MLflow."""
 
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -39,6 +42,27 @@ def end(process: subprocess.Popen[str], code: int) -> tuple[str, str]:
 
 def command(*arguments: str, cwd: Path, code: int = 0, **more: str) -> tuple[str, str]:
     return end(start(*arguments, cwd=cwd, **more), code)
+
+
+def inside(*arguments: str, cwd: Path, code: int = 0) -> tuple[str, str]:
+    """The same in this process, which has imported everything already: ten times as quick."""
+    from newton_krylov.cli import main
+
+    out, err, before = io.StringIO(), io.StringIO(), Path.cwd()
+    tracking = f"tracking.uri=sqlite:///{cwd / 'mlflow.db'}"
+    quiet = any(line in ("tracking=none", "--help") or "tracking.uri" in line for line in arguments)
+    with (
+        patch.dict(os.environ, {"NEWTON_KRYLOV_CACHE": str(cwd / ".cache")}),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        os.chdir(cwd)
+        try:
+            given = main(CONF, [*arguments, *([] if quiet else [tracking])])
+        finally:
+            os.chdir(before)
+    assert given == code, f"exit code {given}\n{out.getvalue()}\n{err.getvalue()}"
+    return out.getvalue(), err.getvalue()
 
 
 def module(name: str, *arguments: str, cwd: Path, code: int = 0) -> tuple[str, str]:

@@ -11,6 +11,11 @@ import pytest
 import torch
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the test of random kills be run with more of them: `--kills 100`."""
+    parser.addoption("--kills", type=int, default=10, help="runs to kill at random moments")
+
+
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Run a test on the CPU and, where there is one, on an NVIDIA GPU."""

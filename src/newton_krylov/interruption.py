@@ -35,6 +35,17 @@ class Interruption:
         """Obey the next signal at once again."""
         self._held = False
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let a signal wait until something is written whole."""
+        self.hold()
+        try:
+            yield
+        finally:
+            self.release()
+        if self.signal is not None:
+            raise KeyboardInterrupt
+
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         """Handle a signal."""
         again, self._held = self._held, False
