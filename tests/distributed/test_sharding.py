@@ -8,11 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import make_dataset
+from processes import together
 
 from newton_krylov.data import load_dataset
+from newton_krylov.data.shards import write_shards
+from newton_krylov.data.shards.generate import Generator
+from newton_krylov.distributed import data_parallel
 from newton_krylov.distributed.objective import _Places
 from newton_krylov.distributed.sharding import bounds, refuse, shard
 from newton_krylov.errors import CombinationError, UnsupportedError
+from newton_krylov.registry import entry
 
 
 @given(n=st.integers(1, 1000), size=st.integers(1, 20))
@@ -92,3 +97,22 @@ def test_places_of_subsets_of_subsets_partition_them(n, size, draws):
             found[places.numbers] = own
         assert torch.equal(found, samples)
         assert sum(places.share for places, _ in members) == pytest.approx(1)
+
+
+def on_disk(team, folder):
+    data = shard(load_dataset("shards", {"path": folder}), team)
+    f = data_parallel(entry("loss", "logistic").target(data, l2=0.1), team, 400)
+    point = f.at(torch.ones(f.dim, dtype=torch.float64))
+    index = torch.tensor([399, 0, 200])
+    return [point.value, point.grad, point.hessian() @ point.grad, point.subset(index).grad]
+
+
+def test_data_on_disk_are_divided_and_stay_there(tmp_path):
+    parts = {"train": Generator(d=20, density=0.2).parts(400, 0)}
+    write_shards(
+        tmp_path / "s", parts, task="binary", source="here", n_features=20, shard_bytes=2000
+    )
+    (alone,) = together(1, on_disk, str(tmp_path / "s"))
+    for member in together(2, on_disk, str(tmp_path / "s")):
+        for found, expected in zip(member, alone, strict=True):
+            assert found == pytest.approx(expected, rel=1e-12)

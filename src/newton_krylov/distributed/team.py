@@ -1,5 +1,6 @@
 """The processes of a run: who they are, and the sums they take together."""
 
+import atexit
 import os
 from dataclasses import dataclass
 
@@ -164,6 +165,7 @@ def join(backend: str, threads: int | None) -> Team:
         torch.set_num_threads(threads)
     device = _device(backend)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    atexit.register(leave)  # a process that ends in another way must leave, too
     _team = Team(device)
     return _team
 
