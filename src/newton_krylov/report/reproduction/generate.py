@@ -14,6 +14,8 @@ SECTIONS = (
     "convex",
     "growth",
     "nonconvex",
+    "ye_zhang",
+    "dynanewton",
     "sns",
 )
 """Modules of this package, each with a function `section`, in the order of the page."""
