@@ -147,6 +147,8 @@ def _draw(facts: _Facts, folder: Path, name: str) -> list[Path]:
             for x in (PASSES, SECONDS):
                 ax = next(axes)
                 draw_panel(ax, study, styles, x, quantity, whole=True)
+                if x is PASSES:  # the first stages take hundredths of one
+                    ax.xaxis.set_major_formatter("{x:g}")
                 ax.axhline(facts.accuracy, color=GREY, linewidth=0.8, zorder=0.6)
                 ax.text(
                     0.01, facts.accuracy / 1.3, "d / 2n", transform=ax.get_yaxis_transform(),
