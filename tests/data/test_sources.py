@@ -1,6 +1,7 @@
 """Registered sources and what configurations say of them."""
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from newton_krylov.data.prepare import RawData, Samples
 from newton_krylov.errors import ConfigError
 from newton_krylov.registry import entry, names
 
-CONF = Path(__file__).parents[2] / "conf" / "dataset"
+ROOT = Path(__file__).parents[2]
+CONF = ROOT / "conf" / "dataset"
 
 
 def configured():
@@ -61,6 +63,23 @@ def test_a_third_partys_source_takes_the_common_options(monkeypatch):
     assert load_dataset("of_a_third_party", {"bias": False}).n_features == 2
     assert read(n=2, dtype=torch.float32).train.X.dtype is torch.float32
     assert next(iter(inspect.signature(read).parameters)) == "n"
+
+
+def test_the_pages_example(monkeypatch):
+    monkeypatch.setitem(registry._entries, "dataset", dict(registry._entries["dataset"]))
+    page = (ROOT / "docs" / "data.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    exec(compile(code, "data.md", "exec"), {})
+    data = load_dataset("mine", {"rows": 500})
+    assert (len(data.train), len(data.test), data.n_features) == (400, 100, 5)
+    assert float(data.train.X.std()) == pytest.approx(1, rel=0.01)
+
+
+def test_the_page_names_every_data_set():
+    page = (ROOT / "docs" / "data.md").read_text()
+    adults = [f"a{k}a" for k in range(2, 8)]  # "`a1a` to `a8a`"
+    for name in configured():
+        assert f"`{name}`" in page or name in adults, name
 
 
 def test_mistakes_are_one_sentence():
