@@ -148,6 +148,8 @@ def _draw(facts: _Facts, folder: Path, name: str) -> list[Path]:
                 ax = next(axes)
                 draw_panel(ax, study, styles, x, quantity, whole=True)
                 if x is PASSES:  # the first stages take hundredths of one
+                    ax.set_xscale("log")
+                    ax.set_xlim(left=facts.accuracy)
                     ax.xaxis.set_major_formatter("{x:g}")
                 ax.axhline(facts.accuracy, color=GREY, linewidth=0.8, zorder=0.6)
                 ax.text(
