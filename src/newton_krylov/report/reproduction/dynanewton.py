@@ -148,13 +148,13 @@ def _draw(facts: _Facts, folder: Path, name: str) -> list[Path]:
                 ax = next(axes)
                 draw_panel(ax, study, styles, x, quantity, whole=True)
                 if x is PASSES:  # the first stages take hundredths of one
-                    ax.set_xscale("log")
+                    ax.set_xscale("log", nonpositive="mask")
                     ax.set_xlim(left=facts.accuracy)
                     ax.xaxis.set_major_formatter("{x:g}")
                 ax.axhline(facts.accuracy, color=GREY, linewidth=0.8, zorder=0.6)
                 ax.text(
-                    0.01, facts.accuracy / 1.3, "d / 2n", transform=ax.get_yaxis_transform(),
-                    va="top", fontsize=7.5, color=FAINT_TEXT,
+                    0.99, facts.accuracy / 1.3, "d / 2n", transform=ax.get_yaxis_transform(),
+                    ha="right", va="top", fontsize=7.5, color=FAINT_TEXT,
                 )  # fmt: skip
                 ax.set_ylim(bottom=_LOWEST[quantity])
         return page.save(folder, name, ("png",))
