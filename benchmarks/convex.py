@@ -1,7 +1,7 @@
 """Time to a certified suboptimality: Newton with our linear solvers against the peers.
 
 One process, methods interleaved, medians over rounds. Each peer solves the same problem from
-w = 0; SciPy's methods are run twice: on this package's objective ("our products": they profit
+w = 0, with the data in memory in both orientations; SciPy's methods are run twice: on this package's objective ("our products": they profit
 from everything that makes ours fast), and on value, gradient and Hessian product as a user writes
 them with SciPy's sparse matrices ("SciPy CSR"). A ratio is the time of the fastest of all peers
 divided by the entry's own: above 1 is faster than every peer.
@@ -78,7 +78,7 @@ def registered(name: str, dataset: Dataset, optimum: float, parts: dict[str, obj
     w0 = torch.zeros(objective.dim, dtype=objective.dtype)
     optimizer = entry("optimizer", name).build({}, **parts)
     rows = run(optimizer, objective, w0, stopping, torch.Generator(), optimum=optimum).rows
-    return reached(((row.seconds, row.suboptimality) for row in rows))
+    return reached((row.seconds, row.suboptimality) for row in rows)
 
 
 def by_hand(method: str) -> Method:
@@ -125,14 +125,17 @@ class ByHand:
         return self._m
 
     def value(self, w: np.ndarray) -> float:
+        """Return f(w)."""
         m = self._margins(w)
         return float(np.logaddexp(0.0, -m).mean() + 0.5 * L2 * (w @ w))
 
     def grad(self, w: np.ndarray) -> np.ndarray:
+        """Return the gradient at w."""
         self._margins(w)
         return self.XT @ (-self.y * self._p) / len(self.y) + L2 * w
 
     def hessp(self, w: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Return the Hessian at w times v."""
         self._margins(w)
         weights = self._p * (1.0 - self._p)
         return self.XT @ (weights * (self.X @ v)) / len(self.y) + L2 * v

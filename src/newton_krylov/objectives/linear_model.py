@@ -110,6 +110,8 @@ class LinearModel(Objective):
         self.counts = Counts()
         self.share = 1.0
         self._bind(Features(dataset.train.X), dataset.train.y)
+        # Every method needs both orientations; laid out now, as loading is no optimizer's time.
+        _ = self.features.XT
 
     def _bind(self, features: Features, y: Tensor) -> None:
         self.features = features
