@@ -1,10 +1,11 @@
 """Time to a certified suboptimality: Newton with our linear solvers against the peers.
 
 One process, methods interleaved, medians over rounds. Each peer solves the same problem from
-w = 0, with the data in memory in both orientations; SciPy's methods are run twice: on this package's objective ("our products": they profit
-from everything that makes ours fast), and on value, gradient and Hessian product as a user writes
-them with SciPy's sparse matrices ("SciPy CSR"). A ratio is the time of the fastest of all peers
-divided by the entry's own: above 1 is faster than every peer.
+w = 0, with the data in memory in both orientations. SciPy's methods are run twice: on this
+package's objective ("our products": they profit from everything that makes ours fast), and on
+value, gradient and Hessian product as a user writes them with SciPy's sparse matrices ("SciPy
+CSR"). A ratio is the time of the fastest of all peers divided by the entry's own: above 1 is
+faster than every peer.
 
     python benchmarks/convex.py                      # a9a, w8a where at hand, large sparse
     python benchmarks/convex.py a9a --rounds 15
