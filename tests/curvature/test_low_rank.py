@@ -1,15 +1,20 @@
 """Low-rank curvatures: closed forms against dense inverses, eigenpairs against dense ones."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import DTYPES, assert_close, make, quadratic, randn, ulps
+from torch import nn
 
 from newton_krylov.curvature.low_rank_operator import LowRankOperator
 from newton_krylov.curvature.lowrank import LowRank, Rank1
 from newton_krylov.errors import ConfigError
 from newton_krylov.linear_solvers.result import Status
+from newton_krylov.objectives.network import Network
 from newton_krylov.operators import LinearOperator, ScaledOperator, ShiftedOperator
 from newton_krylov.registry import entry
 
@@ -307,6 +312,40 @@ def test_it_serves_linear_models(loss):
     A = LowRank(3, rtol=1e-10).at(point, generator())
     values = torch.linalg.eigvalsh(point.hessian().dense())
     assert_close(A.values, values.abs().sort(descending=True).values[:3], 1e-8)
+
+
+def convolutional(activation=nn.ReLU):
+    torch.manual_seed(2)
+    module = nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(1, 3, 3), bend=activation(), pool=nn.MaxPool2d(2), flat=nn.Flatten(),
+            drop=nn.Dropout(0.3), hidden=nn.Linear(12, 5), turn=activation(), last=nn.Linear(5, 3),
+        )
+    ).double()  # fmt: skip
+    X, y = randn(20, 1, 6, 6, seed=1), randn(20, 3, seed=2).argmax(1)
+    return Network(module, F.cross_entropy, X, y).subset(torch.arange(20), noise=4)
+
+
+@pytest.mark.parametrize("layer", ["conv", "hidden", "last"])
+def test_by_one_layer_of_a_piecewise_linear_network_the_hessian_is_the_gauss_newton_matrix(layer):
+    f = convolutional()
+    part = f.restricted([layer], f.initial())
+    point = part.at(part.initial())
+    assert_close(point.hessian().dense(), point.gauss_newton().dense(), 1e-12)
+    one, other = (
+        LowRank(3, matrix=matrix, rtol=1e-10, maxiter=200).at(point, generator())
+        for matrix in ("hessian", "gauss_newton")
+    )
+    assert_close(one.values, other.values, 1e-9)
+
+
+def test_by_all_layers_it_is_not_and_each_matrix_gives_its_own_pairs():
+    f = convolutional(nn.Tanh)
+    point = f.at(f.initial())
+    for matrix, operator in (("hessian", point.hessian()), ("gauss_newton", point.gauss_newton())):
+        A = LowRank(2, matrix=matrix, rtol=1e-10, maxiter=200).at(point, generator())
+        values = torch.linalg.eigvalsh(operator.dense())
+        assert_close(A.values, values.abs().sort(descending=True).values[:2], 1e-8)
 
 
 @pytest.mark.parametrize("name", ["rank1", "lowrank", "rank1_pyhessian"])
