@@ -147,16 +147,3 @@ def test_nothing_to_compare_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No runs"):
         compare([tmp_path], tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.slow
-def test_two_hundred_runs_of_a_hundred_steps_take_less_than_ten_seconds(tmp_path: Path) -> None:
-    import time
-
-    trace = rows([0.8**i for i in range(100)])
-    for i in range(200):
-        solver = {"name": "cg", "rtol": 0.1 * (i // 10 + 1)}
-        write_run(tmp_path / "sweep" / str(i), trace, seed=i % 10, solver=solver)
-    start = time.process_time()
-    compare([tmp_path / "sweep"], tmp_path / "out")
-    assert time.process_time() - start < 10
