@@ -75,9 +75,23 @@ class _Pair:
     def name(self) -> str:
         return f"|S| = {100 * self.fraction:g}% of n, α = {self.alpha:g}"
 
-    def gain(self, cost: str = "iteration") -> float:
-        """Return how many times less the accelerated method costs to the target."""
-        return _cost(self.plain, cost) / _cost(self.accelerated, cost)
+    @property
+    def gain(self) -> float:
+        """How many times fewer steps the accelerated method takes to the target.
+
+        A run that does not get there counts with all its steps.
+        """
+        return _steps(self.plain) / _steps(self.accelerated)
+
+    @property
+    def gain_text(self) -> str:
+        """The gain in words, with what is known of it where the target is not reached."""
+        plain, accelerated = (
+            math.isfinite(_cost(entry, "iteration")) for entry in (self.plain, self.accelerated)
+        )
+        if not accelerated:
+            return "–"
+        return _times(self.gain) if plain else f"≥ {_times(self.gain)}"
 
 
 @dataclass(frozen=True)
@@ -121,6 +135,15 @@ def _runs(both: dict[str, Entry]) -> Sequence[RunRecord]:
 def _cost(entry: Entry, cost: str, target: float = _TARGET) -> float:
     """Return the median cost of the target; inf where it is not reached."""
     return float(np.median([record.cost_to(target, cost) for record in entry.records]))
+
+
+def _steps(entry: Entry) -> float:
+    """Return the median of steps to the target, or made in vain."""
+    return float(
+        np.median(
+            [min(r.cost_to(_TARGET, "iteration"), r.column("iteration")[-1]) for r in entry.records]
+        )
+    )
 
 
 # --- text, tables, figures ------------------------------------------------------------------
@@ -172,7 +195,7 @@ def _table(facts: _Facts) -> Table:
         [
             pair.name,
             *(_count(_cost(entry, "iteration")) for entry in (pair.plain, pair.accelerated)),
-            _times(pair.gain()),
+            pair.gain_text,
             *(_count(_cost(entry, "data_passes")) for entry in (pair.plain, pair.accelerated)),
             *(seconds_text(_cost(entry, "seconds")) for entry in (pair.plain, pair.accelerated)),
         ]
@@ -204,7 +227,7 @@ def _count(value: float) -> str:
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.2g} ×" if math.isfinite(ratio) else "–"
+    return f"{ratio:.2g} ×"
 
 
 # --- the claims -----------------------------------------------------------------------------
@@ -215,7 +238,7 @@ def _claims(facts: _Facts, *, several: bool) -> Iterator[Claim]:
     yield _wins(facts, where)
     if len({pair.alpha for pair in facts.pairs}) > 1:
         yield _most(facts, where)
-    slow = max(facts.pairs, key=lambda pair: _cost(pair.plain, "iteration"))
+    slow = max(facts.pairs, key=lambda pair: _steps(pair.plain))
     if (rates := _rates(slow)) is not None:
         yield _theory(slow, *rates, where)
     if facts.rivals:
@@ -223,7 +246,7 @@ def _claims(facts: _Facts, *, several: bool) -> Iterator[Claim]:
 
 
 def _wins(facts: _Facts, where: str) -> Claim:
-    gains = {pair.name: pair.gain() for pair in facts.pairs}
+    gains = {pair.name: pair.gain for pair in facts.pairs}
     lost = [f"{name} ({_times(1 / gain)} as many)" for name, gain in gains.items() if gain < 1]
     won = sum(gain > 1 for gain in gains.values())
     losers = f" It takes more with {'; '.join(lost)}." if lost else ""
@@ -243,7 +266,7 @@ def _wins(facts: _Facts, where: str) -> Claim:
 def _most(facts: _Facts, where: str) -> Claim:
     by_alpha: dict[float, list[float]] = {}
     for pair in facts.pairs:
-        by_alpha.setdefault(pair.alpha, []).append(math.log(pair.gain()))
+        by_alpha.setdefault(pair.alpha, []).append(math.log(pair.gain))
     means = {alpha: math.exp(np.mean(by_alpha[alpha])) for alpha in sorted(by_alpha)}
     gains = list(means.values())
     listed = ", ".join(f"{_times(gain)} at α = {alpha:g}" for alpha, gain in means.items())
