@@ -492,6 +492,8 @@ class _Experiment:
 
     def _draw(self) -> None:
         """Draw the run's figures; a run is not lost for a picture of it."""
+        if self.last is None:
+            return
         try:
             from newton_krylov.report.figures import draw_run
             from newton_krylov.report.spectrum import draw_spectrum

@@ -117,10 +117,14 @@ class Record:
         if previous is not None:
             record.continued = True
             facts |= {key: previous.summary[key] for key in _KEPT if key in previous.summary}
-        _write(folder / cls.config_file, yaml.safe_dump(record.config, sort_keys=False))
-        _write(folder / OVERRIDES, yaml.safe_dump(record.overrides))
-        write_json(folder / ENVIRONMENT, record.environment)
-        record.update(**facts, label=label, status="running")
+        try:
+            _write(folder / cls.config_file, yaml.safe_dump(record.config, sort_keys=False))
+            _write(folder / OVERRIDES, yaml.safe_dump(record.overrides))
+            write_json(folder / ENVIRONMENT, record.environment)
+            record.update(**facts, label=label, status="running")
+        except OSError as error:
+            record._lock.release(force=True)
+            raise UserError(f"{folder} cannot be written: {error.strerror}.") from error
         return record
 
     @classmethod

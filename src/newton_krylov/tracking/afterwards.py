@@ -9,7 +9,7 @@ from newton_krylov.record import TRACE, Record, SweepRecord
 from newton_krylov.spectrum.snapshot import SPECTRUM, Snapshot, read_snapshots
 from newton_krylov.trace import Measured, Row, read_trace
 from newton_krylov.tracking import mlflow_sender
-from newton_krylov.tracking.mlflow_sender import Sender
+from newton_krylov.tracking.mlflow_sender import EVERY_STEP_UP_TO, Sender, wanted
 from newton_krylov.tracking.unfinished import forget, load
 
 _TIMEOUT = 30  # seconds to wait for a server's answer: nobody's run waits
@@ -85,7 +85,7 @@ def send(sender: Sender, record: Record) -> Sent:
     if run_id is None:
         run_id = mlflow_sender.start(sender, record, _parent(sender, record, name))
     known = sender.last_step(run_id)
-    seen: list[Measured] = [*rows, *_snapshots(record.folder)]
+    seen: list[Measured] = [*_thinned(record, rows), *_snapshots(record.folder)]
     missing = [row for row in seen if row.iteration > known]
     if what == "was there" and (missing or not sender.ended(run_id)):
         what = "completed"
@@ -111,6 +111,14 @@ def _records(folders: Iterable[Path]) -> Iterator[Record]:
     if not found:
         places = ", ".join(str(folder) for folder in folders)
         raise UserError(f"No records in {places}: a run's folder holds {Record.summary_file}.")
+
+
+def _thinned(record: Record, rows: list[Row]) -> list[Row]:
+    """Take those rows of a trace that the run itself would have sent."""
+    options = record.config.get("tracking") or {}
+    limit = int(options.get("every_step_up_to", EVERY_STEP_UP_TO))
+    numbers = [n for n in range(len(rows)) if wanted(n, limit) or n == len(rows) - 1]
+    return [rows[number] for number in numbers]
 
 
 def _rows(folder: Path) -> list[Row]:

@@ -20,6 +20,9 @@ from newton_krylov.trace import Measured
 RECORD_TAG = "newton_krylov.record"
 """The tag that carries a record's own identifier, by which a second sending finds the first."""
 
+EVERY_STEP_UP_TO = 200
+"""How many steps of a run are all sent; see `wanted`."""
+
 _MAX_METRICS, _MAX_PARAMS, _MAX_TAGS = 800, 100, 100  # in one request; MLflow's: 1000 in all
 _MAX_PARAM_LENGTH, _MAX_TAG_LENGTH = 6000, 8000
 _STATUS = {
@@ -28,7 +31,8 @@ _STATUS = {
     "killed": "KILLED",
     "interrupted": "KILLED",
 }
-_TOTALS = ("wall_seconds", "optimum", "optimum_gap_bound", "members", "failed_members")
+_COUNTS = ("function_count", "gradient_count", "hessian_count")  # sent once, at the end
+_TOTALS = ("wall_seconds", "optimum", "optimum_gap_bound", "members", "failed_members", *_COUNTS)
 _ENDING = ("status", "outcome", "reason")
 
 
@@ -87,8 +91,8 @@ class Sender:
     def _client(self) -> Any:
         from mlflow import MlflowClient
 
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        for name, level in (("mlflow", "WARNING"), ("alembic", "WARNING"), ("urllib3", "ERROR")):
+            logging.getLogger(name).setLevel(level)
         with _one_migration(self.uri):
             client = MlflowClient(self.uri)
             client.search_experiments(max_results=1)  # connects, and migrates a new database
@@ -305,6 +309,28 @@ class Sender:
             self._client.set_terminated(run_id, mark, end_time=end)
 
 
+def wanted(number: int, every_step_up_to: int) -> bool:
+    """Tell whether a row is sent: all at first, then every second, every fourth, and so on.
+
+    A method of many quick steps would spend more time on tracking than on steps. What is left out
+    does not show in a plot, and the trace among the files has it.
+
+    Parameters
+    ----------
+    number : int
+        Of the row in the trace, from 0.
+    every_step_up_to : int
+        From twice, four times, ... as many on, the rows are twice as far apart as before.
+
+    Returns
+    -------
+    bool
+        The last row of a trace is sent in any case; the caller sees to it.
+    """
+    apart = 1 << (number // every_step_up_to).bit_length()
+    return number < every_step_up_to or number % apart == 0
+
+
 def start(sender: Sender, record: Record, parent: str | None) -> str:
     """Make a record's run, with its tags.
 
@@ -423,7 +449,8 @@ def _one_migration(uri: str) -> Iterator[None]:
 
 def _row_metrics(rows: Iterable[Measured], started: float) -> Iterator[Any]:
     for row in rows:
-        yield from _metrics(row.metrics(), started + row.seconds, row.iteration)
+        values = {key: value for key, value in row.metrics().items() if key not in _COUNTS}
+        yield from _metrics(values, started + row.seconds, row.iteration)
 
 
 def _metrics(values: Mapping[str, Any], time: float, step: int) -> Iterator[Any]:

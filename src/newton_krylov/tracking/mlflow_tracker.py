@@ -12,7 +12,7 @@ from newton_krylov.registry import register
 from newton_krylov.trace import Measured, Row
 from newton_krylov.tracking import afterwards, mlflow_sender, unfinished
 from newton_krylov.tracking.base import Place, Tracker
-from newton_krylov.tracking.mlflow_sender import Sender
+from newton_krylov.tracking.mlflow_sender import EVERY_STEP_UP_TO, Sender
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +30,9 @@ class MLflowTracker(Tracker):
         Of the tracking server or database; None is MLflow's own default.
     flush_seconds : float
         How often a running run sends its rows.
+    every_step_up_to : int
+        Steps that are all sent; of more, a selection that is denser at the beginning, since
+        thousands of quick steps would cost less time than their sending. The trace has all.
     timeout : int
         Seconds to wait for a server's answer.
     """
@@ -38,15 +41,19 @@ class MLflowTracker(Tracker):
         self,
         uri: str | None = None,
         flush_seconds: PositiveFloat = 5.0,
+        every_step_up_to: PositiveInt = EVERY_STEP_UP_TO,
         timeout: PositiveInt = 10,
     ) -> None:
         self.uri = uri
         self.flush_seconds = flush_seconds
+        self.every_step_up_to = every_step_up_to
         self.timeout = timeout
         self._record: Record | None = None
         self._run_id: str | None = None
         self._problem: str | None = None
         self._rows: list[Measured] = []
+        self._seen = 0
+        self._left_out: Row | None = None
         self._last_step = -1
         self._config_sent = False
         self._last_flush = time.monotonic()
@@ -80,8 +87,8 @@ class MLflowTracker(Tracker):
 
     def log(self, row: Measured) -> None:
         """Keep the row; send all that is kept every `flush_seconds`."""
-        if isinstance(row, Row) and row.iteration <= self._last_step:
-            return  # of a run that is continued; it is there
+        if isinstance(row, Row) and not self._wanted(row):
+            return
         self._rows.append(row)
         if time.monotonic() - self._last_flush >= self.flush_seconds:
             self._attempt(self._flush)
@@ -93,6 +100,8 @@ class MLflowTracker(Tracker):
         def send() -> None:
             if self._run_id is None or self._record is None:
                 return
+            if self._left_out is not None:
+                self._rows.append(self._left_out)
             if self._rows:
                 self._last_step = self._rows[-1].iteration
             mlflow_sender.finish(
@@ -123,6 +132,14 @@ class MLflowTracker(Tracker):
             return Place(problem=self._problem)
         url = self._sender.url(self._record.config["name"], self._run_id)
         return Place(self._run_id, url, self._problem)
+
+    def _wanted(self, row: Row) -> bool:
+        number, self._seen = self._seen, self._seen + 1
+        if row.iteration <= self._last_step:  # of a run that is continued; it is there
+            return False
+        wanted = mlflow_sender.wanted(number, self.every_step_up_to)
+        self._left_out = None if wanted else row
+        return wanted
 
     def _flush(self) -> None:
         if not self._rows or self._run_id is None or self._record is None:
