@@ -139,6 +139,15 @@ def test_a_refused_step_on_all_samples_does_not_ask_for_the_curvature_again() ->
     assert Counting.calls == 1 + sum(made[:-1])
 
 
+def test_at_a_minimum_it_ends_and_does_not_refuse_for_ever() -> None:
+    f = make("logistic")
+    w = torch.zeros(f.dim, dtype=f.dtype)
+    optimizer = newton(damping=1.0, damping_rule=LM)
+    result = run(optimizer, f, w, Stopping(epochs=500), generator())
+    assert result.reason == "no step lowers the loss beyond its rounding error"
+    assert result.rows[-1].grad_norm < 1e-7
+
+
 @pytest.mark.parametrize("search", [none, armijo])
 def test_levenberg_marquardt_finds_rosenbrock_s_minimum(search: Any) -> None:
     f = Function(rosenbrock, 4)

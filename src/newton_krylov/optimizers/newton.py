@@ -360,14 +360,17 @@ class Newton(Optimizer):
 
     def _judged(
         self, point: Point, A: LinearOperator, direction: "Direction", memory: Memory
-    ) -> Step:
+    ) -> Step | str:
         """Make the step or refuse it, and let the damping learn from it."""
         found = self.line_search(point.ray(direction.p))
         inner = direction.inner
-        p = direction.p * found.alpha
+        p = direction.p * (found.alpha or 1.0)
         slope, bend = torch.stack([torch.dot(point.grad, p), torch.dot(p, A @ p)]).tolist()
         actual = found.point.value - point.value
-        accepted = memory.damping.judge(actual, slope + bend / 2) and found.accepted
+        predicted = slope + bend / 2
+        accepted = memory.damping.judge(actual, predicted) and found.accepted
+        if not accepted and abs(predicted) <= point.objective.rounding(point.value):
+            return "no step lowers the loss beyond its rounding error"
         residual_norm = inner.residual_norms[-1]
         alpha = found.alpha if accepted else 0.0
         followed = alpha if direction.solved else 0.0
