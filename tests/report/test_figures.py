@@ -175,4 +175,5 @@ def test_durations_are_written_with_their_unit(seconds: float, text: str) -> Non
 
 def test_ticks_and_file_names() -> None:
     assert power_of_ten(1e-12) == "10⁻¹²"
+    assert (power_of_ten(1.0), power_of_ten(0.2), power_of_ten(0.0)) == ("10⁰", "0.2", "0")
     assert slug("a9a · n = 32,561, λ = 0.01") == "a9a-n-32-561-0-01"

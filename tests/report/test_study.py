@@ -39,6 +39,21 @@ def test_problems_are_kept_apart(tmp_path: Path) -> None:
     ]
 
 
+def test_networks_are_problems_of_their_own_and_how_they_are_computed_is_not(
+    tmp_path: Path,
+) -> None:
+    loss = {"name": "cross_entropy", "l2": 0.0, "chunk": None, "memory": 4.0}
+    for i, (model, memory) in enumerate([("mlp", 4.0), ("mlp", 8.0), ("paper_cnn", 4.0)]):
+        changed = loss | {"memory": memory}
+        write_run(tmp_path / str(i), rows([1.0]), model={"name": model, "width": 8}, loss=changed)
+    assert [
+        (s.problem.title.partition("d = 20 · ")[2], len(s.entries)) for s in read(tmp_path)
+    ] == [
+        ("mlp · cross entropy loss, λ = 0", 2),
+        ("paper cnn · cross entropy loss, λ = 0", 1),
+    ]
+
+
 def test_a_folder_of_which_nothing_is_known_is_an_entry_of_its_own(tmp_path: Path) -> None:
     for i in range(2):
         folder = tmp_path / str(i)

@@ -284,7 +284,13 @@ def finish_axes(ax: "Axes", x: Quantity, y: Quantity, *, logarithmic: bool = Fal
     logarithmic : bool
         Whether the x axis is.
     """
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+    from matplotlib.ticker import (
+        FuncFormatter,
+        LogLocator,
+        MaxNLocator,
+        NullLocator,
+        PercentFormatter,
+    )
 
     ax.set_xlabel(x.name)
     ax.set_title(y.title)
@@ -296,6 +302,9 @@ def finish_axes(ax: "Axes", x: Quantity, y: Quantity, *, logarithmic: bool = Fal
     if y.column.endswith("accuracy"):
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     if y.log:
+        low, high = ax.get_ylim()
+        if high < 100 * low:
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_minor_locator(NullLocator())
         ax.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
 
@@ -309,14 +318,19 @@ def power_of_ten(value: float, _position: Any = None) -> str:
     Parameters
     ----------
     value : float
-        A power of ten.
+        A power of ten, or a multiple of one.
 
     Returns
     -------
     str
-        Such as `10⁻⁶`.
+        Such as `10⁻⁶`; a multiple as a number, such as `0.2`.
     """
-    return f"10{str(round(math.log10(value))).translate(_SUPERSCRIPTS)}" if value > 0 else "0"
+    if value <= 0:
+        return "0"
+    power = round(math.log10(value))
+    if not math.isclose(value, 10.0**power, rel_tol=1e-9):
+        return f"{value:g}"
+    return f"10{str(power).translate(_SUPERSCRIPTS)}"
 
 
 SECONDS_PER = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}

@@ -6,7 +6,7 @@ that was killed, or never got to its first step, stays in every table.
 """
 
 import csv
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
@@ -42,6 +42,10 @@ _INCIDENTAL_KEYS = frozenset(
 """Say where a run was filed and what it was called, not what was computed."""
 
 
+_COMPUTATION_KEYS = frozenset({"chunk", "memory"})
+"""Of a loss: how it is computed, not what."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """What was minimized; runs on equal problems are compared with each other.
@@ -60,6 +64,8 @@ class Problem:
         Of the arithmetic.
     checksum : str
         Of the data.
+    model : tuple of (str, object)
+        The network's name and parameters; empty where there is none to choose.
     """
 
     dataset: str
@@ -69,6 +75,7 @@ class Problem:
     parameters: tuple[tuple[str, Any], ...] = ()
     dtype: str = "float64"
     checksum: str = ""
+    model: tuple[tuple[str, Any], ...] = ()
 
     @property
     def title(self) -> str:
@@ -76,6 +83,8 @@ class Problem:
         parts = [self.dataset]
         if self.n_samples:
             parts.append(f"n = {self.n_samples:,}, d = {self.n_features:,}")
+        if self.model:
+            parts.append(str(dict(self.model).get("name")).replace("_", " "))
         if self.loss:
             parts.append(", ".join([f"{self.loss.replace('_', ' ')} loss", *self._parameters()]))
         if self.dtype != "float64":
@@ -84,6 +93,8 @@ class Problem:
 
     def _parameters(self) -> Iterator[str]:
         for key, value in self.parameters:
+            if value is None:
+                continue
             yield (
                 f"{'λ' if key == 'l2' else key} = {value:g}"
                 if isinstance(value, float) and isfinite(value)
@@ -171,7 +182,7 @@ class RunRecord:
     @cached_property
     def problem(self) -> Problem:
         """What was minimized."""
-        data, loss = self._section("dataset"), self._section("loss")
+        data, loss, model = (self._section(key) for key in ("dataset", "loss", "model"))
         described = self.summary.get("dataset")
         described = described if isinstance(described, dict) else {}
         return Problem(
@@ -179,11 +190,10 @@ class RunRecord:
             n_samples=_count(described.get("n_samples")),
             n_features=_count(described.get("n_features")),
             loss=str(loss.get("name") or ""),
-            parameters=tuple(
-                sorted(((str(k), _hashable(v)) for k, v in loss.items() if k != "name"), key=_first)
-            ),
+            parameters=_sorted(loss, _COMPUTATION_KEYS | {"name"}),
             dtype=str(self.summary.get("dtype") or self.config.get("dtype") or "float64"),
             checksum=str(described.get("checksum") or ""),
+            model=() if model.get("name") in (None, "auto") else _sorted(model),
         )
 
     def _section(self, key: str) -> dict[str, Any]:
@@ -397,8 +407,12 @@ def _count(value: Any) -> int:
     return int(value) if _is_number(value) else 0
 
 
-def _first(pair: tuple[str, Any]) -> str:
-    return pair[0]
+def _sorted(
+    section: Mapping[str, Any], left_out: Set[str] = frozenset()
+) -> tuple[tuple[str, Any], ...]:
+    """Return a section's keys and values, sorted by key."""
+    items = {str(key): _hashable(value) for key, value in section.items() if key not in left_out}
+    return tuple((key, items[key]) for key in sorted(items))
 
 
 def _hashable(value: Any) -> Any:
