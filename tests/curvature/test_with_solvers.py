@@ -1,0 +1,53 @@
+"""Any curvature with any linear solver: the damped system is solved, of a layer or a linear model."""
+
+import pytest
+import torch
+from problems import assert_close, make, randn
+from small_networks import network
+
+from newton_krylov.operators import ShiftedOperator
+from newton_krylov.registry import entry, names
+
+CURVATURES = ["hvp", "exact", "ggn", "empirical_fisher", "diagonal", "rank1", "lowrank",
+              "rank1_pyhessian", "subsampled", "thresholded_sparse"]  # fmt: skip
+SOLVERS = sorted(names("solver"))
+
+
+def point_of(where):
+    if where == "logistic":
+        f = make("logistic")
+        return f.at(randn(f.dim, seed=1))
+    f = network(l2=0.01)
+    w = f.initial() + 0.2 * randn(f.dim, seed=1)
+    return f.at(w) if where == "network" else f.restricted([where], w).at(w[f.blocks[where]])
+
+
+@pytest.mark.parametrize("where", ["logistic", "middle"])
+@pytest.mark.parametrize("curvature", CURVATURES)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_damped_system_is_solved(curvature, solver, where):
+    point = point_of(where)
+    if curvature == "rank1_pyhessian":
+        pytest.importorskip("pyhessian", reason="PyHessian is not installed")
+    A = entry("hessian_approx", curvature).build({}).at(
+        point, torch.Generator().manual_seed(0)
+    )  # fmt: skip
+    dense = A.dense()
+    assert_close(dense, dense.T, 1e-10, "symmetry")
+    tau = 1.0 + 2 * max(0.0, -float(torch.linalg.eigvalsh(dense)[0]))
+    b = -point.grad
+    result = entry("solver", solver).build({"rtol": 1e-8})(ShiftedOperator(A, tau), b)
+    assert result.converged, result.status.remedy
+    assert_close(result.x, torch.linalg.solve(dense + tau * torch.eye(len(b)).to(b), b), 1e-6)
+    assert float(torch.dot(point.grad, result.x)) < 0  # a direction of descent
+
+
+@pytest.mark.parametrize("name", ["diagonal", "rank1", "lowrank", "rank1_pyhessian"])
+def test_a_closed_form_is_used_and_forms_no_matrix(name, monkeypatch):
+    point = point_of("network")
+    A = entry("hessian_approx", name).build({}).at(point, torch.Generator().manual_seed(0))
+    damped = ShiftedOperator(A, 0.5)
+    monkeypatch.setattr(type(A), "dense", lambda self: pytest.fail("a matrix was formed"))
+    result = entry("solver", "exact").build({"rtol": 1e-8})(damped, point.grad)
+    assert result.converged
+    assert result.iterations == 1
