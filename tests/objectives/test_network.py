@@ -13,7 +13,7 @@ from torch import nn
 
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.data.images import Images
-from newton_krylov.errors import CombinationError, ConfigError
+from newton_krylov.errors import CombinationError, ConfigError, UnsupportedError
 from newton_krylov.objectives.network import CrossEntropy, MeanSquaredError, Network
 from newton_krylov.objectives.network_layout import even_spans
 
@@ -145,6 +145,7 @@ def test_a_restriction_is_the_whole_with_the_others_held(case, noise, data):
     layers = data.draw(st.lists(st.sampled_from(case.layers), min_size=1, unique=True))
     f = network(case, l2=0.1).subset(torch.arange(20), noise=noise)
     w = drawn(f)
+    _ = f.at(w).value  # what it keeps must not be taken for the restriction's
     part, index = f.restricted(layers, w), free(f, layers)
     assert set(part.blocks) == set(layers)
     changed = w[index] + randn(len(index), seed=7)
@@ -322,6 +323,20 @@ def test_the_module_given_is_left_as_it_was():
     with torch.no_grad():
         net[4].weight.zero_()
     assert f.at(w).value == value
+
+
+def test_a_network_that_changes_its_samples_is_refused_before_it_does():
+    X, y = samples()
+    before = X.clone()
+    net = nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(16, 3)).double()
+    with pytest.raises(UnsupportedError, match="changes its input in place"):
+        Network(net, F.cross_entropy, X, y)
+    assert torch.equal(X, before)
+    # Behind a layer it does no harm.
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.ReLU(inplace=True)).double()
+    f = Network(net, F.cross_entropy, X, y)
+    assert_close(f.at(f.initial()).value, F.cross_entropy(net(X), y), RTOL)
+    assert torch.isfinite(f.at(f.initial()).hessian() @ f.initial()).all()
 
 
 def test_one_sample_and_one_layer_do():

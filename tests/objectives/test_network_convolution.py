@@ -7,7 +7,7 @@ from problems import DTYPES, assert_close, randn, ulps
 from torch import nn
 
 from newton_krylov.objectives.network_convolution import Geometry, convolution
-from newton_krylov.objectives.network_noise import FixedForward
+from newton_krylov.objectives.network_forward import FixedForward
 
 PLAIN = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.network import Network
-from newton_krylov.objectives.network_noise import FixedForward, Noise
+from newton_krylov.objectives.network_forward import FixedForward
+from newton_krylov.objectives.network_noise import Noise
 
 RTOL = ulps(torch.float64)
 

@@ -26,6 +26,7 @@ from newton_krylov.objectives.network_curvature import (
     OutputGraph,
 )
 from newton_krylov.objectives.network_evaluation import Evaluator
+from newton_krylov.objectives.network_forward import FixedForward, Seen
 from newton_krylov.objectives.network_inputs import Activations, Inputs, Samples, augmented, dense
 from newton_krylov.objectives.network_layout import (
     Layout,
@@ -35,7 +36,7 @@ from newton_krylov.objectives.network_layout import (
     run,
     stages_of,
 )
-from newton_krylov.objectives.network_noise import BLOCK, FixedForward, Noise, Seen
+from newton_krylov.objectives.network_noise import BLOCK, Noise
 from newton_krylov.operators import LinearOperator
 from newton_krylov.registry import register
 

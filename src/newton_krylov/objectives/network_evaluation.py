@@ -9,9 +9,9 @@ from torch import Tensor
 
 from newton_krylov.data.dataset import Split
 from newton_krylov.objectives.network_curvature import Criterion
+from newton_krylov.objectives.network_forward import FixedForward, Seen, Statistics
 from newton_krylov.objectives.network_inputs import Activations, Cut, Inputs, Samples
 from newton_krylov.objectives.network_layout import Layout, Stage, run
-from newton_krylov.objectives.network_noise import FixedForward, Seen, Statistics
 
 _CALIBRATION = 1000
 """Training samples whose statistics stand for all in batch norm."""

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from newton_krylov.data.images import Images
+from newton_krylov.objectives.network_forward import FixedForward, Seen
 from newton_krylov.objectives.network_layout import Stage, run
-from newton_krylov.objectives.network_noise import FixedForward, Noise, Seen
+from newton_krylov.objectives.network_noise import Noise
 
 Cut = Callable[[int, Sequence[Stage]], list[tuple[int, int]]]
 

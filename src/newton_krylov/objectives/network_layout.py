@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from newton_krylov.objectives.network_noise import FixedForward
+from newton_krylov.errors import UnsupportedError
+from newton_krylov.objectives.network_forward import FixedForward
 
 
 class Layout:
@@ -134,12 +135,22 @@ def run(
     -------
     Tensor, shape (n, ...)
         Output of the last stage.
+
+    Raises
+    ------
+    UnsupportedError
+        If the first stage changes its input, which is data that others will read.
     """
+    given, version = x, x._version
     with mode:
         for stage in stages:
             mode.enter(stage.number)
             x = stage(x, tensors)
             mode.leave(x)
+    if given._version != version:
+        raise UnsupportedError(
+            "The network changes its input in place: let its first operation return a new tensor."
+        )
     return x
 
 
