@@ -1,4 +1,4 @@
-"""Any curvature with any linear solver: the damped system is solved, of a layer or a linear model."""
+"""Any curvature with any linear solver: the damped system is solved, by a layer or all of w."""
 
 import pytest
 import torch
