@@ -199,7 +199,9 @@ def test_the_multiplier_is_told_and_judged(tmp_path: Path) -> None:
     ]
     page = generate(studies, tmp_path / "docs")
     assert verdict_on(page, "Increasing strong convexity") == Verdict.QUALIFIED
-    assert "8 with c = 0, 7.6 with c = 1, 4 with c = 10" in page.read_text()
+    text = page.read_text()
+    assert "8 with c = 0, 7.6 with c = 1, 4 with c = 10" in text
+    assert "Armijo's rule shortened: 0 of 4, 0 of 4, 0 of 4." in text
     studies[1] = multiplier_study(tmp_path / "d", lambda c: 1 + c)
     page = generate(studies, tmp_path / "docs")
     assert verdict_on(page, "Increasing strong convexity") == Verdict.FAILS
