@@ -37,6 +37,7 @@ from newton_krylov.console import (
 )
 from newton_krylov.data import Dataset, Split, load_dataset
 from newton_krylov.data.on_disk import OnDisk
+from newton_krylov.data.sparse import by_row_length
 from newton_krylov.environment import describe
 from newton_krylov.errors import UnsupportedError, UserError
 from newton_krylov.interruption import Interruption, interruptible
@@ -269,7 +270,7 @@ def _load(
     )
     target = torch.device(place)
     test = None if loaded.test is None else _moved(loaded.test, target)
-    return replace(loaded, train=_moved(loaded.train, target), test=test)
+    return replace(loaded, train=_moved(by_row_length(loaded.train), target), test=test)
 
 
 def _moved(split: Split, target: torch.device) -> Split:

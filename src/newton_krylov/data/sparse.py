@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from newton_krylov.data.dataset import Split
+
 NUMPY_DTYPES: dict[torch.dtype, type[np.floating[Any]]] = {
     torch.float32: np.float32,
     torch.float64: np.float64,
@@ -93,3 +95,30 @@ def to_numpy(X: Tensor) -> sp.csr_array | NDArray[Any]:
         Shares the tensor's memory on the CPU.
     """
     return torch_to_csr(X) if X.layout is torch.sparse_csr else X.cpu().numpy()
+
+
+def by_row_length(split: Split) -> Split:
+    """Put samples with equally many entries next to each other; other than CSR stay as they are.
+
+    A product by a CSR matrix loops over each row's entries, and where rows vary in length the
+    processor mispredicts the end of every loop: on w8a (0 to 114 entries a row) X v takes 0.17 ms
+    in this order and 0.60 ms in the file's. A mean over samples does not ask for their order.
+
+    Parameters
+    ----------
+    split : Split
+        On the CPU.
+
+    Returns
+    -------
+    Split
+        The same samples, ordered by their number of entries; equal ones in their old order.
+    """
+    X = split.X
+    if getattr(X, "layout", None) is not torch.sparse_csr:  # dense, or on disk
+        return split
+    lengths = X.crow_indices().diff()
+    if bool((lengths[1:] >= lengths[:-1]).all()):
+        return split
+    order = torch.argsort(lengths, stable=True)
+    return Split(csr_to_torch(torch_to_csr(X)[order.numpy()], X.dtype), split.y[order])
