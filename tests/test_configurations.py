@@ -1,0 +1,108 @@
+"""Files and registry agree; every preset composes and passes the check."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from command import CONF
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+import newton_krylov.experiment  # noqa: F401 - registers every part
+from newton_krylov import registry
+from newton_krylov.config import GROUPS, Settings, check
+from newton_krylov.errors import ConfigError
+
+STUDIES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+FILES = [path for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+
+
+def ours(group: str) -> set[str]:
+    """The names that this package registers; a test may have registered others."""
+    return {
+        name
+        for name in registry.names(group)
+        if registry.entry(group, name).target.__module__.startswith("newton_krylov.")
+    }
+
+
+def read(path: Path) -> dict[str, Any]:
+    node: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return node
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", list(overrides))
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    return dict(plain)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_there_is_a_file_for_every_part_and_a_part_for_every_file(group):
+    assert {path.stem for path in (CONF / group).glob("*.yaml")} == ours(group)
+
+
+def test_every_registered_group_can_be_configured():
+    registered = {group for group in registry.groups() if ours(group)}
+    assert registered == {*GROUPS, "stop", "spectrum"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_file_s_keys_are_its_part_s_parameters(path):
+    node, entry = read(path), registry.entry(path.parent.name, path.stem)
+    assert node.pop("name") == path.stem
+    assert node.keys() == entry.parameters.keys()  # a user sees every key, and no other
+    entry.validate(node)
+
+
+def test_the_top_level_s_keys_are_the_settings():
+    top = read(CONF / "config.yaml")
+    del top["defaults"], top["hydra"]
+    assert top.keys() == {*Settings.__dataclass_fields__, "stop", "spectrum"}
+    assert check(composed()).settings == check(composed() | top).settings
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_study_composes_and_passes_the_check(study):
+    config = check(composed(f"experiment={study}"))
+    assert config.settings.name == study  # so that MLflow's experiments are told apart
+
+
+PROBLEMS = (
+    (),
+    ("dataset=digits_images", "loss=cross_entropy", "model=paper_cnn"),
+    ("dataset=transport", "loss=entropic_transport"),
+)
+"""A method is for one of these."""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_composes_and_passes_the_check(method):
+    said = []
+    for problem in PROBLEMS:
+        try:
+            assert check(composed(*problem, f"method={method}")).label
+        except ConfigError as error:
+            said.append(str(error))
+    assert len(said) < len(PROBLEMS), said
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_member_of_a_study_composes_and_passes_the_check(study):
+    """All methods that the study sweeps over, with what they go with."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        whole = compose("config", [f"experiment={study}"], return_hydra_config=True)
+    parameters = OmegaConf.select(whole, "hydra.sweeper.params") or {}
+    methods = str(parameters.get("method", "")).split(",")
+    for method in filter(None, methods):
+        check(composed(f"experiment={study}", f"method={method}"))
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_study_s_file_says_how_to_run_it(study):
+    assert (
+        f"python run.py experiment={study}" in (CONF / "experiment" / f"{study}.yaml").read_text()
+    )
