@@ -1,0 +1,65 @@
+"""The studies of Ye and Zhang and of DynaNewton by their commands, with a part of their methods."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from newton_krylov.report.records import read_records
+from newton_krylov.report.reproduction.generate import generate
+from newton_krylov.report.study import Study, studies
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+
+
+def sweep(folder: Path, *overrides: str) -> Study:
+    subprocess.run(
+        [sys.executable, "run.py", *overrides, "tracking=none", f"hydra.sweep.dir={folder}"],
+        cwd=ROOT, check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    (study,) = studies(read_records([folder]))
+    assert not any(record.faults or record.failed for record in study.records)
+    return study
+
+
+def steps(study: Study, label: str) -> float:
+    entry = study.entry(label)
+    assert entry is not None, [entry.label for entry in study.entries]
+    return entry.records[0].cost_to(1e-6, "iteration")
+
+
+def test_acceleration_wins_where_the_hessian_is_poor_and_the_page_says_so(tmp_path: Path) -> None:
+    methods = [
+        "plain_s0005_a01",
+        "accelerated_s0005_a01",
+        "plain_s005_a001",
+        "accelerated_s005_a001",
+    ]
+    study = sweep(
+        tmp_path / "sweep", "experiment=ye_zhang_2017", "seed=0",
+        f"method={','.join(f'ye_zhang/{name}' for name in methods)},newton_cg,nesterov",
+    )  # fmt: skip
+    assert steps(study, "ARSSN 0.5%, α = 0.1") < 0.4 * steps(study, "RSSN 0.5%, α = 0.1")
+    assert steps(study, "ARSSN 5%, α = 0.01") < 0.8 * steps(study, "RSSN 5%, α = 0.01")
+    page = generate([tmp_path / "sweep"], tmp_path / "docs").read_text()
+    assert "## Accelerated approximate Newton" in page
+    assert "With 2 of 2 settings it takes fewer steps" in page
+
+
+def test_dynanewton_is_at_statistical_accuracy_within_two_effective_passes(tmp_path: Path) -> None:
+    study = sweep(
+        tmp_path / "sweep", "experiment=dynanewton_2016", "seed=0",
+        "method=dynanewton,exact_newton,dynanewton_2016/saga", "stop.seconds=5",
+    )  # fmt: skip
+    accuracy = 124 / (2 * 32561)
+    cost = {
+        entry.label: entry.records[0].cost_to(accuracy, "data_passes") for entry in study.entries
+    }
+    assert cost["DynaNewton"] < 0.5 * cost["Exact Newton"]
+    page = generate([tmp_path / "sweep"], tmp_path / "docs").read_text()
+    assert "## DynaNewton" in page
+    assert "within about one to two passes | **holds**" in page
