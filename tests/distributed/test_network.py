@@ -23,7 +23,9 @@ METHODS = {
     "ggn": ("newton", {"batch_size": 40, "damping": 0.1}, {"curvature": "ggn", "solver": "cr"}),
     "layerwise": (
         "layerwise_newton",
-        {"batch_size": 40, "layers": ["0", "5"], "damping": 0.1},
+        # Of fewer samples one process alone would compress the wide layer's Hessian, and its
+        # eigenpairs agree with the team's to their tolerance only.
+        {"batch_size": 60, "layers": ["0", "5"], "damping": 0.1},
         {"curvature": "rank1", "solver": "exact"},
     ),
     "last layer": (

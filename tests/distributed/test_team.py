@@ -6,7 +6,7 @@ from processes import together
 
 from newton_krylov.distributed import current, leave
 from newton_krylov.distributed.team import join
-from newton_krylov.errors import UnsupportedError
+from newton_krylov.errors import UnsupportedError, UserError
 from newton_krylov.registry import entry
 
 
@@ -31,6 +31,19 @@ def test_sums_and_their_cost():
         assert largest == -1
         assert first == 7
         assert facts == [rank, 3, 3, 5 * 4 + 2 * 8 + 8]
+
+
+def lonely(team):
+    if team.rank == 1:
+        leave()
+        return "left"
+    with pytest.raises(UserError, match="Another process of the run has ended or cannot be rea"):
+        team.sum(torch.ones(3))
+    return "alone"
+
+
+def test_a_process_that_ends_is_told_of():
+    assert together(2, lonely) == ["alone", "left"]
 
 
 def test_without_torchrun_there_is_no_team(monkeypatch):

@@ -1,6 +1,7 @@
 """`torchrun --nproc-per-node=2 run.py device=distributed`: the record of one process, once."""
 
 import csv
+import json
 import math
 import os
 import signal
@@ -8,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +101,9 @@ def test_a_mistake_is_told_once(tmp_path, overrides, sentence):
     assert sentence in done.stderr
 
 
-def test_an_interrupted_run_keeps_what_it_had(tmp_path):
+@contextmanager
+def endless(tmp_path):
+    """Start two processes that never come to an end, and wait for twenty steps."""
     folder = tmp_path / "run"
     overrides = ["optimizer=gd", "stop.epochs=null", "stop.grad_norm=0", "tracking=none"]
     with subprocess.Popen(
@@ -110,7 +114,38 @@ def test_an_interrupted_run_keeps_what_it_had(tmp_path):
             if (folder / "trace.csv").exists() and len(rows(folder)) > 20:
                 break
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
+        yield process
         process.wait(60)
     assert len(rows(folder)) > 20
-    assert '"status": "running"' not in (folder / "summary.json").read_text()
+
+
+def summary(tmp_path):
+    return json.loads((tmp_path / "run" / "summary.json").read_text())
+
+
+def test_an_interrupted_run_keeps_what_it_had(tmp_path):
+    with endless(tmp_path) as process:
+        process.send_signal(signal.SIGINT)
+    assert summary(tmp_path)["status"] in ("interrupted", "killed", "failed")
+
+
+def test_a_run_that_loses_a_process_says_so(tmp_path):
+    with endless(tmp_path) as process:
+        os.kill(member(process.pid, 1), signal.SIGKILL)
+    found = summary(tmp_path)
+    assert found["status"] in ("failed", "killed")
+    assert found["loss"] < 0.69
+    if found["status"] == "failed":
+        assert found["reason"].startswith("Another process of the run has ended")
+
+
+def member(parent, rank):
+    """Return the pid of one of torchrun's processes."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = f"PPid:\t{parent}\n" in (path / "status").read_text()
+            if ours and f"RANK={rank}" in (path / "environ").read_text().split("\0"):
+                return int(path.name)
+        except OSError:
+            continue
+    raise AssertionError("no such process")

@@ -2,13 +2,15 @@
 
 import atexit
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from newton_krylov.errors import UnsupportedError
+from newton_krylov.errors import UnsupportedError, UserError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells each process."""
@@ -71,7 +73,8 @@ class Team:
         """
         self.traffic.calls += 1
         self.traffic.bytes += x.nbytes
-        dist.all_reduce(x)
+        with _no_one_lost():
+            dist.all_reduce(x)
         return x
 
     def sums(self, *values: float) -> list[float]:
@@ -106,7 +109,8 @@ class Team:
         x = torch.tensor(value, dtype=torch.float64, device=self.device)
         self.traffic.calls += 1
         self.traffic.bytes += x.nbytes
-        dist.all_reduce(x, op=dist.ReduceOp.MAX)
+        with _no_one_lost():
+            dist.all_reduce(x, op=dist.ReduceOp.MAX)
         return float(x)
 
     def firsts(self, value: float) -> float:
@@ -123,8 +127,21 @@ class Team:
             The same in every process.
         """
         x = torch.tensor(value, dtype=torch.float64, device=self.device)
-        dist.broadcast(x, 0)
+        with _no_one_lost():
+            dist.broadcast(x, 0)
         return float(x)
+
+
+@contextmanager
+def _no_one_lost() -> Iterator[None]:
+    """Say what a broken connection means."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).partition("] ")[2].partition(". ")[0] or str(error)
+        raise UserError(
+            f"Another process of the run has ended or cannot be reached ({reason})."
+        ) from error
 
 
 _team: Team | None = None
