@@ -130,7 +130,9 @@ def test_cg_directions_are_conjugate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "name"), [(cr, "tiny_numbers"), (gcr, "spd"), (gcr, "positive_real")], ids=str
+    ("method", "name"),
+    [(cr, "tiny_numbers"), (gcr, "spd"), (gcr, "positive_real")],
+    ids=lambda value: getattr(value, "__name__", value),
 )
 def test_conjugate_residual_products_are_orthogonal(method: Callable[..., Any], name: str) -> None:
     """(A p_i)'(A p_j) = 0: by a short recurrence where A is symmetric."""
@@ -140,7 +142,9 @@ def test_conjugate_residual_products_are_orthogonal(method: Callable[..., Any], 
     assert _cosines(AP, AP).max() <= 1e-8
 
 
-@pytest.mark.parametrize(("method", "name"), MINIMAL, ids=str)
+@pytest.mark.parametrize(
+    ("method", "name"), MINIMAL, ids=lambda value: getattr(value, "__name__", value)
+)
 def test_smallest_residual_over_the_krylov_space(method: Callable[..., Any], name: str) -> None:
     """Against the dense least-squares problem over an Arnoldi basis."""
     A, b = CASE[name].system
