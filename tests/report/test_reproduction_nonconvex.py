@@ -97,7 +97,15 @@ def test_the_study_on_the_most_images_is_told_of(tmp_path: Path) -> None:
     assert "50,000 images" in of.text[0] and "20.0%" in of.text[1]
 
 
-def test_tau_and_the_race_are_shown(tmp_path: Path) -> None:
+def test_with_and_without_dropout_are_told_of_together(tmp_path: Path) -> None:
+    for label, dropout in (("Newton, layer 4", 0.0), ("SGD", 0.5)):
+        run_of(tmp_path / label, label, 0.5, model={"name": "paper_cnn", "dropout": [dropout]})
+    of = section({"paper_nonconvex": read_records([tmp_path])}, tmp_path / "figures")
+    assert of is not None
+    assert "Newton, layer 4" in of.text[1] and "SGD" in of.text[1]
+
+
+def test_tau_the_digits_and_the_race_are_shown(tmp_path: Path) -> None:
     run_of(tmp_path / "one", "Paper's Newton, layer 1", 0.1)
     for tau, accuracy in ((1e-5, 0.1), (0.1, 0.2)):
         optimizer = {"name": "layerwise_newton", "damping": tau}
@@ -105,6 +113,7 @@ def test_tau_and_the_race_are_shown(tmp_path: Path) -> None:
         run_of(tmp_path / f"tau{tau}", "Paper's Newton, layer 1", accuracy, **study)
     for seed in range(3):
         run_of(tmp_path / f"race{seed}", "SGD", 0.5 + seed / 10, name="time_to_accuracy", seed=seed)
+    run_of(tmp_path / "small", "Newton, layer 4", 0.99, name="digits_nonconvex")
     records: dict[str, list[Any]] = {}
     for record in read_records([tmp_path]):
         records.setdefault(record.study, []).append(record)
@@ -112,6 +121,7 @@ def test_tau_and_the_race_are_shown(tmp_path: Path) -> None:
     assert of is not None
     text = "\n".join(of.text)
     assert "τ = 1e-05" in text and "τ = 0.1" in text and "20.0%" in text
+    assert "On a small problem" in text and "99.0%" in text
     assert "3 seeds" in text and "60.0% [50.0% – 70.0%]" in text
 
 

@@ -1,7 +1,7 @@
 """The paper's study of a network: its figures 4 to 7, the clock, and what it says of them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from newton_krylov.report.study import Array, Entry, Study, studies
 from newton_krylov.report.tables import Table, middle, number_text
 
 STUDY, TAU, TIME = "paper_nonconvex", "paper_nonconvex_tau", "time_to_accuracy"
+DIGITS = "digits_nonconvex"
 ADAM, DESCENT, SGD = "Adam (the paper's gradient descent)", "Gradient descent (α = 0.01)", "SGD"
 ALL = "Newton, all layers"
 PARTS = {"1": "layer 1", "2": "layer 2", "3": "layer 3", "4": "layer 4", "124": "layers 1, 2, 4"}
@@ -34,7 +35,8 @@ def section(records: Records, figures: Path) -> Section | None:
     Parameters
     ----------
     records : mapping
-        Runs by study; needs `paper_nonconvex`, uses `paper_nonconvex_tau` and `time_to_accuracy`.
+        Runs by study; needs `paper_nonconvex`, uses `paper_nonconvex_tau`, `time_to_accuracy` and
+        `digits_nonconvex`.
     figures : Path
         Gets the figures.
 
@@ -49,14 +51,22 @@ def section(records: Records, figures: Path) -> Section | None:
         _largest(records[STUDY]),
         _largest(records[TAU]) if records.get(TAU) else None,
         _largest(records[TIME]) if records.get(TIME) else None,
+        _largest(records[DIGITS]) if records.get(DIGITS) else None,
     )
     claims = [claim for make in _CLAIMS if (claim := make(facts)) is not None]
     return Section("The nonconvex case", list(_text(facts, figures)), claims)
 
 
 def _largest(runs: Sequence[RunRecord]) -> Study:
-    """Return the study on the most images, were there trials on fewer."""
-    return max(studies(runs), key=lambda study: study.problem.n_samples)
+    """Return the study on the most images, were there trials on fewer.
+
+    With and without dropout are two problems, which the paper's figures compare.
+    """
+    made = studies(runs)
+    most = max(made, key=lambda study: (study.problem.n_samples, len(study.entries)))
+    key = (most.problem.dataset, most.problem.n_samples)
+    alike = [s for s in made if (s.problem.dataset, s.problem.n_samples) == key]
+    return replace(most, entries=[entry for study in alike for entry in study.entries])
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,7 @@ class _Facts:
     study: Study
     taus: Study | None
     race: Study | None
+    digits: Study | None
 
     def entry(self, label: str) -> Entry | None:
         """Return a method that made at least one epoch, or None."""
@@ -121,6 +132,15 @@ def _text(facts: _Facts, figures: Path) -> Iterator[str]:
             f"{facts.taus.problem.n_samples:,} images, four epochs: training accuracy."
         )
         yield _tau_table(facts.taus).markdown()
+    if facts.digits is not None:
+        yield (
+            f"**On a small problem.** The same methods with the same settings on scikit-learn's "
+            f"{facts.digits.problem.n_samples:,} digits and a small version of the network "
+            f"(`experiment=digits_nonconvex`):"
+        )
+        yield _table(facts.digits).markdown()
+        caption = "Training accuracy on digits"
+        yield from _drawn(facts.digits, [TRAIN_ACCURACY], figures, "nonconvex-digits", caption)
     if facts.race is not None:
         yield (
             f"**Time to accuracy.** The best second-order configuration against SGD and Adam with "
