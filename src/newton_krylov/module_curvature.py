@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from newton_krylov.errors import UnsupportedError
-from newton_krylov.objectives.network import Network, NetworkPoint
+from newton_krylov.objectives.network import Network
 from newton_krylov.objectives.network_curvature import Criterion
+from newton_krylov.objectives.network_point import NetworkPoint
 from newton_krylov.operators import LinearOperator
 
 

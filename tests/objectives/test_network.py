@@ -48,6 +48,24 @@ def test_blocks_are_the_layers_one_after_the_other(case):
     assert f.dim == start
 
 
+@each_network
+def test_a_restriction_starts_where_it_was_made(case):
+    f = network(case)
+    w = drawn(f)
+    for layer in case.layers:
+        part = f.restricted([layer, layer], w)
+        assert torch.equal(part.initial(), w[f.blocks[layer]])
+        part.initial().zero_()
+        assert torch.equal(part.initial(), w[f.blocks[layer]])
+    f.initial().zero_()
+    assert f.initial().any()
+
+
+def test_a_network_without_weights_is_refused():
+    with pytest.raises(UnsupportedError, match="no weights"):
+        Network(nn.Flatten(), F.cross_entropy, *samples())
+
+
 def test_weights_of_another_length_are_refused():
     f = network("mlp")
     with pytest.raises(ValueError, match=rf"expected w of shape \({f.dim},\)"):

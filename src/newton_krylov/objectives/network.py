@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Annotated
 
@@ -14,17 +14,9 @@ from torch import Tensor, nn
 from newton_krylov.allocator import keep_freed_memory
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.data.images import Images
-from newton_krylov.errors import CombinationError, ConfigError, suggest
-from newton_krylov.objectives.base import Counts, Objective, Point, Ray
-from newton_krylov.objectives.network_curvature import (
-    Criterion,
-    EmpiricalFisherOperator,
-    GaussNewtonOperator,
-    HessianGraph,
-    HessianOperator,
-    Kept,
-    OutputGraph,
-)
+from newton_krylov.errors import CombinationError, ConfigError, UnsupportedError, suggest
+from newton_krylov.objectives.base import Counts, Objective
+from newton_krylov.objectives.network_curvature import Criterion
 from newton_krylov.objectives.network_evaluation import Evaluator
 from newton_krylov.objectives.network_forward import FixedForward, Seen
 from newton_krylov.objectives.network_inputs import Activations, Inputs, Samples, augmented, dense
@@ -32,12 +24,11 @@ from newton_krylov.objectives.network_layout import (
     Layout,
     Stage,
     even_spans,
-    flat,
     run,
     stages_of,
 )
 from newton_krylov.objectives.network_noise import BLOCK, Noise
-from newton_krylov.operators import LinearOperator
+from newton_krylov.objectives.network_point import NetworkPoint
 from newton_krylov.registry import register
 
 GIB = 2.0**30
@@ -88,6 +79,12 @@ class Network(Objective):
     convex_loss : bool
         Whether the criterion is convex in the outputs.
 
+    Raises
+    ------
+    UnsupportedError
+        If the network has no weights, draws random numbers other than dropout, or changes its
+        input in place.
+
     Attributes
     ----------
     blocks : dict of str to slice
@@ -112,6 +109,8 @@ class Network(Objective):
     ) -> None:
         if X.device.type == "cpu":
             keep_freed_memory()
+        if not any(True for _ in module.parameters()):
+            raise UnsupportedError("The network has no weights to train.")
         dtype = dtype or next(module.parameters()).dtype
         self._module = copy.deepcopy(module).to(X.device, dtype)
         self._criterion, self._convex_loss = criterion, convex_loss
@@ -146,7 +145,7 @@ class Network(Objective):
 
     def _free(self, layers: Sequence[str]) -> None:
         of_layers = self.layout.layers
-        self._numbers = sorted(number for layer in layers for number in of_layers[layer])
+        self._numbers = sorted({number for layer in layers for number in of_layers[layer]})
         sizes = [self.layout.shapes[number].numel() for number in self._numbers]
         self.dim = sum(sizes)
         self.blocks, start = {}, 0
@@ -202,9 +201,13 @@ class Network(Objective):
         return int(self.memory / (per_sample * widest))
 
     def initial(self) -> Tensor:
-        """Return the weights that the module came with, those of the free layers, flat."""
+        """Return the weights that the module came with, shape (dim,).
+
+        Of a restriction, the weights at which it was made.
+        """
         parameters = list(self._module.parameters())
-        return flat([parameters[number].detach() for number in self._numbers])
+        known = parameters if self._base is None else self.layout.views(self._base)
+        return torch.cat([known[number].detach().reshape(-1) for number in self._numbers])
 
     def split(self, v: Tensor) -> list[Tensor]:
         """Cut a flat vector, shape (dim,), into views of the free parameters' shapes."""
@@ -237,7 +240,14 @@ class Network(Objective):
 
     # -- other objectives of the same network ------------------------------------------------
 
-    def at(self, w: Tensor) -> "NetworkPoint":
+    def _copy(self, *stale: str) -> "Network":
+        """Return another objective that shares all but the cached properties named."""
+        part = copy.copy(self)
+        for name in stale:
+            vars(part).pop(name, None)
+        return part
+
+    def at(self, w: Tensor) -> NetworkPoint:
         """Evaluate at w, shape (dim,)."""
         if w.shape != (self.dim,):
             raise ValueError(f"expected w of shape ({self.dim},), got {tuple(w.shape)}")
@@ -260,12 +270,11 @@ class Network(Objective):
         Network
             The mean over those samples; the regularizer stays.
         """
-        part = copy.copy(self)
+        part = self._copy("spans")
         part.share = self.share * len(index) / self.n_samples
         drawn = Noise(noise, torch.arange(len(index))) if isinstance(noise, int) else noise
         part._inputs = self._inputs.take(index, drawn)
         part._bind(self.y[index])
-        vars(part).pop("spans", None)
         return part
 
     def batch(self, index: Tensor, generator: torch.Generator) -> "Network":
@@ -318,7 +327,7 @@ class Network(Objective):
                 raise ConfigError(
                     f"'{layer}' is not a layer of the network{suggest(layer, self.blocks)}"
                 )
-        part = copy.copy(self)
+        part = self._copy("spans", "_held_square")
         part._base, part._embedded = self.embed(w).detach(), None
         part._free(list(layers))
         part._first = min(
@@ -327,8 +336,6 @@ class Network(Objective):
             if not set(part._numbers).isdisjoint(stage.parameters.values())
         )
         front = self._stages[self._first : part._first]
-        vars(part).pop("spans", None)
-        vars(part).pop("_held_square", None)
         if front:
             tensors = self.layout.views(part._base)
             part._inputs = Activations(
@@ -473,132 +480,6 @@ class Network(Objective):
         return self.evaluate(w, split)[0]
 
 
-def _square(v: Tensor) -> float:
-    """Return |v|^2, summed in float64."""
-    return float(v.double().square().sum())
-
-
-class NetworkPoint(Point):
-    """A network at given weights; keeps the graphs that products reuse, and frees them with it.
-
-    Parameters
-    ----------
-    objective : Network
-        The function.
-    w : Tensor, shape (dim,)
-        Parameters.
-    """
-
-    objective: Network
-
-    def __init__(self, objective: Network, w: Tensor) -> None:
-        super().__init__(objective, w)
-        self._loss: float | None = None
-        self._forward: tuple[list[Tensor], Tensor] | None = None  # leaves, loss: for the gradient
-
-    @cached_property
-    def value(self) -> float:
-        """f(w). Of a single span the graph is kept, so that the gradient costs half a pass."""
-        f = self.objective
-        f.counts.add(function=f.share)
-        if self._loss is None:
-            f.counts.add(passes=0.5 * f.share)
-            if len(f.spans) == 1:
-                self._forward = self._span(0)
-                self._loss = float(self._forward[1].detach())
-            elif f.training is not None:  # the accuracy, asked for next, comes with it
-                self._loss = f.evaluate(self.w, f.training)[0]
-            else:
-                self._loss = self._summed()
-        return self._loss + f.penalty(self.w)
-
-    @torch.no_grad()
-    def _summed(self) -> float:
-        f = self.objective
-        parts = f.split(self.w)
-        losses = [f.span_loss(f.outputs(parts, k), k) * f.weight(k) for k in range(len(f.spans))]
-        return float(torch.stack(losses).sum())
-
-    def _span(self, number: int) -> tuple[list[Tensor], Tensor]:
-        f = self.objective
-        with torch.enable_grad():
-            leaves = f.leaves(self.w)
-            return leaves, f.span_loss(f.outputs(leaves, number), number)
-
-    @cached_property
-    def grad(self) -> Tensor:
-        """The gradient at w, shape (dim,); the value comes with it."""
-        f = self.objective
-        f.counts.add(gradient=f.share, passes=f.share if self._forward is None else 0.5 * f.share)
-        losses = []
-
-        def gradients() -> Iterator[Sequence[Tensor]]:
-            for number in range(len(f.spans)):
-                leaves, loss = self._forward or self._span(number)
-                self._forward = None
-                losses.append(loss.detach() * f.weight(number))
-                yield torch.autograd.grad(loss, leaves, materialize_grads=True)
-
-        total = f.regularized(f.mean_of(gradients()), self.w)
-        self._loss = float(torch.stack(losses).sum())
-        return total
-
-    def hessian(self) -> LinearOperator:
-        """Return the Hessian at w, matrix-free."""
-        return HessianOperator(self.objective, self._gradient_graphs, self.w)
-
-    def gauss_newton(self) -> LinearOperator:
-        """Return the generalized Gauss-Newton operator at w, matrix-free."""
-        return GaussNewtonOperator(self.objective, self._output_graphs)
-
-    def empirical_fisher(self) -> LinearOperator:
-        """Return the mean of g_i g_i' over the samples plus l2 I, matrix-free."""
-        return EmpiricalFisherOperator(self.objective, self._output_graphs)
-
-    @cached_property
-    def _gradient_graphs(self) -> Kept[HessianGraph]:
-        f, w = self.objective, self.w
-
-        def build(number: int) -> HessianGraph:
-            leaves = f.leaves(w)
-            loss = f.span_loss(f.outputs(leaves, number), number)
-            return leaves, torch.autograd.grad(
-                loss, leaves, create_graph=True, materialize_grads=True
-            )
-
-        return Kept(build, f.kept_graphs)
-
-    @cached_property
-    def _output_graphs(self) -> Kept[OutputGraph]:
-        f, w = self.objective, self.w
-
-        def build(number: int) -> OutputGraph:
-            leaves = f.leaves(w)
-            outputs = f.outputs(leaves, number, linearized=True)
-            return OutputGraph(leaves, outputs, lambda z: f.span_loss(z, number))
-
-        return Kept(build, f.kept_graphs)
-
-    def ray(self, p: Tensor) -> "NetworkRay":
-        """Restrict f to w + alpha p."""
-        return NetworkRay(self, p)
-
-
-class NetworkRay(Ray):
-    """f along a direction; the last point is kept."""
-
-    def __init__(self, origin: NetworkPoint, p: Tensor) -> None:
-        super().__init__(origin, p)
-        self._last: tuple[float, Point] = (0.0, origin)
-
-    def point(self, alpha: float) -> Point:
-        """Return the point w + alpha p."""
-        if self._last[0] != alpha:
-            w = self.origin.w.add(self.p, alpha=alpha)
-            self._last = (alpha, self.origin.objective.at(w))
-        return self._last[1]
-
-
 Memory = Annotated[PositiveFloat, Field(lt=1e6)]
 
 
@@ -712,3 +593,8 @@ class MeanSquaredError(DatasetNetwork):
 
 def _half_mean_square(outputs: Tensor, y: Tensor) -> Tensor:
     return (outputs.squeeze(1) - y).square().mean() / 2
+
+
+def _square(v: Tensor) -> float:
+    """Return |v|^2, summed in float64."""
+    return float(v.double().square().sum())
