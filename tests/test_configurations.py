@@ -7,6 +7,7 @@ import pytest
 import yaml
 from command import CONF
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 import newton_krylov.experiment  # noqa: F401 - registers every part
@@ -91,14 +92,22 @@ def test_every_method_composes_and_passes_the_check(method):
 
 
 @pytest.mark.parametrize("study", STUDIES)
-def test_every_member_of_a_study_composes_and_passes_the_check(study):
-    """All methods that the study sweeps over, with what they go with."""
+def test_every_method_of_a_study_composes_and_passes_the_check(study):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         whole = compose("config", [f"experiment={study}"], return_hydra_config=True)
     parameters = OmegaConf.select(whole, "hydra.sweeper.params") or {}
-    methods = str(parameters.get("method", "")).split(",")
-    for method in filter(None, methods):
-        check(composed(f"experiment={study}", f"method={method}"))
+    lines = [f"{key}={value}" for key, value in parameters.items()]
+    first, methods = [], [""]
+    for override in OverridesParser.create().parse_overrides(lines):
+        name = override.get_key_element()
+        sweep = override.is_sweep_override()
+        values = [*override.sweep_string_iterator()] if sweep else [override.get_value_string()]
+        if name == "method":
+            methods = [f"method={value}" for value in values]
+        else:
+            first.append(f"{name}={values[0]}")
+    for method in methods:
+        check(composed(f"experiment={study}", *filter(None, [method]), *first))
 
 
 @pytest.mark.parametrize("study", STUDIES)
