@@ -117,7 +117,8 @@ def test_a_killed_run_goes_on_from_its_checkpoint_to_the_same_trace(tmp_path):
     command(*again, cwd=tmp_path)
     after = read_trace(tmp_path / "r" / "trace.csv")
     assert len(after) == len(whole) == 26 and same_path(after, whole)
-    assert after[5].seconds == before[5].seconds  # it did not start over
+    # It did not start over. The last row may be newer than the last checkpoint.
+    assert after[4].seconds == before[4].seconds
     assert not (tmp_path / "r" / "checkpoint.pt").exists()
     (run,) = tracked(tmp_path)  # one run, not two
     assert run.info.status == "FINISHED" and run.data.metrics["steps"] == 25
