@@ -25,7 +25,7 @@ METHODS = {
         "layerwise_newton",
         # Of fewer samples one process alone would compress the wide layer's Hessian, and its
         # eigenpairs agree with the team's to their tolerance only.
-        {"batch_size": 60, "layers": ["0", "5"], "damping": 0.1},
+        {"batch_size": N, "layers": ["0", "5"], "damping": 0.1},
         {"curvature": "rank1", "solver": "exact"},
     ),
     "last layer": (
