@@ -92,6 +92,7 @@ def test_every_method_composes_and_passes_the_check(method):
 
 
 @pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.slow
 def test_every_method_of_a_study_composes_and_passes_the_check(study):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         whole = compose("config", [f"experiment={study}"], return_hydra_config=True)
