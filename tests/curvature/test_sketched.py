@@ -48,7 +48,7 @@ def test_the_mean_over_many_draws_is_the_hessian(name, loss, sparse):
 
 @pytest.mark.parametrize("name", CURVATURES)
 def test_the_error_falls_like_the_root_of_the_size(name):
-    _, point = problem(n=2000)
+    _, point = problem(n=1200)
     exact = target(point)
 
     def error(size):

@@ -45,6 +45,7 @@ def test_they_minimize_our_objective_whatever_the_regularizer(name, l2, sparse):
     assert result.rows[-1].suboptimality > -1e-15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PEERS)
 @pytest.mark.parametrize("bias", [False, True])
 def test_they_reach_a9a_s_optimum_with_and_without_bias(name, bias):
