@@ -66,7 +66,7 @@ def _packages() -> dict[str, str]:
 
 @cache
 def _cpu() -> str:
-    """The processor's name; `platform` knows only its architecture on Linux."""
+    """Return the processor's name; `platform` knows only its architecture on Linux."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
