@@ -2,8 +2,9 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -13,7 +14,6 @@ from newton_krylov.curvature.base import Curvature
 from newton_krylov.errors import ConfigError
 from newton_krylov.linear_solvers.lanczos import lanczos
 from newton_krylov.objectives.base import Objective, Point
-from newton_krylov.objectives.network import Network
 from newton_krylov.operators import LinearOperator
 from newton_krylov.registry import register
 from newton_krylov.spectrum.density import spectral_density
@@ -215,7 +215,7 @@ class Observer:
                 return point
         if self._observation.layers is None:
             return part.at(point.w)
-        assert isinstance(part, Network)
+        assert isinstance(part, _Layered)
         return part.restricted(self._observation.layers, point.w).at(self._own(point.w))
 
     def _own(self, w: Tensor) -> Tensor:
@@ -225,10 +225,22 @@ class Observer:
 
 def _blocks(objective: Objective, layers: list[str]) -> list[slice]:
     """Return where the layers lie, in the order in which they do."""
-    if not isinstance(objective, Network):
+    if not isinstance(objective, _Layered):
         raise ConfigError("spectrum.layers needs a network, such as that of loss=cross_entropy.")
     objective.restricted(layers, objective.initial())  # refuses a name that is none
     return [block for name, block in objective.blocks.items() if name in layers]
+
+
+@runtime_checkable
+class _Layered(Protocol):
+    """An objective of named layers' weights: a network, in one process or in several."""
+
+    @property
+    def blocks(self) -> dict[str, slice]: ...
+
+    def initial(self) -> Tensor: ...
+
+    def restricted(self, layers: Sequence[str], w: Tensor) -> Objective: ...
 
 
 class _Counted(LinearOperator):
