@@ -396,7 +396,8 @@ class _Experiment:
 
     def _optimum(self, dataset: Dataset, objective: Objective) -> Optimum | None:
         settings = self.config.settings
-        if settings.optimum == "none" or objective.convexity is None:
+        network = "model" in self.config.entry_of("loss").parts
+        if settings.optimum == "none" or objective.convexity is None or network:
             return None
         optimum = certified_optimum(
             dataset,

@@ -1,0 +1,107 @@
+"""Networks by the command: full-batch Newton and gradient descent, starts, precisions, refusals."""
+
+import numpy as np
+import pytest
+import torch
+from command import inside
+
+from newton_krylov.models import Interface, initialized
+from newton_krylov.models.mlp import mlp
+from newton_krylov.report.records import RunRecord, read_records
+from newton_krylov.runner import Outcome
+
+DIGITS = ("dataset=digits_images", "loss=cross_entropy", "tracking=none")
+
+
+@pytest.fixture
+def run(tmp_path):
+    def started(*arguments: str, name: str = "run") -> RunRecord:
+        folder = tmp_path / name
+        inside(*arguments, f"hydra.run.dir={folder}", cwd=tmp_path)
+        (record,) = read_records([folder])
+        return record
+
+    return started
+
+
+def start_of(record: RunRecord) -> np.ndarray:
+    return np.load(record.folder / "weights.npy")
+
+
+def test_newton_and_gradient_descent_train_a_perceptron_from_one_start(run):
+    newton = run(*DIGITS, "model=mlp", "optimizer=newton", "stop.epochs=12", name="newton")
+    gd = run(*DIGITS, "model=mlp", "optimizer=gd", "stop.epochs=60", name="gd")
+    for record, accuracy in ((newton, 0.93), (gd, 0.90)):
+        loss = record.column("loss")
+        assert record.column("train_accuracy")[0] < 0.3
+        assert record.column("train_accuracy")[-1] > accuracy
+        assert record.column("test_accuracy")[-1] > accuracy - 0.04
+        assert loss[-1] < 0.3 * loss[0]
+    assert newton.column("loss")[0] == gd.column("loss")[0]
+    assert (np.diff(newton.column("loss")) <= 0).all()
+    # Newton's last row cost what its products cost; gradient descent's, a pass a step.
+    passes = newton.column("data_passes")[-1]
+    products = newton.column("hvp_count")[-1]
+    assert products <= passes <= products + 0.5 * newton.column("function_count")[-1] + 13
+    assert np.diff(gd.column("data_passes")) == pytest.approx(1)
+
+
+def test_the_start_is_the_model_s_own_by_the_seed_alone(run):
+    records = [
+        run(*DIGITS, "model=mlp", "stop.epochs=0", *more, name=str(k))
+        for k, more in enumerate(
+            [["seed=3"], ["seed=3", "optimizer=gd"], ["seed=4"], ["seed=3", "dtype=float64"]]
+        )
+    ]
+    first, same, other, double = map(start_of, records)
+    assert (first == same).all()
+    assert (first != other).mean() > 0.9
+    assert (first.dtype, double.dtype) == (np.float32, np.float64)
+    assert (double == first).all()
+    net = initialized(mlp, Interface((1, 8, 8), 10), torch.Generator())
+    assert first.shape == (sum(p.numel() for p in net.parameters()),)
+    zero = run(*DIGITS, "start=zeros", "stop.epochs=0", name="zeros")
+    assert not start_of(zero).any()
+    assert zero.column("loss")[0] == pytest.approx(np.log(10))
+
+
+def test_a_table_and_a_regression_train_as_well(run):
+    wine = run("dataset=wine", "loss=cross_entropy", "tracking=none", "stop.epochs=8", name="wine")
+    assert wine.column("train_accuracy")[-1] == 1.0
+    diabetes = run(
+        "dataset=diabetes", "loss=mse", "loss.l2=0.1", "tracking=none", "stop.epochs=15",
+        name="diabetes",
+    )  # fmt: skip
+    loss = diabetes.column("loss")
+    assert loss[-1] < 0.5 * loss[0]
+    assert np.isnan(diabetes.column("train_accuracy")).all()
+    assert np.isfinite(diabetes.column("test_loss")).all()
+
+
+def test_a_network_of_one_linear_layer_is_solved_to_its_optimum(run):
+    """A convex problem: Newton's method ends where the gradient vanishes."""
+    record = run(
+        *DIGITS, "model=mlp", "model.hidden=[]", "loss.l2=0.01", "dtype=float64",
+        "stop.grad_norm=1e-9", "stop.epochs=30",
+    )  # fmt: skip
+    assert record.summary["outcome"] == Outcome.CONVERGED
+    assert np.isnan(record.column("suboptimality")).all()
+    assert record.column("grad_norm")[-1] <= 1e-9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["loss=logistic", "model=mlp"], "model=mlp needs a loss of networks"),
+        (["loss=logistic", "start=model"], "start=model needs a network"),
+        (["dataset=digits_images", "loss=multinomial"], "choose loss=cross_entropy"),
+        (["dataset=diabetes", "loss=cross_entropy"], "needs classes"),
+        (["dataset=digits_images", "loss=mse"], "needs real-valued targets"),
+        (["dataset=wine", "loss=cross_entropy", "model=paper_cnn"], "choose model=mlp"),
+        ([*DIGITS, "model=mlp", "model.hidden=[0]"], "model.hidden"),
+        ([*DIGITS, "loss.chunk=0"], "loss.chunk=0 is not valid"),
+    ],
+)
+def test_what_does_not_go_together_is_said_in_a_sentence(tmp_path, arguments, sentence):
+    _, error = inside(*arguments, "tracking=none", cwd=tmp_path, code=2)
+    assert sentence in error
