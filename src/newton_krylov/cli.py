@@ -256,16 +256,24 @@ def _sweep(hydra: Any, command: _Command, interruption: Any) -> int:
         hydra.multirun(_CONFIG, member, command.overrides)
     except KeyboardInterrupt:
         status = interruption.status
-    except Exception as error:
-        status, reason = "failed", f"{type(error).__name__}: {error}"
-        raise
+    except Exception as error:  # a launcher's or sweeper's: members' own are in their records
+        status, reason = "failed", str(error) if isinstance(error, UserError) else _told(error)
     finally:
         interruption.hold()
         members = sweep.finish(status, reason)
+    if reason is not None:
+        print(f"Error: {reason}", file=sys.stderr)  # noqa: T201
     if status != "finished":
         return _CODES[status]
     ran = any(one.status == "finished" for one in members)
     return FAILED if not ran or any(one.failed for one in members) else DONE
+
+
+def _told(error: Exception) -> str:
+    """Say what became of a launcher: a worker that was killed, a queue that refused a job."""
+    logging.getLogger(__name__).info("the sweep broke off", exc_info=error)
+    text = " ".join(str(error).split())[:300]
+    return f"the sweep broke off: {type(error).__name__}: {text} Go on by resume=true."
 
 
 def job(config: Any) -> Any:
