@@ -21,9 +21,10 @@ RTOL = ulps(torch.float64)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.25, 0.5, 0.9])
-def test_masks_keep_a_share_of_1_minus_p_and_scale_it_up(p):
+def test_masks_keep_a_share_of_1_minus_p_and_scale_it_up(p, device):
     n, width = 500, 200
-    scale = Noise(1, torch.arange(n)).scale((0, 1), (width,), p)
+    scale = Noise(1, torch.arange(n)).scale((0, 1), (width,), p, device)
+    assert scale.device.type == device.type
     kept = scale > 0
     values = scale[kept]
     assert values.min() == values.max() == pytest.approx(1 / (1 - p), rel=1e-4)
@@ -51,12 +52,12 @@ def test_masks_of_other_seeds_layers_calls_and_samples_are_independent():
         assert abs(agreement - 0.5) < 5 * 0.5 / math.sqrt(base.numel())
 
 
-def test_a_sample_s_mask_does_not_depend_on_who_is_with_it():
+def test_a_sample_s_mask_does_not_depend_on_who_is_with_it(device):
     everyone = Noise(3, torch.arange(300))
-    masks = everyone.scale((2, 1), (4, 5), 0.3)
+    masks = everyone.scale((2, 1), (4, 5), 0.3, device)
     for index in ([5], [299, 0, 130, 130], list(range(64, 128)), list(range(60, 200))):
         some = everyone.take(torch.tensor(index))
-        assert torch.equal(some.scale((2, 1), (4, 5), 0.3), masks[index])
+        assert torch.equal(some.scale((2, 1), (4, 5), 0.3, device), masks[index])
 
 
 def test_probabilities_of_0_and_1_are_exact():

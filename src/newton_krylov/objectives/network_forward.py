@@ -123,7 +123,7 @@ class FixedForward(TorchFunctionMode):
                 f"Dropout meets a tensor of {len(x)} rows in a batch of {len(self.noise.rows)} "
                 f"samples: fixed masks need the samples in the first dimension."
             )
-        return x * self.noise.scale(key, mask, p).to(x.device, x.dtype)
+        return x * self.noise.scale(key, mask, p, x.device).to(x.dtype)
 
     def _batch_norm(self, x: Tensor, weight: Any, bias: Any, eps: float) -> Tensor:
         key = self._key()
