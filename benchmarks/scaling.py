@@ -159,7 +159,7 @@ def objective(whole: Dataset, dataset: Dataset, team: Team) -> DataParallel:
         module = initialized(entry("model", "paper_cnn").build({}), Interface.of(whole), generator)
         local = entry("loss", "cross_entropy").build({}, dataset=dataset, model=module)
         assert isinstance(local, Network)
-    return data_parallel(local, team, len(whole.train))
+    return data_parallel(local, team, whole.train.X)
 
 
 def measured(f: DataParallel, team: Team) -> Measured:

@@ -392,7 +392,7 @@ class _Experiment:
         dataset = distributed.shard(whole, team)
         _load.cache_clear()
         local = objective_of(self.config, dataset)
-        return dataset, distributed.data_parallel(local, team, len(whole.train))
+        return dataset, distributed.data_parallel(local, team, whole.train.X)
 
     def _optimum(self, dataset: Dataset, objective: Objective) -> Optimum | None:
         settings = self.config.settings

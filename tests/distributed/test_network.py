@@ -108,8 +108,8 @@ def trained(method, f, data):
 
 
 def in_a_team(team):
-    data = shard(whole(), team)
-    return evaluate(data_parallel(network(data), team, N), data)
+    X, data = whole().train.X, shard(whole(), team)
+    return evaluate(data_parallel(network(data), team, X), data)
 
 
 @pytest.fixture(scope="module")

@@ -67,10 +67,10 @@ def evaluate(f, data):
 
 SUBSETS = {
     "one": [5],
-    "of the first process": [3, 1],
-    "of the last process": [60, 59, 41],
+    "of the first process": [6, 0, 54],
+    "of the last process": [59, 11, 5],
     "of all, in any order": [60, 0, 30, 31, 29, 7],
-    "repeated": [4, 4, 58],
+    "repeated": [4, 4, 57],
     "everything": list(range(N)),
 }
 
@@ -83,7 +83,7 @@ def in_a_team(team):
     for loss, sparse in CASES:
         whole = dataset_of(loss, sparse)
         data = shard(whole, team)
-        answers.append(evaluate(data_parallel(make(loss, data), team, N), data))
+        answers.append(evaluate(data_parallel(make(loss, data), team, whole.train.X), data))
     return answers
 
 

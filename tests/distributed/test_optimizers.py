@@ -69,8 +69,8 @@ def loss_of(data):
 
 
 def all_methods(team):
-    data = shard(whole(), team)
-    return {m: trace(m, data_parallel(loss_of(data), team, N), data) for m in METHODS}
+    X, data = whole().train.X, shard(whole(), team)
+    return {m: trace(m, data_parallel(loss_of(data), team, X), data) for m in METHODS}
 
 
 @pytest.fixture(scope="module")

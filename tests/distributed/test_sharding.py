@@ -1,6 +1,5 @@
 """Who has which samples, and what cannot be divided."""
 
-from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -15,40 +14,49 @@ from newton_krylov.data.shards import write_shards
 from newton_krylov.data.shards.generate import Generator
 from newton_krylov.distributed import data_parallel
 from newton_krylov.distributed.objective import _Places
-from newton_krylov.distributed.sharding import bounds, refuse, shard
+from newton_krylov.distributed.sharding import numbers_of, refuse, shard
 from newton_krylov.errors import CombinationError, UnsupportedError
 from newton_krylov.registry import entry
 
 
-@given(n=st.integers(1, 1000), size=st.integers(1, 20))
-def test_parts_are_consecutive_and_differ_by_one_sample_at_most(n, size):
-    parts = [bounds(n, rank, size) for rank in range(size)]
-    assert parts[0][0] == 0
-    assert parts[-1][1] == n
-    assert all(one[1] == following[0] for one, following in pairwise(parts))
-    lengths = {stop - start for start, stop in parts}
+def members(size):
+    return [SimpleNamespace(rank=rank, size=size) for rank in range(size)]
+
+
+@given(n=st.integers(1, 500), size=st.integers(1, 20))
+def test_parts_are_a_partition_and_differ_by_one_sample_at_most(n, size):
+    parts = [numbers_of(torch.empty(n, 1), member) for member in members(size)]
+    assert sorted(k for part in parts for k in part) == list(range(n))
+    lengths = {len(part) for part in parts}
     assert max(lengths) - min(lengths) <= 1
+
+
+def test_samples_ordered_by_length_are_divided_evenly():
+    """As a run has them: otherwise one process would have the long ones, and the others wait."""
+    triangle = make_dataset("regression", X=torch.ones(400, 400).double().tril(), sparse=True)
+    first, second = (shard(triangle, member).train.X.values() for member in members(2))
+    assert len(first) == pytest.approx(len(second), rel=0.01)
 
 
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_parts_make_the_whole(sparse, size):
     data = make_dataset("regression", 23, 4, sparse=sparse)
-    parts = [shard(data, SimpleNamespace(rank=rank, size=size)).train for rank in range(size)]
-    together = torch.cat([part.X.to_dense() for part in parts])
-    assert torch.equal(together, data.train.X.to_dense())
-    assert torch.equal(torch.cat([part.y for part in parts]), data.train.y)
-    if sparse:
-        assert parts[0].X.col_indices().dtype is torch.int32
-        whole = data.train.X.values().untyped_storage().data_ptr()
-        assert all(part.X.values().untyped_storage().data_ptr() != whole for part in parts)
+    for member in members(size):
+        part, rows = shard(data, member).train, numbers_of(data.train.X, member)
+        assert torch.equal(part.X.to_dense(), data.train.X.to_dense()[list(rows)])
+        assert torch.equal(part.y, data.train.y[list(rows)])
+        if sparse:
+            assert part.X.col_indices().dtype is torch.int32
+            whole = data.train.X.values().untyped_storage().data_ptr()
+            assert part.X.values().untyped_storage().data_ptr() != whole
 
 
 def test_images_and_a_test_split():
     data = load_dataset("digits_images")
-    part = shard(data, SimpleNamespace(rank=1, size=2))
-    assert torch.equal(part.train.X, data.train.X[719:])
-    assert torch.equal(part.test.y, data.test.y[179:])
+    part = shard(data, members(2)[1])
+    assert torch.equal(part.train.X, data.train.X[1::2])
+    assert torch.equal(part.test.y, data.test.y[1::2])
     assert part.images == data.images
 
 
@@ -76,10 +84,10 @@ def test_parts_that_need_all_samples_are_refused(optimizer, curvature):
 )  # fmt: skip
 def test_places_of_subsets_of_subsets_partition_them(n, size, draws):
     """Each sample of a subset is in exactly one process, which finds it by its own number."""
-    members = []
+    team = []
     for rank in range(size):
-        start, stop = bounds(n, rank, size)
-        members.append((_Places(n, torch.arange(start, stop)), torch.arange(start, stop)))
+        own = torch.arange(rank, n, size)
+        team.append((_Places(n, own), own))
     samples = torch.arange(n)
     for draw in draws:
         if not draw:
@@ -87,21 +95,22 @@ def test_places_of_subsets_of_subsets_partition_them(n, size, draws):
         index = torch.tensor([min(int(u * len(samples)), len(samples) - 1) for u in draw])
         samples = samples[index]
         after = []
-        for places, own in members:
+        for places, own in team:
             taken, numbers = places.take(index)
             after.append((taken, own[numbers]))
-        members = after
+        team = after
         found = torch.full((len(samples),), -1)
-        for places, own in members:
+        for places, own in team:
             assert bool((found[places.numbers] == -1).all())
             found[places.numbers] = own
         assert torch.equal(found, samples)
-        assert sum(places.share for places, _ in members) == pytest.approx(1)
+        assert sum(places.share for places, _ in team) == pytest.approx(1)
 
 
 def on_disk(team, folder):
-    data = shard(load_dataset("shards", {"path": folder}), team)
-    f = data_parallel(entry("loss", "logistic").target(data, l2=0.1), team, 400)
+    whole = load_dataset("shards", {"path": folder})
+    data = shard(whole, team)
+    f = data_parallel(entry("loss", "logistic").target(data, l2=0.1), team, whole.train.X)
     point = f.at(torch.ones(f.dim, dtype=torch.float64))
     index = torch.tensor([399, 0, 200])
     return [point.value, point.grad, point.hessian() @ point.grad, point.subset(index).grad]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from newton_krylov.data.dataset import Split
-from newton_krylov.distributed.sharding import bounds
+from newton_krylov.distributed.sharding import numbers_of
 from newton_krylov.distributed.team import Team
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Objective, Point, Ray
@@ -25,7 +25,7 @@ from newton_krylov.objectives.network_noise import Noise
 from newton_krylov.operators import LinearOperator
 
 
-def data_parallel(local: Objective, team: Team, n_samples: int) -> "DataParallel":
+def data_parallel(local: Objective, team: Team, X: Tensor) -> "DataParallel":
     """Return the objective over the samples of all processes.
 
     Parameters
@@ -34,8 +34,8 @@ def data_parallel(local: Objective, team: Team, n_samples: int) -> "DataParallel
         Of this process's samples (see `sharding.shard`).
     team : Team
         The processes.
-    n_samples : int
-        Of all processes.
+    X : Tensor, shape (n, ...)
+        The samples of all processes, in their order.
 
     Returns
     -------
@@ -47,12 +47,11 @@ def data_parallel(local: Objective, team: Team, n_samples: int) -> "DataParallel
     UnsupportedError
         If the objective is not a mean over samples.
     """
-    start, stop = bounds(n_samples, team.rank, team.size)
-    numbers = torch.arange(start, stop, device=local.device)
+    numbers = torch.tensor(numbers_of(X, team), device=local.device)
     if isinstance(local, Network):
-        return DataParallelNetwork(local, team, _Places(n_samples, numbers))
+        return DataParallelNetwork(local, team, _Places(len(X), numbers))
     if isinstance(local, LinearModel):
-        return DataParallel(local, team, _Places(n_samples, numbers))
+        return DataParallel(local, team, _Places(len(X), numbers))
     raise UnsupportedError(
         f"device=distributed needs a loss that is a mean over samples, which "
         f"loss={getattr(local, 'name', type(local).__name__)} is not; choose device=cpu."

@@ -1,4 +1,4 @@
-"""Each process's part of the samples: consecutive ones, as many as the others have or one more."""
+"""Each process's part of the samples: as many as the others have, or one more."""
 
 from dataclasses import replace
 
@@ -6,26 +6,34 @@ import torch
 from torch import Tensor
 
 from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.distributed.team import Team
 from newton_krylov.errors import CombinationError, UnsupportedError
+from newton_krylov.objectives.features import Features
 
 
-def bounds(n: int, rank: int, size: int) -> tuple[int, int]:
-    """Return which of n samples a process has.
+def numbers_of(X: Tensor, team: Team) -> range:
+    """Return the numbers of the samples that this process has.
+
+    Every size-th one, so that the work is divided evenly where the samples are ordered by their
+    number of entries; of data on disk consecutive ones, which are read in sequence.
 
     Parameters
     ----------
-    n : int
-        Samples in all.
-    rank, size : int
-        The process, of how many.
+    X : Tensor, shape (n, ...)
+        All samples.
+    team : Team
+        The processes.
 
     Returns
     -------
-    tuple of int
-        The first, and the first that is the next one's.
+    range
+        Ascending; the processes' are a partition.
     """
-    return n * rank // size, n * (rank + 1) // size
+    n = len(X)
+    if isinstance(X, OnDisk):
+        return range(n * team.rank // team.size, n * (team.rank + 1) // team.size)
+    return range(team.rank, n, team.size)
 
 
 def shard(dataset: Dataset, team: Team) -> Dataset:
@@ -61,22 +69,15 @@ def _part(split: Split, team: Team, kind: str) -> Split:
     n = len(split)
     if n < team.size:
         raise UnsupportedError(f"{n} {kind} samples are too few for {team.size} processes.")
-    start, stop = bounds(n, team.rank, team.size)
-    return Split(_rows(split.X, start, stop), split.y[start:stop].clone())
+    rows = numbers_of(split.X, team)
+    taken = slice(rows.start, rows.stop, rows.step)
+    return Split(_rows(split.X, rows), split.y[taken].clone())
 
 
-def _rows(X: Tensor, start: int, stop: int) -> Tensor:
-    if X.layout is not torch.sparse_csr:
-        return X[start:stop].clone()
-    crow = X.crow_indices()[start : stop + 1]
-    entries = slice(int(crow[0]), int(crow[-1]))
-    return torch.sparse_csr_tensor(
-        crow - crow[0],
-        X.col_indices()[entries].clone(),
-        X.values()[entries].clone(),
-        size=(stop - start, X.shape[1]),
-        check_invariants=False,
-    )
+def _rows(X: Tensor, rows: range) -> Tensor:
+    if X.layout is torch.sparse_csr:
+        return Features(X).rows(torch.tensor(rows, device=X.device)).X
+    return X[rows.start : rows.stop : rows.step].clone()
 
 
 _OPTIMIZERS = ("dynanewton", "saga", "svrg", "sinkhorn", "sinkhorn_newton_sparse")
