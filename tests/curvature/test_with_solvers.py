@@ -1,12 +1,15 @@
 """Any curvature with any linear solver: the damped system is solved, by a layer or all of w."""
 
+import re
+
 import pytest
 import torch
 from problems import assert_close, make, randn
-from small_networks import network
+from small_networks import network, optimizer
 
 from newton_krylov.operators import ShiftedOperator
 from newton_krylov.registry import entry, names
+from newton_krylov.runner import Stopping, run
 
 CURVATURES = ["hvp", "exact", "ggn", "empirical_fisher", "diagonal", "rank1", "lowrank",
               "rank1_pyhessian", "subsampled", "thresholded_sparse"]  # fmt: skip
@@ -51,3 +54,29 @@ def test_a_closed_form_is_used_and_forms_no_matrix(name, monkeypatch):
     result = entry("solver", "exact").build({"rtol": 1e-8})(damped, point.grad)
     assert result.converged
     assert result.iterations == 1
+
+
+@pytest.mark.parametrize("curvature", ["rank1", "lowrank", "rank1_pyhessian"])
+@pytest.mark.parametrize(
+    ("name", "options", "beginning"),
+    [
+        ("newton", {"damping": 0.5}, "lambda "),
+        ("newton", {"damping": 0.5, "batch_size": 30}, "lambda "),
+        ("layerwise_newton", {"layers": ["first", "last"], "batch_size": 30}, "first damping "),
+    ],
+    ids=["all samples", "mini-batches", "layers"],
+)
+def test_a_run_s_trace_tells_each_eigenvalue_with_its_residual(name, options, beginning, curvature):
+    if curvature == "rank1_pyhessian":
+        pytest.importorskip("pyhessian", reason="PyHessian is not installed")
+    parts = {"solver": "exact", "hessian_approx": curvature, "line_search": "armijo"}
+    f = network()
+    result = run(
+        optimizer(name, parts=parts, **options), f, f.initial(), Stopping(epochs=2),
+        torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    for row in result.rows[1:]:
+        assert row.note.startswith(beginning)
+        pairs = re.findall(r"-?[\d.e+-]+ \(residual [\d.e-]+\)", row.note)
+        layers = len(options.get("layers", [0]))
+        assert len(pairs) == layers * (5 if curvature == "lowrank" else 1)

@@ -228,7 +228,8 @@ class Newton(Optimizer):
             if step.point is point:
                 self._memory.age -= 1  # refused: the curvature is still that of this point
             point = settled(step.point)
-            yield step
+            notes = filter(None, [self._memory.curvature.note, step.note])
+            yield replace(step, note="; ".join(notes))
 
     def state_dict(self) -> State | None:
         """Return what is carried from one step to the next; None while a curvature outlasts one."""
@@ -251,10 +252,11 @@ class Newton(Optimizer):
         Returns
         -------
         str
-            What tau is, where it moves.
+            What tau is, where it moves, and what the last curvature has to tell.
         """
         memory.A = None
-        return f"damping {memory.damping.tau:.3g}" if memory.damping.adaptive else ""
+        tau = f"damping {memory.damping.tau:.3g}" if memory.damping.adaptive else ""
+        return ", ".join(filter(None, [tau, memory.curvature.note]))
 
     def update(
         self,
