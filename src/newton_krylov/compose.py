@@ -28,6 +28,7 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 
 PLUGINS = {
     "hydra/launcher=joblib": "hydra-joblib-launcher",
+    "hydra/launcher=ray": "hydra-ray-launcher",
     "hydra/launcher=submitit_local": "hydra-submitit-launcher",
     "hydra/launcher=submitit_slurm": "hydra-submitit-launcher",
     "hydra/sweeper=optuna": "hydra-optuna-sweeper",
@@ -52,6 +53,11 @@ class CheckedLoader(ConfigLoader):
 
     def __init__(self, inner: ConfigLoader) -> None:
         self._inner = inner
+        self._validated: dict[tuple[str, ...], DictConfig] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what has been composed behind: it goes with every job to another process."""
+        return {"_inner": self._inner, "_validated": {}}
 
     def load_configuration(
         self,
@@ -96,12 +102,20 @@ class CheckedLoader(ConfigLoader):
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]
     ) -> DictConfig:
-        """Compose the configuration of a sweep's member; see `load_configuration`."""
+        """Compose the configuration of a sweep's member; see `load_configuration`.
+
+        Hydra's sweeper composes every member to see that it can be, and its launcher again: the
+        second is given what was made for the first.
+        """
+        key = tuple(sweep_overrides)
+        if key in self._validated:
+            return self._validated.pop(key)
         try:
             config = self._inner.load_sweep_config(master_config, sweep_overrides)
         except COMPOSITION_ERRORS as error:
             raise ConfigError(explain(error, self._inner, sweep_overrides)) from error
         refuse_code(config)
+        self._validated[key] = config
         return config
 
     def get_search_path(self) -> ConfigSearchPath:
