@@ -20,7 +20,7 @@ from newton_krylov.trace import Measured
 RECORD_TAG = "newton_krylov.record"
 """The tag that carries a record's own identifier, by which a second sending finds the first."""
 
-EVERY_STEP_UP_TO = 200
+EVERY_STEP_UP_TO = 128
 """How many steps of a run are all sent; see `wanted`."""
 
 _MAX_METRICS, _MAX_PARAMS, _MAX_TAGS = 800, 100, 100  # in one request; MLflow's: 1000 in all
@@ -310,7 +310,7 @@ class Sender:
 
 
 def wanted(number: int, every_step_up_to: int) -> bool:
-    """Tell whether a row is sent: all at first, then every second, every fourth, and so on.
+    """Tell whether a row is sent: all at first, then every fourth, every eighth, and so on.
 
     A method of many quick steps would spend more time on tracking than on steps. What is left out
     does not show in a plot, and the trace among the files has it.
@@ -327,7 +327,7 @@ def wanted(number: int, every_step_up_to: int) -> bool:
     bool
         The last row of a trace is sent in any case; the caller sees to it.
     """
-    apart = 1 << (number // every_step_up_to).bit_length()
+    apart = 2 << (number // every_step_up_to).bit_length()
     return number < every_step_up_to or number % apart == 0
 
 
