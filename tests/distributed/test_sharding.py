@@ -86,7 +86,7 @@ def test_places_of_subsets_of_subsets_partition_them(n, size, draws):
     """Each sample of a subset is in exactly one process, which finds it by its own number."""
     team = []
     for rank in range(size):
-        own = torch.arange(rank, n, size)
+        own = torch.tensor(range(rank, n, size), dtype=torch.int64)
         team.append((_Places(n, own), own))
     samples = torch.arange(n)
     for draw in draws:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from newton_krylov.data.images import Images
+from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.objectives.network_forward import FixedForward, Seen
 from newton_krylov.objectives.network_layout import Stage, run
 from newton_krylov.objectives.network_noise import Noise
@@ -117,7 +118,7 @@ class Samples(Inputs):
 
 def dense(X: Tensor) -> Tensor:
     """Return samples as a network reads them: a sparse table is filled up with its zeros."""
-    return X if X.layout is torch.strided else X.to_dense()
+    return X if X.layout is torch.strided and not isinstance(X, OnDisk) else X.to_dense()
 
 
 class Activations(Inputs):
