@@ -4,8 +4,9 @@
     python benchmarks/overhead.py --quick
 
 Prints a table with the targets: beyond its imports a run costs at most 1.5 s, the whole command at
-most 8 s; in a sweep a further run on a9a costs at most 0.5 s; tracking adds at most 5 % to a run of
-a second or more; two processes do at least 1.7 times the work of one. Everything lies in a temporary folder, whose database is new; medians.
+most 8 s; in a sweep a further run on a9a costs at most 0.5 s; two processes do at least 1.7 times
+the work of one; tracking adds at most 5 % to a run of a second or more. Everything lies in a
+temporary folder, whose database is new; medians.
 """
 
 import argparse
@@ -139,7 +140,7 @@ def throughput(jobs: int) -> float:
                 f"seed={seeds}",
                 f"hydra/launcher={launcher}",
                 *(["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []),
-            )  # fmt: skip
+            )
         )
 
     return sweep("basic") / sweep("joblib")
