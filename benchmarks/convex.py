@@ -47,22 +47,29 @@ Times = list[float]
 Method = Callable[[Dataset, float], Times]
 
 
-def newton(solver: str, *, sampled: bool = False) -> Method:
-    """Return Newton's method with one of our solvers, at its defaults or with a sampled Hessian.
+Choice = tuple[str, dict[str, object]]
+ETA = ("fixed", {"eta": 0.1})
 
-    Sampled: `hessian_approx=subsampled hessian_approx.fraction=0.1 preconditioner=jacobi
-    forcing=fixed forcing.eta=0.1`, the same on every problem.
-    """
+
+def newton(
+    solver: str,
+    curvature: Choice = ("hvp", {}),
+    preconditioner: Choice = ("none", {}),
+    forcing: Choice = ("superlinear", {}),
+) -> Method:
+    """Return Newton's method with one of our solvers, at its defaults or with other parts."""
 
     def solve(dataset: Dataset, optimum: float) -> Times:
-        curvature = ("subsampled", {"fraction": 0.1}) if sampled else ("hvp", {})
-        forcing = ("fixed", {"eta": 0.1}) if sampled else ("superlinear", {})
+        chosen = {
+            "solver": ("solver", (solver, {})),
+            "curvature": ("hessian_approx", curvature),
+            "line_search": ("line_search", ("armijo", {})),
+            "forcing": ("forcing", forcing),
+            "preconditioner": ("preconditioner", preconditioner),
+        }
         parts = {
-            "solver": entry("solver", solver).build({}),
-            "curvature": entry("hessian_approx", curvature[0]).build(curvature[1]),
-            "line_search": entry("line_search", "armijo").build({}),
-            "forcing": entry("forcing", forcing[0]).build(forcing[1]),
-            "preconditioner": entry("preconditioner", "jacobi" if sampled else "none").build({}),
+            part: entry(group, name).build(options)
+            for part, (group, (name, options)) in chosen.items()
         }
         return registered("newton", dataset, optimum, parts)
 
@@ -155,8 +162,16 @@ OURS: dict[str, Method] = {
     "newton cr": newton("cr"),
     "newton gmres": newton("gmres"),
     "newton minres": newton("minres"),
-    "newton cg, sampled": newton("cg", sampled=True),
-    "newton cr, sampled": newton("cr", sampled=True),
+    # preconditioner=subsampled forcing=fixed forcing.eta=0.1
+    "newton cg, 1,000 samples precondition": newton(
+        "cg", preconditioner=("subsampled", {}), forcing=ETA
+    ),
+    # preconditioner=jacobi hessian_approx.dtype=float32
+    "newton cr, Jacobi, float32 products": newton(
+        "cr", ("hvp", {"dtype": "float32"}), ("jacobi", {})
+    ),
+    # hessian_approx=subsampled preconditioner=jacobi forcing=fixed forcing.eta=0.1
+    "newton cr, Jacobi, sampled Hessian": newton("cr", ("subsampled", {}), ("jacobi", {}), ETA),
 }
 BY_HAND: dict[str, Method] = {
     "scipy Newton-CG, SciPy CSR": by_hand("Newton-CG"),
@@ -207,7 +222,7 @@ def report(times: dict[str, list[Times]]) -> None:
             f"{1e3 * t:>9.2f} ms{best / t:>7.2f}x" if t < math.inf else f"{'not met':>12}{'':>8}"
             for t, best in zip(row, fastest, strict=True)
         )
-        print(f"{key:34}{cells}")
+        print(f"{key:38}{cells}")
 
 
 def main() -> None:

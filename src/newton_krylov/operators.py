@@ -118,6 +118,23 @@ class LinearOperator:
         """
         raise UnsupportedError(f"{type(self).__name__} has no closed-form solve")
 
+    def sampled(self, size: int, generator: torch.Generator) -> "LinearOperator | None":
+        """Return an estimate of the operator from a random part of the terms it sums.
+
+        Parameters
+        ----------
+        size : int
+            How many terms, at most; all of them where there are fewer.
+        generator : torch.Generator
+            On the CPU.
+
+        Returns
+        -------
+        LinearOperator or None
+            Same shape; its expectation is the operator. None unless a subclass knows its terms.
+        """
+        return None
+
     def compression(self) -> "Compression | None":
         """Return a smaller operator with the same nonzero eigenvalues, where one is known.
 
@@ -272,6 +289,11 @@ class ShiftedOperator(LinearOperator):
         """Whether A's diagonal is cheap."""
         return self._operator.has_diagonal
 
+    def sampled(self, size: int, generator: torch.Generator) -> LinearOperator | None:
+        """Return an estimate from `size` of A's terms."""
+        part = self._operator.sampled(size, generator)
+        return None if part is None else ShiftedOperator(part, self.shift)
+
     @property
     def has_solve(self) -> bool:
         """Whether A has a closed form."""
@@ -280,6 +302,50 @@ class ShiftedOperator(LinearOperator):
     def solve(self, b: Tensor, shift: float = 0.0) -> Tensor:
         """Solve (A + (this shift + shift) I) x = b by A's closed form, b of shape (n,)."""
         return self._operator.solve(b, self.shift + shift)
+
+
+class CastOperator(LinearOperator):
+    """An operator of one floating-point type for vectors of another.
+
+    Products are rounded to the lower of the two; everything else of a solver keeps its own.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        In its type.
+    dtype : torch.dtype
+        Of the vectors that come and go.
+    """
+
+    def __init__(self, operator: LinearOperator, dtype: torch.dtype) -> None:
+        super().__init__(operator.shape[0], dtype, operator.device, symmetric=operator.symmetric)
+        self._operator = operator
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply by a vector of shape (n,)."""
+        return self._operator.matvec(v.to(self._operator.dtype)).to(self.dtype)
+
+    def matmat(self, V: Tensor) -> Tensor:
+        """Multiply by the columns of V, shape (n, k)."""
+        return self._operator.matmat(V.to(self._operator.dtype)).to(self.dtype)
+
+    def dense(self) -> Tensor:
+        """Form the matrix, shape (n, n)."""
+        return self._operator.dense().to(self.dtype)
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal, shape (n,)."""
+        return self._operator.diagonal().to(self.dtype)
+
+    @property
+    def has_diagonal(self) -> bool:
+        """Whether the operator's diagonal is cheap."""
+        return self._operator.has_diagonal
+
+    def sampled(self, size: int, generator: torch.Generator) -> LinearOperator | None:
+        """Return an estimate from `size` of the operator's terms."""
+        part = self._operator.sampled(size, generator)
+        return None if part is None else CastOperator(part, self.dtype)
 
 
 class ScaledOperator(LinearOperator):

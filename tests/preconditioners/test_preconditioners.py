@@ -1,17 +1,21 @@
 """Preconditioners: what they are, what they are worth, and that they hide no residual."""
 
+import itertools
+
 import pytest
 import torch
 from cases import CASE, ITERATIVE, LIMIT, Solver, rounding, spread, symmetric, true_residual
-from problems import DTYPES, randn
+from problems import DTYPES, assert_close, make, randn, ulps
 from torch import Tensor
 
+from newton_krylov.errors import UnsupportedError
 from newton_krylov.linear_solvers import cg, cr, gmres, minres
 from newton_krylov.operators import LinearOperator, MatrixOperator, ShiftedOperator
 from newton_krylov.preconditioners.base import PreconditionerBuilder
 from newton_krylov.preconditioners.jacobi import Jacobi
 from newton_krylov.preconditioners.none import NoPreconditioner
 from newton_krylov.preconditioners.nystrom import Nystrom, nystrom_approximation
+from newton_krylov.preconditioners.subsampled import Subsampled
 from newton_krylov.registry import entry, names
 
 DEFINITE = ["spd", "laplacian", "badly_scaled", "tiny_numbers", "huge_numbers", "one"]
@@ -32,7 +36,8 @@ def matrix_of(builder: PreconditionerBuilder, A: Tensor) -> Tensor:
 
 
 def test_every_registered_preconditioner_is_here() -> None:
-    assert set(BUILDERS) == set(names("preconditioner"))
+    of_samples = {"subsampled"}  # TestSubsampled: needs an operator that is a sum over samples
+    assert set(BUILDERS) | of_samples == set(names("preconditioner"))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -209,3 +214,52 @@ def test_defaults_are_the_configurations(device: torch.device) -> None:
     for name in names("preconditioner"):
         M = entry("preconditioner", name).build({}).build(MatrixOperator(A), generator())
         assert cg(A, b, M=M, rtol=1e-6).converged
+
+
+class TestSubsampled:
+    @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+    def test_of_all_samples_is_the_inverse(self, sparse: bool) -> None:
+        f = make("logistic", sparse=sparse)
+        A = f.at(randn(f.dim, seed=1)).hessian()
+        M = Subsampled(samples=10**6, first=0).build(ShiftedOperator(A, 0.5), generator())
+        assert M is not None
+        v = randn(f.dim, seed=2)
+        assert_close(M(ShiftedOperator(A, 0.5) @ v), v, ulps(f.dtype))
+        assert cg(A, v, M=Subsampled(10**6, 0).build(A, generator())).iterations == 1
+
+    def test_a_sample_s_estimate_is_unbiased_and_counted(self) -> None:
+        f = make("logistic", n=40)
+        A = f.at(randn(f.dim, seed=1)).hessian()
+        draw, mean = generator(), torch.zeros(f.dim, f.dim, dtype=f.dtype)
+        before = f.counts.passes
+        for _ in range(2000):
+            part = A.sampled(10, draw)
+            assert part is not None
+            mean += part.dense() / 2000
+        assert f.counts.passes - before == pytest.approx(2000 * 10 / 40)
+        assert_close(mean, A.dense(), 0.05)
+
+    def test_pays_on_an_ill_conditioned_problem(self) -> None:
+        f = make("logistic", n=2000, d=30, condition=1e4, l2=1e-6)
+        A, b = f.at(0.1 * randn(f.dim, seed=1)).hessian(), randn(f.dim, seed=2)
+        M = Subsampled(samples=600, first=0).build(A, generator())
+        assert cg(A, b, M=M, rtol=1e-8).iterations < 0.5 * cg(A, b, rtol=1e-8).iterations
+
+    def test_is_built_when_it_is_said(self) -> None:
+        f = make("logistic")
+        A, v = f.at(randn(f.dim, seed=1)).hessian(), randn(f.dim, seed=2)
+        builder = Subsampled(samples=20, first=2, every=3)
+        found = [builder.build(A, generator(seed)) for seed in range(8)]
+        assert found[0] is None and found[1] is None
+        images = [M(v) for M in found[2:] if M is not None]
+        same = [torch.equal(a, b) for a, b in itertools.pairwise(images)]
+        assert same == [True, True, False, True, True]
+
+    def test_leaves_an_indefinite_sample_alone(self) -> None:
+        f = make("sigmoid_least_squares", l2=0.0)
+        A = ShiftedOperator(f.at(3 * randn(f.dim, seed=1)).hessian(), -1.0)
+        assert Subsampled(first=0).build(A, generator()) is None
+
+    def test_an_operator_without_samples_is_refused(self) -> None:
+        with pytest.raises(UnsupportedError, match="take jacobi or nystrom"):
+            Subsampled(first=0).build(MatrixOperator(torch.eye(3)), generator())

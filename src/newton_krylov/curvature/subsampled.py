@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 
 from newton_krylov.curvature.base import Curvature
+from newton_krylov.curvature.precision import Precision, in_precision
 from newton_krylov.curvature.sampling import Blocks
 from newton_krylov.objectives.base import Point
 from newton_krylov.operators import LinearOperator
@@ -29,20 +30,27 @@ class SubsampledHessian(Curvature):
         Share of the samples in the first step's subset, in (0, 1].
     growth : float
         Factor >= 1 by which the share grows with each step, up to 1.
+    dtype : {"float32"} or None
+        Precision of the products, as of `hvp`.
     """
 
     def __init__(
         self,
         fraction: Annotated[float, Field(gt=0, le=1)] = 0.1,
         growth: Annotated[float, Field(ge=1)] = 1.0,
+        dtype: Precision = None,
     ) -> None:
         self.fraction = fraction
         self.growth = growth
+        self.dtype = dtype
         self._share = fraction
         self._blocks = Blocks()
 
     def at(self, point: Point, generator: torch.Generator) -> LinearOperator:
         """Return the Hessian of a fresh subset's objective at a point."""
+        return in_precision(point, self.dtype, lambda p: self._of_some(p, generator))
+
+    def _of_some(self, point: Point, generator: torch.Generator) -> LinearOperator:
         n = point.objective.n_samples
         size = max(1, round(self._share * n))
         self._share = min(1.0, self._share * self.growth)

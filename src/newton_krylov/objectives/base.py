@@ -153,6 +153,29 @@ class Point(ABC):
         """
         return self.objective.subset(index).at(self.w)
 
+    def cast(self, dtype: torch.dtype) -> "Point":
+        """Evaluate the same objective in another precision, at w rounded to it.
+
+        Parameters
+        ----------
+        dtype : torch.dtype
+            Of the parameters, and of the data.
+
+        Returns
+        -------
+        Point
+            Its counts go to this objective's.
+
+        Raises
+        ------
+        UnsupportedError
+            If the objective has only one precision.
+        """
+        raise UnsupportedError(
+            f"hessian_approx.dtype is for linear models on one process; "
+            f"{type(self.objective).__name__} computes its curvature in the run's own dtype."
+        )
+
     def extrapolate(self, previous: "Point", factor: float) -> "Point":
         """Evaluate the objective beyond this point, as seen from an earlier one.
 

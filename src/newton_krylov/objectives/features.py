@@ -42,6 +42,26 @@ class Features:
     def __len__(self) -> int:
         return self.X.shape[0]
 
+    def cast(self, dtype: torch.dtype) -> "Features":
+        """Return the same matrix in another precision; sparse ones share the indices.
+
+        Parameters
+        ----------
+        dtype : torch.dtype
+            Of the values.
+
+        Returns
+        -------
+        Features
+            With its transpose, where this one's is there.
+        """
+        if not self.sparse:
+            return Features(self.X.to(dtype))
+        other = Features(_with_values(self.X, self.X.values().to(dtype)))
+        if "XT" in vars(self):
+            other.XT = _with_values(self.XT, self.XT.values().to(dtype))
+        return other
+
     def rows(self, index: Tensor) -> "Features":
         """Return some of the rows.
 
@@ -123,21 +143,23 @@ class Features:
         if not self.sparse:
             return self.X.square().sum(1)
         ones = torch.ones(self.X.shape[1], dtype=self.X.dtype, device=self.X.device)
-        X = self.X
-        squared = _csr(X.crow_indices(), X.col_indices(), X.values().square(), X.shape)
-        return squared @ ones
+        return _with_values(self.X, self.X.values().square()) @ ones
 
     @cached_property
     def _squared(self) -> Tensor:
         if not self.sparse:
             return self.X.square()
-        XT = self.XT
-        return _csr(XT.crow_indices(), XT.col_indices(), XT.values().square(), XT.shape)
+        return _with_values(self.XT, self.XT.values().square())
 
 
 def _csr(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Make a CSR tensor whose indices are right by construction; not to be checked again."""
     return torch.sparse_csr_tensor(crow, col, values, size=shape, check_invariants=False)
+
+
+def _with_values(X: Tensor, values: Tensor) -> Tensor:
+    """Make a CSR tensor with the entries where X has them; no copy of the indices."""
+    return _csr(X.crow_indices(), X.col_indices(), values, X.shape)
 
 
 def _to_scipy(X: Tensor) -> scipy.sparse.csr_matrix:

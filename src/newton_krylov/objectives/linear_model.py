@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from newton_krylov.data.dataset import Dataset, Split
-from newton_krylov.errors import CombinationError
+from newton_krylov.data.on_disk import OnDisk
+from newton_krylov.errors import CombinationError, UnsupportedError
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
 from newton_krylov.objectives.features import Features
 from newton_krylov.operators import LinearOperator
@@ -121,6 +122,7 @@ class LinearModel(Objective):
         self.dtype, self.device = features.X.dtype, features.X.device
         self.convexity = self.l2 if self.convex else None
         self._targets = self._encode(y)
+        self._casts: dict[torch.dtype, LinearModel] = {}
 
     def at(self, w: Tensor) -> "LinearModelPoint":
         """Evaluate at w, shape (dim,)."""
@@ -134,6 +136,35 @@ class LinearModel(Objective):
         part.share = self.share * len(index) / self.n_samples
         part._bind(self.features.rows(index), self.y[index])
         return part
+
+    def cast(self, dtype: torch.dtype) -> "LinearModel":
+        """Return the same function in another precision; made once.
+
+        Parameters
+        ----------
+        dtype : torch.dtype
+            Of the parameters, and of the data.
+
+        Returns
+        -------
+        LinearModel
+            Shares the counts.
+
+        Raises
+        ------
+        UnsupportedError
+            If the data are on disk, where they have one precision.
+        """
+        if isinstance(self.features.X, OnDisk):
+            raise UnsupportedError(
+                "hessian_approx.dtype is for data in memory; data on disk keep their own."
+            )
+        if dtype not in self._casts:
+            other = copy.copy(self)
+            y = self.y.to(dtype) if self.y.is_floating_point() else self.y
+            other._bind(self.features.cast(dtype), y)
+            self._casts[dtype] = other
+        return self._casts[dtype]
 
     def outputs(self, w: Tensor) -> Tensor:
         """Return Z = X W: half a pass over the data.
@@ -295,6 +326,11 @@ class LinearModelPoint(Point):
         """Evaluate the objective of a subset at the same w; the known outputs are reused."""
         return LinearModelPoint(self.objective.subset(index), self.w, self.Z[index], self.age)
 
+    def cast(self, dtype: torch.dtype) -> "LinearModelPoint":
+        """Evaluate in another precision; the known outputs are reused."""
+        f = self.objective.cast(dtype)
+        return LinearModelPoint(f, self.w.to(dtype), self.Z.to(dtype), self.age)
+
     def extrapolate(self, previous: Point, factor: float) -> "LinearModelPoint":
         """Go beyond this point; outputs are linear in w, so no product (now and then one)."""
         assert isinstance(previous, LinearModelPoint)
@@ -375,6 +411,14 @@ class WeightedGram(LinearOperator):
         f.counts.add(hvp=f.share * V.shape[1], passes=f.share * V.shape[1])
         T = (self._features.X @ V).mul_(self.weights[:, None])
         return (self._features.XT @ T).add_(V, alpha=f.l2)
+
+    def sampled(self, size: int, generator: torch.Generator) -> "WeightedGram":
+        """Return an estimate from `size` of the samples, drawn without replacement."""
+        n = len(self.weights)
+        size = min(size, n)
+        index = torch.randperm(n, generator=generator)[:size].sort().values
+        index = index.to(self.weights.device)
+        return WeightedGram(self._objective.subset(index), self.weights[index] * (n / size))
 
     def dense(self) -> Tensor:
         """Form the matrix, shape (dim, dim)."""

@@ -67,7 +67,7 @@ class Memory:
     A : LinearOperator or None
         The curvature, without damping; kept for `age` steps so far.
     velocity : Tensor or None, shape (dim,)
-        The gradients' sum, where there is momentum.
+        The directions' sum, where there is momentum.
     """
 
     def __init__(self, curvature: Curvature, damping: Damping) -> None:
@@ -148,8 +148,9 @@ class Newton(Optimizer):
     curvature_every : int
         Steps between two evaluations of the curvature.
     momentum : float
-        m = momentum m + g takes the gradient's place; with H = 0 and tau = 1 / rate this is
-        stochastic gradient descent with momentum.
+        m = momentum m + p takes the direction's place (each p by the curvature of its own time,
+        so that a change of the curvature does not act on old gradients); with H = 0 and
+        tau = 1 / rate this is stochastic gradient descent with momentum.
     schedule : {"constant", "linear", "cosine"}
         What becomes of the step's length, with a `batch_size`.
     schedule_epochs : int
@@ -180,6 +181,7 @@ class Newton(Optimizer):
         self.line_search = line_search
         self.forcing = forcing
         self.preconditioner = preconditioner
+        self._preconditioner = preconditioner
         self.damping = damping
         self.damping_rule = damping_rule
         self.damping_factor = damping_factor
@@ -202,9 +204,11 @@ class Newton(Optimizer):
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
         """Iterate from w0; on all samples it ends where no direction of descent is left."""
         self._memory = self.memory()
+        self._preconditioner = copy.deepcopy(self.preconditioner)
         self._epochs = Epochs(self.batch_size or 1, self.schedule, self.schedule_epochs)
         if self._resumed is not None:
             self._memory.load_state_dict(self._resumed)
+            self._preconditioner.load_state_dict(self._resumed["preconditioner"])
             self._epochs.load_state_dict(self._resumed)
             self._resumed = None
         if self.batch_size is None:
@@ -235,7 +239,11 @@ class Newton(Optimizer):
         """Return what is carried from one step to the next; None while a curvature outlasts one."""
         if self.batch_size is None and self.curvature_every > 1:
             return None
-        return {**self._memory.state_dict(), **self._epochs.state_dict()}
+        return {
+            **self._memory.state_dict(),
+            **self._epochs.state_dict(),
+            "preconditioner": self._preconditioner.state_dict(),
+        }
 
     def load_state_dict(self, state: State) -> None:
         """Let the next `steps` go on from a checkpoint."""
@@ -319,10 +327,10 @@ class Newton(Optimizer):
         """
         A = self._kept(point, memory, generator)
         damped = self._damped(A, memory.damping.tau)
-        gradient = self._accumulated(point, memory)
-        direction = self.direction(point, damped, memory.last, generator, gradient)
+        direction = self.direction(point, damped, memory.last, generator)
         if isinstance(direction, str):
             return direction
+        direction = self._accumulated(direction, memory)
         if rate != 1.0:
             direction = replace(direction, p=direction.p * rate)
         if memory.damping.adaptive:
@@ -349,13 +357,13 @@ class Newton(Optimizer):
             point = point.subset(index.to(point.w.device))
         return curvature.at(point, generator)
 
-    def _accumulated(self, point: Point, memory: Memory) -> Tensor:
+    def _accumulated(self, direction: "Direction", memory: Memory) -> "Direction":
         if self.momentum == 0.0:
-            return point.grad
+            return direction
         if memory.velocity is None:
-            memory.velocity = torch.zeros_like(point.grad)
-        memory.velocity = memory.velocity.mul(self.momentum).add_(point.grad)
-        return memory.velocity
+            memory.velocity = torch.zeros_like(direction.p)
+        memory.velocity = memory.velocity.mul(self.momentum).add_(direction.p)
+        return replace(direction, p=memory.velocity)
 
     def _damped(self, A: LinearOperator, tau: float) -> LinearOperator:
         return ShiftedOperator(A, tau) if tau > 0 else A
@@ -430,17 +438,12 @@ class Newton(Optimizer):
         A: LinearOperator,
         last: Inner | None,
         generator: torch.Generator,
-        gradient: Tensor | None = None,
     ) -> "Direction | str":
-        """Solve the Newton system and turn its answer to descent; parameters as of `advance`.
-
-        `gradient`, shape (dim,), takes the place of the point's own where it is given.
-        """
+        """Solve the Newton system and turn its answer to descent; parameters as of `advance`."""
         eta = self.forcing(Outer(point.grad_norm, last))
-        M = self.preconditioner.build(A, generator)
-        g = point.grad if gradient is None else gradient
-        inner = self.solver(A, -g, rtol=eta, M=M)
-        p, note = self._direction(point, A, inner, generator, g)
+        M = self._preconditioner.build(A, generator)
+        inner = self.solver(A, -point.grad, rtol=eta, M=M)
+        p, note = self._direction(point, A, inner, generator)
         return note if p is None else Direction(p, eta, inner, note, p is inner.x)
 
     def search(self, point: Point, direction: "Direction") -> tuple[Step, Inner] | str:
@@ -463,7 +466,6 @@ class Newton(Optimizer):
         A: LinearOperator,
         inner: LinearResult,
         generator: torch.Generator,
-        g: Tensor,
     ) -> tuple[Tensor | None, str]:
         """Turn the solver's answer into a direction of descent, and say what was done."""
         if point.grad_norm == 0.0:
@@ -474,10 +476,10 @@ class Newton(Optimizer):
             return p, note
         if inner.status is Status.NEGATIVE_CURVATURE and self.negative_curvature == "follow":
             assert inner.direction is not None
-            p = _along(point, A, inner.direction, g)
-        if float(torch.dot(g, p)) < 0:
+            p = _along(point, A, inner.direction)
+        if float(torch.dot(point.grad, p)) < 0:
             return p, note
-        return -g, f"{note}; along -gradient".lstrip("; ")
+        return -point.grad, f"{note}; along -gradient".lstrip("; ")
 
     def _leave_saddle(
         self, point: Point, A: LinearOperator, generator: torch.Generator
@@ -485,13 +487,13 @@ class Newton(Optimizer):
         pair = lanczos(A, 1, which="smallest", generator=generator)
         if float(pair.values[0]) >= -float(pair.residual_norms[0]):
             return None, "the gradient is zero and the curvature is not negative"
-        return _along(point, A, pair.vectors[:, 0], point.grad), "left a saddle point"
+        return _along(point, A, pair.vectors[:, 0]), "left a saddle point"
 
 
-def _along(point: Point, A: LinearOperator, d: Tensor, g: Tensor) -> Tensor:
-    """Scale a direction of nonpositive curvature to a step downhill, as seen from gradient g."""
+def _along(point: Point, A: LinearOperator, d: Tensor) -> Tensor:
+    """Scale a direction of nonpositive curvature to a step downhill."""
     d = d / torch.linalg.vector_norm(d)
-    slope, curvature = torch.stack([torch.dot(g, d), torch.dot(d, A @ d)]).tolist()
+    slope, curvature = torch.stack([torch.dot(point.grad, d), torch.dot(d, A @ d)]).tolist()
     bound = 1.0 + float(torch.linalg.vector_norm(point.w))
     # Without a slope (a saddle) the curvature itself is the length, as Royer, O'Neill and Wright
     # (2020) scale it; a vanishing curvature asks for the bound.

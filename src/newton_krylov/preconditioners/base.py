@@ -1,6 +1,7 @@
 """What builds a preconditioner from an operator."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 
@@ -29,3 +30,23 @@ class PreconditionerBuilder(ABC):
         callable or None
             v -> M v on tensors of shape (n,), symmetric positive definite; None for none.
         """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what one system's preconditioner passes on to the next one's, for checkpoints.
+
+        Returns
+        -------
+        dict
+            Of tensors and numbers; empty where each system stands for itself.
+        """
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state.
+
+        Parameters
+        ----------
+        state : dict
+            Of `state_dict`.
+        """
+        return
