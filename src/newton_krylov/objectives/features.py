@@ -149,7 +149,10 @@ class Features:
     def _squared(self) -> Tensor:
         if not self.sparse:
             return self.X.square()
-        return _with_values(self.XT, self.XT.values().square())
+        squares = self.XT.values().square()
+        if torch.equal(squares, self.XT.values()):  # zeros and ones: no second copy
+            return self.XT
+        return _with_values(self.XT, squares)
 
 
 def _csr(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -1,0 +1,102 @@
+"""The memory that a run takes for its data: peak beyond what an empty run needs, per byte of data.
+
+A process loads a data set and minimizes; its peak resident memory, less what the same process holds
+after a run on a small problem, is divided by the size of the data as one sparse matrix (8 bytes a
+value, 4 a column number) and labels. Both orientations of the matrix are kept, so 2 is the least.
+Linux only: it asks the kernel to forget the earlier peak.
+
+    python benchmarks/memory.py               # a minute or two
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import sklearn.datasets
+import torch
+
+import newton_krylov.experiment  # noqa: F401 - registers every part
+from newton_krylov.data import load_dataset
+from newton_krylov.data.sparse import by_row_length
+from newton_krylov.registry import entry
+from newton_krylov.runner import Stopping, run
+
+METHODS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
+    "newton cr": {},
+    "newton cr, float32 products": {"hessian_approx": ("hvp", {"dtype": "float32"})},
+    "newton cr, Jacobi": {"preconditioner": ("jacobi", {})},
+    "newton cr, sampled Hessian": {"hessian_approx": ("subsampled", {})},
+}
+DEFAULTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "solver": ("cr", {}),
+    "hessian_approx": ("hvp", {}),
+    "line_search": ("armijo", {}),
+    "forcing": ("superlinear", {}),
+    "preconditioner": ("none", {}),
+}
+
+
+def resident(which: str) -> float:
+    """Return the process's resident memory, `VmRSS` now or `VmHWM` at its peak, in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(which)) / 1024
+
+
+def minimize(source: str, options: dict[str, Any], method: str) -> tuple[float, float]:
+    """Load and minimize; return the data's MB and the peak after loading."""
+    dataset = load_dataset(source, options)
+    X, y = dataset.train.X, dataset.train.y
+    size = X.values().nbytes + X.col_indices().nbytes + X.crow_indices().nbytes + y.nbytes
+    loaded = resident("VmHWM")
+    dataset = replace(dataset, train=by_row_length(dataset.train))
+    del X, y
+    objective = entry("loss", "logistic").build({"l2": 0.01}, dataset=dataset)
+    chosen = DEFAULTS | METHODS[method]
+    parts = {group: entry(group, name).build(keys) for group, (name, keys) in chosen.items()}
+    parts["curvature"] = parts.pop("hessian_approx")
+    optimizer = entry("optimizer", "newton").build({}, **parts)
+    w0 = torch.zeros(objective.dim, dtype=objective.dtype)
+    run(optimizer, objective, w0, Stopping(grad_norm=1e-8, epochs=50), torch.Generator())
+    return size / 2**20, loaded
+
+
+def child(source: str, path: str, method: str) -> None:
+    """Print the ratios of one method."""
+    minimize("a9a", {}, method)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is to be measured from here
+    options = {"path": path} if path else {"n": 500_000, "d": 5_000, "density": 0.005}
+    size, loaded = minimize(source, options | ({} if path else {"format": "sparse"}), method)
+    name, most = f"{source}, {method}", resident("VmHWM")
+    ratios = (loaded - before) / size, (most - before) / size
+    print(f"{name:42}{size:7.0f} MB{ratios[0]:9.2f}x{ratios[1]:9.2f}x", flush=True)
+
+
+def main() -> None:
+    """Measure in processes of their own."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child(*options.child)
+        return
+    print(f"{'':42}{'data':>10}{'loaded':>10}{'peak':>10}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "large.svm")
+        rng = np.random.default_rng(0)
+        X = scipy.sparse.random(500_000, 5_000, 0.005, "csr", rng=rng)
+        sklearn.datasets.dump_svmlight_file(X, rng.choice([-1, 1], 500_000), path, zero_based=False)
+        for source, where in (("synthetic", ""), ("libsvm", path)):
+            for method in METHODS:
+                arguments = [sys.executable, __file__, "--child", source, where, method]
+                subprocess.run(arguments, check=True)
+
+
+if __name__ == "__main__":
+    main()
