@@ -48,7 +48,7 @@ Method = Callable[[Dataset, float], Times]
 
 
 Choice = tuple[str, dict[str, object]]
-ETA = ("fixed", {"eta": 0.1})
+ETA: Choice = ("fixed", {"eta": 0.1})
 
 
 def newton(
