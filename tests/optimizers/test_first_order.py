@@ -162,3 +162,15 @@ def test_to_the_paper_s_threshold_gradient_descent_takes_as_many_steps_as_was_me
     assert 1000 < result.rows[-1].iteration < 2500
     assert 0 <= result.rows[-1].suboptimality < 1e-13
     assert math.isfinite(result.rows[-1].seconds)
+
+
+def test_nesterov_shortens_its_step_where_the_curvature_grows_on_the_way():
+    """At the minimum of (w1 w2 w3 - 27)^2 the curvature is nine times that of the start."""
+    f = Function(lambda w: (w.prod() - 27) ** 2, 3)
+    w0 = torch.full((3,), 0.5, dtype=torch.float64)
+    first = float(torch.linalg.eigvalsh(f.at(w0).hessian().dense()).abs().max())
+    found = minimize(f, make_optimizer("nesterov"), w0, epochs=200, grad_norm=1e-6)
+    assert found.outcome is Outcome.CONVERGED
+    assert found.rows[-1].step_size < 0.5 / first
+    fixed = make_optimizer("nesterov", step_size=1 / first)
+    assert minimize(f, fixed, w0, epochs=200, grad_norm=1e-6).outcome is not Outcome.CONVERGED

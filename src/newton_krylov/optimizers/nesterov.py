@@ -7,7 +7,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from newton_krylov.objectives.base import Objective
+from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.optimizers.base import Optimizer, Step, Steps
 from newton_krylov.optimizers.gd import smoothness_at_start
 from newton_krylov.registry import register
@@ -25,7 +25,10 @@ class Nesterov(Optimizer):
     Parameters
     ----------
     step_size : float or None
-        a > 0; None takes 1 / lambda_max(H(0)).
+        a > 0; None takes 1 / lambda_max(H(w0)). Where the objective need not be convex, curvature
+        at the start bounds none elsewhere, so that a is then halved whenever
+        f(y - a g) <= f(y) - a |g|^2 / 2 fails (Beck and Teboulle, "A fast iterative
+        shrinkage-thresholding algorithm", 2009, section 4); the values are counted.
     restart : {"gradient", "none"}
         Whether to drop momentum that points uphill.
     momentum : {"auto", "strongly_convex", "convex"}
@@ -47,11 +50,15 @@ class Nesterov(Optimizer):
         a = self.step_size or 1 / smoothness_at_start(objective, w0, generator)
         mu = 0.0 if self.momentum == "convex" else objective.convexity or 0.0
         root = math.sqrt(min(mu * a, 1.0))
+        search = self.step_size is None and objective.convexity is None
         x, t = w0, 1.0
         y = x
         yield Step(objective.at(x))
         while True:
-            g = objective.at(y).grad
+            at_y = objective.at(y)
+            g = at_y.grad
+            if search:
+                a = _backtracked(at_y, a)
             new = y.add(g, alpha=-a)
             moved = new - x
             uphill, norm = torch.stack([torch.dot(g, moved), torch.linalg.vector_norm(g)]).tolist()
@@ -67,3 +74,15 @@ class Nesterov(Optimizer):
                 t = t_next
             x = new
             yield Step(objective.at(x), a)
+
+
+def _backtracked(point: Point, a: float) -> float:
+    """Halve a until a gradient step of that length does what it does on a parabola 1 / a wide."""
+    f, shortest = point.objective, torch.finfo(point.w.dtype).eps * a
+    while a > shortest:
+        reached = f.at(point.w.add(point.grad, alpha=-a)).value
+        # not "> ...": a value that is not finite is no decrease
+        if reached <= point.value - 0.5 * a * point.grad_norm**2 + f.rounding(point.value):
+            break
+        a *= 0.5
+    return a
