@@ -1,6 +1,8 @@
 """The mini-batch loop: its order, its schedules, its record; SGD and Adam against torch itself."""
 
 import math
+import subprocess
+import sys
 from itertools import pairwise
 from typing import Any
 
@@ -154,6 +156,19 @@ def test_hessian_free_works_with_each_krylov_solver(name: str) -> None:
             )  # fmt: skip
             rows = run(made, f, f.initial(), Stopping(epochs=4), generator()).rows
             assert rows[-1].loss < 0.9 * rows[0].loss, (solver, curvature)
+
+
+@pytest.mark.slow
+def test_what_torch_imports_for_its_first_optimizer_is_not_timed() -> None:
+    code = """
+import sys
+from newton_krylov.optimizers.sgd import SGD
+import torch
+optimizer, before = SGD(), set(sys.modules)
+optimizer.make(torch.zeros(3, requires_grad=True))
+assert set(sys.modules) == before, sorted(set(sys.modules) - before)[:5]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_nesterov_without_momentum_is_refused() -> None:

