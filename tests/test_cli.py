@@ -271,3 +271,33 @@ def test_the_configuration_can_be_shown_without_running(folder, capsys):
     assert main(CONF, ["--cfg", "job", "solver=gmress"]) == MISTAKE
     assert "did you mean 'gmres'" in told(capsys)
     assert not (folder / "outputs").exists()
+
+
+def test_a_folder_of_ones_own_serves_runs_sweeps_and_studies(folder, capsys):
+    own = folder / "own"
+    for group, name, lines in (
+        ("method", "mine", "defaults:\n  - override /solver: gmres\nlabel: Mine\n"),
+        ("experiment", "wrong", STUDY.format("crr")),
+        ("experiment", "right", STUDY.format("cr")),
+    ):
+        (own / group).mkdir(parents=True, exist_ok=True)
+        (own / group / f"{name}.yaml").write_text(f"# @package _global_\n{lines}")
+    where = ["--config-dir", str(own), *QUICK]
+    assert main(CONF, [*where, "method=mine"]) == 0
+    assert main(CONF, ["-m", *where, "method=mine,newton_cr"]) == 0
+    assert main(CONF, [*where, "experiment=right"]) == 0
+    capsys.readouterr()
+    assert main(CONF, ["-m", *where, "method=mine,mina"]) == MISTAKE
+    assert re.search("method=mina is unknown; did you mean 'mine'", told(capsys))
+    assert main(CONF, [*where, "experiment=wrong"]) == MISTAKE  # before any of it starts
+    assert re.search("solver=crr is unknown; did you mean 'cr'", told(capsys))
+
+
+STUDY = """
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    params:
+      solver: {}
+      seed: 0,1
+"""

@@ -242,18 +242,23 @@ def check_sweep(config: DictConfig, loader: ConfigLoader) -> None:
     parameters = OmegaConf.select(config, "hydra.sweeper.params") or {}
     lines = [f"{key}={value}" for key, value in parameters.items()]
     given = [*lines, *config.hydra.overrides.task]
+    where = [s for s in config.hydra.overrides.hydra if s.startswith("hydra.searchpath=")]
     for override in OverridesParser.create(config_loader=loader).parse_overrides(given):
-        if not override.is_discrete_sweep():
+        discrete = override.is_discrete_sweep()
+        if override.is_sweep_override() and not discrete:  # a range to draw from
             continue
         key = override.key_or_group
-        options = loader.get_group_options(key)
-        for value in override.sweep_string_iterator() if options else ():
+        options = loader.get_group_options(key, overrides=where)
+        values = override.sweep_string_iterator() if discrete else [str(override.value())]
+        for value in values if options else ():
             folder, _, choice = value.rpartition("/")
-            known = loader.get_group_options(f"{key}/{folder}") if folder else options
+            inside = f"{key}/{folder}"
+            known = loader.get_group_options(inside, overrides=where) if folder else options
             if choice not in (*known, "null"):
                 raise ConfigError(f"{key}={value} is unknown{suggest(value, options)}")
         plain = OmegaConf.to_container(config, resolve=False)
-        if not options and not override.is_add() and _at(plain, key) is _ABSENT:
+        # Of a single value the key may be one that a swept choice brings.
+        if discrete and not options and not override.is_add() and _at(plain, key) is _ABSENT:
             raise ConfigError(_unknown_key(key, loader, given))
 
 

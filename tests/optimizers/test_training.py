@@ -4,9 +4,11 @@ import math
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+import small_networks
 import torch
 from problems import assert_close, make
 from small_networks import data, module, network, optimizer
@@ -159,16 +161,36 @@ def test_hessian_free_works_with_each_krylov_solver(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_what_torch_imports_for_its_first_optimizer_is_not_timed() -> None:
-    code = """
-import sys
-from newton_krylov.optimizers.sgd import SGD
-import torch
-optimizer, before = SGD(), set(sys.modules)
-optimizer.make(torch.zeros(3, requires_grad=True))
-assert set(sys.modules) == before, sorted(set(sys.modules) - before)[:5]
+@pytest.mark.parametrize(
+    ("method", "curvature", "options"),
+    [
+        ("sgd", "hvp", {}),
+        ("adam", "hvp", {}),
+        ("newton", "hvp", {}),
+        ("newton", "rank1_pyhessian", {"damping": 1.0}),
+    ],
+)
+def test_nothing_is_imported_while_the_clock_runs(
+    method: str, curvature: str, options: dict[str, float]
+) -> None:
+    """What torch puts off until it is first used takes a second: a hundred of these steps."""
+    if curvature == "rank1_pyhessian":
+        pytest.importorskip("pyhessian", reason="PyHessian is not installed")
+    code = f"""
+import sys, torch
+from newton_krylov.experiment import ROOMS
+from small_networks import network, optimizer
+method = optimizer({method!r}, parts={{"hessian_approx": {curvature!r}}}, **{options!r})
+f = network()
+steps = method.steps(f, f.initial(), torch.Generator().manual_seed(0))
+before = set(sys.modules)
+for _ in range(3):
+    next(steps)
+new = set(sys.modules) - before
+assert not new, sorted(new)[:5]
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    folder = str(Path(small_networks.__file__).parent)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=folder)
 
 
 def test_nesterov_without_momentum_is_refused() -> None:

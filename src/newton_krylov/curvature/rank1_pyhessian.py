@@ -44,6 +44,11 @@ class Rank1PyHessian(Curvature):
         Of PyHessian: the relative change of lambda at which it stops.
     maxiter : int
         Of PyHessian: limit of Hessian products.
+
+    Raises
+    ------
+    UnsupportedError
+        If PyHessian is not installed.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class Rank1PyHessian(Curvature):
         self.rest = rest
         self.tol = tol
         self.maxiter = maxiter
+        _library()  # imported now, not in the first step's time
 
     def at(self, point: Point, generator: torch.Generator) -> LinearOperator:
         """Return the matrix of rank 1 at a point."""
@@ -91,20 +97,14 @@ def top_eigenpair(
     UnsupportedError
         If PyHessian is not installed.
     """
-    try:
-        from pyhessian.hessian import hessian
-    except ImportError as error:
-        raise UnsupportedError(
-            "hessian_approx=rank1_pyhessian needs PyHessian: pip install PyHessian, or take "
-            "hessian_approx=rank1, which needs fewer Hessian products."
-        ) from error
+    hessian = _library()
     module = _Parameter(point)
     nothing = torch.zeros(())
     seed = int(torch.randint(2**31, (), generator=generator))
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(seed)
         warnings.filterwarnings("ignore", message="Using backward\\(\\) with create_graph=True")
-        analysis: Any = hessian(  # type: ignore[no-untyped-call]
+        analysis = hessian(
             module, lambda loss, _: loss, (nothing, nothing), cuda=point.w.device.type == "cuda"
         )
         _, ((vector,),) = analysis.eigenvalues(maxIter=maxiter, tol=tol)
@@ -116,6 +116,18 @@ def top_eigenpair(
     value = torch.dot(v, Hv)
     residual = torch.linalg.vector_norm(Hv - value * v)
     return Eigenpairs(value[None], v[:, None], residual[None], module.products, converged)
+
+
+def _library() -> Any:
+    """Return PyHessian's class of a module's Hessian."""
+    try:
+        from pyhessian.hessian import hessian
+    except ImportError as error:
+        raise UnsupportedError(
+            "hessian_approx=rank1_pyhessian needs PyHessian: pip install PyHessian, or take "
+            "hessian_approx=rank1, which needs fewer Hessian products."
+        ) from error
+    return hessian
 
 
 class _Parameter(torch.nn.Module):

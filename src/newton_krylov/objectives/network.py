@@ -16,7 +16,7 @@ from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.data.images import Images
 from newton_krylov.errors import CombinationError, ConfigError, UnsupportedError, suggest
 from newton_krylov.objectives.base import Counts, Objective
-from newton_krylov.objectives.network_curvature import Criterion
+from newton_krylov.objectives.network_curvature import Criterion, import_early
 from newton_krylov.objectives.network_evaluation import Evaluator
 from newton_krylov.objectives.network_forward import FixedForward, Seen
 from newton_krylov.objectives.network_inputs import Activations, Inputs, Samples, augmented, dense
@@ -109,6 +109,7 @@ class Network(Objective):
     ) -> None:
         if X.device.type == "cpu":
             keep_freed_memory()
+        import_early()
         if not any(True for _ in module.parameters()):
             raise UnsupportedError("The network has no weights to train.")
         dtype = dtype or next(module.parameters()).dtype
