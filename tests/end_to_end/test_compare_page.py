@@ -156,6 +156,38 @@ def test_profiles_follow_their_target(shown: Page) -> None:
     assert [name for name, share in shown.value(shares) if share == 1] == ["Newton-CR"]
 
 
+def test_a_click_on_a_head_sorts_its_table_numbers_as_numbers(shown: Page) -> None:
+    """Of the second problem, where 2.7 s is more than 252 ms and 899 steps are more than 7."""
+    times = "document.querySelectorAll('#problem-2 table.times')"
+    endings = "document.querySelectorAll('#problem-2 table.numbers')"
+
+    def click(table: str, head: str) -> tuple[list[str], list[list[str | None]]]:
+        """Return the methods in order, and each sorted head's text and order."""
+        shown.value(
+            f"[...{table}[0].tHead.querySelectorAll('th button')]"
+            f".find(button => button.textContent === '{head}').click()"
+        )
+        names = shown.value(
+            f"[...{table}[0].tBodies[0].rows].map(row => row.cells[0].textContent.trim())"
+        )
+        marked = shown.value(
+            f"[...{table}[0].tHead.querySelectorAll('[aria-sort]')]"
+            f".map(head => [head.textContent, head.getAttribute('aria-sort')])"
+        )
+        return names, marked
+
+    cr, cg, bad = "Newton-CR", "Newton-CG", HOSTILE
+    assert click(endings, "Time") == ([bad, cr, cg], [["Time", "ascending"]])
+    assert click(endings, "Steps") == ([bad, cr, cg], [["Steps", "ascending"]])
+    assert click(endings, "Steps") == ([cg, cr, bad], [["Steps", "descending"]])
+    written = click(endings, "Steps")
+    assert written == ([cr, cg, bad], [])
+    assert click(endings, "Method")[0] == [bad, cg, cr]
+    assert click(times, "1e-6") == ([cr, cg, bad], [["1e-6", "ascending"]])
+    assert click(times, "1e-6") == ([cg, cr, bad], [["1e-6", "descending"]])  # never stays last
+    assert shown.problems == []
+
+
 def test_every_control_can_be_reached_and_named(shown: Page) -> None:
     nameless = """[...document.querySelectorAll('button, a[href]')].filter(
         e => !(e.textContent.trim() || e.getAttribute('aria-label'))).length"""

@@ -140,12 +140,16 @@ def test_parallel_processes_share_cores_caches_and_a_new_database(tmp_path):
     assert len(list((tmp_path / ".cache" / "optimum").glob("*.npz"))) == 1
 
 
-def test_submitit_s_local_processes(tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    command(
-        "-m", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5", *QUICK,
-        "solver=cg,cr", "hydra.sweep.dir=s", cwd=tmp_path,
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    ("plugin", "launcher"),
+    [
+        ("submitit", ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"]),
+        ("ray", ["hydra/launcher=ray"]),
+    ],
+)
+def test_processes_of_a_cluster_s_launcher(plugin, launcher, tmp_path):
+    pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
+    command("-m", *launcher, *QUICK, "solver=cg,cr", "hydra.sweep.dir=s", cwd=tmp_path)
     assert [m["label"] for m in summaries(tmp_path / "s")] == ["newton-cg", "newton-cr"]
     runs = tracked(tmp_path)
     assert [run.info.status for run in runs] == ["FINISHED"] * 3

@@ -362,7 +362,58 @@
     };
   }
 
+  // --- tables --------------------------------------------------------------------------------
+
+  const NUMBER = /^([-+]?)(\d[\d,]*\.?\d*(?:e[-+]?\d+)?|inf)(?: \[.*\])?(?: ?(µs|ms|s|%|×))?$/;
+  const SIZES = { "µs": 1e-6, ms: 1e-3 };
+  const MISSING = new Set(["", "–", "never", "nan"]);
+  const collator = new Intl.Collator("en", { numeric: true });
+
+  // Numbers come before texts, what is missing comes last: in both directions.
+  function keyOf(cell) {
+    const text = cell.dataset.value || cell.textContent.trim();
+    if (MISSING.has(text)) return { rank: 2, value: 0 };
+    const found = NUMBER.exec(text);
+    if (!found) return { rank: 1, value: text };
+    const [, sign, digits, unit] = found;
+    const size = digits === "inf" ? Infinity : Number(digits.replaceAll(",", "")) * (SIZES[unit] || 1);
+    return { rank: 0, value: sign === "-" ? -size : size };
+  }
+
+  function sorted(rows, column, direction) {
+    const keys = new Map(rows.map((row) => [row, keyOf(row.cells[column])]));
+    const order = (a, b) => (a.rank === 1 ? collator.compare(a.value, b.value) : a.value - b.value);
+    return [...rows].sort((one, other) => {
+      const [a, b] = [keys.get(one), keys.get(other)];
+      return a.rank - b.rank || direction * order(a, b);
+    });
+  }
+
+  // A click on a head sorts upwards, a second one downwards, a third brings the first order back.
+  const NEXT = { none: "ascending", ascending: "descending", descending: "none" };
+
+  function makeSortable(table) {
+    const body = table.tBodies[0];
+    const rows = [...body.rows];
+    const heads = [...table.tHead.rows[0].cells];
+    if (rows.length < 2) return;
+    heads.forEach((head, column) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...head.childNodes);
+      head.append(button);
+      button.addEventListener("click", () => {
+        const order = NEXT[head.getAttribute("aria-sort") || "none"];
+        heads.forEach((each) => each.removeAttribute("aria-sort"));
+        if (order !== "none") head.setAttribute("aria-sort", order);
+        body.append(...(order === "none" ? rows : sorted(rows, column, order === "ascending" ? 1 : -1)));
+      });
+    });
+  }
+
   // --- the page ------------------------------------------------------------------------------
+
+  document.querySelectorAll("table").forEach(makeSortable);
 
   const boards = [...document.querySelectorAll("[data-board]")]
     .filter((element) => element.querySelector(".panel"))
