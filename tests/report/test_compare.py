@@ -1,6 +1,7 @@
 import csv
 from pathlib import Path
 
+import pandas
 import pytest
 from run_folders import OPTIMUM, row, rows, write_run
 
@@ -80,6 +81,35 @@ def test_the_csv_has_a_line_for_every_run(sweep: Path, tmp_path: Path) -> None:
     assert float(lines[3]["loss"]) == OPTIMUM + 1e-4
     assert float(lines[0]["suboptimality_to_benchmark"]) == pytest.approx(1e-13 - 1e-4)
     assert (lines[4]["status"], lines[4]["ending"]) == ("failed", "failed: the loss is inf")
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize("text", ["=1+1", "+1+1", "-1+1", "@SUM(1)", "\t=1+1", "\n@x", "-", "--x"])
+def test_no_cell_of_the_csv_is_a_formula(tmp_path: Path, text: str) -> None:
+    write_run(
+        tmp_path / "runs" / "0", rows([-1.0, -2.0]), label=text, status="failed", reason=text,
+        summary={"dataset": {"name": text, "n_samples": 9, "n_features": 9, "checksum": "c"}},
+    )  # fmt: skip
+    compare([tmp_path / "runs"], tmp_path / "out")
+    with (tmp_path / "out" / "comparison.csv").open(newline="") as file:
+        (line,) = csv.DictReader(file)
+    assert line["method"] == line["dataset"] == f"'{text}"
+    assert line["loss"] == repr(OPTIMUM - 2)
+    for cell in line.values():
+        assert cell.lstrip()[:1] not in ("=", "+", "@")
+        assert not cell.startswith("-") or float(cell) < 0
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize("number", ["-1", "+1.5", "-2e-3", "-inf"])
+def test_a_number_stays_one_in_the_csv_even_where_it_is_a_name(tmp_path: Path, number: str) -> None:
+    write_run(tmp_path / "runs" / "0", rows([-1.0, -2.0]), label=number)
+    compare([tmp_path / "runs"], tmp_path / "out")
+    table = pandas.read_csv(tmp_path / "out" / "comparison.csv")
+    assert table["method"].tolist() == [float(number)]
+    assert table["loss"].tolist() == [OPTIMUM - 2]
+    (study,) = studies(read_records([tmp_path / "runs"]))
+    assert [entry.label for entry in study.entries] == [number]
 
 
 def test_a_damaged_folder_is_in_every_table_with_a_sentence(sweep: Path, tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ from newton_krylov.report.study import Entry, Study
 def write_csv(groups: Sequence[Study], path: Path) -> None:
     """Write a line for every run, failed ones included.
 
+    A text that a spreadsheet would take for a formula gets an apostrophe in front of it: labels,
+    reasons and folders come with the runs, which may be somebody else's.
+
     Parameters
     ----------
     groups : sequence of Study
@@ -33,9 +36,20 @@ def write_csv(groups: Sequence[Study], path: Path) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(heads), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({key: _inert(value) for key, value in line.items()} for line in lines)
     with atomic_write(path) as stream:
         stream.write(text.getvalue().encode())
+
+
+def _inert(value: Any) -> Any:
+    """Return a cell that no spreadsheet evaluates; numbers stay as they are."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("=", "+", "-", "@")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 _LAST = (
