@@ -174,3 +174,14 @@ def test_nesterov_shortens_its_step_where_the_curvature_grows_on_the_way():
     assert found.rows[-1].step_size < 0.5 / first
     fixed = make_optimizer("nesterov", step_size=1 / first)
     assert minimize(f, fixed, w0, epochs=200, grad_norm=1e-6).outcome is not Outcome.CONVERGED
+
+
+@pytest.mark.parametrize("name", ["gd", "nesterov"])
+def test_the_step_is_positive_where_all_curvature_is_negative(name):
+    """log(1 + |w|^2) at (3, 0): its eigenvalues are -16/100 and 1/5; along a line -16/100 alone."""
+    for dim, curvature in ((1, 0.16), (2, 0.2)):
+        f = Function(lambda w: torch.log1p(w.square().sum()), dim)
+        w0 = 3 * torch.eye(dim, dtype=torch.float64)[0]
+        found = minimize(f, make_optimizer(name), w0, epochs=100)
+        assert found.rows[1].step_size == pytest.approx(1 / curvature)
+        assert found.rows[1].loss < found.rows[0].loss

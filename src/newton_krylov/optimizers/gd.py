@@ -4,7 +4,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from newton_krylov.linear_solvers.lanczos import largest_eigenvalue
+from newton_krylov.linear_solvers.lanczos import lanczos, largest_eigenvalue
 from newton_krylov.objectives.base import Objective
 from newton_krylov.optimizers.base import Optimizer, Step, Steps, settled
 from newton_krylov.registry import register
@@ -37,8 +37,9 @@ def smoothness_at_zero(objective: Objective, generator: torch.Generator) -> floa
 def smoothness_at_start(objective: Objective, w0: Tensor, generator: torch.Generator) -> float:
     """Return the Hessian's largest eigenvalue where it says most about the way ahead.
 
-    At w = 0, where a convex loss curves most; at the start where the objective need not be
-    convex: a network at w = 0 has nearly no curvature at all.
+    At w = 0, where a convex loss curves most; at the start, in absolute value, where the objective
+    need not be convex: a network at w = 0 has nearly no curvature at all, and where all curvature
+    is negative the step must be positive still.
 
     Parameters
     ----------
@@ -52,12 +53,13 @@ def smoothness_at_start(objective: Objective, w0: Tensor, generator: torch.Gener
     Returns
     -------
     float
-        lambda_max, positive.
+        lambda_max or |lambda|_max, not negative.
     """
     if objective.convexity is not None:
         return smoothness_at_zero(objective, generator)
     hessian = objective.at(w0).hessian()
-    return largest_eigenvalue(hessian, generator=generator, rtol=_ROUGHLY)
+    pair = lanczos(hessian, 1, which="magnitude", generator=generator, rtol=_ROUGHLY)
+    return abs(float(pair.values[0]))
 
 
 @register("optimizer", "gd")

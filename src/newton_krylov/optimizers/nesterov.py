@@ -25,9 +25,9 @@ class Nesterov(Optimizer):
     Parameters
     ----------
     step_size : float or None
-        a > 0; None takes 1 / lambda_max(H(w0)). Where the objective need not be convex, curvature
-        at the start bounds none elsewhere, so that a is then halved whenever
-        f(y - a g) <= f(y) - a |g|^2 / 2 fails (Beck and Teboulle, "A fast iterative
+        a > 0; None takes 1 / lambda_max(H) at w = 0. Where the objective need not be convex, it
+        takes 1 / |lambda|_max at the start, which bounds no curvature elsewhere: a is then halved
+        whenever f(y - a g) <= f(y) - a |g|^2 / 2 fails (Beck and Teboulle, "A fast iterative
         shrinkage-thresholding algorithm", 2009, section 4); the values are counted.
     restart : {"gradient", "none"}
         Whether to drop momentum that points uphill.
