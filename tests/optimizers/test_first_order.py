@@ -8,6 +8,7 @@ import torch
 from optimizer_parts import a9a, logistic, make_optimizer, minimize, optimum_of, small
 from problems import CONVEX_LOSSES, Function, assert_close, make, quadratic, randn
 
+from newton_krylov.errors import ConfigError
 from newton_krylov.optimizers.gd import smoothness_at_zero
 from newton_krylov.runner import Outcome
 
@@ -185,3 +186,10 @@ def test_the_step_is_positive_where_all_curvature_is_negative(name):
         found = minimize(f, make_optimizer(name), w0, epochs=100)
         assert found.rows[1].step_size == pytest.approx(1 / curvature)
         assert found.rows[1].loss < found.rows[0].loss
+
+
+@pytest.mark.parametrize("name", ["gd", "nesterov"])
+def test_a_start_without_curvature_asks_for_a_step_size(name):
+    f = Function(lambda w: (w**4).sum(), 3)
+    with pytest.raises(ConfigError, match=r"set optimizer\.step_size"):
+        minimize(f, make_optimizer(name), torch.zeros(3, dtype=torch.float64), epochs=3)

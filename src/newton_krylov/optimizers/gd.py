@@ -4,6 +4,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
+from newton_krylov.errors import ConfigError
 from newton_krylov.linear_solvers.lanczos import lanczos, largest_eigenvalue
 from newton_krylov.objectives.base import Objective
 from newton_krylov.optimizers.base import Optimizer, Step, Steps, settled
@@ -53,13 +54,24 @@ def smoothness_at_start(objective: Objective, w0: Tensor, generator: torch.Gener
     Returns
     -------
     float
-        lambda_max or |lambda|_max, not negative.
+        lambda_max or |lambda|_max, positive.
+
+    Raises
+    ------
+    ConfigError
+        If it is zero: no step follows from it.
     """
     if objective.convexity is not None:
-        return smoothness_at_zero(objective, generator)
-    hessian = objective.at(w0).hessian()
-    pair = lanczos(hessian, 1, which="magnitude", generator=generator, rtol=_ROUGHLY)
-    return abs(float(pair.values[0]))
+        largest = smoothness_at_zero(objective, generator)
+    else:
+        hessian = objective.at(w0).hessian()
+        pair = lanczos(hessian, 1, which="magnitude", generator=generator, rtol=_ROUGHLY)
+        largest = abs(float(pair.values[0]))
+    if not largest > 0:
+        raise ConfigError(
+            "The Hessian is zero where the step size is taken from it: set optimizer.step_size."
+        )
+    return largest
 
 
 @register("optimizer", "gd")
