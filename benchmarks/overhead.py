@@ -125,10 +125,14 @@ def share_of_tracking(
 
 
 def throughput(jobs: int) -> float:
-    """Return how many times as much two processes do as one, a thread each, start included."""
+    """Return how many times as much two processes do as one, a thread each, once they run.
 
-    def sweep(launcher: str) -> float:
-        seeds = ",".join(map(str, range(jobs)))
+    The difference of a long and a short sweep, so that what a start costs (the imports, twice with
+    joblib) is not in it.
+    """
+
+    def sweep(launcher: str, count: int) -> float:
+        seeds = ",".join(map(str, range(count)))
         return seconds(
             lambda: process(
                 str(ROOT / "run.py"),
@@ -143,7 +147,9 @@ def throughput(jobs: int) -> float:
             )
         )
 
-    return sweep("basic") / sweep("joblib")
+    short = 4
+    basic = sweep("basic", short + jobs) - sweep("basic", short)
+    return basic / (sweep("joblib", short + jobs) - sweep("joblib", short))
 
 
 def measure(repeats: int, members: int) -> list[tuple[str, str, str]]:
