@@ -46,6 +46,12 @@ MISTAKES = [
     (["label=${oc.env:NOT_SET_ANYWHERE}"], "cannot be resolved: .*NOT_SET_ANYWHERE"),
     (["--bogus"], "unrecognized arguments: --bogus. See python run.py --help"),
     (["--config-dir", "/no/such/folder"], "there is no folder /no/such/folder"),
+    (["-cd", "/no/such/folder", "--cfg", "job"], "there is no folder /no/such/folder"),
+    (["--config-dir"], "--config-dir: expected one argument. See python run.py --help"),
+    (["--config-name", "mine"], "unrecognized arguments: --config-name mine. See python run.py"),
+    (["--info", "nope"], "--info: invalid choice: 'nope' .*defaults-tree.* See python run.py"),
+    (["-m", "--cfg", "job"], "Only one of --multirun, --cfg, --info"),
+    (["--package", "solver"], "--package and --resolve are of --cfg"),
     (["resume=true"], "there is no earlier run of this command in .*outputs"),
     (["resume=maybe"], "resume='maybe' is not valid"),
     (["hydra.run.dir=/dev/null/x"], "/dev/null/x cannot be written: Not a directory"),
@@ -291,6 +297,22 @@ def test_a_folder_of_ones_own_serves_runs_sweeps_and_studies(folder, capsys):
     assert re.search("method=mina is unknown; did you mean 'mine'", told(capsys))
     assert main(CONF, [*where, "experiment=wrong"]) == MISTAKE  # before any of it starts
     assert re.search("solver=crr is unknown; did you mean 'cr'", told(capsys))
+
+
+def test_a_part_of_ones_own_folder_is_chosen_by_its_file_s_name(folder, capsys):
+    (folder / "own" / "solver").mkdir(parents=True)
+    (folder / "own" / "solver" / "short.yaml").write_text("name: gmres\nrestart: 3\nmaxiter: 9\n")
+    mine = ["-cd", "own", *QUICK, "tracking=none"]
+    assert main(CONF, [*mine, "solver=short", "hydra.run.dir=r"]) == 0
+    used = yaml.safe_load((folder / "r" / "config.yaml").read_text())["solver"]
+    assert (used["name"], used["restart"], used["maxiter"]) == ("gmres", 3, 9)
+    assert main(CONF, ["-m", *mine, "solver=short,cg", "hydra.sweep.dir=s"]) == 0
+    capsys.readouterr()
+    assert main(CONF, [*mine, "solver=shrt"]) == MISTAKE
+    assert "solver=shrt is unknown; did you mean 'short'" in told(capsys)
+    (folder / "own" / "solver" / "short.yaml").write_text("name: gmres\nrestrt: 3\n")
+    assert main(CONF, [*mine, "solver=short"]) == MISTAKE
+    assert "solver.restrt is not a parameter of solver=gmres; did you" in told(capsys)
 
 
 STUDY = """

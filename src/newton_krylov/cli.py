@@ -26,6 +26,7 @@ _CODES = {
     "killed": TERMINATED,
 }
 _CONFIG = "config"
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 REPOSITORY = Path(__file__).resolve().parent
 
 
@@ -76,12 +77,20 @@ def _command(config_dir: Path, given: list[str]) -> int:
         print(help_text(config_dir, summaries))  # noqa: T201
         return DONE
     _offer(others)
+    if options.config_dir is not None and not options.config_dir.is_dir():
+        raise ConfigError(f"--config-dir: there is no folder {options.config_dir}.")
     if options.cfg or options.info or options.hydra_help or options.shell_completion:
+        shown = (options.multirun, options.cfg, options.info, options.shell_completion)
+        if sum(map(bool, shown)) > 1:
+            raise ConfigError(
+                "Only one of --multirun, --cfg, --info and --shell-completion can be given; "
+                "--cfg and --info show a single run."
+            )
         return _inspect(config_dir, given)
+    if options.package or options.resolve:
+        raise ConfigError("--package and --resolve are of --cfg, which shows the configuration.")
     overrides = list(options.overrides)
     if options.config_dir is not None:
-        if not options.config_dir.is_dir():
-            raise ConfigError(f"--config-dir: there is no folder {options.config_dir}.")
         overrides.append(f"hydra.searchpath=[{_quoted(f'file://{options.config_dir.resolve()}')}]")
     return _run(config_dir, overrides, multirun=options.multirun)
 
@@ -97,7 +106,7 @@ class _Parser(argparse.ArgumentParser):
         self.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
         self.add_argument("-p", "--package")
         self.add_argument("--resolve", action="store_true")
-        self.add_argument("-i", "--info", nargs="?", const="all")
+        self.add_argument("-i", "--info", nargs="?", const="all", choices=_INFO)
         self.add_argument("--hydra-help", action="store_true")
         self.add_argument("-sc", "--shell-completion", action="store_true")
         self.add_argument("overrides", nargs="*")
