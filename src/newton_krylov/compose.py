@@ -15,6 +15,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
@@ -38,8 +39,16 @@ PLUGINS = {
 _ABSENT = ()
 _TARGETS = ("hydra._internal.core_plugins.", "hydra_plugins.", "optuna.samplers.")
 _LOGGING = ("logging.", "colorlog.", "ext://sys.stdout", "ext://sys.stderr")
-_NEVER = ("callbacks", "sweeper.custom_search_space")
-_FROM_COMMAND_LINE = ("job.env_set", "launcher.setup", "launcher.python", "launcher.srun_args")
+_NEVER = ("callbacks", "sweeper.custom_search_space", "launcher.env_setup")
+_FROM_COMMAND_LINE = (
+    "job.env_set",
+    "launcher.setup",
+    "launcher.python",
+    "launcher.srun_args",
+    "launcher.ray.init.address",
+    "launcher.ray.init.runtime_env",
+    "launcher.ray.remote.runtime_env",
+)
 
 
 class CheckedLoader(ConfigLoader):
@@ -113,7 +122,8 @@ class CheckedLoader(ConfigLoader):
         try:
             config = self._inner.load_sweep_config(master_config, sweep_overrides)
         except COMPOSITION_ERRORS as error:
-            raise ConfigError(explain(error, self._inner, sweep_overrides)) from error
+            given = [*master_config.hydra.overrides.hydra, *sweep_overrides]
+            raise ConfigError(explain(error, self._inner, given)) from error
         refuse_code(config)
         self._validated[key] = config
         return config
@@ -225,7 +235,7 @@ def refuse_code(config: DictConfig) -> None:
 
 
 def check_sweep(config: DictConfig, loader: ConfigLoader) -> None:
-    """Check the names in a sweep's lists of values, before anything of it starts.
+    """Check a sweep's lists of values and a study's single values before anything of it starts.
 
     Parameters
     ----------
@@ -237,29 +247,46 @@ def check_sweep(config: DictConfig, loader: ConfigLoader) -> None:
     Raises
     ------
     ConfigError
-        For a key or a choice that is unknown.
+        For a key or a choice that is unknown, or a value that cannot be read.
     """
     parameters = OmegaConf.select(config, "hydra.sweeper.params") or {}
     lines = [f"{key}={value}" for key, value in parameters.items()]
     given = [*lines, *config.hydra.overrides.task]
     where = [s for s in config.hydra.overrides.hydra if s.startswith("hydra.searchpath=")]
-    for override in OverridesParser.create(config_loader=loader).parse_overrides(given):
-        discrete = override.is_discrete_sweep()
-        if override.is_sweep_override() and not discrete:  # a range to draw from
+    try:
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides(given)
+    except OverrideParseException as error:
+        raise ConfigError(explain(error, loader, given)) from error
+    first, others = {}, []
+    for override in overrides:
+        name, values = override.get_key_element(), _values(override)
+        if not values:  # drawn from a distribution
             continue
-        key = override.key_or_group
-        options = loader.get_group_options(key, overrides=where)
-        values = override.sweep_string_iterator() if discrete else [str(override.value())]
-        for value in values if options else ():
-            folder, _, choice = value.rpartition("/")
-            inside = f"{key}/{folder}"
-            known = loader.get_group_options(inside, overrides=where) if folder else options
-            if choice not in (*known, "null"):
-                raise ConfigError(f"{key}={value} is unknown{suggest(value, options)}")
-        plain = OmegaConf.to_container(config, resolve=False)
-        # Of a single value the key may be one that a swept choice brings.
-        if discrete and not options and not override.is_add() and _at(plain, key) is _ABSENT:
-            raise ConfigError(_unknown_key(key, loader, given))
+        options = loader.get_group_options(override.key_or_group, overrides=where)
+        for value in values if options and not override.is_delete() else ():
+            _check_choice(override.key_or_group, value, options, loader, where)
+        first[name] = values[0]
+        others += [(name, value) for value in values[1:] if options]
+    # Every choice brings keys of its own, which the others' values must fit.
+    for name, value in [*first.items()][:1] + others:
+        member = {**first, name: value}
+        loader.load_sweep_config(config, [f"{key}={chosen}" for key, chosen in member.items()])
+
+
+def _values(override: Override) -> list[str]:
+    """Return what a sweep's members get, as it would be typed; nothing for a distribution."""
+    if override.is_discrete_sweep():
+        return list(override.sweep_string_iterator())
+    return [] if override.is_sweep_override() else [override.get_value_element_as_str()]
+
+
+def _check_choice(
+    group: str, value: str, options: Sequence[str], loader: ConfigLoader, where: list[str]
+) -> None:
+    folder, _, choice = value.rpartition("/")
+    known = loader.get_group_options(f"{group}/{folder}", overrides=where) if folder else options
+    if choice not in (*known, "null"):
+        raise ConfigError(f"{group}={value} is unknown{suggest(value, options)}")
 
 
 def _at(node: Any, key: str) -> Any:

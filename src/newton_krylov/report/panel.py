@@ -294,7 +294,7 @@ def finish_axes(ax: "Axes", x: Quantity, y: Quantity, *, logarithmic: bool = Fal
 
     ax.set_xlabel(x.name)
     ax.set_title(y.title)
-    text = seconds_text if x is SECONDS else "{:,.0f}".format
+    text = seconds_text if x is SECONDS else _count
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     if not logarithmic:
         ax.xaxis.set_major_locator(MaxNLocator(5 if x is SECONDS else 6, steps=[1, 2, 5, 10]))
@@ -375,4 +375,9 @@ def amount_text(x: Quantity, value: float) -> str:
     str
         Such as `12.3 ms` or `1,712`.
     """
-    return seconds_text(value) if x is SECONDS else f"{value:,.0f}"
+    return seconds_text(value) if x is SECONDS else _count(value)
+
+
+def _count(value: float) -> str:
+    """Write a count, which has fractions where only a part of the samples is read."""
+    return f"{value:,.0f}" if value == round(value) else f"{value:.2g}"
