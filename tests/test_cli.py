@@ -54,6 +54,9 @@ MISTAKES = [
     (["--package", "solver"], "--package and --resolve are of --cfg"),
     (["resume=true"], "there is no earlier run of this command in .*outputs"),
     (["resume=maybe"], "resume='maybe' is not valid"),
+    (["line_search=null"], "line_search=null chooses nothing. Choices: armijo"),
+    (["-m", "line_search=null", "seed=0,1"], "line_search=null chooses nothing. Choices: armijo"),
+    (["-m", "solver=gmres,cg", "solver.restart=5,6"], "solver.restart is not a key of solver"),
     (["hydra.run.dir=/dev/null/x"], "/dev/null/x cannot be written: Not a directory"),
     (["loss=multinomial"], "loss=multinomial needs more than two classes, but dataset=synthetic"),
     (["device=cuda", "device.index=99"], "device=cuda: torch finds no NVIDIA GPU|device.index=99"),
@@ -313,6 +316,42 @@ def test_a_part_of_ones_own_folder_is_chosen_by_its_file_s_name(folder, capsys):
     (folder / "own" / "solver" / "short.yaml").write_text("name: gmres\nrestrt: 3\n")
     assert main(CONF, [*mine, "solver=short"]) == MISTAKE
     assert "solver.restrt is not a parameter of solver=gmres; did you" in told(capsys)
+
+
+@pytest.mark.parametrize(
+    ("solver", "more", "sentence"),
+    [
+        ("crr", "", "solver=crr is unknown; did you mean 'cr'"),
+        ("cr", "solver.rtoll: 1e-3", "solver.rtoll is not a key of solver; did you mean 'rtol'"),
+        ("cr", "sed: 3", "sed is not a key of the configuration; did you mean 'seed'"),
+        ("cr", "solvr: cg", "solvr is not a key of the configuration; did you mean 'solver'"),
+        ("cr", "seed.x: 3", "seed.x is not a key: seed holds a single value"),
+        ("gmres,cg", "solver.restart: 5", "solver.restart is not a key of solver"),
+        ("'[cr'", "", r"'solver=\[cr' cannot be read"),
+    ],
+)
+def test_a_study_s_mistake_is_told_before_anything_of_it_starts(
+    solver, more, sentence, folder, capsys
+):
+    own = folder / "own" / "experiment"
+    own.mkdir(parents=True)
+    text = "# @package _global_\n" + STUDY.format(solver) + f"      {more}\n"
+    (own / "mine.yaml").write_text(text)
+    assert main(CONF, ["-cd", "own", *QUICK, "experiment=mine", "hydra.sweep.dir=s"]) == MISTAKE
+    assert re.search(sentence, told(capsys))
+    assert not (folder / "s").exists() and not (folder / "mlflow.db").exists()
+
+
+def test_a_sweep_gives_values_to_keys_that_only_its_choices_have(folder):
+    run = ["-m", *QUICK, "tracking=none", "solver=gmres,gcr"]
+    assert main(CONF, [*run, "solver.restart=5,6", "hydra.sweep.dir=several"]) == 0
+    assert main(CONF, [*run, "++solver.restart=5", "hydra.sweep.dir=one"]) == 0
+    restarts = [
+        yaml.safe_load((folder / sweep / str(number) / "config.yaml").read_text())["solver"]
+        for sweep, members in (("several", 4), ("one", 2))
+        for number in range(members)
+    ]
+    assert [solver["restart"] for solver in restarts] == [5, 6, 5, 6, 5, 5]
 
 
 STUDY = """

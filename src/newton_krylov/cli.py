@@ -156,6 +156,8 @@ def _inspect(config_dir: Path, given: list[str]) -> int:
     except COMPOSITION_ERRORS as error:
         with _hydra(config_dir) as found:
             raise ConfigError(explain(error, found.config_loader, given)) from error
+    except SystemExit as end:  # Hydra has said why
+        return MISTAKE if end.code else DONE
     finally:
         sys.argv[1:] = arguments
     return DONE

@@ -24,8 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from newton_krylov.errors import ConfigError, suggest
 
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
-"""What Hydra raises on a mistake in a file or an override."""
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+"""What Hydra raises on a mistake in a file or an override; ValueError for group=null."""
 
 PLUGINS = {
     "hydra/launcher=joblib": "hydra-joblib-launcher",
@@ -119,13 +119,18 @@ class CheckedLoader(ConfigLoader):
         key = tuple(sweep_overrides)
         if key in self._validated:
             return self._validated.pop(key)
+        config = self.compose_member(master_config, sweep_overrides)
+        self._validated[key] = config
+        return config
+
+    def compose_member(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """Compose the configuration of a sweep's member and do not keep it; see above."""
         try:
             config = self._inner.load_sweep_config(master_config, sweep_overrides)
         except COMPOSITION_ERRORS as error:
             given = [*master_config.hydra.overrides.hydra, *sweep_overrides]
             raise ConfigError(explain(error, self._inner, given)) from error
         refuse_code(config)
-        self._validated[key] = config
         return config
 
     def get_search_path(self) -> ConfigSearchPath:
@@ -192,6 +197,10 @@ def explain(error: BaseException, loader: ConfigLoader, overrides: Sequence[str]
             f"{found[1]} gives several values: add -m to sweep over them, or write a list in "
             f"brackets: key=[a,b]."
         )
+    if "Config group override must be" in text:
+        for key in (line.removesuffix("=null") for line in overrides if line.endswith("=null")):
+            if options := loader.get_group_options(key.lstrip("+")):
+                return f"{key}=null chooses nothing{suggest('null', options)}"
     if isinstance(error.__cause__, OmegaConfBaseException):
         text = f"{text}: {str(error.__cause__).partition(chr(10))[0]}".removeprefix(": ")
     return f"The configuration cannot be composed: {text.rstrip('.')}."
@@ -234,15 +243,15 @@ def refuse_code(config: DictConfig) -> None:
             )
 
 
-def check_sweep(config: DictConfig, loader: ConfigLoader) -> None:
+def check_sweep(config: DictConfig, loader: CheckedLoader) -> None:
     """Check a sweep's lists of values and a study's single values before anything of it starts.
 
     Parameters
     ----------
     config : DictConfig
         Of the sweep.
-    loader : ConfigLoader
-        Hydra's.
+    loader : CheckedLoader
+        Ours.
 
     Raises
     ------
@@ -257,20 +266,21 @@ def check_sweep(config: DictConfig, loader: ConfigLoader) -> None:
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(given)
     except OverrideParseException as error:
         raise ConfigError(explain(error, loader, given)) from error
-    first, others = {}, []
+    swept: dict[str, list[str]] = {}
+    choices: set[str] = set()
     for override in overrides:
-        name, values = override.get_key_element(), _values(override)
-        if not values:  # drawn from a distribution
-            continue
+        name = override.get_key_element()
+        swept[name] = _values(override)  # the last word counts, as it does for the sweeper
         options = loader.get_group_options(override.key_or_group, overrides=where)
-        for value in values if options and not override.is_delete() else ():
-            _check_choice(override.key_or_group, value, options, loader, where)
-        first[name] = values[0]
-        others += [(name, value) for value in values[1:] if options]
-    # Every choice brings keys of its own, which the others' values must fit.
-    for name, value in [*first.items()][:1] + others:
-        member = {**first, name: value}
-        loader.load_sweep_config(config, [f"{key}={chosen}" for key, chosen in member.items()])
+        if options and not override.is_delete():
+            choices.add(name)
+            for value in swept[name]:
+                _check_choice(override.key_or_group, value, options, loader, where)
+    first = {name: values[0] for name, values in swept.items() if values}
+    # Every choice brings keys of its own, which the other values must fit.
+    others = [{**first, name: v} for name, vs in swept.items() if name in choices for v in vs[1:]]
+    for member in (first, *others):
+        loader.compose_member(config, [f"{name}={value}" for name, value in member.items()])
 
 
 def _values(override: Override) -> list[str]:
