@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,15 @@ def test_a_launcher_that_is_not_installed_names_its_package(missing):
     assert f"{choice} needs the package {package}: pip install {package}" in explain(error, None)
 
 
+@pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")
+def test_ray_that_is_not_installed_is_asked_for_before_a_sweep_starts(folder, capsys):
+    given = ["-m", "hydra/launcher=ray", "solver=cg,cr", *QUICK, "hydra.sweep.dir=s"]
+    assert main(CONF, given) == MISTAKE
+    sentence = "hydra/launcher=ray needs the package hydra-ray-launcher: pip install hydra-ray"
+    assert sentence in told(capsys)
+    assert not (folder / "s").exists()
+
+
 # Nothing that a configuration says makes the program import or run something foreign.
 
 HOSTILE = [
@@ -168,14 +178,24 @@ FILES = {
         "defaults": [{"override /hydra/launcher": "submitit_slurm"}],
         "hydra": {"launcher": {"setup": ["touch imported"]}},
     },
+    "worker": {
+        "defaults": [{"override /hydra/launcher": "ray"}],
+        "hydra": {"launcher": {"ray": {"init": {"runtime_env": {"pip": ["evil"]}}}}},
+    },
+    "cluster": {
+        "defaults": [{"override /hydra/launcher": "ray"}],
+        "hydra": {"launcher": {"ray": {"init": {"address": "ray://evil:10001"}}}},
+    },
+    "rented": {"defaults": [{"override /hydra/launcher": "ray_aws"}]},
     "part": {"solver": {"_target_": "evil.solve"}},
 }
+LAUNCHERS = {"setup": "submitit", "worker": "ray", "cluster": "ray", "rented": "ray"}
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_no_file_of_somebody_else_s_runs_code(name, folder, evil, capsys):
-    if name == "setup":
-        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    if launcher := LAUNCHERS.get(name):
+        pytest.importorskip(f"hydra_plugins.hydra_{launcher}_launcher")
     theirs = folder / "theirs" / "experiment"
     theirs.mkdir(parents=True)
     text = "# @package _global_\n" + yaml.safe_dump(FILES[name], sort_keys=False)
