@@ -57,9 +57,10 @@ class Nesterov(Optimizer):
         while True:
             at_y = objective.at(y)
             g = at_y.grad
+            reached = objective.at(y.add(g, alpha=-a))
             if search:
-                a = _backtracked(at_y, a)
-            new = y.add(g, alpha=-a)
+                reached, a = _backtracked(at_y, reached, a)
+            new = reached.w
             moved = new - x
             uphill, norm = torch.stack([torch.dot(g, moved), torch.linalg.vector_norm(g)]).tolist()
             if norm == 0:
@@ -73,16 +74,19 @@ class Nesterov(Optimizer):
                 y = new.add(moved, alpha=b)
                 t = t_next
             x = new
-            yield Step(objective.at(x), a)
+            yield Step(reached, a)
 
 
-def _backtracked(point: Point, a: float) -> float:
-    """Halve a until a gradient step of that length does what it does on a parabola 1 / a wide."""
+def _backtracked(point: Point, reached: Point, a: float) -> tuple[Point, float]:
+    """Halve a until a gradient step of that length does what it does on a parabola 1 / a wide.
+
+    Returns what it reaches, whose value is known then, and the last a.
+    """
     f, shortest = point.objective, torch.finfo(point.w.dtype).eps * a
     while a > shortest:
-        reached = f.at(point.w.add(point.grad, alpha=-a)).value
         # not "> ...": a value that is not finite is no decrease
-        if reached <= point.value - 0.5 * a * point.grad_norm**2 + f.rounding(point.value):
+        if reached.value <= point.value - 0.5 * a * point.grad_norm**2 + f.rounding(point.value):
             break
         a *= 0.5
-    return a
+        reached = f.at(point.w.add(point.grad, alpha=-a))
+    return reached, a
