@@ -17,6 +17,7 @@ from newton_krylov.report.panel import (
     SUBOPTIMALITY,
     TRAIN_ACCURACY,
     Quantity,
+    amount_text,
     draw_panel,
     power_of_ten,
     seconds_text,
@@ -171,6 +172,13 @@ def test_drawing_leaves_matplotlib_s_settings_alone(tmp_path: Path) -> None:
 )
 def test_durations_are_written_with_their_unit(seconds: float, text: str) -> None:
     assert seconds_text(seconds) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0, "0"), (0.05, "0.05"), (1712.0, "1,712")])
+def test_costs_that_count_parts_of_the_samples_are_not_rounded_to_zero(
+    value: float, text: str
+) -> None:
+    assert amount_text(PRODUCTS, value) == text
 
 
 def test_ticks_and_file_names() -> None:

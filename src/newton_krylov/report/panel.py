@@ -9,6 +9,7 @@ import numpy as np
 
 from newton_krylov.report.study import Array, Curve, Entry, Study
 from newton_krylov.report.style import BLACK, CROWD, FAINT_TEXT, GREY, LIGHT, LineStyle
+from newton_krylov.report.tables import number_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -294,8 +295,7 @@ def finish_axes(ax: "Axes", x: Quantity, y: Quantity, *, logarithmic: bool = Fal
 
     ax.set_xlabel(x.name)
     ax.set_title(y.title)
-    text = seconds_text if x is SECONDS else _count
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount_text(x, value)))
     if not logarithmic:
         ax.xaxis.set_major_locator(MaxNLocator(5 if x is SECONDS else 6, steps=[1, 2, 5, 10]))
     ax.xaxis.set_minor_locator(NullLocator())
@@ -375,9 +375,4 @@ def amount_text(x: Quantity, value: float) -> str:
     str
         Such as `12.3 ms` or `1,712`.
     """
-    return seconds_text(value) if x is SECONDS else _count(value)
-
-
-def _count(value: float) -> str:
-    """Write a count, which has fractions where only a part of the samples is read."""
-    return f"{value:,.0f}" if value == round(value) else f"{value:.2g}"
+    return seconds_text(value) if x is SECONDS else number_text(value)
