@@ -21,7 +21,7 @@ class Subsampled(PreconditionerBuilder):
     spectrum is close to that of all, so a solve takes a few products whatever the condition
     number (Erdogdu and Montanari, "Convergence rates of sub-sampled Newton methods", 2015, use
     such matrices in place of the Hessian; as a preconditioner they cost no accuracy). It takes
-    size^2 numbers; forming it costs samples * d^2, factorizing d^3 operations.
+    d^2 numbers; forming it costs samples * d^2, factorizing d^3 operations.
 
     Parameters
     ----------
