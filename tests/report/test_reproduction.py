@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from run_folders import row, rows, write_run
 
 from newton_krylov.errors import DataError
 from newton_krylov.report.reproduction.__main__ import main
-from newton_krylov.report.reproduction.generate import generate
+from newton_krylov.report.reproduction.generate import assemble, generate
 from newton_krylov.report.reproduction.page import Verdict
 
 EXACT = [1.0, 1e-2, 1e-4, 1e-8, 1e-13]
@@ -121,6 +122,32 @@ def test_the_same_records_give_the_same_page(tmp_path: Path) -> None:
     study = convex_study(tmp_path / "study")
     first, second = (generate([study], tmp_path / name).read_bytes() for name in "ab")
     assert first == second
+
+
+def test_a_section_without_runs_stays_as_it_was(tmp_path: Path) -> None:
+    convex, growth = convex_study(tmp_path / "convex"), growing_study(tmp_path / "growth", float)
+    together = generate([convex, growth], tmp_path / "a").read_bytes()
+    generate([convex], tmp_path / "b")
+    assert generate([growth], tmp_path / "b").read_bytes() == together
+
+
+def test_the_projects_page_is_what_its_sections_say(tmp_path: Path) -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    shutil.copytree(docs / "reproduction", tmp_path / "reproduction")
+    assert assemble(tmp_path).read_text() == (docs / "reproduction.md").read_text()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"title": "", "text": [], "claims": [{}]}'])
+def test_a_damaged_section_is_one_sentence(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "docs" / "reproduction").mkdir(parents=True)
+    (tmp_path / "docs" / "reproduction" / "sns.json").write_text(text)
+    study = convex_study(tmp_path / "study")
+    assert main([str(study), "--out", str(tmp_path / "docs")]) == 2
+    told = capsys.readouterr().err
+    assert "sns.json is not a section of the page" in told
+    assert "Traceback" not in told
 
 
 def test_a_study_that_lacks_a_method_is_an_error(tmp_path: Path) -> None:

@@ -34,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         page = generate(options.folders, options.out)
     except UserError as error:
-        Console(stderr=True).print(f"Error: {error}", markup=False)
+        Console(stderr=True).print(f"Error: {error}", markup=False, soft_wrap=True)
         return 2
-    Console().print(f"{page}", markup=False)
+    Console().print(f"{page}", markup=False, soft_wrap=True)
     return 0
 
 

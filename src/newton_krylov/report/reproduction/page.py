@@ -2,11 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from newton_krylov.report.context import commands
 from newton_krylov.report.records import RunRecord
 from newton_krylov.report.tables import Table
 
@@ -66,6 +65,25 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """How the runs of a section were made, and on what.
+
+    Attributes
+    ----------
+    commands : mapping
+        Commands to the number of runs that each made.
+    environment : mapping
+        Properties to their distinct values.
+    failures : mapping
+        How runs ended that failed, to their number.
+    """
+
+    commands: Mapping[str, int] = field(default_factory=dict)
+    environment: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    failures: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of the page.
 
@@ -77,29 +95,27 @@ class Section:
         Paragraphs of Markdown before the claims: protocol, tables, figures.
     claims : sequence of Claim
         In the order of the paper.
-    studies : sequence of str
-        Names of the studies it was made of; filled in where the page is put together.
+    origin : Origin
+        Of the runs; filled in where the page is put together.
     """
 
     title: str
     text: Sequence[str]
     claims: Sequence[Claim]
-    studies: Sequence[str] = ()
+    origin: Origin = field(default_factory=Origin)
 
 
 SectionMaker = Callable[[Records, Path], Section | None]
 """Makes a section from the records, and its figures in a folder; None where nothing was run."""
 
 
-def write_page(sections: Sequence[Section], records: Records) -> str:
+def write_page(sections: Sequence[Section]) -> str:
     """Write the page.
 
     Parameters
     ----------
     sections : sequence of Section
         In order.
-    records : mapping
-        All runs, by study: for commands and environment.
 
     Returns
     -------
@@ -115,11 +131,11 @@ def write_page(sections: Sequence[Section], records: Records) -> str:
     ]
     number = 0
     for section in sections:
-        parts += [f"## {section.title}", _block(_commands(section.studies, records)), *section.text]
+        parts += [f"## {section.title}", _block(section.origin.commands), *section.text]
         for claim in section.claims:
             number += 1
             parts += list(_claim(number, claim))
-    parts += list(_origin(records))
+    parts += list(_origins([section.origin for section in sections]))
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -130,17 +146,6 @@ def _summary(sections: Sequence[Section]) -> str:
     ]
     lines = ["| | The paper says | |", "| ---: | --- | --- |"]
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
-
-
-def _commands(studies: Sequence[str], records: Records) -> dict[str, int]:
-    """Return the commands that made the runs of some studies, and how many runs each made."""
-    counts: Counter[str] = Counter()
-    for study in studies:
-        told = commands(records[study])
-        untold = len(records[study]) - sum(told.values())
-        counts.update(told)
-        counts.update({f"python run.py experiment={study}": untold} if untold else {})
-    return dict(counts)
 
 
 def _block(told: Mapping[str, int]) -> str:
@@ -155,38 +160,18 @@ def _claim(number: int, claim: Claim) -> Iterator[str]:
     yield claim.why
 
 
-def _origin(records: Records) -> Iterator[str]:
-    """Say how the runs were made, and on what."""
+def _origins(origins: Sequence[Origin]) -> Iterator[str]:
+    """Say how all the runs were made, and on what."""
     yield "## Commands and environment"
-    yield _block(_commands(list(records), records))
-    everything = [record for runs in records.values() for record in runs]
-    facts = {
-        "Python": _values(everything, "python"),
-        "torch": _values(everything, "packages", "torch"),
-        "NumPy": _values(everything, "packages", "numpy"),
-        "SciPy": _values(everything, "packages", "scipy"),
-        "Processor": _values(everything, "cpu"),
-        "Cores": _values(everything, "cpu_count"),
-        "Threads": _values(everything, "threads"),
-        "Platform": _values(everything, "platform"),
-        "Commit": _values(everything, "git_commit"),
-        "Uncommitted changes": _values(everything, "git_dirty"),
-    }
-    rows = [(name, value) for name, value in facts.items() if value]
-    yield Table("", ("", "Value"), rows).markdown()
-    failed = Counter(record.ending for record in everything if record.failed)
+    yield _block({command: n for origin in origins for command, n in origin.commands.items()})
+    facts: dict[str, dict[str, None]] = {}
+    for origin in origins:
+        for name, values in origin.environment.items():
+            facts.setdefault(name, {}).update(dict.fromkeys(values))
+    yield Table(
+        "", ("", "Value"), [(n, ", ".join(values)) for n, values in facts.items()]
+    ).markdown()
+    failed = sum((Counter(origin.failures) for origin in origins), Counter[str]())
     if failed:
         lines = (f"- {count} × {ending}" for ending, count in failed.items())
         yield "Runs that failed:\n\n" + "\n".join(lines)
-
-
-def _values(records: Sequence[RunRecord], *path: str) -> str:
-    """Return the distinct values of an entry of the runs' environments."""
-    found: dict[str, None] = {}
-    for record in records:
-        value: object = record.environment
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
-        if value is not None:
-            found[str(value)] = None
-    return ", ".join(found)
