@@ -9,7 +9,7 @@ from run_folders import row, rows, write_run
 
 from newton_krylov.errors import DataError
 from newton_krylov.report.reproduction.__main__ import main
-from newton_krylov.report.reproduction.generate import assemble, generate
+from newton_krylov.report.reproduction.generate import PAGE, assemble, generate
 from newton_krylov.report.reproduction.page import Verdict
 
 EXACT = [1.0, 1e-2, 1e-4, 1e-8, 1e-13]
@@ -135,6 +135,33 @@ def test_the_projects_page_is_what_its_sections_say(tmp_path: Path) -> None:
     docs = Path(__file__).parents[2] / "docs"
     shutil.copytree(docs / "reproduction", tmp_path / "reproduction")
     assert assemble(tmp_path).read_text() == (docs / "reproduction.md").read_text()
+
+
+def test_kept_runs_make_the_same_page_and_tell_nothing_of_the_machine(tmp_path: Path) -> None:
+    study = convex_study(tmp_path / "study")
+    for folder in study.iterdir():
+        told = ["/usr/bin/python", "/home/me/run.py", "experiment=paper_convex", "repeat=0,1"]
+        told_here = {"command": [*told, f"hydra.sweep.dir={tmp_path}"], "hostname": "my-machine"}
+        (folder / "environment.json").write_text(json.dumps(told_here))
+        config = (folder / "config.yaml").read_text()
+        (folder / "config.yaml").write_text(f"{config}data_dir: {tmp_path}\n")
+    kept, docs = tmp_path / "kept", tmp_path / "docs"
+    assert main([str(study), "--out", str(docs), "--keep", str(kept)]) == 0
+    again = generate([kept], tmp_path / "again").read_text()
+    assert sorted(again.splitlines()) == sorted((docs / PAGE).read_text().splitlines())
+    assert main([str(kept), "--out", str(docs), "--keep", str(kept)]) == 0  # onto themselves
+    files = [file for file in kept.rglob("*") if file.is_file()]
+    assert len(files) == 4 * 7
+    texts = "".join(file.read_text() for file in files)
+    assert not any(word in texts for word in (str(tmp_path), "my-machine", "/home", "/usr"))
+
+
+def test_a_run_with_faults_is_not_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = convex_study(tmp_path / "study")
+    (study / "gd" / "summary.json").write_text("{")
+    assert main([str(study), "--out", str(tmp_path / "docs"), "--keep", str(tmp_path / "k")]) == 2
+    assert "cannot be kept" in capsys.readouterr().err
+    assert not (tmp_path / "k").exists()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"title": "", "text": [], "claims": [{}]}'])

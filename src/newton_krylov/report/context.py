@@ -144,11 +144,25 @@ def commands(records: Iterable[RunRecord]) -> Counter[str]:
     Counter
         As one would type them, without where the runs were filed.
     """
-    counts: Counter[str] = Counter()
-    for record in records:
-        told = record.environment.get("command")
-        if isinstance(told, list) and len(told) > 1:
-            _, program, *rest = map(str, told)
-            kept = [word for word in rest if not word.startswith(_FILING)]
-            counts[shlex.join(["python", Path(program).name, *kept])] += 1
-    return counts
+    return Counter(shlex.join(told) for record in records if (told := command(record)))
+
+
+def command(record: RunRecord) -> list[str]:
+    """Return the command that made a run, as one would type it, without where it was filed.
+
+    Parameters
+    ----------
+    record : RunRecord
+        The run.
+
+    Returns
+    -------
+    list of str
+        Its words; empty where the record does not tell.
+    """
+    told = record.environment.get("command")
+    if not isinstance(told, list) or len(told) < 2:
+        return []
+    _, program, *rest = map(str, told)
+    kept = [word for word in rest if not word.startswith(_FILING)]
+    return ["python", Path(program).name, *kept]

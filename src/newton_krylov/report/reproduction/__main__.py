@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from newton_krylov.errors import UserError
+from newton_krylov.report.records import read_records
 from newton_krylov.report.reproduction.generate import generate
+from newton_krylov.report.reproduction.kept import keep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,9 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folders", nargs="+", type=Path, help="sweep folders, as in outputs/")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="default: docs")
+    parser.add_argument("--keep", type=Path, help="also copy the records there, of these runs")
     options = parser.parse_args(arguments)
     try:
         page = generate(options.folders, options.out)
+        if options.keep is not None:
+            keep(read_records(options.folders), options.keep)
     except UserError as error:
         Console(stderr=True).print(f"Error: {error}", markup=False, soft_wrap=True)
         return 2
