@@ -9,6 +9,7 @@ from torch import Tensor
 
 from newton_krylov.linear_solvers.result import Callback, LinearResult, Status
 from newton_krylov.linear_solvers.system import System, solve
+from newton_krylov.norms import euclidean
 from newton_krylov.registry import register
 
 
@@ -78,7 +79,7 @@ def _cycle(s: System) -> Status:
     q = Az.clone()  # A p, by its own recurrence
     zAz = torch.dot(z, Az)
     previous, beta, q_drift = 1.0, 0.0, 0.0
-    norm_z = 1.0 if M is None else torch.linalg.vector_norm(z).item()
+    norm_z = 1.0 if M is None else euclidean(z)
     while True:
         Mq = q if M is None else M(q)
         qMq = torch.dot(q, Mq)

@@ -10,7 +10,8 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from newton_krylov.linear_solvers.result import Callback, LinearResult, Status
-from newton_krylov.linear_solvers.system import System, euclidean
+from newton_krylov.linear_solvers.system import System
+from newton_krylov.norms import euclidean
 from newton_krylov.operators import MatrixOperator
 from newton_krylov.registry import register
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from newton_krylov.linear_solvers.result import Callback, LinearResult, Status
 from newton_krylov.linear_solvers.system import System, solve
+from newton_krylov.norms import norm
 from newton_krylov.registry import register
 
 
@@ -136,10 +137,10 @@ class _Directions:
             again = torch.mv(AP, Az)
             Az.addmv_(AP.T, again, alpha=-1)
             p = torch.addmv(z, P.T, h.add_(again), alpha=-1)
-        norm = torch.linalg.vector_norm(Az)
+        length = norm(Az)
         self.appended += 1
         return (
-            torch.div(p, norm, out=self.P[slot]),
-            torch.div(Az, norm, out=self.AP[slot]),
-            norm,
+            torch.div(p, length, out=self.P[slot]),
+            torch.div(Az, length, out=self.AP[slot]),
+            length,
         )

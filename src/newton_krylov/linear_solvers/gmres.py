@@ -9,7 +9,8 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from newton_krylov.linear_solvers.result import Callback, LinearResult, Status
-from newton_krylov.linear_solvers.system import System, euclidean, solve
+from newton_krylov.linear_solvers.system import System, solve
+from newton_krylov.norms import euclidean, norm
 from newton_krylov.registry import register
 
 Orthogonalization = Literal["mgs", "mgs2", "cgs2"]
@@ -151,10 +152,10 @@ class _Sweep:
             w = self.left(w).clone()
         sizes = [torch.dot(z, z), torch.dot(w, w)] if self.right else []
         h = self.orthogonalize(self.rows[: j + 1], self.V[: j + 1], w)
-        norm = torch.linalg.vector_norm(w)
-        torch.div(w, norm, out=self.rows[j + 1])
+        length = norm(w)
+        torch.div(w, length, out=self.rows[j + 1])
         # The one synchronization of an iteration:
-        column: list[float] = torch.cat((h, torch.stack((norm, *sizes)))).tolist()
+        column: list[float] = torch.cat((h, torch.stack((length, *sizes)))).tolist()
         if self.right:
             zz, ww = column[-2:]
             column = column[:-2]

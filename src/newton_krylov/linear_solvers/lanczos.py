@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from newton_krylov.errors import UnsupportedError
+from newton_krylov.norms import norm
 from newton_krylov.operators import LinearOperator
 
 
@@ -113,7 +114,7 @@ def lanczos(
         if size == room:
             kept = order[: k + (room - k) // 2]
             basis.restart(theta[kept], S[:, kept])
-    V = basis.V[:size].T @ S[:, wanted]
+    V = (S[:, wanted].T @ basis.V[:size]).T  # each vector contiguous: products with them read less
     return Eigenpairs(theta[wanted], V, residuals, basis.matvecs, converged)
 
 
@@ -201,7 +202,7 @@ class _Basis:
         return torch.randn(n, dtype=self.A.dtype, generator=self.generator).to(self.A.device)
 
     def start(self, v: Tensor) -> None:
-        torch.div(v, torch.linalg.vector_norm(v), out=self.V[0])
+        torch.div(v, norm(v), out=self.V[0])
 
     def expand(self) -> bool:
         """Add one vector; tell whether the Krylov space of the start is exhausted."""
@@ -214,7 +215,7 @@ class _Basis:
         self.T[j, j] = self._orthogonalize(r, max(near, 0), j + 1)[-1]
         self._orthogonalize(r, 0, j + 1)
         self.beta, applied = torch.stack(
-            [torch.linalg.vector_norm(r), torch.linalg.vector_norm(self.T[j, : j + 1])]
+            [norm(r), torch.linalg.vector_norm(self.T[j, : j + 1])]
         ).tolist()
         self.norm_A = max(self.norm_A, abs(applied))
         self.size = j + 1
@@ -232,7 +233,7 @@ class _Basis:
         r = self.random()
         for _ in range(2):
             self._orthogonalize(r, 0, self.size)
-        torch.div(r, torch.linalg.vector_norm(r), out=self.V[self.size])
+        torch.div(r, norm(r), out=self.V[self.size])
 
     def restart(self, theta: Tensor, S: Tensor) -> None:
         """Go on from Ritz pairs (values theta, vectors V'S) and the newest basis vector."""

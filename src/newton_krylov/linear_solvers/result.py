@@ -66,7 +66,8 @@ class LinearResult:
         Euclidean norms of b - A x, of the start and after each iteration.
     direction : Tensor or None, shape (n,)
         Where the solver met d'A d <= 0 (within rounding): that direction d, with b'd >= 0 or,
-        for an iterative solver, (b - A x)'d >= 0. With `BREAKDOWN`, A d = 0 within rounding.
+        for an iterative solver, (b - A x)'d >= 0 at the iterate x of that moment. With
+        `BREAKDOWN`, A d = 0 within rounding.
     """
 
     x: Tensor

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.linear_solvers.result import Callback, LinearResult, Preconditioner, Status
+from newton_krylov.norms import euclidean
 from newton_krylov.operators import LinearOperator, as_operator
 
 ITERATIONS_PER_UNKNOWN = 10
@@ -328,22 +329,6 @@ def solve(system: System, cycle: Callable[[System], Status]) -> LinearResult:
         if not end <= _PROGRESS * norm:
             return system.result(Status.STAGNATED)
         norm, best = end, system.x.clone()
-
-
-def euclidean(v: Tensor) -> float:
-    """Compute |v|, safe from under- and overflow of the squares in float32.
-
-    Parameters
-    ----------
-    v : Tensor, shape (n,)
-        Any vector.
-
-    Returns
-    -------
-    float
-        The Euclidean norm.
-    """
-    return float(torch.linalg.vector_norm(v, dtype=torch.float64))
 
 
 def _as_function(M: Any, b: Tensor) -> Preconditioner | None:

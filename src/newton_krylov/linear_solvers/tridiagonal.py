@@ -17,8 +17,8 @@ from newton_krylov.linear_solvers.system import (
     CURVATURE_ROUNDING,
     SINGULAR_IMAGE,
     System,
-    euclidean,
 )
+from newton_krylov.norms import euclidean
 
 NegativeCurvature = Literal["ignore", "stop"]
 

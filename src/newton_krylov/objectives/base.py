@@ -12,6 +12,7 @@ from torch import Tensor
 
 from newton_krylov.data.dataset import Split
 from newton_krylov.errors import UnsupportedError
+from newton_krylov.norms import euclidean
 from newton_krylov.operators import LinearOperator
 
 
@@ -99,7 +100,7 @@ class Point(ABC):
     @cached_property
     def grad_norm(self) -> float:
         """The gradient's Euclidean norm."""
-        return float(torch.linalg.vector_norm(self.grad))
+        return euclidean(self.grad)
 
     @abstractmethod
     def hessian(self) -> LinearOperator:

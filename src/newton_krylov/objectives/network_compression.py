@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from newton_krylov.norms import norm
 from newton_krylov.objectives.network_curvature import vjp
 from newton_krylov.objectives.network_layout import Stage, run
 from newton_krylov.operators import Compression, LinearOperator
@@ -91,7 +92,7 @@ class _Compression:
             Y = torch.linalg.solve_triangular(self._L.T, u.view(len(self._X), -1), upper=True)
             parts = [(Y.T @ self._X).view(-1), *([Y.sum(0)] if self._bias else [])]
             v = torch.cat(parts)
-            columns.append(v / torch.linalg.vector_norm(v))
+            columns.append(v / norm(v))
         return torch.stack(columns, 1)
 
     def reduce(self, v: Tensor) -> Tensor:

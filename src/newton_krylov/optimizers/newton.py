@@ -11,6 +11,7 @@ from torch import Tensor
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.linear_solvers.lanczos import lanczos
 from newton_krylov.linear_solvers.result import LinearResult, LinearSolver, Status
+from newton_krylov.norms import euclidean, norm
 from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.operators import LinearOperator, ShiftedOperator
 from newton_krylov.optimizers.base import Optimizer, State, Step, Steps, settled
@@ -492,9 +493,9 @@ class Newton(Optimizer):
 
 def _along(point: Point, A: LinearOperator, d: Tensor) -> Tensor:
     """Scale a direction of nonpositive curvature to a step downhill."""
-    d = d / torch.linalg.vector_norm(d)
+    d = d / norm(d)
     slope, curvature = torch.stack([torch.dot(point.grad, d), torch.dot(d, A @ d)]).tolist()
-    bound = 1.0 + float(torch.linalg.vector_norm(point.w))
+    bound = 1.0 + euclidean(point.w)
     # Without a slope (a saddle) the curvature itself is the length, as Royer, O'Neill and Wright
     # (2020) scale it; a vanishing curvature asks for the bound.
     length = abs(slope / curvature) if curvature != 0 else bound
