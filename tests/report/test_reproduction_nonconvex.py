@@ -72,14 +72,14 @@ def test_the_clock_decides_where_there_is_a_race(tmp_path: Path) -> None:
     winning = ACCURACIES | {"Newton, all layers": 0.96}
     for label, accuracy in winning.items():
         run_of(tmp_path / "study" / label.replace("/", "-"), label, accuracy)
-    for label, accuracy in (("Newton, all layers, frugal", 0.4), ("SGD", 0.5)):
+    for label, accuracy in (("Newton, all layers", 0.4), ("SGD", 0.5)):
         run_of(tmp_path / "race" / label, label, accuracy, name="time_to_accuracy")
     study, race = (read_records([tmp_path / name]) for name in ("study", "race"))
     of = section({"paper_nonconvex": study, "time_to_accuracy": race}, tmp_path / "figures")
     assert of is not None
     assert verdict(of, "better in convex") is Verdict.QUALIFIED
     (claim,) = (claim for claim in of.claims if "better in convex" in claim.quote)
-    assert "In equal time, medians: Newton, all layers, frugal 40.0%, SGD 50.0%." in claim.measured
+    assert "In equal time, medians: Newton, all layers 40.0%, SGD 50.0%." in claim.measured
     assert "Newton, all layers 96.0% (60 s)" in claim.measured
 
 
