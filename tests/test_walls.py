@@ -11,6 +11,7 @@ PACKAGE = ROOT / "src" / "newton_krylov"
 # Who may know whom. What is not listed is free to know anything: it composes the rooms.
 KNOWN = {
     "errors": set(),
+    "norms": set(),
     "trace": set(),
     "registry": {"errors"},
     "operators": {"errors"},
@@ -19,15 +20,15 @@ KNOWN = {
     "record": {"data.files", "errors"},
     "data": {"errors", "registry"},
     "models": {"data", "errors", "registry"},
-    "linear_solvers": {"errors", "operators", "registry"},
+    "linear_solvers": {"errors", "norms", "operators", "registry"},
     "preconditioners": {"errors", "linear_solvers", "operators", "registry"},
-    "objectives": {"allocator", "data", "errors", "operators", "registry"},
+    "objectives": {"allocator", "data", "errors", "norms", "operators", "registry"},
     "curvature": {
         "errors", "linear_solvers", "objectives", "operators", "registry", "spectrum.estimators",
     },
     "optimizers": {
-        "curvature", "errors", "linear_solvers", "objectives", "operators", "preconditioners",
-        "registry",
+        "curvature", "errors", "linear_solvers", "norms", "objectives", "operators",
+        "preconditioners", "registry",
     },
     "tracking": {
         "checkpoint", "data.files", "errors", "record", "registry", "spectrum.snapshot", "trace",

@@ -1,5 +1,8 @@
 """Where a run computes: the processor or a GPU."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 
@@ -11,12 +14,7 @@ _DEFAULT_THREADS = torch.get_num_threads()
 
 @register("device", "cpu")
 def cpu(*, threads: PositiveInt | None = None) -> torch.device:
-    """Compute on the processor, with numbers that are too small to be normal taken for zero.
-
-    Below 1e-38 in single precision a processor computes many times slower, and such numbers come
-    by themselves: the momentum of a weight behind a dead unit is one after some hundred steps.
-    What they add to a sum with any normal number is below its rounding error. The setting is that
-    of the calling thread and of those that it starts, so this comes before the first computation.
+    """Compute on the processor.
 
     Parameters
     ----------
@@ -28,7 +26,6 @@ def cpu(*, threads: PositiveInt | None = None) -> torch.device:
     torch.device
         The processor.
     """
-    torch.set_flush_denormal(True)
     torch.set_num_threads(threads or _DEFAULT_THREADS)
     return torch.device("cpu")
 
@@ -75,3 +72,21 @@ def auto(*, threads: PositiveInt | None = None) -> torch.device:
         The first GPU, or the processor.
     """
     return cuda() if torch.cuda.is_available() else cpu(threads=threads)
+
+
+@contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Take numbers that are too small to be normal for zero, on the processor, meanwhile.
+
+    Below 1e-38 in single precision a processor computes many times slower, and such numbers come
+    by themselves: the momentum of a weight behind a dead unit is one after some hundred steps.
+    What they add to a sum with any normal number is below its rounding error.
+
+    The setting is that of the calling thread and, for good, of the threads that are started
+    meanwhile: it has to come before torch's first computation to hold for all of them.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)

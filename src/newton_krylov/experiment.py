@@ -38,6 +38,7 @@ from newton_krylov.console import (
 from newton_krylov.data import Dataset, Split, load_dataset
 from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.data.sparse import by_row_length
+from newton_krylov.device import denormals_flushed
 from newton_krylov.environment import describe
 from newton_krylov.errors import UnsupportedError, UserError
 from newton_krylov.interruption import Interruption, interruptible
@@ -126,7 +127,7 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
     if before is not None and before.finished:
         console().print(f"{short(job.folder)}: finished before", markup=False, soft_wrap=True)
         return before.record
-    with interruptible() as interruption:
+    with interruptible() as interruption, denormals_flushed():
         place = config.build("device")()
         parts = build_parts(config)
         record = _begin(config, job, before)

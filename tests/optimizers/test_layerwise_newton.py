@@ -147,7 +147,7 @@ def test_training_learns() -> None:
     f = network(n=300)
     for parts in ({}, {"hessian_approx": "lowrank", "solver": "exact"}):
         rows = trained(f, 8, parts=parts, batch_size=60, curvature_samples=30).rows
-        assert rows[-1].loss < 0.7 * rows[0].loss
+        assert rows[-1].loss < 0.8 * rows[0].loss
 
 
 def test_damping_is_each_layer_s_own_and_told() -> None:
