@@ -144,8 +144,9 @@ def _text(facts: _Facts, figures: Path) -> Iterator[str]:
     if facts.race is not None:
         yield (
             f"**Time to accuracy.** The best second-order configuration against SGD and Adam with "
-            f"tuned learning rates, equal wall-clock, "
-            f"{_repetitions(facts.race)} seeds, {facts.race.problem.n_samples:,} images."
+            f"tuned learning rates, equal wall-clock (a run ends with the first epoch that ends "
+            f"after it), {_repetitions(facts.race)} seeds, "
+            f"{facts.race.problem.n_samples:,} images."
         )
         yield _table(facts.race).markdown()
         quantities = [TRAIN_ACCURACY, TEST_ACCURACY]
