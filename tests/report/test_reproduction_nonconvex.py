@@ -62,6 +62,14 @@ def test_each_claim_is_held_against_the_accuracies(tmp_path: Path) -> None:
     assert verdict(of, "better in convex") is Verdict.QUALIFIED
 
 
+def test_the_third_layer_is_none_of_the_three(tmp_path: Path) -> None:
+    better = {"Paper's Newton, layer 3": 0.6, "Paper's Newton, layers 1, 2, 4": 0.5}
+    of = made(tmp_path, ACCURACIES | better)
+    assert verdict(of, "only one layer") is Verdict.FAILS
+    (claim,) = (claim for claim in of.claims if "only one layer" in claim.quote)
+    assert "none of them, alone: Paper's Newton, layer 3 60.0%." in claim.measured
+
+
 def test_where_all_layers_win_the_claim_is_qualified(tmp_path: Path) -> None:
     of = made(tmp_path, ACCURACIES | {"Newton, all layers": 0.96})
     assert verdict(of, "Gradient descent is far more effective") is Verdict.QUALIFIED
