@@ -240,7 +240,7 @@ def read_parquet(path: Path, shape: Shape, n_classes: int) -> tuple[Pixels, NDAr
             _check_layout(path, file)
             rows = file.metadata.num_rows
             X = decode_all(_rows(path, file, n_classes, labels), rows, shape)
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a sound Parquet file ({_first_line(error)}).") from None
     return X, np.array(labels, dtype=np.int64)
 
