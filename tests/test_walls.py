@@ -24,7 +24,8 @@ KNOWN = {
     "preconditioners": {"errors", "linear_solvers", "operators", "registry"},
     "objectives": {"allocator", "data", "errors", "norms", "operators", "registry"},
     "curvature": {
-        "errors", "linear_solvers", "objectives", "operators", "registry", "spectrum.estimators",
+        "errors", "linear_solvers", "norms", "objectives", "operators", "registry",
+        "spectrum.estimators",
     },
     "optimizers": {
         "curvature", "errors", "linear_solvers", "norms", "objectives", "operators",

@@ -11,6 +11,7 @@ from newton_krylov.curvature.base import Curvature
 from newton_krylov.curvature.low_rank_operator import Negative, describe, low_rank
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.linear_solvers.lanczos import Eigenpairs
+from newton_krylov.norms import norm
 from newton_krylov.objectives.base import Point
 from newton_krylov.operators import LinearOperator
 from newton_krylov.registry import register
@@ -111,10 +112,10 @@ def top_eigenpair(
     module.w.grad = None  # it holds the graph, and the graph holds the parameter: a cycle
     converged = module.products < maxiter
     tiny = torch.finfo(vector.dtype).tiny  # where H = 0, PyHessian's vector is zero too
-    v = vector.detach() / torch.linalg.vector_norm(vector).clamp_(min=tiny)
+    v = vector.detach() / norm(vector.detach()).clamp_(min=tiny)
     Hv = module.product(v)
     value = torch.dot(v, Hv)
-    residual = torch.linalg.vector_norm(Hv - value * v)
+    residual = norm(Hv - value * v)
     return Eigenpairs(value[None], v[:, None], residual[None], module.products, converged)
 
 
