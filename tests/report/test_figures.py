@@ -76,6 +76,28 @@ def test_a_long_run_does_not_stretch_a_linear_axis_but_says_where_it_ends(tmp_pa
     assert "▸" not in texts(ax)
 
 
+def test_a_logarithmic_axis_begins_with_the_first_step_and_its_labels_stay_apart(
+    tmp_path: Path,
+) -> None:
+    for i, seconds in enumerate([20.0, 900.0]):  # what the start cost is no step's time
+        trace = [row(0, 1.0, 1e-4), row(1, 0.5, seconds), row(2, 0.1, 2 * seconds)]
+        write_run(tmp_path / str(i), trace, label=f"Newton {i}")
+    ax, _ = panel(tmp_path, SECONDS, SUBOPTIMALITY, whole=True)
+    ticks = ax.get_xticks()
+    np.testing.assert_allclose(ticks, [0, 30, 100, 300, 1000])
+    places = ax.transData.transform(np.column_stack([ticks, np.ones(5)]))[:, 0]
+    assert np.diff(places).min() > 0.1 * ax.bbox.width
+    start = ax.transData.transform((1e-4, 1.0))[0]
+    assert start - places[0] < 0.01 * ax.bbox.width
+
+
+def test_many_decades_have_a_label_each_at_most(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", rows([1.0, 0.1], step_seconds=1e-4), label="quick")
+    write_run(tmp_path / "1", rows([1.0, 0.1], step_seconds=1e5), label="slow")
+    ax, _ = panel(tmp_path, SECONDS, SUBOPTIMALITY, whole=True)
+    np.testing.assert_allclose(ax.get_xticks(), [0, 1e-3, 1e-1, 1e1, 1e3, 1e5])
+
+
 def test_long_curves_are_thinned_but_keep_both_ends(tmp_path: Path) -> None:
     write_run(tmp_path / "0", rows([0.99**k for k in range(1500)]))
     ax, _ = panel(tmp_path, EPOCH, SUBOPTIMALITY)

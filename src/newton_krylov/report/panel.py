@@ -20,6 +20,8 @@ _SPREAD = 20.0
 """Where the longest run is this times as long as the shortest, a whole axis is logarithmic."""
 _POINTS = 300
 """More points than this a panel cannot show."""
+_FEW_TICKS, _MANY_TICKS = 3, 6
+"""Fewer powers of ten than this on an axis are not enough, more labels than this collide."""
 _MARKERS = 26
 """Up to so many points, each gets a marker."""
 
@@ -163,13 +165,27 @@ def _scale_axes(
         ax.set_xlim(-0.02 * limit, 1.03 * limit)
         return
     columns = [record.column(x.column) for record in study.records]
-    first = min(float(c[c > 0].min()) for c in columns if np.any(c > 0))
-    if any(np.any(c == 0) for c in columns):
+    # What the start cost says nothing of the steps: it lies on the linear piece next to zero.
+    first = min(float(c[1:][c[1:] > 0].min()) for c in columns if np.any(c[1:] > 0))
+    if any(np.any(c < first) for c in columns):
         ax.set_xscale("symlog", linthresh=first, linscale=0.6)
         ax.set_xlim(0, 1.5 * limit)
+        ticks = [0.0, *_round_numbers(first, 1.5 * limit)]
     else:
         ax.set_xscale("log")
         ax.set_xlim(0.7 * first, 1.5 * limit)
+        ticks = _round_numbers(0.7 * first, 1.5 * limit)
+    ax.set_xticks(ticks)
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """Return powers of ten between two numbers, not too many; of few, three times each too."""
+    powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+    if len(powers) < _FEW_TICKS:
+        every = (m * 10.0**p for p in range(powers.start - 1, powers.stop) for m in (1, 3))
+        return [value for value in every if low <= value <= high]
+    stride = math.ceil(len(powers) / _MANY_TICKS)
+    return [10.0**p for p in powers[:: -stride][::-1]]
 
 
 def _raised(curve: Curve, floor: float | None) -> Curve:
