@@ -1,16 +1,11 @@
-"""The paper's network: what a layerwise Newton step costs, and what an eigenpair costs.
+"""The paper's network: what a step of `layerwise_newton` costs, by layer and curvature.
 
-Two tables, for batches of CIFAR-10 (or of random pixels where there is no CIFAR-10: times do not
-depend on what the pictures show):
+As a multiple of one gradient step on all layers at the same batch (forward, backward, update), on
+CIFAR-10, or on random pixels where there is no CIFAR-10: times do not depend on what the pictures
+show. Steps are interleaved with gradient steps, round by round, and medians are told, so that what
+else the machine does falls on both. What an eigenpair costs is in `eigenpair.py`.
 
-- a step of `layerwise_newton` by layer and curvature, as a multiple of one gradient step on all
-  layers at the same batch (forward, backward, update). Steps are interleaved with gradient steps,
-  round by round, and medians are told, so that what else the machine does falls on both.
-- the dominant eigenpair of each layer's Hessian: PyHessian's own power iteration on the module
-  with the other layers frozen, against `lanczos` to the same Ritz residual |H v - lambda v|, from
-  a random start and from the eigenvector of the batch before (as `hessian_approx=rank1` does).
-
-    python benchmarks/nonconvex.py                      # about ten minutes on two cores
+    python benchmarks/nonconvex.py
     python benchmarks/nonconvex.py --batch 200 --rounds 2
     python benchmarks/nonconvex.py --device cuda
 """
@@ -23,14 +18,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from newton_krylov import curvature, linear_solvers, optimizers, preconditioners
 from newton_krylov.data import load_dataset
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.errors import UserError
-from newton_krylov.linear_solvers.lanczos import lanczos
 from newton_krylov.models import Interface, initialized
 from newton_krylov.objectives.network import CrossEntropy, Network
 from newton_krylov.optimizers.layerwise_newton import LayerwiseNewton
@@ -147,100 +140,17 @@ def step_table(f: Network, batch: int, samples: int, rounds: int, layers: list[s
         print(f"{name:20}" + "".join(f"{ratio:>10.2f}" for ratio in ratios), flush=True)
 
 
-def pyhessian(f: Network, layer: str, w: Tensor, tol: float) -> tuple[float, Tensor]:
-    """Return PyHessian's eigenvalue and vector of a layer, by its own interface."""
-    from pyhessian.hessian import hessian
-
-    module = _module(f, w).eval()
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name.rpartition(".")[0] == layer)
-    X = f._inputs.span(0, f.n_samples)
-    values, vectors = hessian(
-        module, F.cross_entropy, (X, f.y), cuda=f.device.type == "cuda"
-    ).eigenvalues(maxIter=100, tol=tol)
-    for parameter in module.parameters():
-        parameter.grad = None
-    v = torch.cat([part.reshape(-1) for part in vectors[0]])
-    return float(values[0]), v / torch.linalg.vector_norm(v)
-
-
-def _module(f: Network, w: Tensor) -> nn.Module:
-    build = entry("model", "paper_cnn").build({})
-    module: nn.Module = build(Interface((3, 32, 32), 10)).to(f.device)
-    nn.utils.vector_to_parameters(w.clone(), module.parameters())
-    return module
-
-
-def eigenpair_table(f: Network, samples: int, rounds: int, layers: list[str], tol: float) -> None:
-    """Print what an eigenpair costs."""
-    print(f"\nDominant eigenpair of the layer's Hessian, {samples} samples, seconds:\n")
-    print(f"{'layer':10}{'PyHessian':>10}{'residual':>10}", end="")
-    print(f"{'random':>10}{'products':>9}{'ratio':>7}{'warm':>10}{'products':>9}{'ratio':>7}")
-    w = f.initial()
-    for layer in layers:
-        theirs, cold, warm, residuals, counts = [], [], [], [], []
-        for round_ in range(rounds):
-            generator = torch.Generator().manual_seed(round_)
-            index = torch.randperm(f.n_samples, generator=generator).to(f.device)
-            here, before = (f.subset(part) for part in index.split(samples)[:2])
-            found: list[Any] = []
-            torch.manual_seed(round_)
-            theirs.append(
-                timed(lambda: found.append(pyhessian(here, layer, w, tol)), f.device)  # noqa: B023
-            )
-            block = f.blocks[layer]
-            H = here.restricted([layer], w).at(w[block]).hessian()
-            _, v = found[0]
-            Hv = H @ v
-            value = torch.dot(v, Hv)
-            residual = float(torch.linalg.vector_norm(Hv - value * v) / value.abs())
-            residuals.append(residual)
-            last = lanczos(
-                before.restricted([layer], w).at(w[block]).hessian(), 1, which="magnitude",
-                generator=generator, rtol=residual, basis_size=9,
-            ).vectors[:, 0]  # fmt: skip
-            for times, start in ((cold, None), (warm, last)):
-                times.append(
-                    timed(
-                        lambda s=start: found.append(_ours(here, layer, w, residual, s, generator)),  # noqa: B023
-                        f.device,
-                    )
-                )
-                counts.append(found[-1].matvecs)
-        a, b, c = (statistics.median(times) for times in (theirs, cold, warm))
-        p, q = statistics.median(counts[::2]), statistics.median(counts[1::2])
-        print(
-            f"{layer:10}{a:>10.2f}{statistics.median(residuals):>10.1e}{b:>10.2f}{p:>9.0f}"
-            f"{a / b:>6.1f}x{c:>10.2f}{q:>9.0f}{a / c:>6.1f}x",
-            flush=True,
-        )
-
-
-def _ours(
-    f: Network, layer: str, w: Tensor, rtol: float, v0: Tensor | None, generator: torch.Generator
-) -> Any:
-    H = f.restricted([layer], w).at(w[f.blocks[layer]]).hessian()
-    return lanczos(
-        H, 1, which="magnitude", generator=generator, rtol=rtol, v0=v0, basis_size=9, maxiter=300
-    )
-
-
 def main() -> None:
-    """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Read the options."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--batch", type=int, default=1000, help="samples of a gradient")
     parser.add_argument("--samples", type=int, default=250, help="samples of a curvature")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each")
-    parser.add_argument("--tol", type=float, default=1e-3, help="PyHessian's tolerance")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--layers", nargs="+", default=list(LAYERS), choices=LAYERS)
-    parser.add_argument("--only", choices=["steps", "eigenpairs"])
     options = parser.parse_args()
     f = network(images(2 * options.batch, torch.device(options.device)))
-    if options.only != "eigenpairs":
-        step_table(f, options.batch, options.samples, options.rounds, options.layers)
-    if options.only != "steps":
-        eigenpair_table(f, options.samples, options.rounds, options.layers, options.tol)
+    step_table(f, options.batch, options.samples, options.rounds, options.layers)
 
 
 if __name__ == "__main__":
