@@ -185,7 +185,7 @@ def _round_numbers(low: float, high: float) -> list[float]:
         every = (m * 10.0**p for p in range(powers.start - 1, powers.stop) for m in (1, 3))
         return [value for value in every if low <= value <= high]
     stride = math.ceil(len(powers) / _MANY_TICKS)
-    return [10.0**p for p in powers[:: -stride][::-1]]
+    return [10.0**p for p in powers[::-stride][::-1]]
 
 
 def _raised(curve: Curve, floor: float | None) -> Curve:

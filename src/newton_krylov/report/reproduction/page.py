@@ -150,7 +150,7 @@ def _summary(sections: Sequence[Section]) -> str:
 
 def _block(told: Mapping[str, int]) -> str:
     """Return commands as a block of code."""
-    lines = [f"{command}    # {count} runs" for command, count in told.items()]
+    lines = [f"{command}    # {count} run{'s' * (count > 1)}" for command, count in told.items()]
     return "\n".join(["```", *lines, "```"])
 
 
