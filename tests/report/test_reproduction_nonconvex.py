@@ -148,5 +148,20 @@ def test_tau_the_digits_and_the_race_are_shown(tmp_path: Path) -> None:
     assert "3 seeds" in text and "60.0% [50.0% – 70.0%]" in text
 
 
+def test_a_claim_on_one_layer_is_held_against_every_tau(tmp_path: Path) -> None:
+    label = "Paper's Newton, layer 4"
+    run_of(tmp_path / "study" / "0", label, 0.3)
+    for tau, accuracy in ((1e-5, 0.13), (1.0, 0.09)):
+        optimizer = {"name": "layerwise_newton", "damping": tau}
+        config = {"name": "paper_nonconvex_tau", "optimizer": optimizer}
+        run_of(tmp_path / "taus" / str(tau), label, accuracy, **config)
+    study, taus = (read_records([tmp_path / name]) for name in ("study", "taus"))
+    of = section({"paper_nonconvex": study, "paper_nonconvex_tau": taus}, tmp_path / "figures")
+    assert of is not None
+    assert verdict(of, "only the fourth") is Verdict.QUALIFIED  # 13% is about 14%
+    (claim,) = (claim for claim in of.claims if "only the fourth" in claim.quote)
+    assert "With other τ, on" in claim.measured and "9.0% to 13.0%" in claim.measured
+
+
 def test_no_runs_make_no_section(tmp_path: Path) -> None:
     assert section({}, tmp_path) is None
