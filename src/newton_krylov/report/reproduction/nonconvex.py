@@ -210,7 +210,7 @@ def _tau_table(study: Study) -> Table:
         text = f"{_percent(entry.last('train_accuracy'))}{failed}"
         shares.setdefault(record.label, {})[tau] = text
     taus = sorted({tau for row in shares.values() for tau in row})
-    rows = [[label, *(row.get(tau, "–") for tau in taus)] for label, row in shares.items()]
+    rows = [[label, *(row.get(tau, "–") for tau in taus)] for label, row in sorted(shares.items())]
     return Table("", ["Method", *(f"τ = {tau:g}" for tau in taus)], rows)
 
 
