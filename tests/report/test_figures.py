@@ -91,6 +91,13 @@ def test_a_logarithmic_axis_begins_with_the_first_step_and_its_labels_stay_apart
     assert start - places[0] < 0.01 * ax.bbox.width
 
 
+def test_runs_that_ended_at_their_start_are_drawn_all_the_same(tmp_path: Path) -> None:
+    for i, seconds in enumerate([1e-4, 1e-2]):
+        write_run(tmp_path / str(i), [row(0, 1.0, seconds)], label=f"Newton {i}")
+    ax, _ = panel(tmp_path, SECONDS, SUBOPTIMALITY, whole=True)
+    assert ax.get_xlim()[1] == pytest.approx(1.5e-2)
+
+
 def test_many_decades_have_a_label_each_at_most(tmp_path: Path) -> None:
     write_run(tmp_path / "0", rows([1.0, 0.1], step_seconds=1e-4), label="quick")
     write_run(tmp_path / "1", rows([1.0, 0.1], step_seconds=1e5), label="slow")

@@ -166,16 +166,18 @@ def _scale_axes(
         return
     columns = [record.column(x.column) for record in study.records]
     # What the start cost says nothing of the steps: it lies on the linear piece next to zero.
-    first = min(float(c[1:][c[1:] > 0].min()) for c in columns if np.any(c[1:] > 0))
+    steps = (c[1:][c[1:] > 0] for c in columns)
+    first = min((float(c.min()) for c in steps if c.size), default=limit)
+    high = 1.5 * limit
     if any(np.any(c < first) for c in columns):
         ax.set_xscale("symlog", linthresh=first, linscale=0.6)
-        ax.set_xlim(0, 1.5 * limit)
-        ticks = [0.0, *_round_numbers(first, 1.5 * limit)]
+        ax.set_xlim(0, high)
+        ax.set_xticks([0.0, *_round_numbers(first, high)])
     else:
+        low = 0.7 * first
         ax.set_xscale("log")
-        ax.set_xlim(0.7 * first, 1.5 * limit)
-        ticks = _round_numbers(0.7 * first, 1.5 * limit)
-    ax.set_xticks(ticks)
+        ax.set_xlim(low, high)
+        ax.set_xticks(_round_numbers(low, high))
 
 
 def _round_numbers(low: float, high: float) -> list[float]:
