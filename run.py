@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from newton_krylov.cli import main
+from newton_krylov.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(Path(__file__).resolve().parent / "conf"))

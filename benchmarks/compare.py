@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from newton_krylov.trace import Row
+from newton_krylov.records.trace import Row
 
 RUNS, STEPS, TARGET_SECONDS = 200, 100, 10.0
 LAYOUTS = {  # problems, methods, seeds

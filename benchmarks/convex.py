@@ -25,16 +25,19 @@ import scipy.optimize
 import scipy.sparse
 import torch
 
-import newton_krylov.experiment  # noqa: F401 - registers every part
 from newton_krylov.data import Dataset, load_dataset
 from newton_krylov.data.sparse import by_row_length
 from newton_krylov.errors import DataError
 from newton_krylov.objectives.base import Objective
-from newton_krylov.optimum import certified_optimum
 from newton_krylov.registry import entry
-from newton_krylov.runner import Stopping, run
+from newton_krylov.runs.optimum import certified_optimum
+from newton_krylov.runs.parts import register_parts
+from newton_krylov.runs.runner import Stopping, run
 
 L2 = 0.01
+
+register_parts()
+
 TARGETS = (1e-6, 1e-12)
 PROBLEMS = {
     "a9a": ("a9a", {}),

@@ -31,7 +31,7 @@ from newton_krylov.data import load_dataset
 from newton_krylov.errors import UserError
 from newton_krylov.models.base import Interface
 from newton_krylov.models.paper_cnn import paper_cnn
-from newton_krylov.objectives.network import Network
+from newton_krylov.objectives.network.objective import Network
 
 LAYERS = ("conv1", "conv2", "linear1", "linear2")
 

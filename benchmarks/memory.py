@@ -21,11 +21,13 @@ import scipy.sparse
 import sklearn.datasets
 import torch
 
-import newton_krylov.experiment  # noqa: F401 - registers every part
 from newton_krylov.data import load_dataset
 from newton_krylov.data.sparse import by_row_length
 from newton_krylov.registry import entry
-from newton_krylov.runner import Stopping, run
+from newton_krylov.runs.parts import register_parts
+from newton_krylov.runs.runner import Stopping, run
+
+register_parts()
 
 METHODS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "newton cr": {},

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from newton_krylov.models import Interface, initialized
 from newton_krylov.models.paper_cnn import paper_cnn
-from newton_krylov.objectives.network import Network
+from newton_krylov.objectives.network.objective import Network
 
 LAYERS = ("conv1", "conv2", "linear1", "linear2")
 PARTS = (*((layer,) for layer in LAYERS), LAYERS)

@@ -20,16 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from newton_krylov import curvature, linear_solvers, optimizers, preconditioners
 from newton_krylov.data import load_dataset
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.errors import UserError
 from newton_krylov.models import Interface, initialized
-from newton_krylov.objectives.network import CrossEntropy, Network
+from newton_krylov.objectives.network.objective import CrossEntropy, Network
 from newton_krylov.optimizers.layerwise_newton import LayerwiseNewton
 from newton_krylov.registry import entry
+from newton_krylov.runs.parts import register_parts
 
-ROOMS = (curvature, linear_solvers, optimizers, preconditioners)  # imported to register
+register_parts()
+
 LAYERS = ("conv1", "conv2", "linear1", "linear2")
 CURVATURES: dict[str, dict[str, dict[str, Any]]] = {
     "rank1": {"solver": {"name": "exact"}},

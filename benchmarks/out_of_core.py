@@ -26,14 +26,16 @@ from pathlib import Path
 
 import torch
 
-from newton_krylov import curvature, linear_solvers, optimizers, preconditioners  # noqa: F401
 from newton_krylov.data import Dataset, Split, load_dataset
 from newton_krylov.data.shards import read_shards, write_shards
 from newton_krylov.data.shards.generate import Generator
+from newton_krylov.records.trace import Row
 from newton_krylov.registry import entry
-from newton_krylov.runner import Stopping
-from newton_krylov.runner import run as drive
-from newton_krylov.trace import Row
+from newton_krylov.runs.parts import register_parts
+from newton_krylov.runs.runner import Stopping
+from newton_krylov.runs.runner import run as drive
+
+register_parts()
 
 MIB = 2**20
 DENSITY, D, STEPS = 0.005, 20_000, 6

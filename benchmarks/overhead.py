@@ -29,7 +29,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ("solver=cr", "dataset=a9a")
 IMPORTS = (
-    "import newton_krylov.cli, newton_krylov.compose, newton_krylov.experiment;"
+    "import newton_krylov.cli.main, newton_krylov.cli.compose, newton_krylov.runs.experiment;"
     "import newton_krylov.report.figures; from mlflow import MlflowClient;"
     "MlflowClient('sqlite:///imports.db').search_experiments(max_results=1)"
 )
@@ -60,14 +60,14 @@ class Inside:
 
     def __init__(self) -> None:
         sys.path.insert(0, str(ROOT / "src"))
-        from newton_krylov.cli import main
+        from newton_krylov.cli.main import main
 
         self._main, self._number = main, 0
         self.parts: dict[str, list[float]] = defaultdict(list)
 
     def __call__(self, *arguments: str) -> tuple[float, float]:
         """Run; return the wall seconds and those of them that were the optimizer's."""
-        from newton_krylov.record import Record
+        from newton_krylov.records.record import Record
 
         self._number += 1
         folder = Path("inside") / str(self._number)
@@ -79,8 +79,8 @@ class Inside:
     @contextmanager
     def timed(self) -> Iterator[None]:
         """Take the time of the pipeline's own parts."""
-        from newton_krylov import experiment
-        from newton_krylov.compose import CheckedLoader
+        from newton_krylov.cli.compose import CheckedLoader
+        from newton_krylov.runs import experiment
         from newton_krylov.tracking.mlflow_tracker import MLflowTracker
 
         inner = experiment._Experiment

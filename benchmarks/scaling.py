@@ -32,17 +32,20 @@ from typing import Any
 
 import torch
 
-from newton_krylov import curvature, linear_solvers, optimizers, preconditioners  # noqa: F401
 from newton_krylov.data import Dataset, Split, load_dataset
 from newton_krylov.data.images import Images
 from newton_krylov.distributed import DataParallel, Team, data_parallel, shard
 from newton_krylov.distributed.team import join
 from newton_krylov.objectives.features import Features
-from newton_krylov.objectives.network import Network
+from newton_krylov.objectives.network.objective import Network
 from newton_krylov.registry import entry
-from newton_krylov.runner import Stopping, run
+from newton_krylov.runs.parts import register_parts
+from newton_krylov.runs.runner import Stopping, run
 
 LATENCY, BANDWIDTH = 30e-6, 3e9
+
+register_parts()
+
 STEPS = 4
 
 

@@ -23,7 +23,7 @@ from newton_krylov.optimizers.sinkhorn import Sinkhorn
 from newton_krylov.optimizers.sinkhorn_newton_sparse import SinkhornNewtonSparse
 from newton_krylov.preconditioners.jacobi import Jacobi
 from newton_krylov.registry import entry
-from newton_krylov.runner import Stopping, run
+from newton_krylov.runs.runner import Stopping, run
 
 ETA, TOLERANCE = 1200.0, 1e-9
 PROBLEMS = {

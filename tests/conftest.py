@@ -10,6 +10,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
+from newton_krylov.runs.parts import register_parts
+
+register_parts()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the test of random kills be run with more of them: `--kills 100`."""

@@ -13,7 +13,7 @@ from problems import randn
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from newton_krylov.objectives.network import Network
+from newton_krylov.objectives.network.objective import Network
 
 CLASSES = 3
 

@@ -10,9 +10,9 @@ from newton_krylov.data import load_dataset
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.objectives.base import Objective
 from newton_krylov.optimizers.base import Optimizer
-from newton_krylov.optimum import Optimum, certified_optimum
 from newton_krylov.registry import entry
-from newton_krylov.runner import RunResult, Stopping, run
+from newton_krylov.runs.optimum import Optimum, certified_optimum
+from newton_krylov.runs.runner import RunResult, Stopping, run
 
 GROUPS = {
     "solver": "solver",

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from newton_krylov.trace import Row, TraceWriter
+from newton_krylov.records.trace import Row, TraceWriter
 
 OPTIMUM = 0.25
 

@@ -10,10 +10,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-import newton_krylov.experiment  # noqa: F401 - registers every part
 from newton_krylov import registry
-from newton_krylov.config import GROUPS, Settings, check
 from newton_krylov.errors import ConfigError
+from newton_krylov.runs.config import GROUPS, Settings, check
 
 STUDIES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))

@@ -7,50 +7,50 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from newton_krylov.estimator import NewtonKrylovClassifier as NewtonKrylovClassifier
+    from newton_krylov.interfaces.module import empirical_fisher as empirical_fisher
+    from newton_krylov.interfaces.module import gauss_newton as gauss_newton
+    from newton_krylov.interfaces.module import hessian as hessian
+    from newton_krylov.interfaces.sklearn import NewtonKrylovClassifier as NewtonKrylovClassifier
+    from newton_krylov.interfaces.torch_optim import NewtonKrylov as NewtonKrylov
     from newton_krylov.linear_solvers.cg import cg as cg
     from newton_krylov.linear_solvers.cr import cr as cr
     from newton_krylov.linear_solvers.exact import exact as exact
     from newton_krylov.linear_solvers.gcr import gcr as gcr
     from newton_krylov.linear_solvers.gmres import gmres as gmres
-    from newton_krylov.linear_solvers.lanczos import Eigenpairs as Eigenpairs
-    from newton_krylov.linear_solvers.lanczos import lanczos as lanczos
     from newton_krylov.linear_solvers.minres import minres as minres
     from newton_krylov.linear_solvers.minres_qlp import minres_qlp as minres_qlp
     from newton_krylov.linear_solvers.result import LinearResult as LinearResult
     from newton_krylov.linear_solvers.result import Status as Status
-    from newton_krylov.module_curvature import empirical_fisher as empirical_fisher
-    from newton_krylov.module_curvature import gauss_newton as gauss_newton
-    from newton_krylov.module_curvature import hessian as hessian
     from newton_krylov.operators import FunctionOperator as FunctionOperator
     from newton_krylov.operators import LinearOperator as LinearOperator
     from newton_krylov.operators import MatrixOperator as MatrixOperator
     from newton_krylov.operators import as_operator as as_operator
     from newton_krylov.preconditioners.jacobi import Jacobi as Jacobi
     from newton_krylov.preconditioners.nystrom import Nystrom as Nystrom
-    from newton_krylov.torch_optim import NewtonKrylov as NewtonKrylov
+    from newton_krylov.spectral.lanczos import Eigenpairs as Eigenpairs
+    from newton_krylov.spectral.lanczos import lanczos as lanczos
 
 _HOME = {
-    "Eigenpairs": "linear_solvers.lanczos",
+    "Eigenpairs": "spectral.lanczos",
     "FunctionOperator": "operators",
     "Jacobi": "preconditioners.jacobi",
     "LinearOperator": "operators",
     "LinearResult": "linear_solvers.result",
     "MatrixOperator": "operators",
-    "NewtonKrylov": "torch_optim",
-    "NewtonKrylovClassifier": "estimator",
+    "NewtonKrylov": "interfaces.torch_optim",
+    "NewtonKrylovClassifier": "interfaces.sklearn",
     "Nystrom": "preconditioners.nystrom",
     "Status": "linear_solvers.result",
     "as_operator": "operators",
     "cg": "linear_solvers.cg",
     "cr": "linear_solvers.cr",
-    "empirical_fisher": "module_curvature",
+    "empirical_fisher": "interfaces.module",
     "exact": "linear_solvers.exact",
-    "gauss_newton": "module_curvature",
+    "gauss_newton": "interfaces.module",
     "gcr": "linear_solvers.gcr",
     "gmres": "linear_solvers.gmres",
-    "hessian": "module_curvature",
-    "lanczos": "linear_solvers.lanczos",
+    "hessian": "interfaces.module",
+    "lanczos": "spectral.lanczos",
     "minres": "linear_solvers.minres",
     "minres_qlp": "linear_solvers.minres_qlp",
 }

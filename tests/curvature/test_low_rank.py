@@ -14,7 +14,7 @@ from newton_krylov.curvature.low_rank_operator import LowRankOperator
 from newton_krylov.curvature.lowrank import LowRank, Rank1
 from newton_krylov.errors import ConfigError
 from newton_krylov.linear_solvers.result import Status
-from newton_krylov.objectives.network import Network
+from newton_krylov.objectives.network.objective import Network
 from newton_krylov.operators import LinearOperator, ScaledOperator, ShiftedOperator
 from newton_krylov.registry import entry
 

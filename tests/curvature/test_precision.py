@@ -7,14 +7,14 @@ import torch
 from problems import LOSSES, assert_close, make, randn
 from small_networks import network
 
-from newton_krylov.checkpoint import Checkpoint, Saver
 from newton_krylov.curvature.hvp import HessianProduct
 from newton_krylov.curvature.subsampled import SubsampledHessian
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.operators import CastOperator
 from newton_krylov.optimizers.base import Optimizer
+from newton_krylov.records.checkpoint import Checkpoint, Saver
 from newton_krylov.registry import entry
-from newton_krylov.runner import Outcome, RunResult, Stopping, run
+from newton_krylov.runs.runner import Outcome, RunResult, Stopping, run
 
 
 def generator(seed: int = 0) -> torch.Generator:

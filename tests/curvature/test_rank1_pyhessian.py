@@ -11,9 +11,9 @@ from torch import nn
 
 from newton_krylov.curvature.lowrank import Rank1
 from newton_krylov.curvature.rank1_pyhessian import Rank1PyHessian, top_eigenpair
-from newton_krylov.linear_solvers.lanczos import lanczos
-from newton_krylov.objectives.network import Network
+from newton_krylov.objectives.network.objective import Network
 from newton_krylov.operators import ShiftedOperator
+from newton_krylov.spectral.lanczos import lanczos
 
 pyhessian = pytest.importorskip("pyhessian", reason="PyHessian is not installed")
 

@@ -9,7 +9,7 @@ from small_networks import network, optimizer
 
 from newton_krylov.operators import ShiftedOperator
 from newton_krylov.registry import entry, names
-from newton_krylov.runner import Stopping, run
+from newton_krylov.runs.runner import Stopping, run
 
 CURVATURES = ["hvp", "exact", "ggn", "empirical_fisher", "diagonal", "rank1", "lowrank",
               "rank1_pyhessian", "subsampled", "thresholded_sparse"]  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from newton_krylov.data.files import CACHE_VARIABLE, DATA_VARIABLE, default_data_dir
+from newton_krylov.files import CACHE_VARIABLE, DATA_VARIABLE, default_data_dir
 
 SHARED = default_data_dir()
 """Where LIBSVM's own files and CIFAR-10 are, if they are at hand."""

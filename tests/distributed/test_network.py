@@ -7,12 +7,11 @@ from problems import randn
 from processes import together
 from torch import nn
 
-from newton_krylov import curvature, linear_solvers, optimizers, preconditioners  # noqa: F401
 from newton_krylov.data import load_dataset
 from newton_krylov.distributed import data_parallel, shard
-from newton_krylov.objectives.network import Network
+from newton_krylov.objectives.network.objective import Network
 from newton_krylov.registry import entry
-from newton_krylov.runner import Stopping, run
+from newton_krylov.runs.runner import Stopping, run
 
 pytestmark = pytest.mark.slow
 N = 90

@@ -8,10 +8,9 @@ import torch
 from problems import BY_NAME, make_dataset
 from processes import together
 
-from newton_krylov import curvature, linear_solvers, optimizers, preconditioners  # noqa: F401
 from newton_krylov.distributed import data_parallel, shard
 from newton_krylov.registry import entry
-from newton_krylov.runner import Stopping, run
+from newton_krylov.runs.runner import Stopping, run
 
 N, D = 203, 12
 METHODS = {

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from newton_krylov.report.records import read_records
-from newton_krylov.report.reproduction.generate import generate
 from newton_krylov.report.study import Study, studies
+from studies.reproduction.generate import generate
 
 pytestmark = pytest.mark.slow
 

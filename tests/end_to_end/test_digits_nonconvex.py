@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from newton_krylov.report.records import RunRecord, read_records
-from newton_krylov.report.reproduction.nonconvex import OURS, PAPERS
+from studies.reproduction.nonconvex import OURS, PAPERS
 
 pytestmark = pytest.mark.slow
 

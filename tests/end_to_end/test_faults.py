@@ -14,8 +14,8 @@ import torch
 from command import QUICK, ROOT, environment, inside, tracked
 
 from newton_krylov.linear_solvers.cg import cg
+from newton_krylov.records.trace import read_trace
 from newton_krylov.registry import register
-from newton_krylov.trace import read_trace
 
 LONG = (
     "dataset=synthetic", "dataset.n=500", "dataset.d=20", "dataset.condition_number=1e6",

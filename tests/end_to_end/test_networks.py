@@ -8,7 +8,7 @@ from command import inside
 from newton_krylov.models import Interface, initialized
 from newton_krylov.models.mlp import mlp
 from newton_krylov.report.records import RunRecord, read_records
-from newton_krylov.runner import Outcome
+from newton_krylov.runs.runner import Outcome
 
 DIGITS = ("dataset=digits_images", "loss=cross_entropy", "tracking=none")
 

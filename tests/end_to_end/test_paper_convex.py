@@ -10,8 +10,8 @@ import pytest
 
 from newton_krylov.report.compare import compare
 from newton_krylov.report.records import read_records
-from newton_krylov.report.reproduction.generate import generate
 from newton_krylov.report.study import Study, studies
+from studies.reproduction.generate import generate
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from command import ROOT, artifacts, client, command, environment, tracked
 
-from newton_krylov.trace import Row, read_trace
+from newton_krylov.records.trace import Row, read_trace
 
 pytestmark = pytest.mark.slow
 

@@ -9,11 +9,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-import newton_krylov.experiment  # noqa: F401 - registers every part
-from newton_krylov.config import check
 from newton_krylov.errors import ConfigError
-from newton_krylov.spectrum.snapshot import read_snapshots
-from newton_krylov.trace import read_trace
+from newton_krylov.records.spectrum import read_snapshots
+from newton_krylov.records.trace import read_trace
+from newton_krylov.runs.config import check
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["dataset=breast_cancer", "solver=cr", "stop.epochs=5"]

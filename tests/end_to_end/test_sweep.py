@@ -9,7 +9,7 @@ import pytest
 import yaml
 from command import QUICK, artifacts, command, tracked
 
-from newton_krylov.trace import read_trace
+from newton_krylov.records.trace import read_trace
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-import newton_krylov.experiment  # noqa: F401 - registers every part
-from newton_krylov.config import check
-from newton_krylov.trace import read_trace
+from newton_krylov.records.trace import read_trace
+from newton_krylov.runs.config import check
 
 ROOT = Path(__file__).parents[2]
 STUDIES = ["sns_2024", "sns_2024_l1", "sns_2024_large"]

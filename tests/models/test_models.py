@@ -8,7 +8,7 @@ from torch import nn
 
 from newton_krylov.errors import ConfigError
 from newton_krylov.models import Interface, initialized
-from newton_krylov.objectives.network import Network
+from newton_krylov.objectives.network.objective import Network
 from newton_krylov.registry import entry, names
 
 CIFAR = Interface((3, 32, 32), 10)

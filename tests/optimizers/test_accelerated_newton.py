@@ -13,7 +13,7 @@ from newton_krylov.errors import ConfigError
 from newton_krylov.operators import MatrixOperator
 from newton_krylov.optimizers.accelerated_newton import _Theory
 from newton_krylov.registry import entry
-from newton_krylov.runner import Outcome
+from newton_krylov.runs.runner import Outcome
 
 TIGHT = ("fixed", {"eta": 1e-12})
 

@@ -19,7 +19,7 @@ from newton_krylov.optimizers.forcing import fixed
 from newton_krylov.optimizers.line_search import armijo, none
 from newton_krylov.optimizers.newton import Newton
 from newton_krylov.preconditioners.none import NoPreconditioner
-from newton_krylov.runner import Stopping, run
+from newton_krylov.runs.runner import Stopping, run
 
 LM = "levenberg_marquardt"
 

@@ -12,7 +12,7 @@ from newton_krylov.data import load_dataset
 from newton_krylov.errors import ConfigError, UnsupportedError
 from newton_krylov.objectives.linear_model import LinearModel
 from newton_krylov.registry import entry
-from newton_krylov.runner import Outcome
+from newton_krylov.runs.runner import Outcome
 
 EXACT = {"solver": "exact", "curvature": "exact", "forcing": ("fixed", {"eta": 1e-12})}
 

@@ -10,7 +10,7 @@ from problems import CONVEX_LOSSES, Function, assert_close, make, quadratic, ran
 
 from newton_krylov.errors import ConfigError
 from newton_krylov.optimizers.gd import smoothness_at_zero
-from newton_krylov.runner import Outcome
+from newton_krylov.runs.runner import Outcome
 
 
 def generator():

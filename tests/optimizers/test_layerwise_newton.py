@@ -9,9 +9,9 @@ from problems import assert_close, make
 from small_networks import LAYERS, network, optimizer
 
 from newton_krylov.errors import ConfigError, UnsupportedError
-from newton_krylov.objectives.network import Network
+from newton_krylov.objectives.network.objective import Network
 from newton_krylov.optimizers.layerwise_newton import LayerwiseNewton
-from newton_krylov.runner import RunResult, Stopping, run
+from newton_krylov.runs.runner import RunResult, Stopping, run
 
 PAPER: dict[str, Any] = {"damping_rule": "fixed", "negative_curvature": "ignore"}
 PAPER_PARTS: dict[str, Any] = {

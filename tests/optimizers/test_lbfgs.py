@@ -19,7 +19,7 @@ from problems import (
 
 from newton_krylov.linear_solvers.cg import cg
 from newton_krylov.optimizers.line_search import Found
-from newton_krylov.runner import Outcome
+from newton_krylov.runs.runner import Outcome
 
 
 def lbfgs(**options):

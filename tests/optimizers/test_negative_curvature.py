@@ -7,7 +7,7 @@ import torch
 from optimizer_parts import make_optimizer, minimize
 from problems import Function, make, randn, rosenbrock
 
-from newton_krylov.runner import Outcome
+from newton_krylov.runs.runner import Outcome
 
 SOLVERS = ["exact", "cg", "cr", "gcr", "gmres", "minres", "minres_qlp"]
 POLICIES = ["follow", "truncate"]

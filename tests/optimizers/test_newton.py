@@ -9,7 +9,7 @@ from optimizer_parts import a9a, logistic, make_optimizer, minimize, optimum_of,
 from problems import CONVEX_LOSSES, DTYPES, Function, assert_close, make, make_dataset, randn
 
 from newton_krylov.registry import entry
-from newton_krylov.runner import Outcome
+from newton_krylov.runs.runner import Outcome
 
 SOLVERS = ["exact", "cg", "cr", "gcr", "gmres", "minres", "minres_qlp"]
 GROWING = ("subsampled", {"fraction": 0.5, "growth": 1.3})

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from newton_krylov.errors import ConfigError, UnsupportedError
 from newton_krylov.optimizers.peers.library import load
 from newton_krylov.registry import entry, names
-from newton_krylov.runner import Outcome
+from newton_krylov.runs.runner import Outcome
 
 METHODS = {
     "scipy_newton_cg": "Newton-CG",

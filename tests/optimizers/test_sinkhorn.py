@@ -11,7 +11,7 @@ from newton_krylov.data.transport import transport
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.entropic_transport import EntropicTransport
 from newton_krylov.optimizers.sinkhorn import Sinkhorn
-from newton_krylov.runner import Outcome, Stopping, run
+from newton_krylov.runs.runner import Outcome, Stopping, run
 
 NO_CHANCE = torch.Generator()
 

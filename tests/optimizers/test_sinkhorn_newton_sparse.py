@@ -18,7 +18,7 @@ from newton_krylov.optimizers.line_search import armijo, none
 from newton_krylov.optimizers.sinkhorn import Sinkhorn
 from newton_krylov.optimizers.sinkhorn_newton_sparse import SinkhornNewtonSparse
 from newton_krylov.registry import entry
-from newton_krylov.runner import Outcome, Stopping, run
+from newton_krylov.runs.runner import Outcome, Stopping, run
 
 NO_CHANCE = torch.Generator()
 

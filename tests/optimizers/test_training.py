@@ -15,9 +15,9 @@ from small_networks import data, module, network, optimizer
 from torch.nn import functional as F
 
 from newton_krylov.errors import ConfigError
-from newton_krylov.objectives.network import CrossEntropy
+from newton_krylov.objectives.network.objective import CrossEntropy
 from newton_krylov.optimizers.training import factor
-from newton_krylov.runner import Outcome, Stopping, run
+from newton_krylov.runs.runner import Outcome, Stopping, run
 
 FIRST_ORDER = [
     ("sgd", {"learning_rate": 0.3, "momentum": 0.9, "nesterov": True}),
@@ -178,7 +178,8 @@ def test_nothing_is_imported_while_the_clock_runs(
         pytest.importorskip("pyhessian", reason="PyHessian is not installed")
     code = f"""
 import sys, torch
-from newton_krylov.experiment import ROOMS
+from newton_krylov.runs.parts import register_parts
+register_parts()
 from small_networks import network, optimizer
 method = optimizer({method!r}, parts={{"hessian_approx": {curvature!r}}}, **{options!r})
 f = network()

@@ -14,7 +14,7 @@ from newton_krylov.optimizers.minibatch import (
     batches,
     smoothness,
 )
-from newton_krylov.runner import Outcome
+from newton_krylov.runs.runner import Outcome
 
 BOTH = ["svrg", "saga"]
 SINGLE_OUTPUT = [loss for loss in CONVEX_LOSSES if loss.name != "multinomial"]

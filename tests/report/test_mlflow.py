@@ -8,7 +8,7 @@ import pytest
 from run_folders import rows, write_run
 
 from newton_krylov.errors import DataError
-from newton_krylov.record import CONFIG, SUMMARY, flatten, read_yaml
+from newton_krylov.records.record import CONFIG, SUMMARY, flatten, read_yaml
 from newton_krylov.report.command import main
 from newton_krylov.report.records import RunRecord, read_record, read_records
 from newton_krylov.report.results import tables

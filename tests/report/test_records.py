@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from run_folders import row, rows, write_run
 
 from newton_krylov.errors import DataError
-from newton_krylov.record import Record
+from newton_krylov.records.record import Record
 from newton_krylov.report.html.page import write_page
 from newton_krylov.report.records import (
     RunRecord,

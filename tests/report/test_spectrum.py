@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from run_folders import rows, write_run
 
+from newton_krylov.records.spectrum import Snapshot, SnapshotWriter
 from newton_krylov.report.spectrum import draw_spectrum
-from newton_krylov.spectrum.snapshot import Snapshot, SnapshotWriter
 
 
 def observed(folder: Path, snapshots: Sequence[Snapshot], **config: object) -> Path:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from command import QUICK, client, inside, module, tracked
 
-from newton_krylov.record import Record, SweepRecord
-from newton_krylov.trace import read_trace
+from newton_krylov.records.record import Record, SweepRecord
+from newton_krylov.records.trace import read_trace
 from newton_krylov.tracking import mlflow_sender
 from newton_krylov.tracking.afterwards import upload
 from newton_krylov.tracking.mlflow_sender import wanted

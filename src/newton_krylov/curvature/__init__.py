@@ -1,5 +1,1 @@
 """Curvature models: what stands for the Hessian. One a file; each registers itself."""
-
-from newton_krylov.registry import import_modules
-
-import_modules(__name__)

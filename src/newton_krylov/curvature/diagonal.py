@@ -11,7 +11,7 @@ from newton_krylov.curvature.low_rank_operator import Negative, without_negative
 from newton_krylov.objectives.base import Point
 from newton_krylov.operators import LinearOperator
 from newton_krylov.registry import register
-from newton_krylov.spectrum.estimators import diagonal
+from newton_krylov.spectral.estimators import diagonal
 
 
 class DiagonalOperator(LinearOperator):

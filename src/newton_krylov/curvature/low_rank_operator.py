@@ -5,8 +5,8 @@ from typing import Literal
 from torch import Tensor
 
 from newton_krylov.errors import ConfigError
-from newton_krylov.linear_solvers.lanczos import Eigenpairs
 from newton_krylov.operators import LinearOperator
+from newton_krylov.spectral.lanczos import Eigenpairs
 
 Negative = Literal["absolute", "truncate", "keep"]
 """What becomes of a negative eigenvalue: its absolute value, zero, or itself."""

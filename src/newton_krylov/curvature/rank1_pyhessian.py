@@ -10,11 +10,11 @@ from torch import Tensor
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.curvature.low_rank_operator import Negative, describe, low_rank
 from newton_krylov.errors import UnsupportedError
-from newton_krylov.linear_solvers.lanczos import Eigenpairs
 from newton_krylov.norms import norm
 from newton_krylov.objectives.base import Point
 from newton_krylov.operators import LinearOperator
 from newton_krylov.registry import register
+from newton_krylov.spectral.lanczos import Eigenpairs
 
 
 @register("hessian_approx", "rank1_pyhessian")

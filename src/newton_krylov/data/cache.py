@@ -10,7 +10,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from newton_krylov.data.files import atomic_write, cache_dir
+from newton_krylov.files import atomic_write, cache_dir
 
 Arrays = dict[str, NDArray[Any]]
 _log = logging.getLogger(__name__)

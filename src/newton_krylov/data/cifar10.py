@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from newton_krylov.data.cache import Arrays, cached
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.data.download import fetch
-from newton_krylov.data.files import sha256_file
 from newton_krylov.data.image_files import Pixels, Shape, read_parquet
 from newton_krylov.data.image_sets import (
     DECODER_VERSION,
@@ -33,6 +32,7 @@ from newton_krylov.data.image_sets import (
 from newton_krylov.data.images import Augmentation
 from newton_krylov.data.prepare import checksum
 from newton_krylov.errors import DataError
+from newton_krylov.files import sha256_file
 from newton_krylov.registry import register
 
 Source = Literal["auto", "parquet", "torchvision", "folder"]

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from newton_krylov.data.files import atomic_write, sha256_file
 from newton_krylov.errors import DataError
+from newton_krylov.files import atomic_write, sha256_file
 
 _log = logging.getLogger(__name__)
 _TIMEOUT = 30.0  # seconds without a byte

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from newton_krylov.data.files import require_file, require_memory
 from newton_krylov.errors import DataError
+from newton_krylov.files import require_file, require_memory
 
 Pixels = NDArray[np.uint8]
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from newton_krylov.data.cache import Arrays, cached
 from newton_krylov.data.dataset import Dataset, Split
-from newton_krylov.data.files import sha256_file
 from newton_krylov.data.image_files import (
     MAX_SIDE,
     SUFFIXES,
@@ -26,6 +25,7 @@ from newton_krylov.data.image_files import (
 from newton_krylov.data.images import Augmentation, Images, statistics
 from newton_krylov.data.prepare import checksum
 from newton_krylov.errors import ConfigError, DataError
+from newton_krylov.files import sha256_file
 from newton_krylov.registry import register
 
 Limit = Annotated[int, pydantic.Field(ge=1)]

@@ -20,9 +20,9 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from newton_krylov.data.files import require_file
 from newton_krylov.data.sparse import index_dtype
 from newton_krylov.errors import DataError
+from newton_krylov.files import require_file
 
 MAX_FEATURES = 100_000_000
 """Highest index taken on trust: twice the widest of LIBSVM's sets; `n_features` allows more."""

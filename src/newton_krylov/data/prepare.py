@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from newton_krylov.data.dataset import Dataset, Split, Task
-from newton_krylov.data.files import require_memory
 from newton_krylov.data.sparse import NUMPY_DTYPES, csr_to_torch
 from newton_krylov.errors import ConfigError
+from newton_krylov.files import require_memory
 
 Matrix = sp.csr_array | NDArray[Any]
 

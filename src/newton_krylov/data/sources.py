@@ -10,9 +10,9 @@ from typing import Any, get_type_hints
 import torch
 
 from newton_krylov.data.dataset import Dataset
-from newton_krylov.data.files import default_data_dir
 from newton_krylov.data.prepare import Options, RawData, prepare
-from newton_krylov.registry import entry, register
+from newton_krylov.files import default_data_dir
+from newton_krylov.registry import entry, import_modules, register
 
 Reader = Callable[..., RawData]
 
@@ -55,6 +55,7 @@ def load_dataset(
     >>> len(data.train), len(data.test), data.n_features, data.n_classes
     (120, 30, 5, 3)
     """
+    import_modules("newton_krylov.data")  # the sources register themselves
     parts = {"data_dir": data_dir or default_data_dir(), "dtype": dtype}
     load: Callable[[], Dataset] = entry("dataset", name).build(options or {}, **parts)
     return load()

@@ -10,10 +10,10 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from newton_krylov.data.dataset import Task
-from newton_krylov.data.files import require_memory
 from newton_krylov.data.prepare import Matrix, RawData, Samples, checksum
 from newton_krylov.data.sources import source
 from newton_krylov.data.sparse import index_dtype
+from newton_krylov.files import require_memory
 
 MARGIN = 3.0
 """Standard deviation of the planted margins x'w: the best classifier errs on 15% of the samples."""

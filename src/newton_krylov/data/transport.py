@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from newton_krylov.data.dataset import Dataset, Split
-from newton_krylov.data.files import require_memory
 from newton_krylov.data.prepare import checksum
 from newton_krylov.data.sparse import NUMPY_DTYPES
 from newton_krylov.errors import ConfigError, DataError
+from newton_krylov.files import require_memory
 from newton_krylov.registry import register
 
 Metric = Literal["sqeuclidean", "euclidean", "cityblock"]

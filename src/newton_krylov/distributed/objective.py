@@ -20,8 +20,8 @@ from newton_krylov.distributed.team import Team
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Objective, Point, Ray
 from newton_krylov.objectives.linear_model import LinearModel
-from newton_krylov.objectives.network import Network
-from newton_krylov.objectives.network_noise import Noise
+from newton_krylov.objectives.network.noise import Noise
+from newton_krylov.objectives.network.objective import Network
 from newton_krylov.operators import LinearOperator
 
 

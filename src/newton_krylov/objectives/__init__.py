@@ -1,5 +1,1 @@
 """Objectives: functions of one flat parameter vector. One a file; each registers itself."""
-
-from newton_krylov.registry import import_modules
-
-import_modules(__name__)

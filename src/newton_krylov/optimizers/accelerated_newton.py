@@ -10,7 +10,6 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from newton_krylov.curvature.base import Curvature
-from newton_krylov.linear_solvers.pencil import pencil_extremes
 from newton_krylov.linear_solvers.result import LinearSolver
 from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.operators import LinearOperator, ScaledOperator
@@ -20,6 +19,7 @@ from newton_krylov.optimizers.line_search import LineSearch
 from newton_krylov.optimizers.newton import Newton
 from newton_krylov.preconditioners.base import PreconditionerBuilder
 from newton_krylov.registry import register
+from newton_krylov.spectral.pencil import pencil_extremes
 
 # The residual asked of the solves that estimate pi; the estimate itself is good to a few percent.
 _PENCIL_RTOL = 1e-6

@@ -5,10 +5,10 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from newton_krylov.errors import ConfigError
-from newton_krylov.linear_solvers.lanczos import lanczos, largest_eigenvalue
 from newton_krylov.objectives.base import Objective
 from newton_krylov.optimizers.base import Optimizer, Step, Steps, settled
 from newton_krylov.registry import register
+from newton_krylov.spectral.lanczos import lanczos, largest_eigenvalue
 
 _ROUGHLY = 1e-3  # of an eigenvalue that changes along the way
 

@@ -9,7 +9,6 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from newton_krylov.curvature.base import Curvature
-from newton_krylov.linear_solvers.lanczos import lanczos
 from newton_krylov.linear_solvers.result import LinearResult, LinearSolver, Status
 from newton_krylov.norms import euclidean, norm
 from newton_krylov.objectives.base import Objective, Point
@@ -21,6 +20,7 @@ from newton_krylov.optimizers.line_search import LineSearch
 from newton_krylov.optimizers.training import Epochs, Momentum, Schedule, Update
 from newton_krylov.preconditioners.base import PreconditionerBuilder
 from newton_krylov.registry import register
+from newton_krylov.spectral.lanczos import lanczos
 
 
 @dataclass(frozen=True)

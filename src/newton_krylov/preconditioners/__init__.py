@@ -1,5 +1,1 @@
-"""Preconditioners: approximations of A^-1. One a file; each registers itself."""
-
-from newton_krylov.registry import import_modules
-
-import_modules(__name__)
+"""Preconditioners: one a file; each registers itself under the group `preconditioner`."""

@@ -5,13 +5,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from newton_krylov.console import console
 from newton_krylov.errors import DataError, UserError
 from newton_krylov.report.compare import COMPARISON_HTML, write_comparison
 from newton_krylov.report.figures import slug
 from newton_krylov.report.records import RunRecord, read_record, read_records
 from newton_krylov.report.results import tables
 from newton_krylov.report.study import studies
+from newton_krylov.terminal import console
 
 OUTPUTS = Path("outputs")
 

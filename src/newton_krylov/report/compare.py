@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from newton_krylov.data.files import atomic_write
+from newton_krylov.files import atomic_write
 from newton_krylov.report.context import differences_table, environments_table
 from newton_krylov.report.figures import draw_profiles, draw_scaling, draw_study, slug
 from newton_krylov.report.html.page import write_page

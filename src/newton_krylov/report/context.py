@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from newton_krylov.record import flatten
+from newton_krylov.records.record import flatten
 from newton_krylov.report.records import RunRecord, differences
 from newton_krylov.report.study import Study
 from newton_krylov.report.tables import Table

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newton_krylov.errors import DataError, UserError
-from newton_krylov.record import (
+from newton_krylov.records.record import (
     CONFIG,
     ENVIRONMENT,
     SUMMARY,
@@ -28,7 +28,7 @@ from newton_krylov.record import (
     read_json,
     read_yaml,
 )
-from newton_krylov.trace import Row, read_trace
+from newton_krylov.records.trace import Row, read_trace
 
 _SWEEP_MARK = "multirun.yaml"
 """Hydra puts it beside the folders of a sweep's jobs."""

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from newton_krylov.records.spectrum import Snapshot, read_snapshots
 from newton_krylov.report.panel import power_of_ten
 from newton_krylov.report.records import RunRecord, read_record
 from newton_krylov.report.sheet import sheet
 from newton_krylov.report.study import Array, studies
 from newton_krylov.report.style import BLUE, VERMILION
-from newton_krylov.spectrum.density import Density
-from newton_krylov.spectrum.snapshot import Snapshot, read_snapshots
+from newton_krylov.spectral.density import Density
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from newton_krylov.data.files import atomic_write
+from newton_krylov.files import atomic_write
 from newton_krylov.report.records import RunRecord
 from newton_krylov.report.study import Entry, Study
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from newton_krylov.errors import UserError
-from newton_krylov.record import TRACE, Record, SweepRecord
-from newton_krylov.spectrum.snapshot import SPECTRUM, Snapshot, read_snapshots
-from newton_krylov.trace import Measured, Row, read_trace
+from newton_krylov.records.record import TRACE, Record, SweepRecord
+from newton_krylov.records.spectrum import SPECTRUM, Snapshot, read_snapshots
+from newton_krylov.records.trace import Measured, Row, read_trace
 from newton_krylov.tracking import mlflow_sender
 from newton_krylov.tracking.mlflow_sender import EVERY_STEP_UP_TO, Sender, wanted
 from newton_krylov.tracking.unfinished import forget, load

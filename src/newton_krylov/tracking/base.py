@@ -3,8 +3,8 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from newton_krylov.record import Record
-from newton_krylov.trace import Measured
+from newton_krylov.records.record import Record
+from newton_krylov.records.trace import Measured
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import yaml
 
 from newton_krylov.errors import DataError, suggest
-from newton_krylov.record import (
+from newton_krylov.records.record import (
     CONFIG,
     ENVIRONMENT,
     SUMMARY,
@@ -22,7 +22,7 @@ from newton_krylov.record import (
     read_json,
     write_json,
 )
-from newton_krylov.trace import Row
+from newton_krylov.records.trace import Row
 from newton_krylov.tracking.mlflow_sender import Sender
 
 _FILES = (TRACE, CONFIG, SUMMARY, ENVIRONMENT)

@@ -12,12 +12,12 @@ from typing import Any
 
 from filelock import FileLock
 
-from newton_krylov.checkpoint import CHECKPOINT
-from newton_krylov.data.files import cache_dir
-from newton_krylov.record import Record, flatten
-from newton_krylov.trace import Measured
+from newton_krylov.files import cache_dir
+from newton_krylov.records.checkpoint import CHECKPOINT
+from newton_krylov.records.record import Record, flatten
+from newton_krylov.records.trace import Measured
 
-RECORD_TAG = "newton_krylov.record"
+RECORD_TAG = "newton_krylov.records.record"
 """The tag that carries a record's own identifier, by which a second sending finds the first."""
 
 EVERY_STEP_UP_TO = 128

@@ -7,9 +7,9 @@ from functools import cache
 
 from pydantic import PositiveFloat, PositiveInt
 
-from newton_krylov.record import Record
+from newton_krylov.records.record import Record
+from newton_krylov.records.trace import Measured, Row
 from newton_krylov.registry import register
-from newton_krylov.trace import Measured, Row
 from newton_krylov.tracking import afterwards, mlflow_sender, unfinished
 from newton_krylov.tracking.base import Place, Tracker
 from newton_krylov.tracking.mlflow_sender import EVERY_STEP_UP_TO, Sender

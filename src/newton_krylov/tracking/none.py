@@ -1,8 +1,8 @@
 """No tracking."""
 
-from newton_krylov.record import Record
+from newton_krylov.records.record import Record
+from newton_krylov.records.trace import Measured
 from newton_krylov.registry import register
-from newton_krylov.trace import Measured
 from newton_krylov.tracking.base import Place, Tracker
 
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from newton_krylov.data.files import atomic_write, cache_dir
 from newton_krylov.errors import UserError
-from newton_krylov.record import Record, SweepRecord
+from newton_krylov.files import atomic_write, cache_dir
+from newton_krylov.records.record import Record, SweepRecord
 
 _log = logging.getLogger(__name__)
 

@@ -1,0 +1,374 @@
+"""The command: composes the configuration by Hydra, runs it or a sweep of it, and says how it went.
+
+Nothing heavy is imported before it is needed: `--help` and shell completion answer at once.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from newton_krylov.errors import ConfigError, UserError
+
+DONE, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+"""Exit codes: all ran; a run failed; the user's mistake; Ctrl-C; SIGTERM."""
+
+_CODES = {
+    "finished": DONE,
+    "failed": FAILED,
+    "skipped": FAILED,
+    "interrupted": INTERRUPTED,
+    "killed": TERMINATED,
+}
+_CONFIG = "config"
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+REPOSITORY = Path(__file__).resolve().parent
+
+
+def main(config_dir: Path, arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says.
+
+    Parameters
+    ----------
+    config_dir : Path
+        The folder of `config.yaml` and the groups.
+    arguments : sequence of str, optional
+        Instead of the process's own.
+
+    Returns
+    -------
+    int
+        The exit code: 0, or 1 if a run failed, 2 for a mistake of the user's (which is told in
+        one sentence), 130 or 143 if a signal ended it.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # OpenMP's threads spin for milliseconds before they sleep. Where another program wants a
+        # core, each small parallel product then waits for a thread that waits for its turn: tens
+        # of times slower. This many turns, some 0.03 ms, cost nothing on an idle machine.
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    try:
+        return _command(config_dir, given)
+    except UserError as error:
+        if "RANK" in os.environ:
+            from newton_krylov.distributed import let_the_first_speak
+
+            let_the_first_speak()
+        print(f"Error: {error}", file=sys.stderr)  # noqa: T201
+        return MISTAKE
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _command(config_dir: Path, given: list[str]) -> int:
+    options = _Parser().parse_intermixed_args(given)
+    others = _others(config_dir)
+    if options.help:
+        from newton_krylov.cli.choices import help_text
+
+        summaries = {g: {e.name: e.summary.rstrip(".") for e in es} for g, es in others.items()}
+        print(help_text(config_dir, summaries))  # noqa: T201
+        return DONE
+    _offer(others)
+    if options.config_dir is not None and not options.config_dir.is_dir():
+        raise ConfigError(f"--config-dir: there is no folder {options.config_dir}.")
+    if options.cfg or options.info or options.hydra_help or options.shell_completion:
+        shown = (options.multirun, options.cfg, options.info, options.shell_completion)
+        if sum(map(bool, shown)) > 1:
+            raise ConfigError(
+                "Only one of --multirun, --cfg, --info and --shell-completion can be given; "
+                "--cfg and --info show a single run."
+            )
+        return _inspect(config_dir, given)
+    if options.package or options.resolve:
+        raise ConfigError("--package and --resolve are of --cfg, which shows the configuration.")
+    overrides = list(options.overrides)
+    if options.config_dir is not None:
+        overrides.append(f"hydra.searchpath=[{_quoted(f'file://{options.config_dir.resolve()}')}]")
+    return _run(config_dir, overrides, multirun=options.multirun)
+
+
+class _Parser(argparse.ArgumentParser):
+    """The options; overrides are everything else."""
+
+    def __init__(self) -> None:
+        super().__init__(prog="python run.py", add_help=False, allow_abbrev=False)
+        self.add_argument("-h", "--help", action="store_true")
+        self.add_argument("-m", "--multirun", action="store_true")
+        self.add_argument("-cd", "--config-dir", type=Path)
+        self.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
+        self.add_argument("-p", "--package")
+        self.add_argument("--resolve", action="store_true")
+        self.add_argument("-i", "--info", nargs="?", const="all", choices=_INFO)
+        self.add_argument("--hydra-help", action="store_true")
+        self.add_argument("-sc", "--shell-completion", action="store_true")
+        self.add_argument("overrides", nargs="*")
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the options."""
+        raise ConfigError(f"{message}. See python run.py --help.")
+
+
+def _others(config_dir: Path) -> dict[str, list[Any]]:
+    """Find third parties' parts that have no YAML file, group to entries of the registry."""
+    from newton_krylov import registry
+
+    registry.import_plugins()
+    return {
+        group: [
+            registry.entry(group, name)
+            for name in registry.names(group)
+            if not (config_dir / group / f"{name}.yaml").exists()
+        ]
+        for group in registry.groups()
+        if (config_dir / group).is_dir()
+    }
+
+
+def _offer(others: dict[str, list[Any]]) -> None:
+    """Let third parties' parts be chosen by name, with their own defaults."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    for group, entries in others.items():
+        for entry in entries:
+            node = {"name": entry.name, **entry.defaults}
+            store.store(entry.name, node, group, provider="plugin")
+
+
+def _inspect(config_dir: Path, given: list[str]) -> int:
+    """Show what Hydra knows: nothing runs, nothing a configuration names is imported."""
+    import hydra
+
+    from newton_krylov.cli.compose import COMPOSITION_ERRORS, explain
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors come through to be told here
+    arguments, sys.argv[1:] = sys.argv[1:], given
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir), config_name=_CONFIG)(job)()
+    except COMPOSITION_ERRORS as error:
+        with _hydra(config_dir) as found:
+            raise ConfigError(explain(error, found.config_loader, given)) from error
+    except SystemExit as end:  # Hydra has said why
+        return MISTAKE if end.code else DONE
+    finally:
+        sys.argv[1:] = arguments
+    return DONE
+
+
+def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
+    """Run one configuration, or a sweep."""
+    from newton_krylov.distributed import in_the_background
+    from newton_krylov.runs.interruption import interruptible
+
+    with (
+        in_the_background() as hidden,
+        interruptible() as interruption,
+        _hydra(config_dir) as hydra,
+    ):
+        try:
+            command = _Command.of(hydra, [*overrides, *hidden], multirun=multirun)
+            return (
+                _sweep(hydra, command, interruption) if command.sweep else _single(hydra, command)
+            )
+        except KeyboardInterrupt:
+            print("Interrupted.", file=sys.stderr)  # noqa: T201
+            return _CODES[interruption.status]
+
+
+@dataclass(frozen=True)
+class _Command:
+    """What is to be done, and where its folder lies: composed anew, the clock would say another.
+
+    Attributes
+    ----------
+    overrides : list of str
+        The user's, and that of the folder.
+    sweep : bool
+        Whether many runs are to be made.
+    folder : Path
+        Of the run or the sweep.
+    config : DictConfig
+        As composed.
+    """
+
+    overrides: list[str]
+    sweep: bool
+    folder: Path
+    config: Any
+
+    @classmethod
+    def of(cls, hydra: Any, overrides: list[str], *, multirun: bool) -> "_Command":
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        from newton_krylov.cli.compose import check_sweep
+        from newton_krylov.distributed import check_launch
+
+        loader = hydra.config_loader
+        config = loader.load_configuration(_CONFIG, overrides, RunMode.MULTIRUN)
+        sweep = multirun or config.hydra.mode == RunMode.MULTIRUN
+        check_launch(config.device.name, sweep=sweep, resume=bool(config.get("resume")))
+        if sweep:
+            check_sweep(config, loader)
+        HydraConfig.instance().set_config(config)
+        kind = "sweep" if sweep else "run"
+        key = f"hydra.{kind}.dir"
+        folder = Path(config.hydra[kind].dir).absolute()
+        if config.get("resume") is True and not any(
+            line.startswith(f"{key}=") for line in overrides
+        ):
+            from newton_krylov.runs.resume import latest
+
+            folder = latest(folder.parents[1], list(config.hydra.overrides.task), sweep=sweep)
+        _make(folder)
+        mode = RunMode.MULTIRUN if sweep else RunMode.RUN
+        pinned = [*overrides, f"hydra.mode={mode.name}", f"{key}={_quoted(str(folder))}"]
+        return cls(pinned, sweep, folder, config)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}.") from error
+
+
+def _single(hydra: Any, command: _Command) -> int:
+    found: list[Any] = []
+
+    def task(config: Any) -> None:
+        try:
+            found.append(job(config))
+        except Exception as error:  # raised below, without Hydra's own report
+            found.append(error)
+
+    hydra.run(_CONFIG, task, command.overrides)
+    (result,) = found
+    if isinstance(result, Exception):
+        raise result
+    return _CODES[result.summary["status"]]
+
+
+def _sweep(hydra: Any, command: _Command, interruption: Any) -> int:
+    from newton_krylov.runs.sweep import Sweep
+
+    overrides = list(command.config.hydra.overrides.task)
+    sweep = Sweep.begin(command.folder, _plain(command.config), overrides, REPOSITORY)
+    status, reason = "finished", None
+    try:
+        hydra.multirun(_CONFIG, member, command.overrides)
+    except KeyboardInterrupt:
+        status = interruption.status
+    except Exception as error:  # a launcher's or sweeper's: members' own are in their records
+        status, reason = "failed", str(error) if isinstance(error, UserError) else _told(error)
+    finally:
+        interruption.hold()
+        members = sweep.finish(status, reason)
+    if reason is not None:
+        print(f"Error: {reason}", file=sys.stderr)  # noqa: T201
+    if status != "finished":
+        return _CODES[status]
+    ran = any(one.status == "finished" for one in members)
+    return FAILED if not ran or any(one.failed for one in members) else DONE
+
+
+def _told(error: Exception) -> str:
+    """Say what became of a launcher: a worker that was killed, a queue that refused a job."""
+    logging.getLogger(__name__).info("the sweep broke off", exc_info=error)
+    text = " ".join(str(error).split())[:300]
+    return f"the sweep broke off: {type(error).__name__}: {text} Go on by resume=true."
+
+
+def job(config: Any) -> Any:
+    """Run what Hydra composed.
+
+    Parameters
+    ----------
+    config : DictConfig
+        Without Hydra's own keys.
+
+    Returns
+    -------
+    Record
+        The run's.
+    """
+    from newton_krylov.runs.experiment import run_experiment
+
+    return run_experiment(_plain(config), _job())
+
+
+def member(config: Any) -> float:
+    """Run a sweep's member; Hydra's launchers call it, maybe in another process.
+
+    Parameters
+    ----------
+    config : DictConfig
+        Without Hydra's own keys.
+
+    Returns
+    -------
+    float
+        What a sweeper minimizes.
+    """
+    from newton_krylov.runs.sweep import run_member
+
+    return run_member(_plain(config), _job())
+
+
+def _job() -> Any:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from newton_krylov.runs.experiment import Job
+
+    hydra = HydraConfig.get()
+    folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
+    if hydra.mode != RunMode.MULTIRUN:
+        return Job(folder, overrides, REPOSITORY)
+    from newton_krylov.runs.sweep import parent_of
+
+    return Job(folder, overrides, REPOSITORY, parent_of(Path(hydra.sweep.dir)), in_sweep=True)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """Return a configuration as plain values, interpolations resolved, without Hydra's keys."""
+    from omegaconf import OmegaConf
+
+    from newton_krylov.cli.compose import COMPOSITION_ERRORS
+
+    try:
+        ours = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+        plain: Any = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
+    except COMPOSITION_ERRORS as error:
+        text = str(error).partition("\n")[0].rstrip(".")
+        raise ConfigError(f"The configuration cannot be resolved: {text}.") from error
+    return dict(plain)
+
+
+@contextmanager
+def _hydra(config_dir: Path) -> Iterator[Any]:
+    """Set Hydra up with our loader of configurations."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from newton_krylov.cli.compose import CheckedLoader
+
+    with initialize_config_dir(str(config_dir), job_name="run", version_base="1.3"):
+        found = GlobalHydra.instance().hydra
+        if found is None:
+            raise RuntimeError("Hydra has not been initialized")
+        found.config_loader = CheckedLoader(found.config_loader)
+        yield found
+
+
+def _quoted(text: str) -> str:
+    """Quote a value for Hydra's grammar."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -1,0 +1,350 @@
+"""Newton-Krylov as a `torch.optim.Optimizer`, for an ordinary PyTorch training loop."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from newton_krylov.curvature.hvp import HessianProduct
+from newton_krylov.errors import UnsupportedError
+from newton_krylov.interfaces.parts import named
+from newton_krylov.linear_solvers.result import LinearSolver
+from newton_krylov.objectives.base import Counts, Objective, Point, Ray
+from newton_krylov.objectives.network.curvature import vjp
+from newton_krylov.objectives.network.layout import flat
+from newton_krylov.operators import FunctionOperator, LinearOperator
+from newton_krylov.optimizers.damping import DampingRule
+from newton_krylov.optimizers.forcing import Forcing
+from newton_krylov.optimizers.line_search import LineSearch
+from newton_krylov.optimizers.newton import NegativeCurvature, Newton
+from newton_krylov.preconditioners.none import NoPreconditioner
+
+Closure = Callable[[], Any]
+
+
+class NewtonKrylov(torch.optim.Optimizer):
+    """Newton's method with a Krylov solver: (H + tau I) p = -g, then a line search along p.
+
+    H is the exact Hessian of the closure's loss, by double backward over one graph; directions of
+    negative curvature that the solver meets are followed; tau adapts as in Levenberg and
+    Marquardt's method. A step on a mini-batch costs one forward and backward pass, as many more
+    backward passes as the solver takes iterations, and a forward pass for each trial of the line
+    search.
+
+    The closure returns the loss; it may also call `zero_grad` and `backward`, as those of
+    `torch.optim.LBFGS` do (the call is caught: the graph is needed). It is evaluated several
+    times in a step and must be one function of the weights: the batch is chosen outside of it.
+    Dropout is fixed for the length of a step, by resetting torch's random state before each
+    evaluation; the first step checks that nothing else changes.
+
+    After a step, `.grad` holds the gradient where the step began.
+
+    Parameters
+    ----------
+    params : iterable of Tensor
+        Of one floating-point type, float32 or float64, on one device. One group only.
+    lr : float
+        Factor of the step's length, before the line search; for PyTorch's schedulers.
+    solver : str or callable
+        `"cg"`, `"cr"`, `"gcr"`, `"gmres"`, `"minres"`, `"minres_qlp"`, `"exact"` (forms the
+        matrix), or a function like them, such as `functools.partial(gmres, restart=10)`.
+    max_iterations : int
+        Limit of the solver's iterations in a step.
+    damping : float
+        tau; with an adaptive rule its first value.
+    damping_rule : {"levenberg_marquardt", "fixed"}
+        With the first, a step that does not lower the batch's loss is refused and tau grows.
+    damping_factor : float
+        By how much tau moves, above 1.
+    damping_min : float
+        tau stays at or above it.
+    negative_curvature : {"follow", "truncate", "ignore"}
+        What to do with a direction of negative curvature: see `optimizers.newton.Newton`. gmres and
+        gcr do not look for any, and may lead to a saddle point unless tau is large enough.
+    line_search : str or callable
+        `"armijo"`, `"strong_wolfe"`, `"none"`, or a function like them.
+    forcing : str or callable
+        How exactly to solve: `"superlinear"`, `"eisenstat_walker"`, `"fixed"`, or a function.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from newton_krylov import NewtonKrylov
+    >>> _ = torch.manual_seed(0)
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    >>> X = torch.randn(64, 2)
+    >>> y = X.prod(dim=1, keepdim=True)
+    >>> optimizer = NewtonKrylov(model.parameters(), solver="cr")
+    >>> for _ in range(100):
+    ...     loss = optimizer.step(lambda: torch.nn.functional.mse_loss(model(X), y))
+    >>> bool(loss < 1e-3)
+    True
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 1.0,
+        *,
+        solver: str | LinearSolver = "cg",
+        max_iterations: int = 50,
+        damping: float = 1.0,
+        damping_rule: DampingRule = "levenberg_marquardt",
+        damping_factor: float = 2.0,
+        damping_min: float = 0.0,
+        negative_curvature: NegativeCurvature = "follow",
+        line_search: str | LineSearch = "armijo",
+        forcing: str | Forcing = "superlinear",
+    ) -> None:
+        if lr <= 0:
+            raise ValueError(f"lr must be above 0, not {lr}")
+        super().__init__(params, {"lr": lr})
+        if len(self.param_groups) > 1:
+            raise ValueError("NewtonKrylov has one system for all weights: give one group only")
+        self._weights = _Weights([p for p in self.param_groups[0]["params"] if p.requires_grad])
+        options: dict[str, Any] = {"maxiter": max_iterations} if solver != "exact" else {}
+        if solver in ("minres", "minres_qlp") and negative_curvature != "ignore":
+            options["negative_curvature"] = "stop"
+        self._newton = Newton(
+            _built("solver", solver, options),
+            HessianProduct(),
+            _built("line_search", line_search),
+            _built("forcing", forcing),
+            NoPreconditioner(),
+            damping=damping,
+            damping_rule=damping_rule,
+            damping_factor=damping_factor,
+            damping_min=damping_min,
+            negative_curvature=negative_curvature,
+        )
+        self._generator = torch.Generator().manual_seed(0)  # for the start of Lanczos at a saddle
+        self.note = ""
+
+    def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
+        """Make one step.
+
+        Parameters
+        ----------
+        closure : callable
+            Returns the loss, a tensor of one element, of the same batch at every call.
+
+        Returns
+        -------
+        Tensor
+            The loss where the step began. What else happened is in `note`, in words.
+
+        Raises
+        ------
+        ValueError
+            Without a closure, or if it does not return a loss.
+        UnsupportedError
+            If the closure gives two losses at the same weights.
+        """
+        if closure is None:
+            raise ValueError("NewtonKrylov evaluates the loss several times: step needs a closure")
+        state = self.state[self._weights.parameters[0]]
+        memory = self._newton.memory()
+        if state:
+            memory.load_state_dict(state["newton"])
+        with self._weights.replaced():
+            loss = _Loss(self._weights, closure)
+            point = loss.at(self._weights.get())
+            if not state:
+                loss.check(point)
+            rate = self.param_groups[0]["lr"]
+            step = self._newton.step(point, memory, self._generator, rate)
+        if isinstance(step, str):
+            self.note = step
+        else:
+            self._weights.set(step.point.w)
+            self.note = step.note
+        self._weights.set_gradient(point.grad)
+        state["newton"] = memory.state_dict()
+        return point.loss
+
+
+def _built(group: str, part: Any, options: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    return named(group, part).build(options) if isinstance(part, str) else part
+
+
+class _Weights:
+    """A model's parameters as one flat vector.
+
+    During a step the parameters are made to point into flat vectors, one after the other: a graph
+    refers to the parameters that it was made of, and must find them as they were.
+    """
+
+    def __init__(self, parameters: list[Tensor]) -> None:
+        if not parameters:
+            raise ValueError("no parameter requires a gradient")
+        kinds = {(p.dtype, p.device) for p in parameters}
+        if len(kinds) > 1 or parameters[0].dtype not in (torch.float32, torch.float64):
+            found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
+            raise ValueError(
+                f"NewtonKrylov needs parameters of one type, float32 or float64, on one device; "
+                f"these are {found}"
+            )
+        self.parameters = parameters
+        self.sizes = [p.numel() for p in parameters]
+
+    def get(self) -> Tensor:
+        """Return a copy."""
+        return torch.cat([p.detach().reshape(-1) for p in self.parameters])
+
+    def split(self, w: Tensor) -> list[Tensor]:
+        """Return views in the parameters' shapes."""
+        parts = torch.split(w, self.sizes)
+        return [part.view(p.shape) for part, p in zip(parts, self.parameters, strict=True)]
+
+    def hold(self, parts: Sequence[Tensor]) -> None:
+        """Let the parameters be these tensors, without a copy."""
+        for parameter, part in zip(self.parameters, parts, strict=True):
+            parameter.data = part
+
+    @contextmanager
+    def replaced(self) -> Iterator[None]:
+        """Put the parameters' own tensors back at the end, whatever was held inside."""
+        own = [p.data for p in self.parameters]
+        try:
+            yield
+        finally:
+            self.hold(own)
+
+    @torch.no_grad()
+    def set(self, w: Tensor) -> None:
+        """Write weights into the model."""
+        for parameter, part in zip(self.parameters, self.split(w), strict=True):
+            parameter.copy_(part)
+
+    def set_gradient(self, g: Tensor) -> None:
+        """Write a gradient into the parameters' `.grad`."""
+        for parameter, part in zip(self.parameters, self.split(g), strict=True):
+            parameter.grad = part.clone()
+
+
+class _BackwardIsLater(TorchFunctionMode):
+    """Catches a closure's own `loss.backward()`, which would free the graph."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return None if func is Tensor.backward else func(*args, **(kwargs or {}))
+
+
+class _Loss(Objective):
+    """A closure as a function of the weights: the same random numbers at every evaluation."""
+
+    def __init__(self, weights: _Weights, closure: Closure) -> None:
+        first = weights.parameters[0]
+        self.weights, self.closure = weights, closure
+        self.dim, self.dtype, self.device = sum(weights.sizes), first.dtype, first.device
+        self.n_samples, self.counts, self.convexity = 1, Counts(), None
+        self._random = torch.get_rng_state()
+        self._cuda_random = torch.cuda.get_rng_state(self.device) if self._on_cuda else None
+
+    @property
+    def _on_cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    def at(self, w: Tensor) -> "_LossPoint":
+        """Evaluate at w, lazily."""
+        return _LossPoint(self, w)
+
+    def subset(self, index: Tensor) -> "_Loss":
+        """Return itself: its samples are the closure's own affair."""
+        return self
+
+    def rounding(self, value: float) -> float:
+        """Return how far a computed loss can be off by rounding alone."""
+        return 10 * torch.finfo(self.dtype).eps * (1 + abs(value))
+
+    def evaluate(self, parts: Sequence[Tensor], *, graph: bool) -> Tensor:
+        """Run the closure with these weights, which the model then holds."""
+        self.weights.hold(parts)
+        torch.set_rng_state(self._random)
+        if self._cuda_random is not None:
+            torch.cuda.set_rng_state(self._cuda_random, self.device)
+        with torch.set_grad_enabled(graph), _BackwardIsLater():
+            loss = self.closure()
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            raise ValueError("the closure must return the loss, a tensor of one element")
+        if graph and not loss.requires_grad:
+            raise ValueError("the closure's loss does not depend on the parameters given")
+        return loss.reshape(())
+
+    def check(self, point: "_LossPoint") -> None:
+        """Refuse a closure that is not one function of the weights."""
+        first, second = float(point.loss), float(self.evaluate(point.parts, graph=False))
+        if abs(first - second) > 100 * self.rounding(first):
+            raise UnsupportedError(
+                f"the closure gave the losses {first:.9g} and {second:.9g} at the same weights, so "
+                f"neither a line search nor a Hessian product would be of one function: choose the "
+                f"batch and its augmentation outside of the closure."
+            )
+
+
+class _LossPoint(Point):
+    """The loss at given weights; keeps the graph of the gradient for products."""
+
+    objective: _Loss
+
+    def __init__(self, objective: _Loss, w: Tensor) -> None:
+        super().__init__(objective, w)
+        self.parts = objective.weights.split(w)
+
+    @cached_property
+    def _graph(self) -> tuple[Tensor, tuple[Tensor, ...]]:
+        f = self.objective
+        loss = f.evaluate(self.parts, graph=True)
+        return loss.detach(), torch.autograd.grad(
+            loss, f.weights.parameters, create_graph=True, materialize_grads=True
+        )
+
+    @property
+    def loss(self) -> Tensor:
+        """The loss, with the graph for what follows."""
+        return self._graph[0]
+
+    @cached_property
+    def value(self) -> float:
+        """The loss; without a graph, unless there is one already."""
+        if "_graph" in vars(self):
+            return float(self.loss)
+        return float(self.objective.evaluate(self.parts, graph=False))
+
+    @cached_property
+    def grad(self) -> Tensor:
+        """The gradient, shape (dim,)."""
+        return flat([part.detach() for part in self._graph[1]])
+
+    def hessian(self) -> LinearOperator:
+        """Return the Hessian, matrix-free."""
+        f, gradient = self.objective, self._graph[1]
+
+        def product(v: Tensor) -> Tensor:
+            f.weights.hold(self.parts)
+            return flat(vjp(gradient, f.weights.parameters, f.weights.split(v)))
+
+        return FunctionOperator(product, f.dim, f.dtype, f.device)
+
+    def ray(self, p: Tensor) -> "_LossRay":
+        """Restrict the loss to w + alpha p."""
+        return _LossRay(self, p)
+
+
+class _LossRay(Ray):
+    """The loss along a direction; the last point is kept."""
+
+    def __init__(self, origin: _LossPoint, p: Tensor) -> None:
+        super().__init__(origin, p)
+        self._last: tuple[float, Point] = (0.0, origin)
+
+    def point(self, alpha: float) -> Point:
+        """Return the point w + alpha p."""
+        if self._last[0] != alpha:
+            f = self.origin.objective
+            self._last = (alpha, f.at(self.origin.w.add(self.p, alpha=alpha)))
+        return self._last[1]

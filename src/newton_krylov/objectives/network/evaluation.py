@@ -1,0 +1,155 @@
+"""How well a network does on a split: one forward pass, and less where little has changed."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from newton_krylov.data.dataset import Split
+from newton_krylov.objectives.network.curvature import Criterion
+from newton_krylov.objectives.network.forward import FixedForward, Seen, Statistics
+from newton_krylov.objectives.network.inputs import Activations, Cut, Inputs, Samples
+from newton_krylov.objectives.network.layout import Layout, Stage, run
+
+_CALIBRATION = 1000
+"""Training samples whose statistics stand for all in batch norm."""
+
+
+@dataclass
+class _Kept:
+    """What is known of a split since its last evaluation.
+
+    Attributes
+    ----------
+    X : Tensor
+        The split's samples, by which it is recognized.
+    w : Tensor
+        The weights of the last evaluation.
+    result : tuple of float
+        Its answer.
+    inputs : Inputs
+        What the stages in front of `depth` make of the samples.
+    depth : int
+        A stage.
+    """
+
+    X: Tensor
+    w: Tensor
+    result: tuple[float, float]
+    inputs: Inputs
+    depth: int
+
+
+class Evaluator:
+    """Evaluates a network on splits, dropout off.
+
+    Batch norm normalizes by the statistics of a fixed part of the training samples at the very
+    weights: a function of the weights alone, unlike running averages (Wu and Johnson, "Rethinking
+    'Batch' in BatchNorm", 2021, find it more accurate, too).
+
+    Parameters
+    ----------
+    stages : sequence of Stage
+        The network.
+    layout : Layout
+        Of its weights.
+    criterion : callable
+        (outputs, targets) -> mean loss.
+    training : Samples
+        All training samples.
+    seen : Seen
+        What the network was seen to do.
+    cut : callable
+        Cuts samples into spans.
+    memory : float
+        Bytes that a split's activations may take.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        layout: Layout,
+        criterion: Criterion,
+        training: Samples,
+        seen: Seen,
+        cut: Cut,
+        memory: float,
+    ) -> None:
+        self._stages, self._layout, self._criterion = stages, layout, criterion
+        self._training, self._seen, self._cut, self._memory = training, seen, cut, memory
+        self._splits: dict[int, _Kept] = {}
+
+    @torch.no_grad()
+    def __call__(self, w: Tensor, split: Split) -> tuple[float, float]:
+        """Return mean loss and accuracy; the last answer for each split is kept.
+
+        Where only the last layers' weights have changed since the last time, and the time before,
+        what the layers in front of them compute is kept as well.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim of the whole,)
+            Weights.
+        split : Split
+            Samples and targets.
+
+        Returns
+        -------
+        tuple of float
+            The loss, and the share of rightly classified samples; nan for a regression.
+        """
+        kept = self._splits.get(id(split.X))
+        if kept is None or kept.X is not split.X:
+            kept = _Kept(split.X, w, (math.nan, math.nan), self._training.like(split.X), 0)
+            kept.result = self._evaluate(kept, split)
+            self._splits[id(split.X)] = kept
+        elif kept.w is not w:
+            self._advance(kept, w)
+            kept.result = self._evaluate(kept, split)
+        return kept.result
+
+    def _advance(self, kept: _Kept, w: Tensor) -> None:
+        """Take new weights, and keep the activations in front of the first that changed."""
+        changed = self._first_change(kept.w, w)
+        kept.w = w
+        if changed == kept.depth or self._seen.batch_norm:
+            return
+        front, kept.depth = self._stages[:changed], changed
+        samples = self._training.like(kept.X)
+        if not front:
+            kept.inputs = samples
+            return
+        kept.inputs = Activations(
+            samples, front, self._layout.views(w), self._seen, self._cut, self._memory
+        )
+
+    def _first_change(self, before: Tensor, after: Tensor) -> int:
+        pairs = list(zip(self._layout.views(before), self._layout.views(after), strict=True))
+        for stage in self._stages:
+            if any(not torch.equal(*pairs[number]) for number in stage.parameters.values()):
+                return stage.number
+        return len(self._stages) - 1
+
+    def _evaluate(self, kept: _Kept, split: Split) -> tuple[float, float]:
+        tensors, statistics = self._layout.views(kept.w), self._statistics(kept.w)
+        stages, classes = self._stages[kept.depth :], not split.y.is_floating_point()
+        loss = right = 0.0
+        for start, stop in self._cut(len(split), self._stages):
+            x = kept.inputs.span(start, stop)
+            z = run(stages, tensors, x, FixedForward(statistics=statistics))
+            y = split.y[start:stop]
+            loss += float(self._criterion(z.double(), y)) * (stop - start)
+            right += float((z.argmax(1) == y).sum()) if classes else math.nan
+        return loss / len(split), right / len(split)
+
+    def _statistics(self, w: Tensor) -> Statistics | None:
+        if not self._seen.batch_norm:
+            return None
+        found: Statistics = {}
+        n = len(self._training)
+        index = torch.linspace(0, n - 1, min(n, _CALIBRATION), device=w.device).round().long()
+        x = self._training.take(index, None).span(0, len(index))
+        run(self._stages, self._layout.views(w), x, FixedForward(collect=found))
+        return found

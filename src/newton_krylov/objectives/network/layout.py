@@ -1,0 +1,181 @@
+"""Where a network's weights lie in the flat vector, and the stages a feed-forward network is of."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from newton_krylov.errors import UnsupportedError
+from newton_krylov.objectives.network.forward import FixedForward
+
+
+class Layout:
+    """The parameters of a module, one after the other in a flat vector.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Parameters that several modules share are counted once.
+
+    Attributes
+    ----------
+    names : list of str
+        Of the parameters, as `named_parameters` gives them.
+    shapes : list of torch.Size
+        Of the parameters.
+    slices : list of slice
+        Where each lies.
+    layers : dict of str to list of int
+        Name of the module that owns parameters, to their numbers.
+    dim : int
+        Length of the flat vector.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        parameters = dict(module.named_parameters())
+        self.names = list(parameters)
+        self.shapes = [p.shape for p in parameters.values()]
+        ends = list(accumulate(p.numel() for p in parameters.values()))
+        self.slices = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+        self.dim = ends[-1] if ends else 0
+        self.layers: dict[str, list[int]] = {}
+        for number, name in enumerate(self.names):
+            self.layers.setdefault(name.rpartition(".")[0] or name, []).append(number)
+
+    def block(self, layer: str) -> slice:
+        """Return where a layer's weights lie; a module's own parameters are neighbours."""
+        numbers = self.layers[layer]
+        return slice(self.slices[numbers[0]].start, self.slices[numbers[-1]].stop)
+
+    def views(self, w: Tensor) -> list[Tensor]:
+        """Return the parameters as views of the flat vector w, shape (dim,)."""
+        return [w[s].view(shape) for s, shape in zip(self.slices, self.shapes, strict=True)]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the network through which a batch passes whole.
+
+    Attributes
+    ----------
+    number : int
+        Its place.
+    module : nn.Module
+        What it applies.
+    parameters : dict of str to int
+        The module's own name of each parameter, to its number in the layout.
+    """
+
+    number: int
+    module: nn.Module
+    parameters: dict[str, int]
+
+    def __call__(self, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+        """Apply it, with the parameters given by their numbers."""
+        if not self.parameters:
+            return cast(Tensor, self.module(x))
+        own = {name: tensors[number] for name, number in self.parameters.items()}
+        return cast(Tensor, functional_call(self.module, own, (x,)))
+
+
+def stages_of(module: nn.Module) -> list[Stage]:
+    """Cut a module into stages: the parts of an `nn.Sequential`, else the module itself.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network.
+
+    Returns
+    -------
+    list of Stage
+        In the order in which a batch passes them.
+    """
+    numbers = {id(p): k for k, p in enumerate(module.parameters())}
+    return [
+        Stage(
+            place,
+            part,
+            {n: numbers[id(p)] for n, p in part.named_parameters(remove_duplicate=False)},
+        )
+        for place, part in enumerate(_parts(module))
+    ]
+
+
+def _parts(module: nn.Module) -> Iterator[nn.Module]:
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    if type(module) is nn.Sequential and not hooked:
+        for child in module:
+            yield from _parts(child)
+    else:
+        yield module
+
+
+def run(
+    stages: Sequence[Stage], tensors: Sequence[Tensor], x: Tensor, mode: FixedForward
+) -> Tensor:
+    """Pass a batch through stages.
+
+    Parameters
+    ----------
+    stages : sequence of Stage
+        In order.
+    tensors : sequence of Tensor
+        All the network's parameters, by number.
+    x : Tensor, shape (n, ...)
+        Input of the first stage.
+    mode : FixedForward
+        What is done about dropout and batch norm.
+
+    Returns
+    -------
+    Tensor, shape (n, ...)
+        Output of the last stage.
+
+    Raises
+    ------
+    UnsupportedError
+        If the first stage changes its input, which is data that others will read.
+    """
+    given, version = x, x._version
+    with mode:
+        for stage in stages:
+            mode.enter(stage.number)
+            x = stage(x, tensors)
+            mode.leave(x)
+    if given._version != version:
+        raise UnsupportedError(
+            "The network changes its input in place: let its first operation return a new tensor."
+        )
+    return x
+
+
+def even_spans(n: int, size: int, unit: int = 1) -> list[tuple[int, int]]:
+    """Cut n samples into the fewest consecutive spans of at most `size`, as even as can be.
+
+    Parameters
+    ----------
+    n, size : int
+        Positive.
+    unit : int
+        Cut only at multiples of it, if `size` is one at least.
+
+    Returns
+    -------
+    list of tuple of int
+        First sample and one past the last, of each span.
+    """
+    unit = unit if size >= unit else 1
+    units = -(-n // unit)
+    count = -(-units // (size // unit))
+    ends = [min(n, units * k // count * unit) for k in range(count + 1)]
+    return list(pairwise(ends))
+
+
+def flat(parts: Sequence[Tensor]) -> Tensor:
+    """Lay tensors one after the other in a flat vector."""
+    return torch.cat([p.reshape(-1) for p in parts]) if len(parts) > 1 else parts[0].reshape(-1)

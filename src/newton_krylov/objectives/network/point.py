@@ -1,0 +1,143 @@
+"""A network's loss at given weights: value, gradient, curvature, and the lines through them."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from newton_krylov.objectives.base import Point, Ray
+from newton_krylov.objectives.network.curvature import (
+    EmpiricalFisherOperator,
+    GaussNewtonOperator,
+    HessianGraph,
+    HessianOperator,
+    Kept,
+    OutputGraph,
+)
+from newton_krylov.operators import LinearOperator
+
+if TYPE_CHECKING:
+    from newton_krylov.objectives.network.objective import Network
+
+
+class NetworkPoint(Point):
+    """A network at given weights; keeps the graphs that products reuse, and frees them with it.
+
+    Parameters
+    ----------
+    objective : Network
+        The function.
+    w : Tensor, shape (dim,)
+        Parameters.
+    """
+
+    objective: "Network"
+
+    def __init__(self, objective: "Network", w: Tensor) -> None:
+        super().__init__(objective, w)
+        self._loss: float | None = None
+        self._forward: tuple[list[Tensor], Tensor] | None = None  # leaves, loss: for the gradient
+
+    @cached_property
+    def value(self) -> float:
+        """f(w). Of a single span the graph is kept, so that the gradient costs half a pass."""
+        f = self.objective
+        f.counts.add(function=f.share)
+        if self._loss is None:
+            f.counts.add(passes=0.5 * f.share)
+            if len(f.spans) == 1:
+                self._forward = self._span(0)
+                self._loss = float(self._forward[1].detach())
+            elif f.training is not None:  # the accuracy, asked for next, comes with it
+                self._loss = f.evaluate(self.w, f.training)[0]
+            else:
+                self._loss = self._summed()
+        return self._loss + f.penalty(self.w)
+
+    @torch.no_grad()
+    def _summed(self) -> float:
+        f = self.objective
+        parts = f.split(self.w)
+        losses = [f.span_loss(f.outputs(parts, k), k) * f.weight(k) for k in range(len(f.spans))]
+        return float(torch.stack(losses).sum())
+
+    def _span(self, number: int) -> tuple[list[Tensor], Tensor]:
+        f = self.objective
+        with torch.enable_grad():
+            leaves = f.leaves(self.w)
+            return leaves, f.span_loss(f.outputs(leaves, number), number)
+
+    @cached_property
+    def grad(self) -> Tensor:
+        """The gradient at w, shape (dim,); the value comes with it."""
+        f = self.objective
+        f.counts.add(gradient=f.share, passes=f.share if self._forward is None else 0.5 * f.share)
+        losses = []
+
+        def gradients() -> Iterator[Sequence[Tensor]]:
+            for number in range(len(f.spans)):
+                leaves, loss = self._forward or self._span(number)
+                self._forward = None
+                losses.append(loss.detach() * f.weight(number))
+                yield torch.autograd.grad(loss, leaves, materialize_grads=True)
+
+        total = f.regularized(f.mean_of(gradients()), self.w)
+        self._loss = float(torch.stack(losses).sum())
+        return total
+
+    def hessian(self) -> LinearOperator:
+        """Return the Hessian at w, matrix-free."""
+        return HessianOperator(self.objective, self._gradient_graphs, self.w)
+
+    def gauss_newton(self) -> LinearOperator:
+        """Return the generalized Gauss-Newton operator at w, matrix-free."""
+        return GaussNewtonOperator(self.objective, self._output_graphs)
+
+    def empirical_fisher(self) -> LinearOperator:
+        """Return the mean of g_i g_i' over the samples plus l2 I, matrix-free."""
+        return EmpiricalFisherOperator(self.objective, self._output_graphs)
+
+    @cached_property
+    def _gradient_graphs(self) -> Kept[HessianGraph]:
+        f, w = self.objective, self.w
+
+        def build(number: int) -> HessianGraph:
+            leaves = f.leaves(w)
+            loss = f.span_loss(f.outputs(leaves, number), number)
+            return leaves, torch.autograd.grad(
+                loss, leaves, create_graph=True, materialize_grads=True
+            )
+
+        return Kept(build, f.kept_graphs)
+
+    @cached_property
+    def _output_graphs(self) -> Kept[OutputGraph]:
+        f, w = self.objective, self.w
+
+        def build(number: int) -> OutputGraph:
+            leaves = f.leaves(w)
+            outputs = f.outputs(leaves, number, linearized=True)
+            return OutputGraph(leaves, outputs, lambda z: f.span_loss(z, number))
+
+        return Kept(build, f.kept_graphs)
+
+    def ray(self, p: Tensor) -> "NetworkRay":
+        """Restrict f to w + alpha p."""
+        return NetworkRay(self, p)
+
+
+class NetworkRay(Ray):
+    """f along a direction; the last point is kept."""
+
+    def __init__(self, origin: NetworkPoint, p: Tensor) -> None:
+        super().__init__(origin, p)
+        self._last: tuple[float, Point] = (0.0, origin)
+
+    def point(self, alpha: float) -> Point:
+        """Return the point w + alpha p."""
+        if self._last[0] != alpha:
+            w = self.origin.w.add(self.p, alpha=alpha)
+            self._last = (alpha, self.origin.objective.at(w))
+        return self._last[1]

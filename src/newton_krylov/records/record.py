@@ -1,0 +1,340 @@
+"""A run's folder: the complete record, readable without any tracking server."""
+
+import json
+import math
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import yaml
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from newton_krylov.errors import UserError
+from newton_krylov.files import atomic_write
+
+try:  # a comparison reads hundreds of configurations, and libyaml is ten times as fast
+    from yaml import CSafeLoader as SafeLoader
+except ImportError:
+    from yaml import SafeLoader  # type: ignore[assignment]
+
+TRACE = "trace.csv"
+CONFIG = "config.yaml"
+OVERRIDES = "overrides.yaml"
+SUMMARY = "summary.json"
+ENVIRONMENT = "environment.json"
+WEIGHTS = "weights.npy"
+FIGURES = "figures"
+SWEEP = "sweep.json"
+_LOCK = ".lock"
+_KEPT = ("id", "started", "mlflow_run_id", "tracking_uri")  # of a run that is continued
+
+Plain = Mapping[str, Any]
+
+
+class Record:
+    """A run's folder; each file appears whole, or not at all.
+
+    Whoever writes a run holds the folder's lock, which the system lets go of when the process
+    dies: so a record that says "running" and is not locked is one of a run that was killed.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if missing.
+
+    Attributes
+    ----------
+    config, environment, summary : dict
+        What the files of these names hold.
+    overrides : list of str
+        What the user changed in the configuration.
+    continued : bool
+        Whether it was begun by an earlier process, from which this one goes on.
+    replaced : str or None
+        The tracker's identifier of the same run's earlier attempt, which this one takes the place
+        of.
+    """
+
+    config_file = CONFIG
+    summary_file = SUMMARY
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config: dict[str, Any] = {}
+        self.environment: dict[str, Any] = {}
+        self.summary: dict[str, Any] = {}
+        self.overrides: list[str] = []
+        self.continued = False
+        self.replaced: str | None = None
+        self._lock = FileLock(folder / _LOCK)
+
+    @classmethod
+    def begin(
+        cls,
+        folder: Path,
+        config: Plain,
+        overrides: Sequence[str],
+        environment: Plain,
+        label: str,
+        previous: Self | None = None,
+    ) -> Self:
+        """Open the record of a run that starts now.
+
+        Parameters
+        ----------
+        folder : Path
+            Made if missing.
+        config : mapping
+            The whole resolved configuration.
+        overrides : sequence of str
+            What the user changed in it.
+        environment : mapping
+            What the run runs in.
+        label : str
+            What to call the run.
+        previous : Record, optional
+            The same run's, from which it is continued.
+
+        Returns
+        -------
+        Record
+            Locked, its status "running".
+
+        Raises
+        ------
+        UserError
+            If another process is writing it, or the folder cannot be written.
+        """
+        record = cls(folder)
+        record._claim()
+        record.config, record.environment = dict(config), dict(environment)
+        record.overrides = list(overrides)
+        facts: dict[str, Any] = {"id": secrets.token_hex(16), "started": time.time()}
+        if previous is not None:
+            record.continued = True
+            facts |= {key: previous.summary[key] for key in _KEPT if key in previous.summary}
+        try:
+            _write(folder / cls.config_file, yaml.safe_dump(record.config, sort_keys=False))
+            _write(folder / OVERRIDES, yaml.safe_dump(record.overrides))
+            write_json(folder / ENVIRONMENT, record.environment)
+            record.update(**facts, label=label, status="running")
+        except OSError as error:
+            record._lock.release(force=True)
+            raise UserError(f"{folder} cannot be written: {error.strerror}.") from error
+        return record
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a record back.
+
+        Parameters
+        ----------
+        folder : Path
+            A run's.
+
+        Returns
+        -------
+        Record
+            Not locked.
+
+        Raises
+        ------
+        UserError
+            If a file is missing or damaged.
+        """
+        record = cls(folder)
+        record.config = read_yaml(folder / cls.config_file)
+        record.environment = read_json(folder / ENVIRONMENT)
+        record.summary = read_json(folder / cls.summary_file)
+        record.overrides = _lines(folder / OVERRIDES)
+        return record
+
+    def _claim(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            raise UserError(f"Another process is writing to {self.folder}.") from None
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be written: {error.strerror}.") from error
+
+    def write_weights(self, w: Tensor) -> None:
+        """Write the final parameters, shape (dim,), as a NumPy file without pickles."""
+        with atomic_write(self.folder / WEIGHTS) as stream:
+            np.save(stream, w.detach().cpu().numpy(), allow_pickle=False)
+
+    def update(self, **values: Any) -> None:
+        """Set keys of the summary and write it."""
+        self.summary |= values
+        write_json(self.folder / self.summary_file, self.summary)
+
+    def end(self, **values: Any) -> None:
+        """Write the last of the summary, and let go of the folder."""
+        try:
+            self.update(**values)
+        finally:
+            self._lock.release(force=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether a process is still writing it."""
+        if not (self.folder / _LOCK).exists():
+            return False
+        try:
+            with self._lock.acquire(blocking=False):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # a folder that cannot be written has no writer
+            return False
+
+    def bury(self) -> bool:
+        """Mark a run as killed that says it is running while nobody runs it.
+
+        Returns
+        -------
+        bool
+            Whether it was so.
+
+        Raises
+        ------
+        UserError
+            If the summary cannot be read.
+        """
+        try:
+            with self._lock.acquire(blocking=False):
+                self.summary = read_json(self.folder / self.summary_file)
+                if self.summary.get("status") != "running":
+                    return False
+                self.update(status="killed", outcome=None, reason="the process was killed")
+                return True
+        except (Timeout, OSError):
+            return False
+
+
+class SweepRecord(Record):
+    """A sweep's folder: its own files beside the folders of its members."""
+
+    config_file = "sweep.yaml"
+    summary_file = SWEEP
+
+
+def write_json(path: Path, value: Plain) -> None:
+    """Write a mapping as JSON; numbers that are not finite become null.
+
+    Parameters
+    ----------
+    path : Path
+        Replaced at once, so a reader never sees half of it.
+    value : mapping
+        Plain values.
+    """
+    _write(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a mapping from a JSON file.
+
+    Parameters
+    ----------
+    path : Path
+        Written by `write_json`.
+
+    Returns
+    -------
+    dict
+        Its content.
+
+    Raises
+    ------
+    UserError
+        If there is none, or it holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    return _mapping(path, value)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a mapping from a YAML file, as data: nothing in it is executed.
+
+    Parameters
+    ----------
+    path : Path
+        A configuration.
+
+    Returns
+    -------
+    dict
+        Its content.
+
+    Raises
+    ------
+    UserError
+        If there is none, or it holds something else.
+    """
+    return _mapping(path, _load_yaml(path))
+
+
+def flatten(plain: Plain, prefix: str = "") -> dict[str, Any]:
+    """Flatten a nested mapping to dotted keys.
+
+    Parameters
+    ----------
+    plain : mapping
+        Nested mappings of plain values.
+    prefix : str
+        Before every key.
+
+    Returns
+    -------
+    dict
+        Dotted key to value.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _lines(path: Path) -> list[str]:
+    value = _load_yaml(path)
+    if not isinstance(value, list):
+        raise UserError(f"{path} does not hold a list.")
+    return [str(line) for line in value]
+
+
+def _load_yaml(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=SafeLoader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read: {reason}") from error
+
+
+def _mapping(path: Path, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{path} does not hold a mapping of keys to values.")
+    return value
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as stream:
+        stream.write(text.encode())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

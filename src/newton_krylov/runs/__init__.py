@@ -1,0 +1,1 @@
+"""One run and one sweep: from a composed configuration to a record."""

@@ -1,0 +1,273 @@
+"""The configuration of a run: what was composed, checked whole before anything is loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from newton_krylov.errors import CombinationError, ConfigError, suggest
+from newton_krylov.registry import Entry, entry
+from newton_krylov.runs.observer import OWN, Observation
+from newton_krylov.runs.runner import Stopping
+
+GROUPS = (
+    "dataset",
+    "loss",
+    "model",
+    "solver",
+    "hessian_approx",
+    "optimizer",
+    "line_search",
+    "forcing",
+    "preconditioner",
+    "device",
+    "tracking",
+)
+"""The groups from each of which a run takes one part."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The keys of the configuration's top level.
+
+    Attributes
+    ----------
+    name : str
+        The study: MLflow's experiment.
+    label : str or None
+        What tables and figures call the run; None makes one of its parts' names.
+    seed : int
+        Of the start and of everything random.
+    repeat : int
+        Which repetition of a measurement; changes nothing, so that a sweep over it times the same
+        run again.
+    start : {"auto", "zeros", "uniform", "normal", "model"}
+        w0: zeros, U(0, 1)^d (the paper's), N(0, 1)^d or the network's own initialization; depends
+        on the seed alone. `auto` is `model` for a network, else `zeros`; a checked configuration
+        has one of these.
+    optimum : {"certified", "none"}
+        Whether suboptimality is measured, against a certified optimum.
+    dtype : {"auto", "float64", "float32"}
+        Of the data and the parameters. `auto` is `float32` for a network, else `float64`; a
+        checked configuration has one of these.
+    data_dir : str or None
+        Where downloaded data lies; None is `newton_krylov.data.default_data_dir()`.
+    objective_metric : str
+        The column of the last row that a sweeper minimizes.
+    benchmark : str or None
+        The label of a method of the study whose final loss is a second benchmark of
+        suboptimality, beside the certified optimum.
+    checkpoint_seconds : float
+        Between two checkpoints, from which an interrupted run can be continued; 0 for one after
+        every step.
+    resume : bool
+        Whether to continue the run in the folder; no part of what is run, so `RunConfig.plain`
+        lacks it.
+    """
+
+    name: Annotated[str, Field(min_length=1)] = "newton-krylov"
+    label: str | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    repeat: Annotated[int, Field(ge=0)] = 0
+    start: Literal["auto", "zeros", "uniform", "normal", "model"] = "auto"
+    optimum: Literal["certified", "none"] = "certified"
+    dtype: Literal["auto", "float64", "float32"] = "auto"
+    data_dir: str | None = None
+    objective_metric: Literal[
+        "loss", "suboptimality", "grad_norm", "test_loss", "data_passes", "hvp_count", "seconds"
+    ] = "loss"
+    benchmark: str | None = None
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
+    resume: bool = False
+
+
+_SETTINGS = Entry("", "run", Settings)
+_STOP = entry("stop", "criteria")
+_SPECTRUM = entry("spectrum", "observation")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A checked configuration.
+
+    Attributes
+    ----------
+    plain : dict
+        The whole configuration as plain values, defaults filled in.
+    settings : Settings
+        Its top level.
+    stopping : Stopping
+        When to stop.
+    observation : Observation
+        What to look at of the curvature's spectrum, and when.
+    """
+
+    plain: dict[str, Any]
+    settings: Settings
+    stopping: Stopping
+    observation: Observation
+
+    def name_of(self, group: str) -> str:
+        """Return the name of the part chosen from a group."""
+        return str(self.plain[group]["name"])
+
+    def options_of(self, group: str) -> dict[str, Any]:
+        """Return the chosen part's keyword values."""
+        return {key: value for key, value in self.plain[group].items() if key != "name"}
+
+    def entry_of(self, group: str) -> Entry:
+        """Return the registry's entry of the part chosen from a group."""
+        return entry(group, self.name_of(group))
+
+    def build(self, group: str, **parts: Any) -> Any:
+        """Make the part chosen from a group (see `Entry.build`)."""
+        return self.entry_of(group).build(self.plain[group], **parts)
+
+    @property
+    def label(self) -> str:
+        """What tables and figures call the run."""
+        return label_of(self.plain)
+
+
+def check(plain: Mapping[str, Any]) -> RunConfig:
+    """Check a composed configuration: keys, names, types and ranges, and what excludes what.
+
+    Parameters
+    ----------
+    plain : mapping
+        Plain values, interpolations resolved.
+
+    Returns
+    -------
+    RunConfig
+        With every default filled in.
+
+    Raises
+    ------
+    ConfigError
+        For the first thing that is wrong.
+    """
+    top = [field.name for field in fields(Settings)]
+    known = [*GROUPS, "stop", "spectrum", *top]
+    for key in plain:
+        if key not in known:
+            raise ConfigError(f"'{key}' is not a key of the configuration{suggest(key, known)}")
+    checked: dict[str, Any] = {group: _part(group, plain.get(group)) for group in GROUPS}
+    checked["stop"] = _STOP.validate(_mapping("stop", plain.get("stop", {})))
+    checked["spectrum"] = _SPECTRUM.validate(_mapping("spectrum", plain.get("spectrum", {})))
+    settings = _SETTINGS.validate({key: plain[key] for key in top if key in plain})
+    settings["name"] = _study(plain.get("name", Settings.name))
+    _choose(settings, network=_takes_network(checked["loss"]))
+    whole = {**checked, **settings}
+    del whole["resume"]
+    config = RunConfig(
+        whole,
+        Settings(**settings),
+        Stopping(**checked["stop"]),
+        Observation(**checked["spectrum"]),
+    )
+    _refuse_senseless(config)
+    return config
+
+
+def build_part(group: str, node: Any) -> Any:
+    """Make one part outside of a run.
+
+    Parameters
+    ----------
+    group : str
+        Its group.
+    node : mapping
+        The group's keys, with `name`.
+
+    Returns
+    -------
+    object
+        See `Entry.build`.
+
+    Raises
+    ------
+    ConfigError
+        For the first thing that is wrong.
+    """
+    checked = _part(group, node)
+    return entry(group, checked["name"]).build(checked)
+
+
+def _study(name: Any) -> str:
+    """Check the study's name; a registry's entry takes the key `name` for its own."""
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"name={name!r} is not valid: it should be a text, the study's name.")
+    return name
+
+
+def _part(group: str, node: Any) -> dict[str, Any]:
+    node = _mapping(group, node)
+    if "name" not in node:
+        raise ConfigError(f"{group}.name is missing: choose a part, for example {group}=NAME.")
+    return {"name": node["name"], **entry(group, node["name"]).validate(node)}
+
+
+def _takes_network(loss: Mapping[str, Any]) -> bool:
+    return "model" in entry("loss", loss["name"]).parts
+
+
+def _choose(settings: dict[str, Any], *, network: bool) -> None:
+    """Put in place of `auto` what suits the loss."""
+    for key, choices in (("start", ("zeros", "model")), ("dtype", ("float64", "float32"))):
+        if settings[key] == "auto":
+            settings[key] = choices[network]
+
+
+def _mapping(key: str, node: Any) -> Mapping[str, Any]:
+    if node is None:
+        raise ConfigError(f"{key} is missing: choose a part, for example {key}=NAME.")
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{key} must be a group of keys, but is {node!r}.")
+    return node
+
+
+def _refuse_senseless(config: RunConfig) -> None:
+    stop, loss, model = config.stopping, config.name_of("loss"), config.name_of("model")
+    if not _takes_network(config.plain["loss"]):
+        if model != "auto":
+            raise CombinationError(
+                f"model={model} needs a loss of networks, such as loss=cross_entropy; "
+                f"loss={loss} is of a linear model."
+            )
+        if config.settings.start == "model":
+            raise CombinationError(f"start=model needs a network, but loss={loss} has none.")
+    if config.observation.of != OWN:
+        entry("hessian_approx", config.observation.of)
+    if stop.suboptimality is not None and config.settings.optimum == "none":
+        raise CombinationError(
+            "stop.suboptimality needs a certified optimum: set optimum=certified."
+        )
+    if all(value is None for value in config.plain["stop"].values()):
+        raise ConfigError("Nothing would stop the run: set a key of stop, for example stop.epochs.")
+
+
+def label_of(plain: Mapping[str, Any]) -> str:
+    """Return what tables and figures call a run.
+
+    Parameters
+    ----------
+    plain : mapping
+        Its configuration, maybe a wrong one.
+
+    Returns
+    -------
+    str
+        Its label; else a Newton method's solver and curvature, any other's own name.
+    """
+    if plain.get("label"):
+        return str(plain["label"])
+    names = {
+        group: str(plain[group].get("name")) if isinstance(plain.get(group), Mapping) else "none"
+        for group in ("optimizer", "solver", "hessian_approx")
+    }
+    if names["optimizer"] != "newton":
+        return names["optimizer"]
+    suffix = "" if names["hessian_approx"] == "hvp" else f" ({names['hessian_approx']})"
+    return f"newton-{names['solver']}{suffix}"

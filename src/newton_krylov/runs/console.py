@@ -1,0 +1,276 @@
+"""What a run shows in the terminal: a line a step, and a summary."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from newton_krylov.records.trace import Row
+
+_EVERY_ROW_UP_TO = 25  # rows that get a line each; after these, one a second
+_SECONDS_BETWEEN_LINES = 1.0
+_SECONDS_BETWEEN_REFRESHES = 0.1
+
+_COLUMNS: tuple[tuple[str, str, int, str], ...] = (
+    ("iteration", "step", 6, "d"),
+    ("loss", "loss", 14, ".9g"),
+    ("suboptimality", "subopt.", 10, ".2e"),
+    ("grad_norm", "|grad|", 10, ".2e"),
+    ("train_accuracy", "train acc.", 12, ".4f"),
+    ("test_accuracy", "test acc.", 11, ".4f"),
+    ("step_size", "step size", 11, ".3g"),
+    ("inner_iterations", "inner", 7, "g"),
+    ("data_passes", "passes", 9, ".1f"),
+    ("seconds", "seconds", 9, ".4f"),
+)
+
+
+_MOST_MEMBERS = 40
+_MEMBER_COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("loss", "f", ".8g"),
+    ("suboptimality", "f - f*", ".1e"),
+    ("test_accuracy", "test", ".4f"),
+    ("iteration", "steps", "d"),
+    ("hvp_count", "H prod.", "g"),
+    ("seconds", "seconds", ".4f"),
+)
+
+
+class Progress:
+    """Prints a line a step; many steps are thinned out, the last one always shows.
+
+    On a terminal the line of the current step is drawn in place meanwhile. All of it happens
+    where the runner calls it: outside the timed region, and in no other thread.
+
+    Parameters
+    ----------
+    out : Console
+        Where to print.
+    shown : bool
+        Whether to show anything: a sweep's members do not.
+    """
+
+    def __init__(self, out: Console, *, shown: bool = True) -> None:
+        self._out, self._shown = out, shown
+        self._live = Live(console=out, auto_refresh=False, transient=True)
+        self._printed, self._last_line, self._last_refresh = 0, 0.0, 0.0
+        self._pending: Row | None = None
+
+    def __enter__(self) -> "Progress":
+        if not self._shown:
+            return self
+        self._out.print(Text("".join(f"{title:>{width}}" for _, title, width, _ in _COLUMNS)))
+        if self._out.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown and self._out.is_terminal:
+            self._live.stop()
+        if self._pending is not None:
+            self._print(self._pending)
+
+    def __call__(self, row: Row) -> None:
+        """Show a step."""
+        if not self._shown:
+            return
+        now = time.monotonic()
+        if self._printed < _EVERY_ROW_UP_TO or now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._print(row)
+            self._last_line = now
+            return
+        self._pending = row
+        if self._out.is_terminal and now - self._last_refresh >= _SECONDS_BETWEEN_REFRESHES:
+            self._live.update(Text(line(row)), refresh=True)
+            self._last_refresh = now
+
+    def _print(self, row: Row) -> None:
+        self._out.print(Text(line(row)))
+        self._printed += 1
+        self._pending = None
+
+
+def line(row: Row) -> str:
+    """Return a row of the trace as one line of text."""
+    cells = [_cell(getattr(row, name), width, form) for name, _, width, form in _COLUMNS]
+    note = f"  {row.note}" if row.note else ""
+    return "".join(cells) + note
+
+
+def _cell(value: float, width: int, form: str) -> str:
+    text = "-" if isinstance(value, float) and math.isnan(value) else format(value, form)
+    return f"{text:>{width}}"
+
+
+def print_heading(out: Console, label: str, summary: Mapping[str, Any]) -> None:
+    """Print what is about to run.
+
+    Parameters
+    ----------
+    out : Console
+        Where.
+    label : str
+        The run's name.
+    summary : mapping
+        As in `summary.json`.
+    """
+    data = summary["dataset"]
+    shape = f"{data['n_samples']:,} samples, {data['n_features']:,} features"
+    where = f"{summary['dtype']} on {summary['device']}"
+    out.print(f"{label} on {data['name']}: {shape}, {where}", markup=False, highlight=False)
+
+
+def print_line(out: Console, number: str, summary: Mapping[str, Any]) -> None:
+    """Print what a sweep's member came to, in one line.
+
+    Parameters
+    ----------
+    out : Console
+        Where.
+    number : str
+        The member's.
+    summary : mapping
+        As in `summary.json`.
+    """
+    cells = [f"{number:>4}", f"{summary['label']:<28}", f"{summary['status']:<11}"]
+    for key, form in (("loss", "14.9g"), ("suboptimality", "10.2e"), ("seconds", "9.4f")):
+        value = summary.get(key)
+        cells.append(" " * int(form.partition(".")[0]) if value is None else format(value, form))
+    text = f"{' '.join(cells)}  {summary.get('reason') or ''}"
+    out.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_summary(
+    out: Console, label: str, summary: Mapping[str, Any], places: Sequence[tuple[str, str]]
+) -> None:
+    """Print what a run came to.
+
+    Parameters
+    ----------
+    out : Console
+        Where.
+    label : str
+        The run's name.
+    summary : mapping
+        As in `summary.json`.
+    places : sequence of (str, str)
+        Where its results lie: title and place.
+    """
+    table = Table(title=label, show_header=False, title_justify="left", title_style="bold")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for title, text in _figures(summary):
+        table.add_row(title, Text(text))
+    out.print()
+    out.print(table)
+    print_places(out, places)
+
+
+def print_places(out: Console, places: Sequence[tuple[str, str]]) -> None:
+    """Print where results lie, each path whole in its line, so that it can be copied.
+
+    Parameters
+    ----------
+    out : Console
+        Where.
+    places : sequence of (str, str)
+        Title and place.
+    """
+    width = max((len(title) for title, _ in places), default=0)
+    for title, place in places:
+        text = f"{title:<{width}}  {place}"
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class MemberLine:
+    """What is shown of a sweep's member.
+
+    Attributes
+    ----------
+    number, label : str
+        Of the member.
+    overrides : sequence of str
+        What it was given.
+    summary : mapping
+        As in `summary.json`.
+    """
+
+    number: str
+    label: str
+    overrides: Sequence[str]
+    summary: Mapping[str, Any]
+
+
+def print_members(out: Console, members: Sequence[MemberLine], best: str | None) -> None:
+    """Print what a sweep's members came to, side by side; of very many the first only.
+
+    Parameters
+    ----------
+    out : Console
+        Where.
+    members : sequence of MemberLine
+        At least one.
+    best : str or None
+        What a search found.
+    """
+    shared = set(members[0].overrides).intersection(*(set(m.overrides) for m in members))
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("method", overflow="fold", min_width=12)
+    longest = max(len(line) for m in members for line in ["differs by", *m.overrides])
+    table.add_column("differs by", overflow="fold", min_width=min(longest, 32))
+    for _, title, _ in _MEMBER_COLUMNS:
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("ending", overflow="fold", min_width=11)
+    for member in members[:_MOST_MEMBERS]:
+        own = [line for line in member.overrides if line not in shared]
+        values = [_known(member.summary.get(key), form) for key, _, form in _MEMBER_COLUMNS]
+        ending = str(member.summary.get("outcome") or member.summary.get("status"))
+        table.add_row(*map(Text, [member.number, member.label, "\n".join(own), *values, ending]))
+    out.print()
+    out.print(table)
+    if len(members) > _MOST_MEMBERS:
+        out.print(f"... and {len(members) - _MOST_MEMBERS} more, in comparison.csv")
+    for member in members:
+        status, reason = member.summary.get("status"), member.summary.get("reason")
+        if status != "finished":
+            text = f"{member.number}  {status}: {reason}"
+            out.print(text, markup=False, highlight=False, soft_wrap=True)
+    if best is not None:
+        out.print(f"best: {best}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _known(value: Any, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    forms = {
+        "loss": ("loss", ".16g"),
+        "suboptimality": ("suboptimality", ".3e"),
+        "grad_norm": ("gradient norm", ".3e"),
+        "train_accuracy": ("train accuracy", ".4f"),
+        "test_accuracy": ("test accuracy", ".4f"),
+        "iteration": ("steps", "d"),
+        "hvp_count": ("Hessian products", "g"),
+        "data_passes": ("data passes", "g"),
+        "seconds": ("optimizer seconds", ".4f"),
+    }
+    rows = [
+        (title, format(summary[key], form))
+        for key, (title, form) in forms.items()
+        if summary.get(key) is not None
+    ]
+    if summary.get("optimum") is not None:
+        bound = f"{summary['optimum']:.16g}, certified to {summary['optimum_gap_bound']:.1e}"
+        rows.insert(2, ("optimum", bound))
+    ending = summary.get("outcome") or summary.get("status")
+    return [*rows, ("stopped", f"{ending}: {summary.get('reason')}")]

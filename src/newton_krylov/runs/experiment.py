@@ -1,0 +1,507 @@
+"""One run, from a composed configuration to its record: the only place that knows all rooms."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from newton_krylov import distributed
+from newton_krylov.data import Dataset, Split, load_dataset
+from newton_krylov.data.on_disk import OnDisk
+from newton_krylov.data.sparse import by_row_length
+from newton_krylov.device import denormals_flushed
+from newton_krylov.errors import UnsupportedError, UserError
+from newton_krylov.models import Interface, initialized
+from newton_krylov.objectives.base import Objective
+from newton_krylov.objectives.network.objective import Network
+from newton_krylov.optimizers.base import Optimizer
+from newton_krylov.records.checkpoint import CHECKPOINT, Checkpoint, Saver
+from newton_krylov.records.record import FIGURES, TRACE, Record
+from newton_krylov.records.trace import Row, TraceWriter
+from newton_krylov.registry import import_plugins
+from newton_krylov.runs.config import RunConfig, check
+from newton_krylov.runs.console import (
+    Progress,
+    print_heading,
+    print_line,
+    print_summary,
+)
+from newton_krylov.runs.environment import describe
+from newton_krylov.runs.interruption import Interruption, interruptible
+from newton_krylov.runs.optimum import Optimum, certified_optimum
+from newton_krylov.runs.parts import register_parts
+from newton_krylov.runs.resume import Earlier, earlier
+from newton_krylov.runs.runner import Outcome, RunResult, run
+from newton_krylov.runs.watch import Watch
+from newton_krylov.terminal import console, short
+from newton_krylov.tracking.base import Tracker
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is told beside its configuration.
+
+    Attributes
+    ----------
+    folder : Path
+        Where its record goes.
+    overrides : sequence of str
+        What the user changed in the configuration.
+    repository : Path
+        A folder of the code, whose git state is recorded.
+    parent : str or None
+        The tracker's identifier of the sweep it belongs to.
+    in_sweep : bool
+        Whether it belongs to one: then a line, not a page, is shown.
+    """
+
+    folder: Path
+    overrides: Sequence[str]
+    repository: Path
+    parent: str | None = None
+    in_sweep: bool = False
+
+
+def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
+    """Run a configuration and record it.
+
+    Parameters
+    ----------
+    plain : mapping
+        The composed configuration, plain values.
+    job : Job
+        Where and for whom.
+
+    Returns
+    -------
+    Record
+        Ended; its summary tells how. With `resume`, a run that had finished before is not run
+        again.
+
+    Raises
+    ------
+    UserError
+        For a mistake in the configuration or the data, and for a folder that cannot be written.
+    KeyboardInterrupt
+        If a signal came before or after the optimizer's loop; the record says so.
+    """
+    started = time.perf_counter()
+    register_parts()
+    import_plugins()
+    config = check(plain)
+    before = earlier(job.folder, config.plain, resume=config.settings.resume)
+    if before is not None and before.finished:
+        console().print(f"{short(job.folder)}: finished before", markup=False, soft_wrap=True)
+        return before.record
+    with interruptible() as interruption, denormals_flushed():
+        place = config.build("device")()
+        parts = build_parts(config)
+        record = _begin(config, job, before)
+        tracker: Tracker = config.build("tracking")
+        checkpoint = None if before is None else before.checkpoint
+        experiment = _Experiment(
+            config, job, record, tracker, place, parts, interruption, checkpoint
+        )
+        try:
+            experiment.run()
+        except BaseException as error:
+            experiment.fail(error)
+            raise
+        finally:
+            interruption.hold()
+            experiment.finish(started)
+            distributed.leave()
+    return record
+
+
+def _begin(config: RunConfig, job: Job, before: Earlier | None) -> Record:
+    """Open the run's record: the earlier process's, if its checkpoint is there to go on from."""
+    continued = before is not None and before.checkpoint is not None
+    record = Record.begin(
+        job.folder,
+        config.plain,
+        job.overrides,
+        describe(job.repository),
+        config.label,
+        previous=before.record if before is not None and continued else None,
+    )
+    if before is not None and not continued:
+        record.replaced = before.record.summary.get("mlflow_run_id")
+        if before.problem is not None:
+            console().print(before.problem, markup=False, soft_wrap=True)
+    return record
+
+
+def build_parts(config: RunConfig) -> dict[str, Any]:
+    """Make the optimizer's parts.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Checked.
+
+    Returns
+    -------
+    dict
+        Parameter name, as optimizers call it, to part.
+    """
+    return {
+        "solver": config.build("solver"),
+        "curvature": config.build("hessian_approx"),
+        "line_search": config.build("line_search"),
+        "forcing": config.build("forcing"),
+        "preconditioner": config.build("preconditioner"),
+    }
+
+
+def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
+    """Bind the loss to the data, and to the network if it takes one.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Its `loss` and `model`; the network's first weights depend on `seed` alone.
+    dataset : Dataset
+        On its device.
+
+    Returns
+    -------
+    Objective
+        What the run minimizes.
+    """
+    parts: dict[str, Any] = {"dataset": dataset}
+    if "model" in config.entry_of("loss").parts:
+        generator, _ = generators(config.settings.seed)
+        module = initialized(config.build("model"), Interface.of(dataset), generator)
+        parts["model"] = module.to(getattr(torch, config.settings.dtype))
+    loss: Objective = config.build("loss", **parts)
+    return loss
+
+
+def start_of(config: RunConfig, objective: Objective) -> Tensor:
+    """Draw w0: by the seed alone, so all methods of a sweep start at the same point.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Its `start` and `seed`.
+    objective : Objective
+        Gives shape, dtype and device.
+
+    Returns
+    -------
+    Tensor, shape (dim,)
+        The start.
+    """
+    generator, _ = generators(config.settings.seed)
+    shape, kind = objective.dim, config.settings.start
+    if isinstance(objective, Network | distributed.DataParallelNetwork) and kind == "model":
+        return objective.initial()
+    if kind == "uniform":
+        w0 = torch.rand(shape, generator=generator, dtype=torch.float64)
+    elif kind == "normal":
+        w0 = torch.randn(shape, generator=generator, dtype=torch.float64)
+    else:
+        w0 = torch.zeros(shape, dtype=torch.float64)
+    return w0.to(objective.device, objective.dtype)
+
+
+def generators(seed: int) -> tuple[torch.Generator, torch.Generator]:
+    """Return the start's and the run's sources of randomness, independent of each other.
+
+    Parameters
+    ----------
+    seed : int
+        Of the configuration.
+
+    Returns
+    -------
+    tuple of torch.Generator
+        On the CPU.
+    """
+    states = np.random.SeedSequence(seed).generate_state(2, np.uint64)
+    start, run_ = (torch.Generator().manual_seed(int(state >> np.uint64(1))) for state in states)
+    return start, run_
+
+
+@lru_cache(maxsize=1)
+def _load(
+    name: str, options: tuple[tuple[str, Any], ...], folder: str | None, dtype: str, place: str
+) -> Dataset:
+    """Load a data set and move it to its device; a sweep's jobs share the last one."""
+    loaded = load_dataset(
+        name,
+        dict(options),
+        data_dir=Path(folder).expanduser() if folder else None,
+        dtype=getattr(torch, dtype),
+    )
+    target = torch.device(place)
+    test = None if loaded.test is None else _moved(loaded.test, target)
+    return replace(loaded, train=_moved(by_row_length(loaded.train), target), test=test)
+
+
+def _moved(split: Split, target: torch.device) -> Split:
+    return Split(split.X.to(target), split.y.to(target))
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(_hashable(item) for item in value) if isinstance(value, list) else value
+
+
+class _Experiment:
+    """A run between its record's beginning and its end."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        job: Job,
+        record: Record,
+        tracker: Tracker,
+        place: torch.device,
+        parts: dict[str, Any],
+        interruption: Interruption,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.config, self.job, self.record, self.tracker = config, job, record, tracker
+        self.place, self.parts, self.interruption = place, parts, interruption
+        self.checkpoint = checkpoint
+        self.out = console()
+        self.problems: list[str] = []
+        self.last = None if checkpoint is None else checkpoint.rows[-1]
+
+    def run(self) -> None:
+        """Load, solve for the optimum, run the optimizer, keep what came of it."""
+        whole = self._dataset()
+        self._note(
+            device=str(self.place),
+            dtype=self.config.settings.dtype,
+            dataset=_description(whole),
+        )
+        dataset, objective = self._shared_out(whole)
+        optimizer: Optimizer = self.config.build("optimizer", **self.parts)
+        self.tracker.start(self.record, self.job.parent)
+        optimum = self._optimum(whole, objective)
+        del whole  # of several processes, each keeps its own part alone
+        if not self.job.in_sweep:
+            print_heading(self.out, self.config.label, self.record.summary)
+        result = self._optimize(optimizer, objective, dataset, optimum)
+        self.interruption.hold()
+        self._keep(result)
+
+    def fail(self, error: BaseException) -> None:
+        """Record why the run did not come to its end."""
+        if isinstance(error, KeyboardInterrupt):
+            self._note(status=self.interruption.status, outcome=None, reason="interrupted")
+            return
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        status = "skipped" if isinstance(error, UnsupportedError) else "failed"
+        self._note(status=status, outcome=None, reason=text)
+        if not isinstance(error, UserError):
+            _log.info("the run failed", exc_info=error)
+
+    def finish(self, started: float) -> None:
+        """Draw, send and summarize; whatever happened, the record ends whole."""
+        self._note(wall_seconds=time.perf_counter() - started)
+        self._draw()
+        self.tracker.finish()
+        place = self.tracker.place
+        self._write(lambda: self.record.end(tracking_problem=place.problem))
+        if self.job.in_sweep:
+            print_line(self.out, self.job.folder.name, self.record.summary)
+        elif self.record.summary.get("outcome") or self.interruption.signal is not None:
+            print_summary(self.out, self.config.label, self.record.summary, self._places())
+        for problem in dict.fromkeys(self.problems):
+            console(stderr=True).print(problem, markup=False, soft_wrap=True)
+
+    def _places(self) -> list[tuple[str, str]]:
+        """Say where the results lie."""
+        folder, place = self.record.folder, self.tracker.place
+        places = [("record", short(folder))]
+        if (folder / FIGURES).is_dir():
+            places.append(("figures", short(folder / FIGURES)))
+        if place.run_id is not None:
+            places.append(("MLflow", str(place.url)))
+        if place.problem is not None:
+            places.append(("not tracked", place.problem))
+            command = f"python -m newton_krylov.tracking.upload {short(folder)}"
+            places.append(("send it later", command))
+        return places
+
+    def _note(self, **values: Any) -> None:
+        """Set keys of the summary."""
+        self._write(lambda: self.record.update(**values))
+
+    def _write(self, action: Callable[[], None]) -> None:
+        """Write to the record; on a full disk the run's end is told all the same."""
+        try:
+            action()
+        except OSError as error:
+            self.problems.append(_cannot_write(self.record.folder, error))
+
+    def _dataset(self) -> Dataset:
+        settings = self.config.settings
+        options = tuple((k, _hashable(v)) for k, v in self.config.options_of("dataset").items())
+        return _load(
+            self.config.name_of("dataset"),
+            options,
+            settings.data_dir,
+            settings.dtype,
+            str(self.place),
+        )
+
+    def _shared_out(self, whole: Dataset) -> tuple[Dataset, Objective]:
+        """Return this process's samples, and the objective over those of all processes."""
+        team = distributed.current()
+        if team is None:
+            return whole, objective_of(self.config, whole)
+        distributed.refuse(self.config.name_of("optimizer"), self.config.name_of("hessian_approx"))
+        self._note(processes=team.size)
+        dataset = distributed.shard(whole, team)
+        _load.cache_clear()
+        local = objective_of(self.config, dataset)
+        return dataset, distributed.data_parallel(local, team, whole.train.X)
+
+    def _optimum(self, dataset: Dataset, objective: Objective) -> Optimum | None:
+        settings = self.config.settings
+        network = "model" in self.config.entry_of("loss").parts
+        if settings.optimum == "none" or objective.convexity is None or network:
+            return None
+        optimum = certified_optimum(
+            dataset,
+            self.config.entry_of("loss"),
+            self.config.options_of("loss"),
+            getattr(torch, settings.dtype),
+        )
+        if optimum is not None:
+            self._note(optimum=optimum.value, optimum_gap_bound=optimum.gap_bound)
+        return optimum
+
+    def _optimize(
+        self,
+        optimizer: Optimizer,
+        objective: Objective,
+        dataset: Dataset,
+        optimum: Optimum | None,
+    ) -> RunResult:
+        w0 = start_of(self.config, objective)
+        _, generator = generators(self.config.settings.seed)
+        watch = self._watch(objective)
+        writer = self._trace_writer()
+        with (
+            self._closing(watch),
+            self._closing(writer),
+            Progress(self.out, shown=not self.job.in_sweep) as progress,
+        ):
+
+            def on_row(row: Row) -> None:
+                with self.interruption.held():
+                    self.last = row
+                    self.tracker.log(row)
+                    progress(row)
+                    try:
+                        writer(row)
+                    except OSError as error:
+                        path = self.record.folder / TRACE
+                        raise UserError(_cannot_write(path, error)) from error
+
+            for row in [] if self.checkpoint is None else self.checkpoint.rows:
+                self.tracker.log(row)
+                progress(row)
+            objective.agreed(0.0)  # no clock runs while one process waits for another to load
+            result = run(
+                optimizer,
+                objective,
+                w0,
+                self.config.stopping,
+                generator,
+                train=dataset.train,
+                test=dataset.test,
+                optimum=None if optimum is None else optimum.value,
+                on_row=on_row,
+                on_step=watch.step,
+                resume=self.checkpoint,
+                on_checkpoint=Saver(
+                    self.record.folder / CHECKPOINT, self.config.settings.checkpoint_seconds
+                ),
+            )
+            watch.end(result)
+            return result
+
+    def _watch(self, objective: Objective) -> Watch:
+        """Look at the curvature's spectrum along the run, where that is asked for."""
+        last = -1 if self.checkpoint is None else self.checkpoint.rows[-1].iteration
+        return Watch(self.config, objective, self.record.folder, self.tracker.log, last)
+
+    def _trace_writer(self) -> TraceWriter:
+        path = self.record.folder / TRACE
+        try:
+            return TraceWriter(path, [] if self.checkpoint is None else self.checkpoint.rows)
+        except OSError as error:
+            raise UserError(_cannot_write(path, error)) from error
+
+    @contextmanager
+    def _closing(self, writer: TraceWriter | Watch) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._write(writer.close)
+
+    def _keep(self, result: RunResult) -> None:
+        self._write(lambda: self.record.write_weights(result.w))
+        last = {} if self.last is None else asdict(self.last)
+        last.pop("note", None)
+        status = "finished"
+        if result.outcome.failed:
+            status = "failed"
+        elif result.outcome is Outcome.INTERRUPTED:
+            status = self.interruption.status
+        self._note(status=status, outcome=str(result.outcome), reason=result.reason, **last)
+        if status == "finished":
+            (self.record.folder / CHECKPOINT).unlink(missing_ok=True)
+
+    def _draw(self) -> None:
+        """Draw the run's figures; a run is not lost for a picture of it."""
+        if self.last is None:
+            return
+        try:
+            from newton_krylov.report.figures import draw_run
+            from newton_krylov.report.spectrum import draw_spectrum
+
+            draw_run(self.record.folder)
+            draw_spectrum(self.record.folder)
+        except Exception as error:
+            _log.info("no figures", exc_info=error)
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+    return f"{short(path)} cannot be written: {error.strerror or error}."
+
+
+def _description(dataset: Dataset) -> dict[str, Any]:
+    X = dataset.train.X
+    return {
+        "name": dataset.name,
+        "n_samples": len(dataset.train),
+        "n_features": dataset.n_features,
+        "nnz": _stored(X),
+        "task": dataset.task,
+        "source": dataset.source,
+        "checksum": dataset.checksum,
+    }
+
+
+def _stored(X: Tensor) -> int:
+    """Count the entries that a data matrix holds."""
+    if isinstance(X, OnDisk):
+        return X.nnz
+    return int(X.values().numel()) if X.layout is torch.sparse_csr else X.numel()

@@ -1,0 +1,148 @@
+"""Going on with what was interrupted: which folder, and from where in it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from newton_krylov.errors import DataError, UserError
+from newton_krylov.records.checkpoint import CHECKPOINT, Checkpoint
+from newton_krylov.records.record import CONFIG, Record, SweepRecord, flatten
+
+_INCIDENTAL = ("tracking", "data_dir", "checkpoint_seconds", "spectrum")
+"""Keys that do not change what a run computes: a run may be continued with others."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What a folder holds of a run that is to be continued.
+
+    Attributes
+    ----------
+    record : Record
+        Of the earlier process.
+    checkpoint : Checkpoint or None
+        From where it can go on; None: from the start.
+    problem : str or None
+        Why not from its checkpoint.
+    """
+
+    record: Record
+    checkpoint: Checkpoint | None = None
+    problem: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.record.summary.get("status") == "finished"
+
+
+def earlier(folder: Path, plain: Mapping[str, Any], *, resume: bool) -> Earlier | None:
+    """Look at what a run's folder holds already.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the run that is to start.
+    plain : mapping
+        Its checked configuration.
+    resume : bool
+        Whether to continue what is there.
+
+    Returns
+    -------
+    Earlier or None
+        None where nothing is.
+
+    Raises
+    ------
+    UserError
+        If there is a run and it is not to be continued, or is another one.
+    """
+    if not (folder / CONFIG).exists():
+        return None
+    if not resume:
+        raise UserError(
+            f"{folder} holds a run already: continue it by resume=true, or choose another folder."
+        )
+    try:
+        record = Record.load(folder)
+    except UserError:  # it was killed while it wrote its first files, or they are damaged
+        return None
+    if record.alive:
+        raise UserError(f"Another process is writing to {folder}.")
+    _require_equal(record.config, plain, folder)
+    found = Earlier(record)
+    if found.finished or not (folder / CHECKPOINT).exists():
+        return found
+    try:
+        return Earlier(record, Checkpoint.load(folder / CHECKPOINT))
+    except DataError as error:
+        return Earlier(record, problem=f"{error} The run starts over.")
+
+
+def _require_equal(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
+    before, now = _comparable(old), _comparable(new)
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key):
+            raise UserError(
+                f"{folder} holds a run with {key}={before.get(key)}, not {now.get(key)}: "
+                f"resume=true continues the same configuration; choose another folder for this."
+            )
+
+
+def _comparable(plain: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in plain.items() if key not in _INCIDENTAL}
+    return flatten(json.loads(json.dumps(kept)))
+
+
+def latest(root: Path, overrides: Sequence[str], *, sweep: bool) -> Path:
+    """Find the newest folder of the same command.
+
+    Parameters
+    ----------
+    root : Path
+        Holds folders of a day, which hold those of runs and sweeps.
+    overrides : sequence of str
+        Of the command; those of Hydra's own keys and `resume` do not count.
+    sweep : bool
+        Whether to look for a sweep or a run.
+
+    Returns
+    -------
+    Path
+        Its folder.
+
+    Raises
+    ------
+    UserError
+        If there is none.
+    """
+    kind, what = (SweepRecord, "sweep") if sweep else (Record, "run")
+    wanted = sorted(task_overrides(overrides))
+    for path in sorted(root.glob(f"*/*/{kind.config_file}"), reverse=True):
+        with suppress(UserError):
+            if sorted(task_overrides(kind.load(path.parent).overrides)) == wanted:
+                return path.parent
+    raise UserError(
+        f"resume=true: there is no earlier {what} of this command in {root}; repeat its overrides "
+        f"exactly, or give its folder by hydra.{what}.dir=FOLDER."
+    )
+
+
+def task_overrides(overrides: Sequence[str]) -> list[str]:
+    """Leave out what does not change what is run.
+
+    Parameters
+    ----------
+    overrides : sequence of str
+        As given to the command.
+
+    Returns
+    -------
+    list of str
+        Without Hydra's own keys and `resume`.
+    """
+    return [line for line in overrides if not line.lstrip("+~").startswith(("hydra", "resume="))]

@@ -1,0 +1,1 @@
+"""What products with a symmetric operator say about its spectrum: eigenpairs, trace, density."""

@@ -1,0 +1,103 @@
+"""The spectral density of an operator by stochastic Lanczos quadrature."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from newton_krylov.operators import LinearOperator
+from newton_krylov.spectral.estimators import signs
+from newton_krylov.spectral.lanczos import gauss_quadrature
+
+
+@dataclass(frozen=True)
+class Density:
+    """The distribution of an operator's eigenvalues, as point masses.
+
+    Attributes
+    ----------
+    nodes : Tensor, shape (m,)
+        Where, rising; float64 on the CPU.
+    weights : Tensor, shape (m,)
+        Shares of the n eigenvalues; their sum is 1.
+    matvecs : int
+        Products it took.
+    """
+
+    nodes: Tensor
+    weights: Tensor
+    matvecs: int
+
+    def moment(self, k: int) -> float:
+        """Return the mean of the eigenvalues' k-th powers: tr(A^k) / n."""
+        return float(self.weights @ self.nodes**k)
+
+    def share_below(self, values: Tensor) -> Tensor:
+        """Return the share of eigenvalues at or below each value.
+
+        Parameters
+        ----------
+        values : Tensor, shape (m,)
+            Rising or not.
+
+        Returns
+        -------
+        Tensor, shape (m,)
+            Between 0 and 1: the cumulative spectral distribution.
+        """
+        steps = torch.cat([torch.zeros(1, dtype=torch.float64), self.weights.cumsum(0)])
+        return steps[torch.searchsorted(self.nodes, values.double(), right=True)]
+
+    def smoothed(self, grid: Tensor, width: float) -> Tensor:
+        """Return the density with each point mass spread to a Gaussian.
+
+        Parameters
+        ----------
+        grid : Tensor, shape (m,)
+            Where.
+        width : float
+            Standard deviation of the Gaussians, > 0.
+
+        Returns
+        -------
+        Tensor, shape (m,)
+            Its integral is 1.
+        """
+        z = (grid.double()[:, None] - self.nodes) / width
+        return torch.exp(-0.5 * z.square()) @ self.weights / (width * math.sqrt(2 * math.pi))
+
+
+def spectral_density(
+    A: LinearOperator, *, probes: int = 5, steps: int = 40, generator: torch.Generator
+) -> Density:
+    """Estimate the spectral density by stochastic Lanczos quadrature.
+
+    For a random vector of signs z, Lanczos gives the Gauss quadrature of the measure
+    f -> z'f(A) z / n, whose mean over z is tr f(A) / n (Bai, Fahey and Golub, "Some large-scale
+    matrix computation problems", 1996; Ghorbani, Krishnan and Xiao, "An investigation into neural
+    net optimization via Hessian eigenvalue density", 2019). The average over the probes has error
+    O(1 / sqrt(n probes)) in a smooth f; Lanczos keeps its vectors orthogonal, so no eigenvalue
+    appears twice.
+
+    Parameters
+    ----------
+    A : LinearOperator
+        Symmetric, n by n.
+    probes : int
+        Random vectors.
+    steps : int
+        Lanczos steps for each: products, and vectors kept.
+    generator : torch.Generator
+        On the CPU.
+
+    Returns
+    -------
+    Density
+        At most probes times steps point masses.
+    """
+    found = [gauss_quadrature(A, signs(A, generator), steps) for _ in range(probes)]
+    nodes = torch.cat([theta for theta, _ in found]).double().cpu()
+    weights = torch.cat([weight for _, weight in found]).double().cpu() / probes
+    order = nodes.argsort()
+    return Density(nodes[order], weights[order], len(nodes))

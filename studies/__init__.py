@@ -1,0 +1,1 @@
+"""Studies made with the bench; not part of the installed package."""

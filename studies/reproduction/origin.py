@@ -1,0 +1,62 @@
+"""How the runs of a section were made, and on what, out of their records."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from newton_krylov.report.context import commands
+from newton_krylov.report.records import RunRecord
+from studies.reproduction.page import Origin
+
+_FACTS: Mapping[str, tuple[str, ...]] = {
+    "Python": ("python",),
+    "torch": ("packages", "torch"),
+    "NumPy": ("packages", "numpy"),
+    "SciPy": ("packages", "scipy"),
+    "Processor": ("cpu",),
+    "Cores": ("cpu_count",),
+    "Threads": ("threads",),
+    "Platform": ("platform",),
+    "Commit": ("git_commit",),
+    "Uncommitted changes": ("git_dirty",),
+}
+"""Properties to where they are in the record of an environment."""
+
+
+def origin(runs: Mapping[str, Sequence[RunRecord]]) -> Origin:
+    """Tell where runs come from.
+
+    Parameters
+    ----------
+    runs : mapping
+        Runs by the name of their study.
+
+    Returns
+    -------
+    Origin
+        Their commands and environments, and how those ended that failed.
+    """
+    made: Counter[str] = Counter()
+    for study, records in runs.items():
+        told = commands(records)
+        untold = len(records) - sum(told.values())
+        made.update(told)
+        made.update({f"python run.py experiment={study}": untold} if untold else {})
+    everything = [record for records in runs.values() for record in records]
+    facts = {name: _values(everything, path) for name, path in _FACTS.items()}
+    return Origin(
+        commands=dict(made),
+        environment={name: values for name, values in facts.items() if values},
+        failures=dict(Counter(record.ending for record in everything if record.failed)),
+    )
+
+
+def _values(records: Sequence[RunRecord], path: Sequence[str]) -> list[str]:
+    """Return the distinct values of an entry of the runs' environments."""
+    found: dict[str, None] = {}
+    for record in records:
+        value: object = record.environment
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None:
+            found[str(value)] = None
+    return list(found)

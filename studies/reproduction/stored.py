@@ -1,0 +1,55 @@
+"""Sections as files, from which the page can be put together again."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from newton_krylov.errors import DataError
+from newton_krylov.files import atomic_write
+from studies.reproduction.page import Claim, Origin, Section, Verdict
+
+
+def store(section: Section, file: Path) -> None:
+    """Write a section.
+
+    Parameters
+    ----------
+    section : Section
+        What to write.
+    file : Path
+        Where to; in a folder that exists.
+    """
+    with atomic_write(file) as stream:
+        text = json.dumps(asdict(section), ensure_ascii=False, indent=1)
+        stream.write(f"{text}\n".encode())
+
+
+def load(file: Path) -> Section:
+    """Read a section.
+
+    Parameters
+    ----------
+    file : Path
+        As `store` wrote it.
+
+    Returns
+    -------
+    Section
+        What was written.
+
+    Raises
+    ------
+    DataError
+        Where it is not such a file.
+    """
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        claims = [
+            Claim(**{**claim, "verdict": Verdict(claim["verdict"])}) for claim in told["claims"]
+        ]
+        return Section(told["title"], told["text"], claims, Origin(**told["origin"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{file} is not a section of the page ({error}); delete it, or write it anew by "
+            f"generating the page from its study's runs."
+        ) from None

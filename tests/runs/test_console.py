@@ -1,0 +1,95 @@
+"""What a terminal shows."""
+
+import io
+import re
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+from run_folders import row, rows
+
+from newton_krylov.runs.console import (
+    MemberLine,
+    Progress,
+    line,
+    print_members,
+    print_places,
+    print_summary,
+)
+
+
+def out(*, terminal: bool = False) -> tuple[Console, io.StringIO]:
+    text = io.StringIO()
+    return Console(file=text, width=120, force_terminal=terminal), text
+
+
+SUMMARY = {
+    "label": "newton-cr", "status": "finished", "outcome": "converged",
+    "reason": "gradient norm <= 1e-10", "loss": 0.25, "suboptimality": 1e-16, "optimum": 0.25,
+    "optimum_gap_bound": 1e-26, "grad_norm": 1e-11, "train_accuracy": 0.8, "test_accuracy": 0.7,
+    "iteration": 8, "hvp_count": 45.0, "data_passes": 54.0, "seconds": 0.0123,
+}  # fmt: skip
+
+
+def test_a_line_has_a_cell_for_every_column_and_the_note():
+    shown = line(replace(row(3, 1e-3, 0.5), note="negative curvature"))
+    assert shown.split()[:3] == ["3", "0.251", "1.00e-03"]
+    assert shown.endswith("negative curvature")
+    assert " - " in line(row(0, 1.0, 0.0))  # the start has no step size
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_few_steps_get_a_line_each_and_the_last_of_many_shows(terminal):
+    console, text = out(terminal=terminal)
+    with Progress(console) as progress:
+        for each in rows([0.5] * 200):
+            progress(each)
+    plain = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]|\r", "\n", text.getvalue())  # without cursor movements
+    numbers = [cells[0] for cells in map(str.split, plain.splitlines()) if cells]
+    assert numbers[1:26] == [str(number) for number in range(25)]
+    assert len(numbers) < 100 and numbers[-1] == "199"
+
+
+def test_a_sweep_s_member_shows_no_steps():
+    console, text = out()
+    with Progress(console, shown=False) as progress:
+        progress(row(0, 1.0, 0.0))
+    assert text.getvalue() == ""
+
+
+def test_a_summary_shows_what_is_known():
+    console, text = out()
+    print_summary(console, "newton-cr", SUMMARY, [("record", "/a/very/long/path" * 12)])
+    shown = text.getvalue()
+    for part in ("0.25", "certified to 1.0e-26", "0.8000", "45", "converged: gradient norm"):
+        assert part in shown
+    assert "/a/very/long/path" * 12 in shown  # whole, to be copied
+    console, text = out()
+    print_summary(console, "x", {"status": "killed", "reason": "interrupted"}, [])
+    assert "killed: interrupted" in text.getvalue() and "loss" not in text.getvalue()
+
+
+def test_members_are_told_apart_by_what_is_not_shared():
+    members = [
+        MemberLine("0", "newton-cr", ["dataset=a9a", "solver=cr"], SUMMARY),
+        MemberLine("1", "a name of many words " * 4, ["dataset=a9a", "solver=cg"], SUMMARY),
+        MemberLine(
+            "2", "gd", ["dataset=a9a", "optimizer=gd"], {"status": "failed", "reason": "[nan]"}
+        ),
+    ]
+    console, text = out()
+    print_members(console, members, "loss.l2=1: loss 0.5")
+    shown = text.getvalue()
+    assert "solver=cr" in shown and "dataset=a9a" not in shown
+    assert "2  failed: [nan]" in shown and "best: loss.l2=1: loss 0.5" in shown
+    assert shown.count("converged") == 2
+    many = [MemberLine(str(n), "gd", [f"seed={n}"], SUMMARY) for n in range(50)]
+    console, text = out()
+    print_members(console, many, None)
+    assert "... and 10 more, in comparison.csv" in text.getvalue()
+
+
+def test_places_are_aligned():
+    console, text = out()
+    print_places(console, [("a", "x"), ("longer", "[y]")])
+    assert text.getvalue() == "a       x\nlonger  [y]\n"

@@ -1,0 +1,80 @@
+"""Signals: what arrives while a run computes, and while it writes."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from newton_krylov.runs.interruption import Interruption, interruptible
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "killed")]
+)
+def test_a_signal_interrupts_and_is_remembered(number, status):
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with interruptible() as state:
+        assert state.signal is None
+        with pytest.raises(KeyboardInterrupt):
+            send(number)
+        assert (state.signal, state.status) == (number, status)
+    after = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    assert after == before
+
+
+def test_the_first_signal_tells_the_status():
+    with interruptible() as state:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with pytest.raises(KeyboardInterrupt):
+                send(number)
+        assert state.status == "killed"
+
+
+def test_a_signal_waits_while_a_row_is_written():
+    written = []
+    with interruptible() as state:
+        with pytest.raises(KeyboardInterrupt), state.held():
+            written.append("begun")
+            send(signal.SIGINT)
+            written.append("whole")
+        assert written == ["begun", "whole"]
+
+
+def test_a_second_signal_does_not_wait():
+    with interruptible() as state, pytest.raises(KeyboardInterrupt):
+        state.hold()
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+        pytest.fail("it should have been obeyed")
+
+
+def test_a_run_in_a_sweep_shares_the_sweep_s_signals():
+    with interruptible() as sweep:
+        with interruptible() as run:
+            assert run is sweep
+            run.hold()  # the record is being finished
+            send(signal.SIGTERM)
+        assert sweep.status == "killed"
+        with interruptible() as following, pytest.raises(KeyboardInterrupt):
+            following.release()
+            send(signal.SIGTERM)
+    assert not isinstance(signal.getsignal(signal.SIGTERM), Interruption)
+
+
+def test_another_thread_handles_no_signals():
+    seen = []
+
+    def work() -> None:
+        with interruptible() as state:
+            seen.append(state.signal)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [None]
+    assert not isinstance(signal.getsignal(signal.SIGTERM), Interruption)

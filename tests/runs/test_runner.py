@@ -1,0 +1,145 @@
+"""The runner: when a run stops, what it keeps, and what its clock counts."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from problems import make
+
+from newton_krylov.data.dataset import Split
+from newton_krylov.errors import ConfigError, UnsupportedError
+from newton_krylov.optimizers.base import Optimizer, Step
+from newton_krylov.runs.runner import Outcome, RunResult, Stopping, run
+
+
+class Halving(Optimizer):
+    """Halves w at each step; does something at a step on request."""
+
+    def __init__(self, at: int = -1, what: Callable[[], Any] = lambda: None, last: int = 10**6):
+        self.at, self.what, self.last = at, what, last
+
+    def steps(self, objective, w0, generator) -> Iterator[Step]:
+        w, number = w0, 0
+        while True:
+            if number == self.at:
+                self.what()
+            if number == self.last:
+                return "nothing is left to halve"
+            yield Step(objective.at(w))
+            w, number = w / 2, number + 1
+
+
+def go(optimizer: Optimizer, w0: float = 1.0, **stopping: Any) -> RunResult:
+    objective = make("logistic")
+    start = torch.full((objective.dim,), w0, dtype=objective.dtype)
+    made = Stopping(**({"epochs": 30} | stopping))
+    return run(optimizer, objective, start, made, torch.Generator())
+
+
+def raiser(error: BaseException) -> Callable[[], None]:
+    def strike() -> None:
+        raise error
+
+    return strike
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 5])
+def test_epochs_count_the_steps_after_the_start(epochs):
+    result = go(Halving(), epochs=epochs)
+    assert [row.iteration for row in result.rows] == list(range(epochs + 1))
+    assert (result.outcome, result.reason) == (Outcome.LIMIT, f"{epochs} epochs")
+
+
+def test_the_gradient_norm_and_the_change_of_the_loss_converge():
+    objective = make("logistic")
+    limit = float(objective.at(torch.zeros(objective.dim, dtype=objective.dtype)).grad_norm) * 1.01
+    result = go(Halving(), epochs=None, grad_norm=limit)
+    assert result.outcome is Outcome.CONVERGED and result.rows[-1].grad_norm <= limit
+    assert all(row.grad_norm > limit for row in result.rows[:-1])
+    result = go(Halving(), epochs=None, loss_change=1e-6)
+    changes = [abs(b.loss - a.loss) for a, b in zip(result.rows, result.rows[1:], strict=False)]
+    assert changes[-1] <= 1e-6 < min(changes[:-1])
+
+
+def test_an_optimizer_may_end_by_itself():
+    result = go(Halving(last=3))
+    assert (result.outcome, result.reason) == (Outcome.ENDED, "nothing is left to halve")
+    assert len(result.rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "reason"),
+    [
+        (KeyboardInterrupt(), Outcome.INTERRUPTED, "interrupted by the user"),
+        (MemoryError("too large"), Outcome.OUT_OF_MEMORY, "out of memory: too large"),
+        (torch.OutOfMemoryError("CUDA"), Outcome.OUT_OF_MEMORY, "out of memory: CUDA"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            Outcome.OUT_OF_MEMORY,
+            "out of memory: DefaultCPUAllocator",
+        ),
+        (ZeroDivisionError("by\n zero"), Outcome.ERROR, "ZeroDivisionError: by zero"),
+        (ConfigError("a sentence."), Outcome.ERROR, "a sentence."),
+    ],
+)
+def test_what_was_computed_before_a_fault_is_kept(error, outcome, reason):
+    result = go(Halving(at=3, what=raiser(error)))
+    assert result.outcome is outcome and result.reason.startswith(reason)
+    assert [row.iteration for row in result.rows] == [0, 1, 2]
+    assert result.w[0] == 0.25  # the last good point
+    assert outcome.failed == (outcome is not Outcome.INTERRUPTED)
+
+
+def test_a_real_lack_of_memory_is_told_from_an_error():
+    result = go(Halving(at=1, what=lambda: torch.empty(2**50)))
+    assert result.outcome is Outcome.OUT_OF_MEMORY
+
+
+def test_parts_that_do_not_go_together_are_no_result():
+    for at in (0, 2):
+        with pytest.raises(UnsupportedError, match="not together"):
+            go(Halving(at=at, what=raiser(UnsupportedError("not together"))))
+    with pytest.raises(ConfigError, match="no such layer"):  # before the first step
+        go(Halving(at=0, what=raiser(ConfigError("no such layer"))))
+
+
+@pytest.mark.parametrize("start", [1e200, math.nan])
+def test_a_loss_that_is_not_finite_ends_the_run(start):
+    result = go(Halving(), w0=start)
+    assert result.outcome is Outcome.DIVERGED and "the loss is" in result.reason
+    assert len(result.rows) == 1
+
+
+def test_the_clock_runs_only_while_the_optimizer_does():
+    objective = make("logistic")
+    w0 = torch.zeros(objective.dim, dtype=objective.dtype)
+    began = time.perf_counter()
+    result = run(
+        Halving(), objective, w0, Stopping(epochs=5), torch.Generator(),
+        on_row=lambda row: time.sleep(0.05),
+    )  # fmt: skip
+    took = time.perf_counter() - began
+    assert took - result.rows[-1].seconds >= 6 * 0.05  # the sleep is in no step
+    slow = go(Halving(at=1, what=lambda: time.sleep(0.1)), epochs=1)
+    assert slow.rows[1].step_seconds >= 0.1
+    assert slow.rows[1].seconds >= slow.rows[0].seconds + 0.1
+
+
+def test_metrics_cost_no_counted_evaluation():
+    objective = make("logistic")
+    w0 = torch.zeros(objective.dim, dtype=objective.dtype)
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(20, objective.dim, generator=generator, dtype=objective.dtype)
+    y = (X[:, 0] > 0).long()
+    plain = run(Halving(), objective, w0, Stopping(epochs=3), generator)
+    measured = run(
+        Halving(), make("logistic"), w0, Stopping(epochs=3), generator,
+        train=Split(X, y), test=Split(X, y), optimum=0.0,
+    )  # fmt: skip
+    assert [row.data_passes for row in plain.rows] == [row.data_passes for row in measured.rows]
+    assert math.isnan(plain.rows[0].test_accuracy) and math.isnan(plain.rows[0].suboptimality)
+    assert 0 <= measured.rows[0].test_accuracy <= 1
+    assert measured.rows[0].suboptimality == measured.rows[0].loss

@@ -1,0 +1,204 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_folders import row, rows, write_run
+
+from newton_krylov.errors import DataError
+from studies.reproduction.__main__ import main
+from studies.reproduction.generate import PAGE, assemble, generate
+from studies.reproduction.page import Verdict
+
+EXACT = [1.0, 1e-2, 1e-4, 1e-8, 1e-13]
+Methods = dict[str, tuple[list[float], float]]
+"""Label to suboptimalities and seconds a step."""
+
+DEFAULTS: Methods = {
+    "Exact Newton": (EXACT, 0.02),
+    "Newton-GMRES": ([1.0, 1e-2, 1e-4, 1e-8, 2e-13], 0.005),
+    "Newton-CR": ([1.0, 1e-2, 1e-4, 1e-8, 3e-13], 0.004),
+}
+
+
+def convex_study(folder: Path, changed: Methods | None = None) -> Path:
+    """Write a study whose numbers a person can check; each method may be given other ones."""
+    common: dict[str, Any] = {"name": "paper_convex", "benchmark": "Gradient descent"}
+    for label, (values, seconds) in (DEFAULTS | (changed or {})).items():
+        for repeat, factor in enumerate((1.0, 1.1)):
+            write_run(
+                folder / f"{label}-{repeat}", rows(values, step_seconds=seconds * factor),
+                label=label, repeat=repeat, solver={"name": "gmres", "maxiter": 10}, **common,
+            )  # fmt: skip
+    descent = [row(i, 0.1**i, i / 10, step_size=0.5, hvp_count=10.0) for i in range(15)]
+    write_run(folder / "gd", descent, label="Gradient descent", **common)
+    return folder
+
+
+def verdicts(page: str) -> dict[str, str]:
+    lines = [line.split(" | ") for line in page.splitlines() if line.endswith("** |")]
+    return {quote: verdict.removesuffix(" |").strip("*") for _, quote, verdict in lines}
+
+
+def verdict_on(page: str, beginning: str) -> str:
+    (found,) = (v for quote, v in verdicts(page).items() if beginning in quote)
+    return found
+
+
+def test_the_page_holds_the_records_numbers_and_verdicts(tmp_path: Path) -> None:
+    page = generate([convex_study(tmp_path / "study")], tmp_path / "docs").read_text()
+    assert verdict_on(page, "wall-clock times") == Verdict.HOLDS
+    assert verdict_on(page, "similar decreasing trend") == Verdict.HOLDS
+    assert verdict_on(page, "slightly steeper") == Verdict.HOLDS
+    assert verdict_on(page, "similar training accuracies") == Verdict.HOLDS
+    assert verdict_on(page, "difference in time") == Verdict.QUALIFIED
+    assert verdict_on(page, "¼ X Xᵀ") == Verdict.FAILS
+    assert "4 epochs take exact Newton 84 ms, GMRES 21 ms and CR 16.8 ms" in page
+    assert "exact Newton takes 4.0 and 5.0 times as long." in page
+    assert "GMRES has 2.00 times and CR 3.00 times" in page
+    # lambda_max = 1 / 0.5 = 2; without the 1/n: (2 - 0.01) 1000 + 0.01
+    assert "by Lanczos, is 2.0000" in page and "is 1,990." in page
+    assert "**Does not hold.**" in page
+    assert "python run.py experiment=paper_convex    # 7 runs" in page
+
+
+SLOW_KRYLOV = {"Newton-GMRES": (DEFAULTS["Newton-GMRES"][0], 0.03)}
+STALLED = {"Newton-CR": ([1.0, 0.5, 0.4, 0.3, 0.2], 0.004)}
+BETTER = {"Newton-GMRES": ([1.0, 1e-2, 1e-4, 1e-8, 1e-14], 0.005)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "claim", "verdict"),
+    [
+        (SLOW_KRYLOV, "wall-clock times", Verdict.FAILS),
+        (SLOW_KRYLOV, "difference in time", Verdict.FAILS),
+        (STALLED, "similar decreasing trend", Verdict.FAILS),
+        (BETTER, "slightly steeper", Verdict.FAILS),
+        (
+            {"Newton-GMRES": (DEFAULTS["Newton-GMRES"][0], 0.0195)},
+            "wall-clock times",
+            Verdict.QUALIFIED,
+        ),
+    ],
+)
+def test_other_numbers_turn_the_verdicts(
+    tmp_path: Path, changed: Methods, claim: str, verdict: Verdict
+) -> None:
+    study = convex_study(tmp_path / "study", changed)
+    assert verdict_on(generate([study], tmp_path / "docs").read_text(), claim) == verdict
+
+
+def growing_study(folder: Path, exact: Callable[[int], float]) -> Path:
+    for d in (100, 1000, 10000):
+        for label, seconds in (("Exact Newton", exact(d)), ("Newton-CG", d / 1e5)):
+            trace = rows([1.0, 1e-7], step_seconds=seconds)
+            write_run(folder / f"{label}{d}", trace, label=label, n_features=d, name="scaling")
+    return folder
+
+
+def test_growth_is_judged_by_the_fitted_exponents(tmp_path: Path) -> None:
+    cubic = growing_study(tmp_path / "cubic", lambda d: (d / 1e3) ** 3)
+    page = generate([cubic], tmp_path / "a").read_text()
+    assert verdict_on(page, "O(m n²)") == Verdict.QUALIFIED
+    assert "exact Newton 3.00, Krylov methods up to 1.00" in page
+    assert "1.0 at d = 100, 100.0 at d = 1,000, 10,000.0 at d = 10,000" in page
+    flat = growing_study(tmp_path / "flat", lambda d: 1.0)
+    page = generate([flat], tmp_path / "b").read_text()
+    assert verdict_on(page, "O(m n²)") == Verdict.FAILS
+
+
+def test_every_figure_of_the_page_is_there_and_no_path_of_this_machine(tmp_path: Path) -> None:
+    page = generate([convex_study(tmp_path / "study")], tmp_path / "docs")
+    text = page.read_text()
+    named = [part.partition(")")[0] for part in text.split("](")[1:]]
+    assert len(named) == 4
+    assert all((page.parent / name).stat().st_size > 5000 for name in named)
+    assert str(tmp_path) not in text
+
+
+def test_the_same_records_give_the_same_page(tmp_path: Path) -> None:
+    study = convex_study(tmp_path / "study")
+    first, second = (generate([study], tmp_path / name).read_bytes() for name in "ab")
+    assert first == second
+
+
+def test_a_section_without_runs_stays_as_it_was(tmp_path: Path) -> None:
+    convex, growth = convex_study(tmp_path / "convex"), growing_study(tmp_path / "growth", float)
+    together = generate([convex, growth], tmp_path / "a").read_bytes()
+    generate([convex], tmp_path / "b")
+    assert generate([growth], tmp_path / "b").read_bytes() == together
+
+
+def test_the_projects_page_is_what_its_sections_say(tmp_path: Path) -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    shutil.copytree(docs / "reproduction", tmp_path / "reproduction")
+    assert assemble(tmp_path).read_text() == (docs / "reproduction.md").read_text()
+
+
+def test_kept_runs_make_the_same_page_and_tell_nothing_of_the_machine(tmp_path: Path) -> None:
+    study = convex_study(tmp_path / "study")
+    for folder in study.iterdir():
+        told = ["/usr/bin/python", "/home/me/run.py", "experiment=paper_convex", "repeat=0,1"]
+        told_here = {"command": [*told, f"hydra.sweep.dir={tmp_path}"], "hostname": "my-machine"}
+        (folder / "environment.json").write_text(json.dumps(told_here))
+        config = (folder / "config.yaml").read_text()
+        (folder / "config.yaml").write_text(f"{config}data_dir: {tmp_path}\n")
+    kept, docs = tmp_path / "kept", tmp_path / "docs"
+    assert main([str(study), "--out", str(docs), "--keep", str(kept)]) == 0
+    again = generate([kept], tmp_path / "again").read_text()
+    assert sorted(again.splitlines()) == sorted((docs / PAGE).read_text().splitlines())
+    assert main([str(kept), "--out", str(docs), "--keep", str(kept)]) == 0  # onto themselves
+    files = [file for file in kept.rglob("*") if file.is_file()]
+    assert len(files) == 4 * 7
+    texts = "".join(file.read_text() for file in files)
+    assert not any(word in texts for word in (str(tmp_path), "my-machine", "/home", "/usr"))
+
+
+def test_a_run_with_faults_is_not_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = convex_study(tmp_path / "study")
+    (study / "gd" / "summary.json").write_text("{")
+    assert main([str(study), "--out", str(tmp_path / "docs"), "--keep", str(tmp_path / "k")]) == 2
+    assert "cannot be kept" in capsys.readouterr().err
+    assert not (tmp_path / "k").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"title": "", "text": [], "claims": [{}]}'])
+def test_a_damaged_section_is_one_sentence(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "docs" / "reproduction").mkdir(parents=True)
+    (tmp_path / "docs" / "reproduction" / "sns.json").write_text(text)
+    study = convex_study(tmp_path / "study")
+    assert main([str(study), "--out", str(tmp_path / "docs")]) == 2
+    told = capsys.readouterr().err
+    assert "sns.json is not a section of the page" in told
+    assert "Traceback" not in told
+
+
+def test_a_study_that_lacks_a_method_is_an_error(tmp_path: Path) -> None:
+    for folder in convex_study(tmp_path / "study").glob("Newton-CR-*"):
+        (folder / "config.yaml").write_text("name: elsewhere\n")
+    with pytest.raises(DataError, match="paper_convex lack the method 'Newton-CR'"):
+        generate([tmp_path], tmp_path / "docs")
+
+
+def test_each_section_tells_the_commands_of_its_runs(tmp_path: Path) -> None:
+    study = convex_study(tmp_path / "study")
+    told = ["/usr/bin/python", "/home/me/run.py", "experiment=paper_convex", "repeat=0,1"]
+    for folder in study.iterdir():
+        told_here = [*told, f"hydra.sweep.dir={tmp_path}", "tracking=none"]
+        (folder / "environment.json").write_text(json.dumps({"command": told_here}))
+    page = generate([study], tmp_path / "docs").read_text()
+    section = page.partition("## The convex case")[2]
+    assert section.split("```")[1].strip() == (
+        "python run.py experiment=paper_convex repeat=0,1    # 7 runs"
+    )
+
+
+def test_runs_of_no_study_are_an_error(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "0", rows([1.0]))
+    with pytest.raises(DataError, match="None of these runs"):
+        generate([folder], tmp_path / "docs")
+    assert main([str(folder), "--out", str(tmp_path / "docs")]) == 2
