@@ -57,7 +57,7 @@ AT_HOME = {
     "hydra": {"cli"},
     "omegaconf": {"cli"},
     "matplotlib": {"report"},
-    "rich": {"cli", "report", "runs", "terminal", "tracking"},
+    "rich": {"cli", "data", "report", "runs", "terminal", "tracking"},
     "sklearn": {"data", "optimizers", "interfaces"},
     "torchvision": {"data"},
     "pyhessian": {"curvature"},
