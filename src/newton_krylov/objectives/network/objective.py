@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from newton_krylov.allocator import keep_freed_memory
+from newton_krylov.capabilities import LABELLED, LAYERS, SAMPLE_GRADIENTS, SAMPLES
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.data.images import Images
 from newton_krylov.errors import CombinationError, ConfigError, UnsupportedError, suggest
@@ -92,6 +93,8 @@ class Network(Objective):
     share : float
         Of all samples; what a subset's evaluations count.
     """
+
+    offers = frozenset({SAMPLES, SAMPLE_GRADIENTS, LAYERS})
 
     def __init__(
         self,
@@ -526,7 +529,7 @@ class DatasetNetwork(Network):
         )
 
 
-@register("loss", "cross_entropy")
+@register("loss", "cross_entropy", needs=(LABELLED,))
 class CrossEntropy(DatasetNetwork):
     """Mean cross entropy of a network's logits: mean(logsumexp(z) - z_y) + l2/2 |w|^2.
 
@@ -559,7 +562,7 @@ class CrossEntropy(DatasetNetwork):
         super().__init__(dataset, model, F.cross_entropy, l2=l2, chunk=chunk, memory=memory)
 
 
-@register("loss", "mse")
+@register("loss", "mse", needs=(LABELLED,))
 class MeanSquaredError(DatasetNetwork):
     """Mean squared error of a network's one output: mean((z - y)^2) / 2 + l2/2 |w|^2.
 
