@@ -100,8 +100,13 @@ def _plain(run: ArchivedRun) -> dict[str, Any]:
 
 
 def _run(line: Mapping[str, Any]) -> ArchivedRun:
-    parts = [dict(line[part]) for part in ("config", "summary", "environment")]
-    return ArchivedRun(str(line["run"]), *parts, rows=_rows(line["trace"]))
+    return ArchivedRun(
+        str(line["run"]),
+        dict(line["config"]),
+        dict(line["summary"]),
+        dict(line["environment"]),
+        _rows(line["trace"]),
+    )
 
 
 def _rows(trace: Mapping[str, Sequence[Any]]) -> list[Row]:
