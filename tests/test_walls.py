@@ -47,7 +47,7 @@ BENCH = {
         "operators", "optimizers", "records", "registry", "report", "spectral", "terminal",
         "tracking",
     },
-    "cli": {"distributed", "errors", "registry", "runs"},
+    "cli": {"distributed", "errors", "registry", "report", "runs", "tracking"},
 }  # fmt: skip
 KNOWN = LIBRARY | BENCH
 
