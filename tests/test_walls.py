@@ -108,6 +108,24 @@ def test_all_imports_run_one_way():
         floors += ready
 
 
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_no_circle_of_files():
+    """Files import one way, too; what is imported late or for types alone counts as well."""
+    names = {module_name(path) for path in modules()}
+    needs = {}
+    for path in modules():
+        known = {n if n in names else n.rpartition(".")[0] for n in imported(path)}
+        needs[module_name(path)] = known & names
+    while ready := [name for name, known in needs.items() if known.isdisjoint(needs)]:
+        for name in ready:
+            del needs[name]
+    assert not needs, f"a circle among {sorted(needs)}, or above one"
+
+
 def test_the_library_does_not_know_the_bench():
     for name, known in LIBRARY.items():
         assert known <= set(LIBRARY), name
