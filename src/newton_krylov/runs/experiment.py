@@ -457,7 +457,7 @@ class _Experiment:
             self._write(writer.close)
 
     def _keep(self, result: RunResult) -> None:
-        self._write(lambda: self.record.write_weights(result.w))
+        self._write(lambda: self.record.write_weights(result.w.numpy(force=True)))
         last = {} if self.last is None else asdict(self.last)
         last.pop("note", None)
         status = "finished"
