@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import pydantic
 
-from newton_krylov.errors import ConfigError, suggest
+from newton_krylov.errors import ConfigError, renamed, suggest
 
 T = TypeVar("T", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
@@ -74,7 +74,9 @@ class Entry:
             for name, p in inspect.signature(self.target).parameters.items()
             if name in self._hints and _is_plain(self._hints[name])
         }
-        return {key: p for made in self._assembled.values() for key, p in made.parameters.items()} | own
+        for made in self._assembled.values():
+            own = made.parameters | own
+        return own
 
     @cached_property
     def _hints(self) -> dict[str, Any]:
@@ -142,7 +144,8 @@ class Entry:
             if key not in self.parameters:
                 kind = f"a parameter of {self.group}={self.name}"
                 raise ConfigError(
-                    f"{self._full(key)} is not {kind}{suggest(str(key), self.parameters)}"
+                    renamed(self._full(key))
+                    or f"{self._full(key)} is not {kind}{suggest(str(key), self.parameters)}"
                 )
         try:
             checked = self._schema.model_validate(given)
@@ -186,10 +189,11 @@ class Entry:
     def _make(self, keywords: Mapping[str, Any]) -> Any:
         """Make the part of checked keywords, assembling what is made of several of them."""
         own = {
-            name: self._assembled[name]._make(keywords) if name in self._assembled else keywords[name]
+            name: keywords[name]
             for name in inspect.signature(self.target).parameters
-            if name in self._assembled or name in keywords
+            if name in keywords
         }
+        own |= {name: made._make(keywords) for name, made in self._assembled.items()}
         return self.target(**own) if inspect.isclass(self.target) else partial(self.target, **own)
 
 

@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from newton_krylov.errors import ConfigError, suggest
+from newton_krylov.errors import ConfigError, renamed, suggest
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 """What Hydra raises on a mistake in a file or an override; ValueError for group=null."""
@@ -330,6 +330,8 @@ def _missing_file(error: MissingConfigException, loader: ConfigLoader) -> str:
 
 def _unknown_key(key: str, loader: ConfigLoader, overrides: Sequence[str]) -> str:
     """Name the first part of a dotted key that is wrong, with what would be right there."""
+    if sentence := renamed(key):
+        return sentence
     node = _without(key, loader, overrides)
     parts = key.split(".")
     for depth, part in enumerate(parts):

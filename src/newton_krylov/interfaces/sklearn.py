@@ -24,9 +24,11 @@ from newton_krylov.interfaces.parts import named
 from newton_krylov.objectives.linear_model import LinearModel
 from newton_krylov.objectives.logistic import Logistic
 from newton_krylov.objectives.multinomial import Multinomial
+from newton_krylov.optimizers.damping import Fixed
 from newton_krylov.optimizers.forcing import superlinear
 from newton_krylov.optimizers.line_search import armijo
-from newton_krylov.optimizers.newton import Newton
+from newton_krylov.optimizers.newton import on_all_samples
+from newton_krylov.optimizers.newton_step import NewtonStep
 
 
 class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
@@ -136,13 +138,14 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
             self.coef_, self.intercept_ = W.copy(), np.zeros(len(W), W.dtype)
         return self
 
-    def _newton(self) -> Newton:
-        return Newton(
+    def _newton(self) -> NewtonStep:
+        return NewtonStep(
             named("solver", self.solver).build({}),
             HessianProduct(),
             armijo,
             superlinear,
             named("preconditioner", self.preconditioner).build({}),
+            Fixed(),
         )
 
     def _objective(self, X: Any, y: NDArray[Any]) -> LinearModel:
@@ -158,11 +161,12 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
         )
         return (Logistic if classes == 2 else Multinomial)(data, l2=self.l2)
 
-    def _minimize(self, newton: Newton, objective: LinearModel) -> Tensor:
+    def _minimize(self, newton: NewtonStep, objective: LinearModel) -> Tensor:
         w = torch.zeros(objective.dim, dtype=objective.dtype)
         start = None
         self.n_iter_ = 0
-        for step in newton.steps(objective, w, torch.Generator().manual_seed(0)):
+        generator = torch.Generator().manual_seed(0)
+        for step in on_all_samples(newton, objective, w, newton.memory(), generator):
             w, norm = step.point.w, step.point.grad_norm
             start = norm if start is None else start
             if norm <= self.tol * start:

@@ -35,7 +35,7 @@ class Trial:
 
     @property
     def ratio(self) -> float:
-        """actual / predicted, the gain ratio; 0 where the model said uphill."""
+        """Actual / predicted, the gain ratio; 0 where the model said uphill."""
         return self.actual / self.predicted if self.predicted < 0 else 0.0
 
 

@@ -1,8 +1,8 @@
 """A step of Newton's method: a value that turns a point and a memory into the next point."""
 
 import copy
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Protocol, TypeVar
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from newton_krylov.linear_solvers.result import LinearResult, LinearSolver, Stat
 from newton_krylov.norms import euclidean, norm
 from newton_krylov.objectives.base import Point
 from newton_krylov.operators import LinearOperator
-from newton_krylov.optimizers.base import Memory, NotNowError, State, Step
+from newton_krylov.optimizers.base import Memory, State, Step
 from newton_krylov.optimizers.damping import Damping, Trial
 from newton_krylov.optimizers.forcing import Forcing, Inner, Outer
 from newton_krylov.optimizers.line_search import LineSearch

@@ -1,6 +1,7 @@
 """Schedules: what becomes of a stochastic method's step as its epochs go by."""
 
 import math
+from dataclasses import dataclass
 from typing import Protocol
 
 from pydantic import PositiveInt
@@ -8,22 +9,35 @@ from pydantic import PositiveInt
 from newton_krylov.registry import register
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far the training has come.
+
+    Attributes
+    ----------
+    epochs : float
+        Done so far, with the part of the present one.
+    """
+
+    epochs: float
+
+
 class Schedule(Protocol):
     """Gives the factor of the step's length, or of the learning rate."""
 
-    def __call__(self, done: float) -> float:
-        """Return a factor from 0 to 1, after so many epochs (with fractions of them)."""
+    def __call__(self, progress: Progress) -> float:
+        """Return a factor from 0 to 1."""
         ...
 
 
 @register("schedule", "constant")
-def constant(done: float, *, epochs: PositiveInt = 4) -> float:
+def constant(progress: Progress, *, epochs: PositiveInt = 4) -> float:
     """Leave the step as it is.
 
     Parameters
     ----------
-    done : float
-        Epochs so far.
+    progress : Progress
+        The epochs so far.
     epochs : int
         Changes nothing; every schedule has it, so that one can take another's place.
 
@@ -36,26 +50,26 @@ def constant(done: float, *, epochs: PositiveInt = 4) -> float:
 
 
 @register("schedule", "linear")
-def linear(done: float, *, epochs: PositiveInt = 4) -> float:
+def linear(progress: Progress, *, epochs: PositiveInt = 4) -> float:
     """Go from 1 down to 0 along a line.
 
     Parameters
     ----------
-    done : float
-        Epochs so far.
+    progress : Progress
+        The epochs so far.
     epochs : int
         When it has come to its end, where it stays.
 
     Returns
     -------
     float
-        1 - done / epochs.
+        Between 0 and 1.
     """
-    return 1 - min(done / epochs, 1.0)
+    return 1 - min(progress.epochs / epochs, 1.0)
 
 
 @register("schedule", "cosine")
-def cosine(done: float, *, epochs: PositiveInt = 4) -> float:
+def cosine(progress: Progress, *, epochs: PositiveInt = 4) -> float:
     """Go from 1 down to 0 along half a cosine.
 
     Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017, without
@@ -63,14 +77,14 @@ def cosine(done: float, *, epochs: PositiveInt = 4) -> float:
 
     Parameters
     ----------
-    done : float
-        Epochs so far.
+    progress : Progress
+        The epochs so far.
     epochs : int
         When it has come to its end, where it stays.
 
     Returns
     -------
     float
-        (1 + cos(pi done / epochs)) / 2.
+        Between 0 and 1.
     """
-    return 0.5 * (1 + math.cos(math.pi * min(done / epochs, 1.0)))
+    return 0.5 * (1 + math.cos(math.pi * min(progress.epochs / epochs, 1.0)))

@@ -13,7 +13,7 @@ from torch import Tensor
 from newton_krylov.objectives.base import Objective
 from newton_krylov.optimizers.base import Memory, Step, Steps
 from newton_krylov.optimizers.minibatch import batches
-from newton_krylov.optimizers.schedule import Schedule
+from newton_krylov.optimizers.schedule import Progress, Schedule
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
@@ -125,7 +125,7 @@ class Epochs:
         while True:
             epoch = _Epoch()
             for k in range(count):
-                rate = self.schedule(self.memory.epochs + k / count)
+                rate = self.schedule(Progress(self.memory.epochs + k / count))
                 batch = objective.batch(next(indices), generator)
                 update = advance(batch, w, rate, generator)
                 w = update.w

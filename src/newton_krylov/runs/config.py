@@ -21,6 +21,8 @@ GROUPS = (
     "line_search",
     "forcing",
     "preconditioner",
+    "damping",
+    "schedule",
     "device",
     "tracking",
 )
