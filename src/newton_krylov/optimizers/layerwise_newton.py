@@ -9,6 +9,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
+from newton_krylov.capabilities import LAYERS
 from newton_krylov.errors import ConfigError, UnsupportedError, suggest
 from newton_krylov.objectives.base import Objective
 from newton_krylov.optimizers.base import ContinuedOptimizer, Steps
@@ -43,7 +44,7 @@ class _Memory(EpochMemory):
         self.layers = layers
 
 
-@register("optimizer", "layerwise_newton")
+@register("optimizer", "layerwise_newton", needs=(LAYERS,))
 class LayerwiseNewton(ContinuedOptimizer[_Memory]):
     """Newton's method on some of a network's layers, one after the other on every mini-batch.
 

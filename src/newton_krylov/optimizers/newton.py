@@ -8,6 +8,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
+from newton_krylov.capabilities import SAMPLES
 from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.optimizers.base import ContinuedOptimizer, Step, Steps
 from newton_krylov.optimizers.newton_step import NewtonMemory
@@ -25,7 +26,7 @@ class _Memory(EpochMemory):
         self.step = step
 
 
-@register("optimizer", "newton")
+@register("optimizer", "newton", needs_with={"batch_size": (SAMPLES,)})
 class Newton(ContinuedOptimizer[_Memory]):
     """Newton's method: one Newton step after the other.
 

@@ -4,6 +4,7 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
+from newton_krylov.capabilities import ALL_SAMPLES, TRANSPORT_DUAL
 from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.operators import ShiftedOperator
 from newton_krylov.optimizers.base import Optimizer, Step, Steps
@@ -12,7 +13,7 @@ from newton_krylov.optimizers.sinkhorn import Scaling, transport_objective
 from newton_krylov.registry import register
 
 
-@register("optimizer", "sinkhorn_newton_sparse")
+@register("optimizer", "sinkhorn_newton_sparse", needs=(TRANSPORT_DUAL, ALL_SAMPLES))
 class SinkhornNewtonSparse(Optimizer):
     """Sinkhorn's iterations, then Newton's method on the dual of entropic transport.
 
