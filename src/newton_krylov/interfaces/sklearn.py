@@ -189,7 +189,7 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
             weights *= compute_class_weight(
                 self.class_weight, classes=classes, y=y, sample_weight=weights
             )[index]
-        total = float((weights / (weights.max() or 1.0)).sum()) * float(weights.max())
+        total = float(weights.sum())
         if not 0 < total < math.inf:
             raise ValueError("the samples' weights must have a positive, finite sum")
         return np.asarray(weights / total * len(weights))
@@ -209,7 +209,10 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
             "",
         )
         f = (Logistic if classes == 2 else Multinomial)(data, l2=self.l2)
-        factors = torch.from_numpy(1 / columns.size**2).to(X.dtype)
+        if self.l2 == 0:
+            return f
+        factors = torch.from_numpy(np.square(math.sqrt(self.l2) / columns.size) / self.l2)
+        factors = factors.to(X.dtype)
         if self.fit_intercept:
             factors = torch.cat([factors, factors.new_tensor([float(self.penalize_intercept)])])
         return f.with_factors(factors.repeat_interleave(f.n_outputs))

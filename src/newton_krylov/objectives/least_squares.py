@@ -7,6 +7,7 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from newton_krylov.capabilities import TABLE
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.objectives.linear_model import (
     Intercept,
@@ -36,7 +37,7 @@ class LeastSquaresTerms(SingleOutputTerms):
         return self.averaged(torch.ones_like(self.Z))
 
 
-@register("loss", "least_squares")
+@register("loss", "least_squares", needs=(TABLE,))
 class LeastSquares(SingleOutputModel):
     """Ridge regression: mean (x'w - y)^2 / 2 + l2/2 |w|^2.
 

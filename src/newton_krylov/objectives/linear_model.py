@@ -16,12 +16,13 @@ from typing import Literal, Self, cast
 import torch
 from torch import Tensor
 
+from newton_krylov.capabilities import LINEAR_MODEL, SAMPLE_GRADIENTS, SAMPLES, SQUARE_ROOT
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.errors import CombinationError, UnsupportedError
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
 from newton_krylov.objectives.features import Features, with_ones
-from newton_krylov.objectives.free_intercept import reach
+from newton_krylov.objectives.free_intercept import class_means, reach
 from newton_krylov.operators import LinearOperator, add_diagonal
 
 # Outputs carried along rays are updated, not recomputed; each update adds one rounding error.
@@ -136,6 +137,7 @@ class LinearModel(Objective):
     task: str
     terms: type[Terms]
     convex: bool = True
+    offers = frozenset({SAMPLES, LINEAR_MODEL, SAMPLE_GRADIENTS})
 
     def __init__(self, dataset: Dataset, l2: float, intercept: Intercept = "none") -> None:
         if dataset.task != self.task:
@@ -175,6 +177,7 @@ class LinearModel(Objective):
         self.dim = width * self.n_outputs
         self.dtype, self.device = features.X.dtype, features.X.device
         self._targets = self._encode(y)
+        vars(self).pop("_class_means", None)  # of the samples before
         self._casts: dict[torch.dtype, LinearModel] = {}
 
     def _penalize(self, l2: float, factors: Tensor | None) -> None:
@@ -315,7 +318,7 @@ class LinearModel(Objective):
         return other
 
     @property
-    def has_certificate(self) -> bool:
+    def certified(self) -> bool:
         """Whether `suboptimality_bound` is finite: all but the intercept must be penalized."""
         return self.convex and self.l2 > 0
 
@@ -329,13 +332,21 @@ class LinearModel(Objective):
         """
         if self.factors is None:
             return super().suboptimality_bound(point)
-        if not self.has_certificate:
+        if not self.certified:
             return math.inf
         free = self.factors == 0
         g, ridge = point.grad, cast(Tensor, self.ridge)
         bound = float((g[~free] / ridge[~free].sqrt()).square().sum()) / 2
         rest = float(g[free].abs().sum())
-        return bound + rest * reach(self, point) if rest else bound
+        if rest == 0.0:
+            return bound
+        b, least = point.w[-self.n_outputs :], float(ridge[~free].min())
+        return bound + rest * reach(b, point.value, least, self._class_means, self.margin_bound)
+
+    @cached_property
+    def _class_means(self) -> list[tuple[float, float]]:
+        classes = 1 if self.task == "regression" else max(self.n_outputs, 2)
+        return class_means(self.features, self.y, self.sample_weight, classes)
 
     def margin_bound(self, loss: float) -> float:
         """Return how far on the wrong side an output can be where the loss is at most `loss`."""
@@ -598,6 +609,7 @@ class SingleOutputModel(LinearModel):
     """A linear model with one output a sample: the Hessian is X' diag(weights) X + ridge."""
 
     terms: type[SingleOutputTerms]
+    offers = LinearModel.offers | {SQUARE_ROOT}
 
     def hessian_at(self, point: LinearModelPoint) -> LinearOperator:
         """Return the Hessian of f at a point."""

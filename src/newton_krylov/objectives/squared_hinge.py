@@ -6,6 +6,7 @@ from functools import cached_property
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from newton_krylov.capabilities import LIBLINEAR_LOSS, TABLE
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.objectives.linear_model import Intercept, SingleOutputModel, SingleOutputTerms
 from newton_krylov.registry import register
@@ -35,7 +36,7 @@ class SquaredHingeTerms(SingleOutputTerms):
         return self.averaged((self._short > 0).to(self.Z.dtype), 2.0)
 
 
-@register("loss", "squared_hinge")
+@register("loss", "squared_hinge", needs=(TABLE,), offers=(LIBLINEAR_LOSS,))
 class SquaredHinge(SingleOutputModel):
     """L2-loss support vector machine: mean max(0, 1 - y x'w)^2 + l2/2 |w|^2, y = -1 or 1.
 

@@ -14,10 +14,12 @@ from typing import Any
 
 from newton_krylov.errors import UnsupportedError, UserError
 from newton_krylov.records.record import FIGURES, Record, SweepRecord, read_yaml
+from newton_krylov.registry import import_plugins
 from newton_krylov.runs.config import build_part, label_of
 from newton_krylov.runs.console import MemberLine, print_members, print_places
 from newton_krylov.runs.environment import describe
 from newton_krylov.runs.experiment import Job, run_experiment
+from newton_krylov.runs.parts import register_parts
 from newton_krylov.runs.resume import task_overrides
 from newton_krylov.terminal import console, short
 from newton_krylov.tracking.base import Tracker
@@ -181,6 +183,8 @@ class Sweep:
         UserError
             If the folder holds a sweep that is not to be continued, or cannot be written.
         """
+        register_parts()
+        import_plugins()
         previous = _previous(folder, overrides, resume=bool(plain.get("resume")))
         shared = {key: value for key, value in plain.items() if key != "resume"}
         label = " ".join(task_overrides(overrides)) or "sweep"
