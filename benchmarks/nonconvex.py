@@ -24,7 +24,8 @@ from newton_krylov.data import load_dataset
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.errors import UserError
 from newton_krylov.models import Interface, initialized
-from newton_krylov.objectives.network.objective import CrossEntropy, Network
+from newton_krylov.objectives.network.losses import CrossEntropy
+from newton_krylov.objectives.network.objective import Network
 from newton_krylov.optimizers.layerwise_newton import LayerwiseNewton
 from newton_krylov.registry import entry
 from newton_krylov.runs.parts import register_parts

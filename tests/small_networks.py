@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from newton_krylov.data.dataset import Dataset, Split
-from newton_krylov.objectives.network.objective import CrossEntropy
+from newton_krylov.objectives.network.losses import CrossEntropy
 from newton_krylov.optimizers.base import Optimizer
 from newton_krylov.registry import entry
 

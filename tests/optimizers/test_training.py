@@ -15,7 +15,7 @@ from small_networks import data, module, network, optimizer
 from torch.nn import functional as F
 
 from newton_krylov.errors import ConfigError
-from newton_krylov.objectives.network.objective import CrossEntropy
+from newton_krylov.objectives.network.losses import CrossEntropy
 from newton_krylov.optimizers.training import factor
 from newton_krylov.runs.runner import Outcome, Stopping, run
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,7 +18,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from newton_krylov.cli.trust import is_foreign, judge
-from newton_krylov.errors import ConfigError, suggest
+from newton_krylov.errors import ConfigError, listed, suggest
+from newton_krylov.registry import entry, names, owners
+from newton_krylov.runs.parts import register_parts
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 """What Hydra raises on a mistake in a file or an override; ValueError for group=null."""
@@ -287,7 +290,7 @@ def _check_choice(
     folder, _, choice = value.rpartition("/")
     known = loader.get_group_options(f"{group}/{folder}", overrides=where) if folder else options
     if choice not in (*known, "null"):
-        raise ConfigError(f"{group}={value} is unknown{suggest(value, options)}")
+        raise ConfigError(_unknown_choice(group, value, options))
 
 
 def _missing_file(error: MissingConfigException, loader: ConfigLoader) -> str:
@@ -298,7 +301,24 @@ def _missing_file(error: MissingConfigException, loader: ConfigLoader) -> str:
     if package is not None:
         return f"{group}={name} needs the package {package}: pip install {package}."
     options = error.options or loader.get_group_options(group)
-    return f"{group}={name} is unknown{suggest(name, options)}"
+    return _unknown_choice(*_group_and_value(f"{group}/{name}"), options)
+
+
+def _group_and_value(file: str) -> tuple[str, str]:
+    """Split the file that a choice stands for; Hydra's own groups are two levels deep."""
+    parts = file.split("/")
+    depth = 2 if parts[0] == "hydra" else 1
+    return "/".join(parts[:depth]), "/".join(parts[depth:])
+
+
+def _unknown_choice(group: str, value: str, options: Sequence[str]) -> str:
+    """Say that a group has no such choice; a path is led to the key that takes one."""
+    if ("/" in value or Path(value).suffix) and (readers := _readers(group)):
+        return (
+            f"{group}={value} is a path, and {group} takes a name: write {group}.path={value} with "
+            f"{group}={listed(readers, 'or')}."
+        )
+    return f"{group}={value} is unknown{suggest(value, options)}"
 
 
 def _unknown_key(key: str, loader: ConfigLoader, overrides: Sequence[str]) -> str:
@@ -315,9 +335,22 @@ def _unknown_key(key: str, loader: ConfigLoader, overrides: Sequence[str]) -> st
             else:
                 wrong, where = part, "a key of the configuration"
                 choices = {*node, *loader.list_groups("")} - {"hydra"}
-            return f"{wrong} is not {where}{suggest(part, choices)}"
+            sentence = f"{wrong} is not {where}{suggest(part, choices)}"
+            return sentence + _owners(parts[0], part) if depth == 1 else sentence
         node = node[part]
     return f"{key} is not a key of the parts chosen."
+
+
+def _readers(group: str) -> list[str]:
+    """Return the names of a group's parts that take a path."""
+    register_parts()
+    return [name for name in names(group) if "path" in entry(group, name).parameters]
+
+
+def _owners(group: str, key: str) -> str:
+    """Say which other parts of a group have a key."""
+    register_parts()
+    return owners(group, key)
 
 
 def _without(key: str, loader: ConfigLoader, overrides: Sequence[str]) -> Any:

@@ -15,7 +15,7 @@ from newton_krylov.errors import UnsupportedError
 from newton_krylov.interfaces.parts import named
 from newton_krylov.linear_solvers.result import LinearSolver
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
-from newton_krylov.objectives.network.curvature import vjp
+from newton_krylov.objectives.network.graphs import vjp
 from newton_krylov.objectives.network.layout import flat
 from newton_krylov.operators import FunctionOperator, LinearOperator
 from newton_krylov.optimizers.damping import DampingRule
