@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TextIO, get_type_hints
+from typing import Annotated, Any, Literal, Protocol, Self, TextIO, get_type_hints
 
 Kind = Literal["result", "cost", "count", "step"]
 """What a column holds: where the method stands; what it took to get there, of any method; what it
@@ -160,17 +160,31 @@ class Row:
             heading="Time", kind="cost", form=".4f", width=9, unit="seconds",
         ),
     ]  # fmt: skip
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def columns(cls) -> list[str]:
-        """Return the column names in order."""
-        return [field.name for field in fields(cls)]
+        """Return the file's column names in order."""
+        return ["note" if field.name == "notes" else field.name for field in fields(cls)]
+
+    @classmethod
+    def read(cls, *, note: str = "", **numbers: Any) -> Self:
+        """Make a row of the file's columns; what it noted stays one text."""
+        return cls(**numbers, notes=(note,) if note else ())
+
+    @property
+    def note(self) -> str:
+        """The notes as one text, the file's last column."""
+        return "; ".join(self.notes)
+
+    def record(self) -> dict[str, float | str]:
+        """Return the file's columns, name to value."""
+        return {name: getattr(self, name) for name in self.columns()}
 
     def metrics(self) -> dict[str, float]:
         """Return the numeric columns but the iteration, name to value."""
         row = asdict(self)
-        del row["iteration"], row["note"]
+        del row["iteration"], row["notes"]
         return row
 
 
@@ -233,13 +247,13 @@ class TraceWriter:
         self._file: TextIO = path.open("w", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, Row.columns())
         self._writer.writeheader()
-        self._writer.writerows(asdict(row) for row in rows)
+        self._writer.writerows(row.record() for row in rows)
         self._file.flush()
         self._last_sync = time.monotonic()
 
     def __call__(self, row: Row) -> None:
         """Append a row."""
-        self._writer.writerow(asdict(row))
+        self._writer.writerow(row.record())
         self._file.flush()
         if time.monotonic() - self._last_sync >= _SECONDS_BETWEEN_SYNCS:
             os.fsync(self._file.fileno())
@@ -270,7 +284,8 @@ def read_trace(path: Path) -> list[Row]:
     """
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        found, optional = reader.fieldnames or [], [f.name for f in fields(Row) if _optional(f)]
+        found = reader.fieldnames or []
+        optional = ["note", *(f.name for f in fields(Row) if _optional(f))]
         # A trace of an earlier version lacks the columns that came later, and no others.
         if [name for name in Row.columns() if name in found or name not in optional] != found:
             raise ValueError(f"{path} is not a trace: its columns are {reader.fieldnames}")
@@ -284,7 +299,7 @@ def _optional(field: Field[Any]) -> bool:
 
 def _parse(record: dict[str, str]) -> Row:
     whole, text = {"iteration"}, {"note"}
-    return Row(
+    return Row.read(
         **{
             name: value if name in text else int(value) if name in whole else float(value)  # type: ignore[arg-type]
             for name, value in record.items()

@@ -23,6 +23,8 @@ GROUPS = (
     "line_search",
     "forcing",
     "preconditioner",
+    "damping",
+    "schedule",
     "device",
     "tracking",
 )
