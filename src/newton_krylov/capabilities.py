@@ -40,8 +40,6 @@ PARAMETERS = {
     "preconditioner": "preconditioner",
     "damping": "damping",
     "schedule": "schedule",
-    "damping": "damping",
-    "schedule": "schedule",
     "M": "preconditioner",
 }
 """What a signature calls the part of a group that it takes."""
