@@ -55,6 +55,7 @@ class DatasetNetwork(Network):
             chunk=chunk,
             memory=memory * GIB,
             images=dataset.images,
+            channels_last=True,
         )
 
 
