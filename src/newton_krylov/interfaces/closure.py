@@ -100,17 +100,16 @@ class FixedClosure:
             returned = torch.tensor(returned, dtype=parts[0].dtype)
         if not isinstance(returned, Tensor) or returned.numel() != 1:
             raise ValueError("the closure must return the loss, a tensor of one element")
-        returned = returned.reshape(())
+        loss: Tensor = returned.reshape(())
         if not parts:
-            if graph and not returned.requires_grad:
+            if graph and not loss.requires_grad:
                 raise ValueError("the closure's loss does not depend on the parameters given")
-            return returned
+            return loss
         total: Tensor = torch.stack([part.to(parts[0].device) for part in parts]).sum()
-        _refuse_another_sum(returned, total)
+        _refuse_another_sum(loss, total)
         if graph:
-            self._parts_count = not returned.requires_grad
-        loss: Tensor = total if self._parts_count else returned
-        return loss
+            self._parts_count = not loss.requires_grad
+        return total if self._parts_count else loss
 
 
 def _refuse_another_sum(returned: Tensor, total: Tensor) -> None:

@@ -163,6 +163,8 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
         "line_search": config.build("line_search"),
         "forcing": config.build("forcing"),
         "preconditioner": config.build("preconditioner"),
+        "damping": config.build("damping"),
+        "schedule": config.build("schedule"),
     }
 
 
@@ -461,7 +463,7 @@ class _Experiment:
     def _keep(self, result: RunResult) -> None:
         self._write(lambda: self.record.write_weights(result.w.numpy(force=True)))
         last = {} if self.last is None else asdict(self.last)
-        last.pop("note", None)
+        last.pop("notes", None)
         status = "finished"
         if result.outcome.failed:
             status = "failed"

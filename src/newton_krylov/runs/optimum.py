@@ -17,10 +17,13 @@ from newton_krylov.curvature.thresholded_sparse import ThresholdedSparse
 from newton_krylov.data.cache import Arrays, cached
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.objectives.base import Objective, Point
+from newton_krylov.optimizers.damping import Fixed
 from newton_krylov.optimizers.forcing import fixed, superlinear
 from newton_krylov.optimizers.line_search import armijo
 from newton_krylov.optimizers.newton import Newton
+from newton_krylov.optimizers.newton_step import NewtonStep
 from newton_krylov.optimizers.sinkhorn_newton_sparse import SinkhornNewtonSparse
+from newton_krylov.optimizers.stochastic_step import StochasticStep
 from newton_krylov.registry import Entry, entry
 
 GRADIENT_NORM = 1e-12
@@ -164,20 +167,24 @@ def _met(objective: Objective, point: Point) -> bool:
 
 def _newton(objective: Objective) -> Newton:
     small = objective.dim <= _EXACT_UP_TO
-    return Newton(
+    step = NewtonStep(
         solver=entry("solver", "exact" if small else "cg").build({}),
         curvature=HessianProduct(),
         line_search=armijo,
         forcing=partial(fixed, eta=1e-10 if small else 1e-4),
         preconditioner=entry("preconditioner", "none" if small else "jacobi").build({}),
+        damping=Fixed(),
     )
+    return Newton(StochasticStep(step))
 
 
 def _transport() -> SinkhornNewtonSparse:
-    return SinkhornNewtonSparse(
+    step = NewtonStep(
         solver=entry("solver", "cg").build({}),
         curvature=ThresholdedSparse(),
         line_search=armijo,
         forcing=superlinear,
         preconditioner=entry("preconditioner", "jacobi").build({}),
+        damping=Fixed(),
     )
+    return SinkhornNewtonSparse(step)
