@@ -1,0 +1,65 @@
+"""Whether a difference is larger than what repeated runs differ by among themselves."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from newton_krylov.report.study import Array
+
+ALONE = 1.25
+"""The time of a method that was run once is taken as known to this factor, either way."""
+
+
+def less(ours: Array | Sequence[float], theirs: Array | Sequence[float]) -> bool | None:
+    """Tell whether our cost is less, beyond the spread of the runs.
+
+    Parameters
+    ----------
+    ours, theirs : array of float
+        Of each run; inf for one that did not get there.
+
+    Returns
+    -------
+    bool or None
+        True where each of our runs costs less than each of theirs, False where it is the other way
+        round, None where the ranges overlap: then the runs do not decide it.
+    """
+    (low, high), (their_low, their_high) = _range(ours), _range(theirs)
+    if high < their_low:
+        return True
+    return False if their_high < low else None
+
+
+def less_in_every_pair(
+    ours: Array | Sequence[float], theirs: Array | Sequence[float]
+) -> bool | None:
+    """Tell whether our cost is less in every one of the repetitions, which were interleaved.
+
+    Parameters
+    ----------
+    ours, theirs : array of float
+        Of each run, in the order of the repetitions.
+
+    Returns
+    -------
+    bool or None
+        As `less`, which also decides where there are no two repetitions of both.
+    """
+    if len(ours) != len(theirs) or len(ours) < 2:
+        return less(ours, theirs)
+    answers = {bool(a < b) if a != b else None for a, b in zip(ours, theirs, strict=True)}
+    return answers.pop() if len(answers) == 1 else None
+
+
+def all_of(answers: Iterable[bool | None]) -> bool | None:
+    """Return True where all are, False where one is, else None: it hangs on what is undecided."""
+    known = set(answers)
+    return False if False in known else None if None in known else True
+
+
+def _range(costs: Array | Sequence[float]) -> tuple[float, float]:
+    values = np.asarray(costs, dtype=np.float64)
+    if values.size == 1:
+        low, high = sorted((float(values[0]) / ALONE, float(values[0]) * ALONE))
+        return low, high
+    return float(values.min()), float(values.max())
