@@ -1,6 +1,6 @@
 """Errors that are the user's to mend: one clear sentence, shown without a traceback."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -47,3 +47,9 @@ def suggest(word: str, choices: Iterable[str]) -> str:
     close = get_close_matches(word, names, n=1)
     hint = f"; did you mean '{close[0]}'?" if close else "."
     return f"{hint} Choices: {', '.join(names) if names else '(none)'}"
+
+
+def listed(words: Sequence[str], last: str) -> str:
+    """Return `"a, b and c"` for three words and the last word `"and"`."""
+    head, tail = words[:-1], words[-1]
+    return f"{', '.join(head)} {last} {tail}" if head else tail

@@ -19,13 +19,13 @@ import os
 import pkgutil
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import pydantic
 
-from newton_krylov.errors import ConfigError, suggest
+from newton_krylov.errors import ConfigError, listed, suggest
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -59,11 +59,32 @@ class Entry:
         Where it is registered.
     target : callable
         The class or function.
+    needs : tuple of str
+        What it needs other parts to offer; see `capabilities`.
+    needs_with : mapping of str to tuple of str
+        What a parameter needs besides, where it has another value than its default.
+    uses : frozenset of str or None
+        The groups whose parts it takes; None reads them from its signature.
     """
 
     group: str
     name: str
     target: Callable[..., Any]
+    needs: tuple[str, ...] = ()
+    needs_with: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    uses: frozenset[str] | None = None
+    own_offers: tuple[str, ...] | None = None
+
+    @property
+    def offers(self) -> frozenset[str] | None:
+        """What it offers other parts: as registered, and its class's attribute `offers`.
+
+        None where it declares neither.
+        """
+        of_class = getattr(self.target, "offers", None)
+        if self.own_offers is None and of_class is None:
+            return None
+        return frozenset(self.own_offers or ()) | frozenset(of_class or ())
 
     @cached_property
     def parameters(self) -> dict[str, tuple[Any, Any]]:
@@ -127,6 +148,7 @@ class Entry:
                 kind = f"a parameter of {self.group}={self.name}"
                 raise ConfigError(
                     f"{self._full(key)} is not {kind}{suggest(str(key), self.parameters)}"
+                    f"{owners(self.group, str(key))}"
                 )
         try:
             checked = self._schema.model_validate(given)
@@ -173,7 +195,15 @@ class Entry:
 _entries: dict[str, dict[str, Entry]] = {}
 
 
-def register(group: str, name: str) -> Callable[[T], T]:
+def register(
+    group: str,
+    name: str,
+    *,
+    needs: Sequence[str] = (),
+    needs_with: Mapping[str, Sequence[str]] | None = None,
+    offers: Sequence[str] | None = None,
+    uses: Sequence[str] | None = None,
+) -> Callable[[T], T]:
     """Register a class or function as `group=name`.
 
     Parameters
@@ -181,7 +211,17 @@ def register(group: str, name: str) -> Callable[[T], T]:
     group : str
         The configuration group, for example `"solver"`.
     name : str
-        The name by which configurations choose it; equal to the name of its YAML file.
+        The name by which configurations choose it; equal to the name of its YAML file, if it has
+        one.
+    needs : sequence of str
+        What it needs other parts of a run to offer, in the words of `newton_krylov.capabilities`.
+    needs_with : mapping of str to sequence of str, optional
+        What one of its parameters needs besides, where it has another value than its default.
+    offers : sequence of str, optional
+        What it offers other parts, beside what its class's attribute `offers` says; without
+        either, nothing is checked of it before it is there.
+    uses : sequence of str, optional
+        The groups whose parts it takes, where its signature does not say so.
 
     Returns
     -------
@@ -198,7 +238,15 @@ def register(group: str, name: str) -> Callable[[T], T]:
         taken = _entries.setdefault(group, {}).get(name)
         if taken is not None and taken.target.__qualname__ != target.__qualname__:
             raise ValueError(f"{group}={name} is registered already, as {taken.target!r}")
-        _entries[group][name] = Entry(group, name, target)
+        _entries[group][name] = Entry(
+            group,
+            name,
+            target,
+            tuple(needs),
+            {key: tuple(words) for key, words in (needs_with or {}).items()},
+            None if uses is None else frozenset(uses),
+            None if offers is None else tuple(offers),
+        )
         return target
 
     return decorate
@@ -254,6 +302,29 @@ def names(group: str) -> list[str]:
         Empty for an unknown group.
     """
     return sorted(_entries.get(group, {}))
+
+
+def owners(group: str, key: str) -> str:
+    """Return `"; solver=gcr and gmres have restart"` for a key that other parts of a group have.
+
+    Parameters
+    ----------
+    group : str
+        The configuration group.
+    key : str
+        A parameter's name.
+
+    Returns
+    -------
+    str
+        The end of a sentence; empty where no registered part of the group has it.
+    """
+    having = [name for name, part in _entries.get(group, {}).items() if key in part.parameters]
+    if not having:
+        return ""
+    return (
+        f"; {group}={listed(sorted(having), 'and')} {'has' if len(having) == 1 else 'have'} {key}"
+    )
 
 
 def import_modules(package: str) -> None:

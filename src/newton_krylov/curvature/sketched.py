@@ -7,6 +7,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
+from newton_krylov.capabilities import ALL_SAMPLES, SQUARE_ROOT
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.curvature.sampling import sample_size
 from newton_krylov.curvature.square_root import single_output
@@ -19,7 +20,7 @@ from newton_krylov.registry import register
 _BLOCK = 64
 
 
-@register("hessian_approx", "sketched")
+@register("hessian_approx", "sketched", needs=(SQUARE_ROOT, ALL_SAMPLES))
 class SketchedHessian(Curvature):
     """(S B)'(S B) + (l2 + alpha) I: the Hessian B'B + l2 I, B = D^(1/2) X, sketched by S.
 

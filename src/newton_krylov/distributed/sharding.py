@@ -8,7 +8,7 @@ from torch import Tensor
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.distributed.team import Team
-from newton_krylov.errors import CombinationError, UnsupportedError
+from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.features import Features
 
 
@@ -78,29 +78,3 @@ def _rows(X: Tensor, rows: range) -> Tensor:
     if X.layout is torch.sparse_csr:
         return Features(X).rows(torch.tensor(rows, device=X.device)).X
     return X[rows.start : rows.stop : rows.step].clone()
-
-
-_OPTIMIZERS = ("dynanewton", "saga", "svrg", "sinkhorn", "sinkhorn_newton_sparse")
-_CURVATURES = ("leverage_subsampled", "sketched", "thresholded_sparse")
-
-
-def refuse(optimizer: str, curvature: str) -> None:
-    """Refuse what needs all samples in one process.
-
-    Parameters
-    ----------
-    optimizer, curvature : str
-        Names of the configuration.
-
-    Raises
-    ------
-    CombinationError
-        If one of them looks at the samples themselves, and not at the objective's products alone.
-    """
-    chosen = {"optimizer": optimizer, "hessian_approx": curvature}
-    for group, name in chosen.items():
-        if name in (*_OPTIMIZERS, *_CURVATURES) or name.startswith("sklearn_"):
-            raise CombinationError(
-                f"{group}={name} needs all samples in one process, and device=distributed divides "
-                f"them; choose device=cpu."
-            )

@@ -7,6 +7,7 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from newton_krylov.capabilities import TABLE
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.objectives.linear_model import SingleOutputModel, SingleOutputTerms
 from newton_krylov.registry import register
@@ -31,7 +32,7 @@ class LeastSquaresTerms(SingleOutputTerms):
         return torch.full_like(self.Z, 1 / len(self.Z))
 
 
-@register("loss", "least_squares")
+@register("loss", "least_squares", needs=(TABLE,))
 class LeastSquares(SingleOutputModel):
     """Ridge regression: mean (x'w - y)^2 / 2 + l2/2 |w|^2.
 

@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from newton_krylov.capabilities import LINEAR_MODEL, SAMPLE_GRADIENTS, SAMPLES, SQUARE_ROOT
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.errors import CombinationError, UnsupportedError
@@ -94,6 +95,7 @@ class LinearModel(Objective):
     task: str
     terms: type[Terms]
     convex: bool = True
+    offers = frozenset({SAMPLES, LINEAR_MODEL, SAMPLE_GRADIENTS})
 
     def __init__(self, dataset: Dataset, l2: float) -> None:
         if dataset.task != self.task:
@@ -472,6 +474,7 @@ class SingleOutputModel(LinearModel):
     """A linear model with one output a sample: the Hessian is X' diag(weights) X + l2 I."""
 
     terms: type[SingleOutputTerms]
+    offers = LinearModel.offers | {SQUARE_ROOT}
 
     def hessian_at(self, point: LinearModelPoint) -> LinearOperator:
         """Return the Hessian of f at a point."""

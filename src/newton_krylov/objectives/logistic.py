@@ -6,6 +6,7 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from newton_krylov.capabilities import LIBLINEAR_LOSS, SKLEARN_LOGISTIC, TABLE
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.objectives.linear_model import SingleOutputModel, SingleOutputTerms
 from newton_krylov.registry import register
@@ -35,7 +36,7 @@ class LogisticTerms(SingleOutputTerms):
         return self._wrong.square().neg_().add_(self._wrong).mul_(1 / len(self.Z))
 
 
-@register("loss", "logistic")
+@register("loss", "logistic", needs=(TABLE,), offers=(SKLEARN_LOGISTIC, LIBLINEAR_LOSS))
 class Logistic(SingleOutputModel):
     """Binary logistic regression: mean log(1 + exp(-y x'w)) + l2/2 |w|^2, y = -1 or 1.
 

@@ -7,6 +7,7 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from newton_krylov.capabilities import SKLEARN_LOGISTIC, TABLE
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.objectives.linear_model import LinearModel, LinearModelPoint, Terms
 from newton_krylov.operators import LinearOperator
@@ -34,7 +35,7 @@ class MultinomialTerms(Terms):
         return G.mul_(1 / len(G))
 
 
-@register("loss", "multinomial")
+@register("loss", "multinomial", needs=(TABLE,), offers=(SKLEARN_LOGISTIC,))
 class Multinomial(LinearModel):
     """Softmax regression: mean(logsumexp(W'x) - (W'x)_y) + l2/2 |W|^2.
 

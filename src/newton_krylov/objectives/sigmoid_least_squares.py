@@ -6,6 +6,7 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from newton_krylov.capabilities import TABLE
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.objectives.linear_model import SingleOutputModel, SingleOutputTerms
 from newton_krylov.registry import register
@@ -45,7 +46,7 @@ class SigmoidLeastSquaresTerms(SingleOutputTerms):
         return self._slope.square().mul_(1 / len(self.Z))
 
 
-@register("loss", "sigmoid_least_squares")
+@register("loss", "sigmoid_least_squares", needs=(TABLE,))
 class SigmoidLeastSquares(SingleOutputModel):
     """Nonconvex binary classification: mean (sigmoid(x'w) - t)^2 / 2 + l2/2 |w|^2, t = 0 or 1.
 

@@ -5,6 +5,7 @@ from functools import cached_property
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from newton_krylov.capabilities import LIBLINEAR_LOSS, TABLE
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.objectives.linear_model import SingleOutputModel, SingleOutputTerms
 from newton_krylov.registry import register
@@ -34,7 +35,7 @@ class SquaredHingeTerms(SingleOutputTerms):
         return (self._short > 0).to(self.Z.dtype).mul_(2 / len(self.Z))
 
 
-@register("loss", "squared_hinge")
+@register("loss", "squared_hinge", needs=(TABLE,), offers=(LIBLINEAR_LOSS,))
 class SquaredHinge(SingleOutputModel):
     """L2-loss support vector machine: mean max(0, 1 - y x'w)^2 + l2/2 |w|^2, y = -1 or 1.
 

@@ -4,12 +4,13 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
+from newton_krylov.capabilities import SAMPLES
 from newton_krylov.optimizers.training import Momentum, Schedule
 from newton_krylov.optimizers.training_torch import TorchOptimizer
 from newton_krylov.registry import register
 
 
-@register("optimizer", "adam")
+@register("optimizer", "adam", needs=(SAMPLES,))
 class Adam(TorchOptimizer):
     """Adam (Kingma and Ba, 2015), by torch's `Adam`; a step is one epoch.
 

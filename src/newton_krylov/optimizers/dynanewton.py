@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
+from newton_krylov.capabilities import ALL_SAMPLES, LINEAR_MODEL
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.errors import ConfigError, UnsupportedError
 from newton_krylov.linear_solvers.result import LinearSolver
@@ -26,7 +27,7 @@ from newton_krylov.registry import register
 _REDUCTIONS = 4
 
 
-@register("optimizer", "dynanewton")
+@register("optimizer", "dynanewton", needs=(LINEAR_MODEL, ALL_SAMPLES))
 class DynaNewton(Optimizer):
     """One Newton step on each of a path of objectives, then Newton's method on the last one.
 

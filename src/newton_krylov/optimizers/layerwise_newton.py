@@ -9,6 +9,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
+from newton_krylov.capabilities import LAYERS
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.errors import ConfigError, UnsupportedError, suggest
 from newton_krylov.linear_solvers.result import LinearSolver
@@ -42,7 +43,7 @@ class Restricted(Protocol):
         ...
 
 
-@register("optimizer", "layerwise_newton")
+@register("optimizer", "layerwise_newton", needs=(LAYERS,))
 class LayerwiseNewton(Newton):
     """Newton's method on some of a network's layers, one after the other on every mini-batch.
 

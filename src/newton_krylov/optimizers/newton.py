@@ -8,6 +8,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
+from newton_krylov.capabilities import SAMPLES
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.linear_solvers.result import LinearResult, LinearSolver, Status
 from newton_krylov.norms import euclidean, norm
@@ -95,7 +96,7 @@ class Memory:
         self.velocity = state["velocity"]
 
 
-@register("optimizer", "newton")
+@register("optimizer", "newton", needs_with={"batch_size": (SAMPLES,)})
 class Newton(Optimizer):
     """Newton's method: solve H p = -g by the chosen solver, then search along p.
 

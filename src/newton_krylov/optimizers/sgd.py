@@ -4,13 +4,14 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
+from newton_krylov.capabilities import SAMPLES
 from newton_krylov.errors import ConfigError
 from newton_krylov.optimizers.training import Momentum, Schedule
 from newton_krylov.optimizers.training_torch import TorchOptimizer
 from newton_krylov.registry import register
 
 
-@register("optimizer", "sgd")
+@register("optimizer", "sgd", needs=(SAMPLES,))
 class SGD(TorchOptimizer):
     """Stochastic gradient descent with momentum, by torch's `SGD`; a step is one epoch.
 

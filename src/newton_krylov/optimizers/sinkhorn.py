@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from newton_krylov.capabilities import ALL_SAMPLES, TRANSPORT_DUAL
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Objective
 from newton_krylov.objectives.entropic_transport import EntropicTransport, TransportPoint
@@ -130,7 +131,7 @@ def transport_objective(objective: Objective, optimizer: str) -> EntropicTranspo
     return objective
 
 
-@register("optimizer", "sinkhorn")
+@register("optimizer", "sinkhorn", needs=(TRANSPORT_DUAL, ALL_SAMPLES))
 class Sinkhorn(Optimizer):
     """Sinkhorn's algorithm: the marginals are met in turn, rows then columns, in every iteration.
 

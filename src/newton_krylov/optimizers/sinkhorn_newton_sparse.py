@@ -4,6 +4,7 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
+from newton_krylov.capabilities import ALL_SAMPLES, TRANSPORT_DUAL
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.linear_solvers.result import LinearSolver
 from newton_krylov.objectives.base import Objective
@@ -17,7 +18,7 @@ from newton_krylov.preconditioners.base import PreconditionerBuilder
 from newton_krylov.registry import register
 
 
-@register("optimizer", "sinkhorn_newton_sparse")
+@register("optimizer", "sinkhorn_newton_sparse", needs=(TRANSPORT_DUAL, ALL_SAMPLES))
 class SinkhornNewtonSparse(Optimizer):
     """Sinkhorn's iterations, then Newton's method on the dual of entropic transport.
 

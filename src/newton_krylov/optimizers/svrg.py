@@ -6,6 +6,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
+from newton_krylov.capabilities import ALL_SAMPLES, LINEAR_MODEL
 from newton_krylov.objectives.base import Objective
 from newton_krylov.objectives.linear_model import LinearModel
 from newton_krylov.optimizers.base import Optimizer, Step, Steps
@@ -19,7 +20,7 @@ from newton_krylov.optimizers.minibatch import (
 from newton_krylov.registry import register
 
 
-@register("optimizer", "svrg")
+@register("optimizer", "svrg", needs=(LINEAR_MODEL, ALL_SAMPLES))
 class SVRG(Optimizer):
     """Stochastic variance-reduced gradient with mini-batches, for linear models.
 

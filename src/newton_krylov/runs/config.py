@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from newton_krylov.capabilities import refuse_unmet
 from newton_krylov.errors import CombinationError, ConfigError, suggest
 from newton_krylov.registry import Entry, entry
 from newton_krylov.runs.observer import OWN, Observation
@@ -119,6 +120,11 @@ class RunConfig:
     def entry_of(self, group: str) -> Entry:
         """Return the registry's entry of the part chosen from a group."""
         return entry(group, self.name_of(group))
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """The registry's entries of all parts chosen, by group."""
+        return {group: self.entry_of(group) for group in GROUPS}
 
     def build(self, group: str, **parts: Any) -> Any:
         """Make the part chosen from a group (see `Entry.build`)."""
@@ -238,8 +244,12 @@ def _refuse_senseless(config: RunConfig) -> None:
             )
         if config.settings.start == "model":
             raise CombinationError(f"start=model needs a network, but loss={loss} has none.")
+    options = {group: config.options_of(group) for group in GROUPS}
+    refuse_unmet(config.entries, options)
     if config.observation.of != OWN:
-        entry("hessian_approx", config.observation.of)
+        observed = entry("hessian_approx", config.observation.of)
+        if config.observation.every is not None:
+            refuse_unmet({**config.entries, "hessian_approx": observed})
     if stop.suboptimality is not None and config.settings.optimum == "none":
         raise CombinationError(
             "stop.suboptimality needs a certified optimum: set optimum=certified."

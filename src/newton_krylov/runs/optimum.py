@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from newton_krylov.capabilities import TRANSPORT_DUAL
 from newton_krylov.curvature.hvp import HessianProduct
 from newton_krylov.curvature.thresholded_sparse import ThresholdedSparse
 from newton_krylov.data.cache import Arrays, cached
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.objectives.base import Objective, Point
-from newton_krylov.objectives.entropic_transport import EntropicTransport
 from newton_krylov.optimizers.forcing import fixed, superlinear
 from newton_krylov.optimizers.line_search import armijo
 from newton_krylov.optimizers.newton import Newton
@@ -83,7 +83,7 @@ def certified_optimum(
         None where the objective has no certificate.
     """
     objective: Objective = loss.build(options, dataset=_in_double(dataset))
-    if not objective.convexity and not isinstance(objective, EntropicTransport):
+    if not objective.certified:
         return None
     solved = cached(
         "optimum", fingerprint(dataset, loss.name, options, dtype), partial(_solve, objective)
@@ -136,8 +136,7 @@ def _solve(objective: Objective) -> Arrays:
 def _best_point(objective: Objective) -> Point:
     """Iterate from zero until the gradient norm is met or nothing falls any more."""
     w0 = torch.zeros(objective.dim, dtype=objective.dtype, device=objective.device)
-    transport = isinstance(objective, EntropicTransport)
-    optimizer = _transport() if transport else _newton(objective)
+    optimizer = _transport() if TRANSPORT_DUAL in objective.offers else _newton(objective)
     best = lowest = objective.at(w0)
     since = 0
     for number, step in enumerate(optimizer.steps(objective, w0, torch.Generator())):

@@ -14,6 +14,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
+from newton_krylov.capabilities import ALL_SAMPLES, LIBLINEAR_LOSS, SKLEARN_LOGISTIC
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Objective
 from newton_krylov.objectives.linear_model import LinearModel
@@ -154,14 +155,14 @@ def _arrays(f: LinearModel) -> tuple[Any, np.ndarray[Any, Any]]:
     return scipy.sparse.csr_matrix((values, columns, rows), shape=(X.shape[0], X.shape[1])), y
 
 
-@register("optimizer", "sklearn_newton_cg")
+@register("optimizer", "sklearn_newton_cg", needs=(SKLEARN_LOGISTIC, ALL_SAMPLES))
 class SklearnNewtonCG(SklearnPeer):
     """scikit-learn's newton-cg: CG with forcing term min(0.5, sqrt|g|_1), Wolfe line search."""
 
     solver = "newton-cg"
 
 
-@register("optimizer", "sklearn_newton_cholesky")
+@register("optimizer", "sklearn_newton_cholesky", needs=(SKLEARN_LOGISTIC, ALL_SAMPLES))
 class SklearnNewtonCholesky(SklearnPeer):
     """scikit-learn's newton-cholesky: the dense Hessian, a direct solve, Armijo's line search.
 
@@ -172,7 +173,7 @@ class SklearnNewtonCholesky(SklearnPeer):
     one_blas_thread = False  # its BLAS forms and factors matrices
 
 
-@register("optimizer", "sklearn_lbfgs")
+@register("optimizer", "sklearn_lbfgs", needs=(SKLEARN_LOGISTIC, ALL_SAMPLES))
 class SklearnLBFGS(SklearnPeer):
     """scikit-learn's lbfgs: SciPy's L-BFGS-B on its own loss.
 
@@ -182,7 +183,7 @@ class SklearnLBFGS(SklearnPeer):
     solver = "lbfgs"
 
 
-@register("optimizer", "sklearn_liblinear")
+@register("optimizer", "sklearn_liblinear", needs=(LIBLINEAR_LOSS, ALL_SAMPLES))
 class SklearnLiblinear(SklearnPeer):
     """scikit-learn's liblinear (primal): LIBLINEAR's Newton-CG, two classes only.
 
