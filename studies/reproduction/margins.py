@@ -4,7 +4,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from newton_krylov.report.study import Array
+from newton_krylov.report.records import Problem, RunRecord
+from newton_krylov.report.study import Array, Entry, studies
+from newton_krylov.report.tables import number_text
 
 ALONE = 1.25
 """The time of a method that was run once is taken as known to this factor, either way."""
@@ -63,3 +65,38 @@ def _range(costs: Array | Sequence[float]) -> tuple[float, float]:
         low, high = sorted((float(values[0]) / ALONE, float(values[0]) * ALONE))
         return low, high
     return float(values.min()), float(values.max())
+
+
+def costs(entry: Entry, target: float, cost: str = "seconds") -> Array:
+    """Return what a suboptimality cost each run of a method, shape (n_runs,); inf: not reached."""
+    return np.array([record.cost_to(target, cost) for record in entry.records])
+
+
+def by_label(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """Group entries by the method's own label: one method with several settings."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.records[0].label, []).append(entry)
+    return found
+
+
+def best(settings: Sequence[Entry], target: float, cost: str = "seconds") -> Entry:
+    """Return the setting that is the first at a target, by the median of its runs."""
+    return min(settings, key=lambda entry: float(np.median(costs(entry, target, cost))))
+
+
+def typical(settings: Sequence[Entry], target: float, cost: str = "seconds") -> Entry:
+    """Return the median setting (the dearer of the middle two): what a method does untuned."""
+    ordered = sorted(settings, key=lambda entry: float(np.median(costs(entry, target, cost))))
+    return ordered[len(ordered) // 2]
+
+
+def on_problem(runs: Iterable[RunRecord], problem: Problem) -> list[Entry]:
+    """Return the methods of another study that were run on the same problem."""
+    return [entry for s in studies(runs) if s.problem == problem for entry in s.entries]
+
+
+def unreached(entry: Entry) -> str:
+    """Say how far a method was given to go that did not get to a target."""
+    passes = float(np.median(entry.last("data_passes")))
+    return f"not there after {number_text(passes)} passes"
