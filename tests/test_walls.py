@@ -17,17 +17,22 @@ LIBRARY = {
     "files": {"errors"},
     "registry": {"errors"},
     "operators": {"errors", "norms"},
-    "device": {"errors", "registry"},
-    "data": {"errors", "files", "registry"},
+    "capabilities": {"errors", "registry"},
+    "device": {"capabilities", "errors", "registry"},
+    "data": {"capabilities", "errors", "files", "registry"},
     "models": {"data", "errors", "registry"},
     "spectral": {"errors", "norms", "operators"},
     "linear_solvers": {"errors", "norms", "operators", "registry"},
-    "preconditioners": {"errors", "linear_solvers", "norms", "operators", "registry", "spectral"},
-    "objectives": {"allocator", "data", "errors", "norms", "operators", "registry"},
-    "curvature": {"errors", "norms", "objectives", "operators", "registry", "spectral"},
-    "distributed": {"data", "errors", "objectives", "operators", "registry"},
+    "preconditioners": {
+        "capabilities", "errors", "linear_solvers", "norms", "operators", "registry", "spectral",
+    },
+    "objectives": {"allocator", "capabilities", "data", "errors", "norms", "operators", "registry"},
+    "curvature": {
+        "capabilities", "errors", "norms", "objectives", "operators", "registry", "spectral",
+    },
+    "distributed": {"capabilities", "data", "errors", "objectives", "operators", "registry"},
     "optimizers": {
-        "curvature", "errors", "linear_solvers", "norms", "objectives", "operators",
+        "capabilities", "curvature", "errors", "linear_solvers", "norms", "objectives", "operators",
         "preconditioners", "registry", "spectral",
     },
     "interfaces": {
@@ -43,9 +48,9 @@ BENCH = {
     # A report reads records and traces, never live objects.
     "report": {"errors", "files", "records", "spectral", "terminal", "tracking"},
     "runs": {
-        "curvature", "data", "device", "distributed", "errors", "files", "models", "objectives",
-        "operators", "optimizers", "records", "registry", "report", "spectral", "terminal",
-        "tracking",
+        "capabilities", "curvature", "data", "device", "distributed", "errors", "files", "models",
+        "objectives", "operators", "optimizers", "records", "registry", "report", "spectral",
+        "terminal", "tracking",
     },
     "cli": {"distributed", "errors", "registry", "report", "runs", "tracking"},
 }  # fmt: skip

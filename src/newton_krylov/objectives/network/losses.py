@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from newton_krylov.capabilities import LABELLED
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.errors import CombinationError
 from newton_krylov.objectives.network.graphs import Criterion
@@ -59,7 +60,7 @@ class DatasetNetwork(Network):
         )
 
 
-@register("loss", "cross_entropy")
+@register("loss", "cross_entropy", needs=(LABELLED,))
 class CrossEntropy(DatasetNetwork):
     """Mean cross entropy of a network's logits: mean(logsumexp(z) - z_y) + l2/2 |w|^2.
 
@@ -92,7 +93,7 @@ class CrossEntropy(DatasetNetwork):
         super().__init__(dataset, model, F.cross_entropy, l2=l2, chunk=chunk, memory=memory)
 
 
-@register("loss", "mse")
+@register("loss", "mse", needs=(LABELLED,))
 class MeanSquaredError(DatasetNetwork):
     """Mean squared error of a network's one output: mean((z - y)^2) / 2 + l2/2 |w|^2.
 

@@ -13,7 +13,7 @@ from command import QUICK, ROOT, command
 from newton_krylov.errors import ConfigError
 from newton_krylov.registry import Entry, entry
 
-PAGE = ROOT / "docs" / "add_a_solver.md"
+PAGE = ROOT / "docs" / "extend.md"
 
 
 @pytest.fixture(scope="module")
