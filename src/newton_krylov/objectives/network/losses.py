@@ -56,6 +56,7 @@ class DatasetNetwork(Network):
             chunk=chunk,
             memory=memory * GIB,
             images=dataset.images if isinstance(dataset, ImageSet) else None,
+            channels_last=True,
         )
 
 
