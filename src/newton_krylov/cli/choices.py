@@ -45,7 +45,7 @@ def help_text(config_dir: Path, others: Mapping[str, Mapping[str, str]], prog: s
     """
     lines = [f"Usage: {prog} [-m] [group=choice ...] [key=value ...]", ""]
     for group in groups(config_dir):
-        known = {**choices(config_dir, group), **others.get(group, {})}
+        known = dict(sorted({**others.get(group, {}), **choices(config_dir, group)}.items()))
         width = max(map(len, known))
         lines.append(group)
         lines += [f"  {name:<{width}}  {summary}".rstrip() for name, summary in known.items()]

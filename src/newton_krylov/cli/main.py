@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import newton_krylov
+from newton_krylov.cli.offers import offer, offer_names, summaries_of
 from newton_krylov.errors import ConfigError, UserError
 
 DONE, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -77,14 +78,12 @@ def _command(config_dir: Path, given: list[str], prog: str) -> int:
     if options.version:
         print(f"newton-krylov {newton_krylov.__version__}")  # noqa: T201
         return DONE
-    others = _others(config_dir)
     if options.help:
         from newton_krylov.cli.choices import help_text
 
-        summaries = {g: {e.name: e.summary.rstrip(".") for e in es} for g, es in others.items()}
-        print(help_text(config_dir, summaries, prog))  # noqa: T201
+        print(help_text(config_dir, summaries_of(config_dir), prog))  # noqa: T201
         return DONE
-    _offer(others)
+    (offer_names if options.shell_completion else offer)(config_dir)
     if options.config_dir is not None and not options.config_dir.is_dir():
         raise ConfigError(f"--config-dir: there is no folder {options.config_dir}.")
     if options.cfg or options.info or options.hydra_help or options.shell_completion:
@@ -123,33 +122,6 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the options."""
         raise ConfigError(f"{message}. See {self.prog} --help.")
-
-
-def _others(config_dir: Path) -> dict[str, list[Any]]:
-    """Find third parties' parts that have no YAML file, group to entries of the registry."""
-    from newton_krylov import registry
-
-    registry.import_plugins()
-    return {
-        group: [
-            registry.entry(group, name)
-            for name in registry.names(group)
-            if not (config_dir / group / f"{name}.yaml").exists()
-        ]
-        for group in registry.groups()
-        if (config_dir / group).is_dir()
-    }
-
-
-def _offer(others: dict[str, list[Any]]) -> None:
-    """Let third parties' parts be chosen by name, with their own defaults."""
-    from hydra.core.config_store import ConfigStore
-
-    store = ConfigStore.instance()
-    for group, entries in others.items():
-        for entry in entries:
-            node = {"name": entry.name, **entry.defaults}
-            store.store(entry.name, node, group, provider="plugin")
 
 
 def _inspect(config_dir: Path, given: list[str]) -> int:
