@@ -339,6 +339,9 @@ def _job() -> Any:
     from newton_krylov.runs.experiment import Job
 
     hydra = HydraConfig.get()
+    os.chdir(
+        hydra.runtime.cwd
+    )  # hydra.job.chdir or not: paths are from where the command was typed
     folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
     if hydra.mode != RunMode.MULTIRUN:
         return Job(folder, overrides, REPOSITORY)

@@ -1,6 +1,7 @@
 """One run, from a composed configuration to its record: the only place that knows all rooms."""
 
 import logging
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ from newton_krylov.data import Dataset, Split, load_dataset
 from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.data.sparse import by_row_length
 from newton_krylov.device import denormals_flushed
-from newton_krylov.errors import UnsupportedError, UserError
+from newton_krylov.errors import CombinationError, UnsupportedError, UserError
+from newton_krylov.files import at_home
 from newton_krylov.models import Interface, initialized
 from newton_krylov.objectives.base import Layered, Objective
 from newton_krylov.optimizers.base import Optimizer
@@ -185,6 +187,11 @@ def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
     """
     parts: dict[str, Any] = {"dataset": dataset}
     if "model" in config.entry_of("loss").parts:
+        if dataset.train.weights is not None:
+            raise CombinationError(
+                f"loss={config.name_of('loss')} is of a network and counts all samples alike, but "
+                f"the data have weights; leave out dataset.weights_path, or take a linear loss."
+            )
         generator, _ = generators(config.settings.seed)
         module = initialized(config.build("model"), Interface.of(dataset), generator)
         parts["model"] = module.to(getattr(torch, config.settings.dtype))
@@ -246,7 +253,7 @@ def _load(
     loaded = load_dataset(
         name,
         dict(options),
-        data_dir=Path(folder).expanduser() if folder else None,
+        data_dir=at_home(folder) if folder else None,
         dtype=getattr(torch, dtype),
     )
     target = torch.device(place)
@@ -338,7 +345,7 @@ class _Experiment:
             places.append(("MLflow", str(place.url)))
         if place.problem is not None:
             places.append(("not tracked", place.problem))
-            command = f"python -m newton_krylov.tracking.upload {short(folder)}"
+            command = f"python -m newton_krylov.tracking.upload {shlex.quote(short(folder))}"
             places.append(("send it later", command))
         return places
 

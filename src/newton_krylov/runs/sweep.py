@@ -6,6 +6,7 @@ sweep's own record, which lies in the folder above, to which run of the tracker 
 
 import logging
 import math
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -264,7 +265,7 @@ class Sweep:
         if place.run_id is not None:
             lines.append(("MLflow", str(place.url)))
         if place.problem is not None:
-            command = f"python -m newton_krylov.tracking.upload {short(folder)}"
+            command = f"python -m newton_krylov.tracking.upload {shlex.quote(short(folder))}"
             lines += [("not tracked", place.problem), ("send it later", command)]
         if self.record.summary["status"] in ("interrupted", "killed"):
             lines.append(("to go on", "repeat the command with resume=true"))
