@@ -7,7 +7,10 @@ import pytest
 from command import ROOT, command
 
 PAGE = ROOT / "docs" / "tutorial.md"
-PARTS = re.compile(r"^```python\n(?P<code>.*?)^```$|^    python run\.py (?P<line>[^\n]*)$", re.M | re.S)
+PARTS = re.compile(
+    r"^```python\n(?P<code>.*?)^```$|^    python run\.py (?P<line>[^\n]*)$",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 @pytest.mark.slow
