@@ -9,6 +9,7 @@ from torch import Tensor
 from newton_krylov.capabilities import ALL_SAMPLES, LINEAR_MODEL
 from newton_krylov.objectives.base import Objective
 from newton_krylov.objectives.linear_model import LinearModel
+from newton_krylov.operators import add_diagonal
 from newton_krylov.optimizers.base import Optimizer, Step, Steps
 from newton_krylov.optimizers.minibatch import (
     GradientTable,
@@ -63,7 +64,7 @@ class SAGA(Optimizer):
         while True:
             for _ in range(updates):
                 g = table.estimate(w, next(samples), remember=True)
-                w = w.add(g.add_(w, alpha=f.l2), alpha=-a)
+                w = w.add(add_diagonal(g, w, f.ridge), alpha=-a)
             yield Step(f.at(w), a)
 
     def _default_step(self, f: LinearModel, size: int, generator: torch.Generator) -> float:

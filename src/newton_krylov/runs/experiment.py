@@ -253,7 +253,8 @@ def _load(
 
 
 def _moved(split: Split, target: torch.device) -> Split:
-    return Split(split.X.to(target), split.y.to(target))
+    weights = None if split.weights is None else split.weights.to(target)
+    return Split(split.X.to(target), split.y.to(target), weights)
 
 
 def _hashable(value: Any) -> Any:

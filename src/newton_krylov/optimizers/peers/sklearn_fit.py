@@ -102,6 +102,7 @@ class SklearnPeer(Optimizer):
         f = self._supported(objective)
         estimator = self._estimator(f)
         X, y = _arrays(f)
+        weights = None if f.sample_weight is None else f.sample_weight.cpu().numpy()
         vectors_only = self.one_blas_thread and scipy.sparse.issparse(X)
         surroundings = Surroundings(one_blas_thread=vectors_only)
         start = w0.detach().cpu().numpy().reshape(-1, f.n_outputs).T
@@ -113,7 +114,7 @@ class SklearnPeer(Optimizer):
                 model.coef_ = start.copy()
             with surroundings() as caught:
                 begin = time.perf_counter()
-                model.fit(X, y)
+                model.fit(X, y, sample_weight=weights)
                 seconds = time.perf_counter() - begin
             w = torch.from_numpy(np.ascontiguousarray(model.coef_.T).reshape(-1))
             return _Fit(
@@ -131,6 +132,11 @@ class SklearnPeer(Optimizer):
             given = getattr(objective, "name", type(objective).__name__)
             raise UnsupportedError(
                 f"scikit-learn's {self.solver} minimizes loss={names}, not loss={given}"
+            )
+        if objective.free_intercept:
+            raise UnsupportedError(
+                f"scikit-learn's {self.solver} gets the intercept as a column of the data here, "
+                f"where its weight is penalized; take loss.intercept=none and dataset.bias=true"
             )
         if objective.l2 == 0 and self.starts_at_zero:
             raise UnsupportedError(f"scikit-learn's {self.solver} needs loss.l2 > 0")
