@@ -72,7 +72,7 @@ def _build(path: Path) -> None:
 
 
 def _require_whole(path: Path) -> None:
-    from mlflow.store.db.utils import _get_latest_schema_revision
+    from mlflow.store.db.utils import _get_latest_schema_revision as head
 
     if not path.is_file():
         raise DataError(f"{path} is no file of a database; give another tracking.uri.")
@@ -87,7 +87,7 @@ def _require_whole(path: Path) -> None:
                 f"away and send the records anew."
             ) from error
         row = None
-    if row is None or row[0] != _get_latest_schema_revision():
+    if row is None or row[0] != head():  # type: ignore[no-untyped-call]
         raise DataError(
             f"{path} is not a whole database of this version of MLflow: its making was broken off, "
             f"or it is of another version. Move it away (mv {path.name} {path.name}.old), or if it "

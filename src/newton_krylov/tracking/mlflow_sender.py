@@ -3,11 +3,13 @@
 import logging
 import math
 import os
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from newton_krylov.errors import UserError
 from newton_krylov.records.record import Record, flatten
 from newton_krylov.records.trace import Measured
 from newton_krylov.tracking.address import masked, revealed
@@ -15,6 +17,7 @@ from newton_krylov.tracking.database import prepare
 from newton_krylov.tracking.deadline import within
 
 _T = TypeVar("_T")
+_log = logging.getLogger(__name__)
 
 RECORD_TAG = "newton_krylov.record"
 """The tag that carries a record's own identifier, by which a second sending finds the first."""
@@ -361,6 +364,25 @@ class Sender:
             self._client.set_terminated(run_id, mark, end_time=end)
 
 
+def told_of(error: Exception) -> str:
+    """Return what went wrong in one line without passwords, and log where.
+
+    Parameters
+    ----------
+    error : Exception
+        Of MLflow's, or ours.
+
+    Returns
+    -------
+    str
+        A sentence's worth.
+    """
+    _log.info("tracking failed: %s", masked("".join(traceback.format_exception(error))))
+    text = " ".join(str(error).split()).rstrip(".")
+    known = isinstance(error, UserError | TimeoutError)
+    return masked(text if known else f"{type(error).__name__}: {text}"[:300])
+
+
 def wanted(number: int, every_step_up_to: int) -> bool:
     """Tell whether a row is sent: all at first, then every fourth, every eighth, and so on.
 
@@ -507,4 +529,8 @@ def _texts(values: Mapping[str, Any], limit: int) -> dict[str, str]:
 
 def _text(value: Any) -> str:
     """Return a value's one text: a tuple's is that of the list which is read back from a file."""
-    return str(list(value)) if isinstance(value, tuple) else str(value)
+    return str(_listed(value))
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
