@@ -13,7 +13,7 @@ _VARIABLE = "NEWTON_KRYLOV_ADDRESSES"
 
 _USER = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z\d+.-]*://)(?P<user>[^\s/?#'\"<>]*)@")
 _QUERY = re.compile(
-    r"(?P<key>[?&][\w.-]*(?:passw|pwd|token|secret|key)[\w.-]*=)[^&\s'\"<>]+", re.IGNORECASE
+    r"(?P<key>[?&][\w.-]*(?:passw|pwd|token|secret|key)[\w.-]*=)[^&\s,'\"<>]+", re.IGNORECASE
 )
 _ADDRESS = re.compile(r"\b[A-Za-z][A-Za-z\d+.-]*://[^\s'\"<>]+")
 
