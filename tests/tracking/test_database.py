@@ -81,7 +81,7 @@ def _begun(whole: Path, path: Path) -> None:
 
 
 BROKEN = {
-    "half made": (_half_made, "is not a whole database .* mv mlflow.db mlflow.db.old"),
+    "half made": (_half_made, r"is not a whole database .* \(mv mlflow.db mlflow.db.old\)"),
     "begun": (_begun, "is not a whole database"),
     "no database": (lambda _, path: path.write_bytes(b"x" * 5000), "cannot be used as MLflow's"),
     "a folder": (lambda _, path: path.mkdir(), "is no file of a database"),

@@ -7,8 +7,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from command import QUICK, artifacts, command, inside, module, start, tracked
+from command import QUICK, artifacts, command, inside, start, tracked
 
+from newton_krylov.report.command import main as compare
 from newton_krylov.tracking.afterwards import upload
 
 NETWORK = ("dataset=digits_images", "loss=cross_entropy", "model=mlp", "optimizer=sgd")
@@ -102,12 +103,13 @@ def test_a_dead_record_that_cannot_be_sent_is_nobody_else_s_trouble(tmp_path):
 
 
 @pytest.mark.parametrize("by", ["run", "compare"])
-def test_the_next_command_of_any_kind_marks_the_dead(by, tmp_path):
+def test_the_next_command_of_any_kind_marks_the_dead(by, tmp_path, monkeypatch):
     leave_dead(Path("r"), tmp_path, tracking_uri=database(tmp_path))
     if by == "run":
         inside(*QUICK, "tracking=none", "hydra.run.dir=other", cwd=tmp_path)
     else:
-        module("newton_krylov.report.command", "r", cwd=tmp_path)
+        monkeypatch.setenv("NEWTON_KRYLOV_CACHE", str(tmp_path / ".cache"))
+        assert compare([str(tmp_path / "r")]) == 0
     assert json.loads((tmp_path / "r" / "summary.json").read_text())["status"] == "killed"
     (run,) = tracked(tmp_path)
     assert run.info.status == "KILLED"

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from newton_krylov.cli.trust import is_foreign, judge
-from newton_krylov.errors import ConfigError, listed, suggest
+from newton_krylov.errors import ConfigError, listed, renamed, suggest
 from newton_krylov.registry import entry, names, owners
 from newton_krylov.runs.parts import register_parts
 from newton_krylov.tracking.address import keep
@@ -327,6 +327,8 @@ def _unknown_choice(group: str, value: str, options: Sequence[str]) -> str:
 
 def _unknown_key(key: str, loader: ConfigLoader, overrides: Sequence[str]) -> str:
     """Name the first part of a dotted key that is wrong, with what would be right there."""
+    if sentence := renamed(key):
+        return sentence
     node = _without(key, loader, overrides)
     parts = key.split(".")
     for depth, part in enumerate(parts):

@@ -22,16 +22,18 @@ from torch import Tensor
 
 from newton_krylov.curvature.hvp import HessianProduct
 from newton_krylov.data.columns import moments
-from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.data.dataset import Split, Table
 from newton_krylov.data.sparse import csr_to_torch
 from newton_krylov.interfaces.parts import named
 from newton_krylov.objectives.features import with_ones
 from newton_krylov.objectives.linear_model import LinearModel
 from newton_krylov.objectives.logistic import Logistic
 from newton_krylov.objectives.multinomial import Multinomial
+from newton_krylov.optimizers.damping import Fixed
 from newton_krylov.optimizers.forcing import superlinear
 from newton_krylov.optimizers.line_search import armijo
-from newton_krylov.optimizers.newton import Newton
+from newton_krylov.optimizers.newton import on_all_samples
+from newton_krylov.optimizers.newton_step import NewtonStep
 
 
 class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
@@ -168,13 +170,14 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
                 raise ValueError(f"{name} == {getattr(self, name)}, must be a finite number")
         check_scalar(self.max_iter, "max_iter", Integral, min_val=1)
 
-    def _newton(self) -> Newton:
-        return Newton(
+    def _newton(self) -> NewtonStep:
+        return NewtonStep(
             named("solver", self.solver).build({}),
             HessianProduct(),
             armijo,
             superlinear,
             named("preconditioner", self.preconditioner).build({}),
+            Fixed(),
         )
 
     def _weights(self, X: Any, y: Any, sample_weight: Any) -> NDArray[Any] | None:
@@ -199,7 +202,7 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
     ) -> LinearModel:
         classes = len(self.classes_)
         sample_weight = None if weights is None else torch.from_numpy(weights).to(X.dtype)
-        data = Dataset(
+        data = Table(
             "the data given",
             Split(X, torch.from_numpy(y.astype(np.int64)), sample_weight),
             None,
@@ -237,7 +240,7 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
 
     def _minimize(
         self,
-        newton: Newton,
+        newton: NewtonStep,
         objective: LinearModel,
         columns: "_Columns",
         start: NDArray[Any],
@@ -249,7 +252,8 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
             return v.view(-1, objective.n_outputs).T.double().numpy()
 
         taken, ended = 0, ""
-        steps = newton.steps(objective, w, torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(0)
+        steps = on_all_samples(newton, objective, w, newton.memory(), generator)
         for point in (step.point for step in steps):
             w, size = point.w, columns.gradient_size(matrix(point.grad))
             if size <= self.tol:

@@ -57,7 +57,7 @@ class SAGA(Optimizer):
         size = min(self.batch_size, f.n_samples)
         a = self.step_size or self._default_step(f, size, generator)
         w = w0
-        yield Step(f.at(w))
+        yield Step(f.at(w), needed=False)
         table = GradientTable(f, w)
         samples = batches(f.n_samples, size, generator)
         updates = max(1, math.ceil(f.n_samples / size) // self.steps_per_pass)
@@ -65,7 +65,7 @@ class SAGA(Optimizer):
             for _ in range(updates):
                 g = table.estimate(w, next(samples), remember=True)
                 w = w.add(add_diagonal(g, w, f.ridge), alpha=-a)
-            yield Step(f.at(w), a)
+            yield Step(f.at(w), a, needed=False)
 
     def _default_step(self, f: LinearModel, size: int, generator: torch.Generator) -> float:
         n = f.n_samples

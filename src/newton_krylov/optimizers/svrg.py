@@ -51,7 +51,7 @@ class SVRG(Optimizer):
         size = min(self.batch_size, f.n_samples)
         a = self.step_size or self._default_step(f, size, generator)
         w = w0
-        yield Step(f.at(w))
+        yield Step(f.at(w), needed=False)
         table = None
         samples = batches(f.n_samples, size, generator)
         while True:
@@ -62,7 +62,7 @@ class SVRG(Optimizer):
             for _ in range(math.ceil(f.n_samples / size)):
                 g = table.estimate(w, next(samples), remember=False)
                 w = w.add(add_diagonal(g, w, f.ridge), alpha=-a)
-            yield Step(f.at(w), a)
+            yield Step(f.at(w), a, needed=False)
 
     def _default_step(self, f: LinearModel, size: int, generator: torch.Generator) -> float:
         expected, noise = batch_smoothness(*smoothness(f, generator), f.n_samples, size)

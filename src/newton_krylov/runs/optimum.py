@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,12 +15,15 @@ from newton_krylov.capabilities import TRANSPORT_DUAL
 from newton_krylov.curvature.hvp import HessianProduct
 from newton_krylov.curvature.thresholded_sparse import ThresholdedSparse
 from newton_krylov.data.cache import Arrays, cached
-from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.data.dataset import Dataset
 from newton_krylov.objectives.base import Objective, Point
+from newton_krylov.optimizers.damping import Fixed
 from newton_krylov.optimizers.forcing import fixed, superlinear
 from newton_krylov.optimizers.line_search import armijo
 from newton_krylov.optimizers.newton import Newton
+from newton_krylov.optimizers.newton_step import NewtonStep
 from newton_krylov.optimizers.sinkhorn_newton_sparse import SinkhornNewtonSparse
+from newton_krylov.optimizers.stochastic_step import StochasticStep
 from newton_krylov.registry import Entry, entry
 
 GRADIENT_NORM = 1e-12
@@ -82,7 +85,7 @@ def certified_optimum(
     Optimum or None
         None where the objective has no certificate, or the solve none that is finite.
     """
-    objective: Objective = loss.build(options, dataset=_in_double(dataset))
+    objective: Objective = loss.build(options, dataset=dataset.double())
     if not objective.certified:
         return None
     solved = cached(
@@ -113,16 +116,6 @@ def fingerprint(dataset: Dataset, loss: str, options: Mapping[str, Any], dtype: 
     """
     facts = [_VERSION, dataset.checksum, loss, sorted(options.items()), str(dtype)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _in_double(dataset: Dataset) -> Dataset:
-    return replace(dataset, train=_split_in_double(dataset.train), test=None)
-
-
-def _split_in_double(split: Split) -> Split:
-    y = split.y.double() if split.y.is_floating_point() else split.y
-    weights = None if split.weights is None else split.weights.double()
-    return Split(split.X.double(), y, weights)
 
 
 def _solve(objective: Objective) -> Arrays:
@@ -164,20 +157,24 @@ def _met(objective: Objective, point: Point) -> bool:
 
 def _newton(objective: Objective) -> Newton:
     small = objective.dim <= _EXACT_UP_TO
-    return Newton(
+    step = NewtonStep(
         solver=entry("solver", "exact" if small else "cg").build({}),
         curvature=HessianProduct(),
         line_search=armijo,
         forcing=partial(fixed, eta=1e-10 if small else 1e-4),
         preconditioner=entry("preconditioner", "none" if small else "jacobi").build({}),
+        damping=Fixed(),
     )
+    return Newton(StochasticStep(step))
 
 
 def _transport() -> SinkhornNewtonSparse:
-    return SinkhornNewtonSparse(
+    step = NewtonStep(
         solver=entry("solver", "cg").build({}),
         curvature=ThresholdedSparse(),
         line_search=armijo,
         forcing=superlinear,
         preconditioner=entry("preconditioner", "jacobi").build({}),
+        damping=Fixed(),
     )
+    return SinkhornNewtonSparse(step)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from newton_krylov.errors import UserError
 from newton_krylov.records.record import Record, flatten
-from newton_krylov.records.trace import Measured
+from newton_krylov.records.trace import COLUMNS, Measured
 from newton_krylov.tracking.address import masked, revealed
 from newton_krylov.tracking.database import prepare
 from newton_krylov.tracking.deadline import within
@@ -38,7 +38,8 @@ _STATUS = {
     "killed": "KILLED",
     "interrupted": "KILLED",
 }
-_COUNTS = ("function_count", "gradient_count", "hessian_count")  # sent once, at the end
+# Sent once, at the end: what no axis shows.
+_COUNTS = tuple(c.name for c in COLUMNS.values() if c.kind == "count" and "axis" not in c.shown)
 _TOTALS = ("wall_seconds", "optimum", "optimum_gap_bound", "members", "failed_members", *_COUNTS)
 _ENDING = ("status", "outcome", "reason")
 

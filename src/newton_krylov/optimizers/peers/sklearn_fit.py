@@ -68,12 +68,18 @@ class SklearnPeer(Optimizer):
 
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
         """Iterate from w0; ends by itself where scikit-learn does."""
-        fit, note = self._bind(objective, w0), "rerun from here for every row"
+        fit, notes = self._bind(objective, w0), ["rerun from here for every row"]
         if self.starts_at_zero and torch.count_nonzero(w0):
             w0 = torch.zeros_like(w0)
-            note = f"{note}; {self.solver} knows no start but zero"
+            notes.append(f"{self.solver} knows no start but zero")
         with objective.counts.unknown():
-            yield Step(objective.at(w0), inner_iterations=math.nan, note=note, seconds=0.0)
+            yield Step(
+                objective.at(w0),
+                inner_iterations=math.nan,
+                notes=tuple(notes),
+                seconds=0.0,
+                needed=False,
+            )
             return (yield from self._reruns(objective, fit))
 
     def _reruns(self, objective: Objective, fit: Callable[[int], _Fit]) -> Steps:
@@ -84,14 +90,15 @@ class SklearnPeer(Optimizer):
                 run = fit(k)
                 if run.iterations < k:
                     break
-                note = f"rerun with max_iter={k}{'; fell back to lbfgs' if run.fell_back else ''}"
+                fallback = ("fell back to lbfgs",) if run.fell_back else ()
                 step_seconds = max(run.seconds - seconds, 0.0)
                 seconds += step_seconds
                 yield Step(
                     objective.at(run.w),
                     inner_iterations=math.nan,
-                    note=note,
+                    notes=(f"rerun with max_iter={k}", *fallback),
                     seconds=step_seconds,
+                    needed=False,
                 )
         except BREAKDOWNS as error:
             return f"scikit-learn's {self.solver} failed: {error}"
