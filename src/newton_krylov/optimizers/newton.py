@@ -12,7 +12,7 @@ from newton_krylov.curvature.base import Curvature
 from newton_krylov.linear_solvers.result import LinearResult, LinearSolver, Status
 from newton_krylov.norms import euclidean, norm
 from newton_krylov.objectives.base import Objective, Point
-from newton_krylov.operators import LinearOperator, ShiftedOperator
+from newton_krylov.operators import LinearOperator
 from newton_krylov.optimizers.base import Optimizer, State, Step, Steps, settled
 from newton_krylov.optimizers.damping import Damping, DampingRule, Factor
 from newton_krylov.optimizers.forcing import Forcing, Inner, Outer
@@ -367,7 +367,7 @@ class Newton(Optimizer):
         return replace(direction, p=memory.velocity)
 
     def _damped(self, A: LinearOperator, tau: float) -> LinearOperator:
-        return ShiftedOperator(A, tau) if tau > 0 else A
+        return A.affine(shift=tau)
 
     def _judged(
         self, point: Point, A: LinearOperator, direction: "Direction", memory: Memory

@@ -7,7 +7,6 @@ from torch import Tensor
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.linear_solvers.result import LinearSolver
 from newton_krylov.objectives.base import Objective
-from newton_krylov.operators import ShiftedOperator
 from newton_krylov.optimizers.base import Optimizer, Step, Steps, settled
 from newton_krylov.optimizers.forcing import Forcing, Inner
 from newton_krylov.optimizers.line_search import LineSearch
@@ -79,7 +78,7 @@ class SinkhornNewtonSparse(Optimizer):
         last: Inner | None = None
         while True:
             shift = self.regularization * f.eta * point.grad_norm
-            A = ShiftedOperator(self.newton.operator(point, generator), shift)
+            A = self.newton.operator(point, generator).affine(shift=shift)
             advanced = self.newton.advance(point, A, last, generator)
             if isinstance(advanced, str):
                 return advanced
