@@ -422,6 +422,13 @@ class ArrayOperator(LinearOperator):
         return torch.tensor(product, dtype=self.dtype, device=self.device)
 
 
+def add_diagonal(out: Tensor, v: Tensor, diagonal: "float | Tensor") -> Tensor:
+    """Add diag(diagonal) v to out, in place; v is a vector or has columns."""
+    if not isinstance(diagonal, Tensor):
+        return out.add_(v, alpha=diagonal)
+    return out.addcmul_(v, diagonal if v.dim() == 1 else diagonal[:, None])
+
+
 class AffineOperator(LinearOperator):
     """scale A + shift I + diag(diagonal): damping, scaling and a diagonal added.
 
@@ -471,9 +478,9 @@ class AffineOperator(LinearOperator):
         if self.scale != 1.0:
             product.mul_(self.scale)
         if self.shift != 0.0:
-            product.add_(V, alpha=self.shift)
+            add_diagonal(product, V, self.shift)
         if self._diagonal is not None:
-            product.addcmul_(self._diagonal if V.ndim == 1 else self._diagonal.unsqueeze(1), V)
+            add_diagonal(product, V, self._diagonal)
         return product
 
     def dense(self) -> Tensor:

@@ -1,40 +1,19 @@
+import gzip
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
-from run_folders import row, rows, write_run
+from command import ROOT
+from run_folders import rows, write_run
+from study_runs import DEFAULTS, Methods, convex_study, growing_study
 
 from newton_krylov.errors import DataError
+from newton_krylov.report.records import RunRecord
 from studies.reproduction.__main__ import main
 from studies.reproduction.generate import PAGE, assemble, generate
+from studies.reproduction.kept import thinned
 from studies.reproduction.page import Verdict
-
-EXACT = [1.0, 1e-2, 1e-4, 1e-8, 1e-13]
-Methods = dict[str, tuple[list[float], float]]
-"""Label to suboptimalities and seconds a step."""
-
-DEFAULTS: Methods = {
-    "Exact Newton": (EXACT, 0.02),
-    "Newton-GMRES": ([1.0, 1e-2, 1e-4, 1e-8, 2e-13], 0.005),
-    "Newton-CR": ([1.0, 1e-2, 1e-4, 1e-8, 3e-13], 0.004),
-}
-
-
-def convex_study(folder: Path, changed: Methods | None = None) -> Path:
-    """Write a study whose numbers a person can check; each method may be given other ones."""
-    common: dict[str, Any] = {"name": "paper_convex", "benchmark": "Gradient descent"}
-    for label, (values, seconds) in (DEFAULTS | (changed or {})).items():
-        for repeat, factor in enumerate((1.0, 1.1)):
-            write_run(
-                folder / f"{label}-{repeat}", rows(values, step_seconds=seconds * factor),
-                label=label, repeat=repeat, solver={"name": "gmres", "maxiter": 10}, **common,
-            )  # fmt: skip
-    descent = [row(i, 0.1**i, i / 10, step_size=0.5, hvp_count=10.0) for i in range(15)]
-    write_run(folder / "gd", descent, label="Gradient descent", **common)
-    return folder
 
 
 def verdicts(page: str) -> dict[str, str]:
@@ -90,14 +69,6 @@ def test_other_numbers_turn_the_verdicts(
     assert verdict_on(generate([study], tmp_path / "docs").read_text(), claim) == verdict
 
 
-def growing_study(folder: Path, exact: Callable[[int], float]) -> Path:
-    for d in (100, 1000, 10000):
-        for label, seconds in (("Exact Newton", exact(d)), ("Newton-CG", d / 1e5)):
-            trace = rows([1.0, 1e-7], step_seconds=seconds)
-            write_run(folder / f"{label}{d}", trace, label=label, n_features=d, name="scaling")
-    return folder
-
-
 def test_growth_is_judged_by_the_fitted_exponents(tmp_path: Path) -> None:
     cubic = growing_study(tmp_path / "cubic", lambda d: (d / 1e3) ** 3)
     page = generate([cubic], tmp_path / "a").read_text()
@@ -132,9 +103,8 @@ def test_a_section_without_runs_stays_as_it_was(tmp_path: Path) -> None:
 
 
 def test_the_projects_page_is_what_its_sections_say(tmp_path: Path) -> None:
-    docs = Path(__file__).parents[2] / "docs"
-    shutil.copytree(docs / "reproduction", tmp_path / "reproduction")
-    assert assemble(tmp_path).read_text() == (docs / "reproduction.md").read_text()
+    assembled = assemble(tmp_path, ROOT / "studies" / "reproduction" / "sections")
+    assert assembled.read_text() == (ROOT / "docs" / "reproduction.md").read_text()
 
 
 def test_kept_runs_make_the_same_page_and_tell_nothing_of_the_machine(tmp_path: Path) -> None:
@@ -150,9 +120,9 @@ def test_kept_runs_make_the_same_page_and_tell_nothing_of_the_machine(tmp_path: 
     again = generate([kept], tmp_path / "again").read_text()
     assert sorted(again.splitlines()) == sorted((docs / PAGE).read_text().splitlines())
     assert main([str(kept), "--out", str(docs), "--keep", str(kept)]) == 0  # onto themselves
-    files = [file for file in kept.rglob("*") if file.is_file()]
-    assert len(files) == 4 * 7
-    texts = "".join(file.read_text() for file in files)
+    (file,) = kept.iterdir()
+    texts = gzip.decompress(file.read_bytes()).decode()
+    assert len(texts.splitlines()) == 7
     assert not any(word in texts for word in (str(tmp_path), "my-machine", "/home", "/usr"))
 
 
@@ -168,8 +138,8 @@ def test_a_run_with_faults_is_not_kept(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_damaged_section_is_one_sentence(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "docs" / "reproduction").mkdir(parents=True)
-    (tmp_path / "docs" / "reproduction" / "sns.json").write_text(text)
+    (tmp_path / "docs" / "sections").mkdir(parents=True)
+    (tmp_path / "docs" / "sections" / "sns.json").write_text(text)
     study = convex_study(tmp_path / "study")
     assert main([str(study), "--out", str(tmp_path / "docs")]) == 2
     told = capsys.readouterr().err
@@ -202,3 +172,15 @@ def test_runs_of_no_study_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="None of these runs"):
         generate([folder], tmp_path / "docs")
     assert main([str(folder), "--out", str(tmp_path / "docs")]) == 2
+
+
+def test_a_long_trace_is_thinned_out_without_changing_what_targets_cost() -> None:
+    gaps = np.geomspace(1.0, 1e-15, 20_000)
+    whole = rows(list(gaps), step_seconds=1e-3)
+    kept = thinned(whole)
+    assert len(kept) < 1000 and kept[0] == whole[0] and kept[-1] == whole[-1]
+    records = [RunRecord(Path(), each) for each in (whole, kept)]
+    for power in range(-15, 1):
+        costs = [record.seconds_to(10.0**power) for record in records]
+        assert costs[0] == costs[1]
+    assert thinned(whole[:100]) == whole[:100]

@@ -17,6 +17,7 @@ from newton_krylov.operators import MatrixOperator
 @linear_solver(
     "exact",
     symmetric=False,
+    uses=(),
     M="Not used: a direct method needs no preconditioner.",
     rtol=1e-10,
     solves=3,

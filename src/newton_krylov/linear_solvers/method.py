@@ -2,7 +2,7 @@
 
 import inspect
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, Protocol, get_type_hints
 
@@ -98,6 +98,7 @@ def linear_solver(
     M: str,
     rtol: float = 1e-5,
     solves: int | None = None,
+    uses: Sequence[str] | None = None,
     maxiter: str = "Limit of iterations, each one product; 10 n by default.",
 ) -> Callable[[Callable[..., LinearResult]], Solver]:
     """Make a registered solver of a function that solves a `System`.
@@ -118,6 +119,8 @@ def linear_solver(
         The default.
     solves : int, optional
         The default of `maxiter`, where it is not 10 n.
+    uses : sequence of str, optional
+        See `registry.register`.
     maxiter : str
         What is limited, for the docstring.
 
@@ -166,7 +169,7 @@ def linear_solver(
             "return": LinearResult
         }
         solver.__doc__ = _document(function, symmetric, M, maxiter)
-        return register("solver", name)(solver)
+        return register("solver", name, uses=uses)(solver)
 
     return decorate
 

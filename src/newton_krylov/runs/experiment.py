@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from newton_krylov import distributed
-from newton_krylov.data import Dataset, Split, load_dataset
-from newton_krylov.data.on_disk import OnDisk
+from newton_krylov.capabilities import unused
+from newton_krylov.data import Dataset, LabelledData, load_dataset
 from newton_krylov.data.sparse import by_row_length
 from newton_krylov.device import denormals_flushed
 from newton_krylov.errors import UnsupportedError, UserError
 from newton_krylov.models import Interface, initialized
-from newton_krylov.objectives.base import Objective
-from newton_krylov.objectives.network.objective import Network
+from newton_krylov.objectives.base import Layered, Objective
 from newton_krylov.optimizers.base import Optimizer
 from newton_krylov.records.checkpoint import CHECKPOINT, Checkpoint, Saver
 from newton_krylov.records.record import FIGURES, TRACE, Record
@@ -103,6 +102,8 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
     if before is not None and before.finished:
         console().print(f"{short(job.folder)}: finished before", markup=False, soft_wrap=True)
         return before.record
+    for sentence in unused(config.entries, job.overrides):
+        console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
     with interruptible() as interruption, denormals_flushed():
         place = config.build("device")()
         parts = build_parts(config)
@@ -161,6 +162,8 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
         "line_search": config.build("line_search"),
         "forcing": config.build("forcing"),
         "preconditioner": config.build("preconditioner"),
+        "damping": config.build("damping"),
+        "schedule": config.build("schedule"),
     }
 
 
@@ -205,7 +208,7 @@ def start_of(config: RunConfig, objective: Objective) -> Tensor:
     """
     generator, _ = generators(config.settings.seed)
     shape, kind = objective.dim, config.settings.start
-    if isinstance(objective, Network | distributed.DataParallelNetwork) and kind == "model":
+    if kind == "model" and isinstance(objective, Layered):
         return objective.initial()
     if kind == "uniform":
         w0 = torch.rand(shape, generator=generator, dtype=torch.float64)
@@ -245,13 +248,9 @@ def _load(
         data_dir=Path(folder).expanduser() if folder else None,
         dtype=getattr(torch, dtype),
     )
-    target = torch.device(place)
-    test = None if loaded.test is None else _moved(loaded.test, target)
-    return replace(loaded, train=_moved(by_row_length(loaded.train), target), test=test)
-
-
-def _moved(split: Split, target: torch.device) -> Split:
-    return Split(split.X.to(target), split.y.to(target))
+    if isinstance(loaded, LabelledData):
+        loaded = replace(loaded, train=by_row_length(loaded.train))
+    return loaded.to(torch.device(place))
 
 
 def _hashable(value: Any) -> Any:
@@ -364,12 +363,13 @@ class _Experiment:
         team = distributed.current()
         if team is None:
             return whole, objective_of(self.config, whole)
-        distributed.refuse(self.config.name_of("optimizer"), self.config.name_of("hessian_approx"))
         self._note(processes=team.size)
         dataset = distributed.shard(whole, team)
         _load.cache_clear()
         local = objective_of(self.config, dataset)
-        return dataset, distributed.data_parallel(local, team, whole.train.X)
+        train, _ = whole.splits
+        assert train is not None  # it has been divided
+        return dataset, distributed.data_parallel(local, team, train.X)
 
     def _optimum(self, dataset: Dataset, objective: Objective) -> Optimum | None:
         settings = self.config.settings
@@ -418,14 +418,15 @@ class _Experiment:
                 self.tracker.log(row)
                 progress(row)
             objective.agreed(0.0)  # no clock runs while one process waits for another to load
+            train, test = dataset.splits
             result = run(
                 optimizer,
                 objective,
                 w0,
                 self.config.stopping,
                 generator,
-                train=dataset.train,
-                test=dataset.test,
+                train=train,
+                test=test,
                 optimum=None if optimum is None else optimum.value,
                 on_row=on_row,
                 on_step=watch.step,
@@ -457,9 +458,9 @@ class _Experiment:
             self._write(writer.close)
 
     def _keep(self, result: RunResult) -> None:
-        self._write(lambda: self.record.write_weights(result.w))
+        self._write(lambda: self.record.write_weights(result.w.numpy(force=True)))
         last = {} if self.last is None else asdict(self.last)
-        last.pop("note", None)
+        last.pop("notes", None)
         status = "finished"
         if result.outcome.failed:
             status = "failed"
@@ -488,20 +489,5 @@ def _cannot_write(path: Path, error: OSError) -> str:
 
 
 def _description(dataset: Dataset) -> dict[str, Any]:
-    X = dataset.train.X
-    return {
-        "name": dataset.name,
-        "n_samples": len(dataset.train),
-        "n_features": dataset.n_features,
-        "nnz": _stored(X),
-        "task": dataset.task,
-        "source": dataset.source,
-        "checksum": dataset.checksum,
-    }
-
-
-def _stored(X: Tensor) -> int:
-    """Count the entries that a data matrix holds."""
-    if isinstance(X, OnDisk):
-        return X.nnz
-    return int(X.values().numel()) if X.layout is torch.sparse_csr else X.numel()
+    origin = {"source": dataset.source, "checksum": dataset.checksum}
+    return {"name": dataset.name, **dataset.facts(), **origin}

@@ -1,0 +1,141 @@
+"""Curvature of a network's loss by its products, each a backward pass over a graph that is kept.
+
+All are of f(w) = mean_i loss(z_i(w), y_i) + l2/2 |w|^2 with z = outputs. The graph of what is
+differentiated once more is built at the first product and serves all products at that point;
+where a point has more samples than the memory allows, the graphs of the rest are built again at
+each product.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from newton_krylov.errors import UnsupportedError
+from newton_krylov.norms import norm
+from newton_krylov.objectives.network.compression import compression
+from newton_krylov.objectives.network.graphs import HessianGraph, Kept, OutputGraph, vjp
+from newton_krylov.objectives.network.passes import Passes
+from newton_krylov.operators import Compression, LinearOperator
+
+G = TypeVar("G")
+
+
+_CHECKED = 3
+"""Products of which the symmetry is checked."""
+
+
+class NetworkOperator(LinearOperator, Generic[G]):
+    """A mean over spans of samples of J_s' B_s J_s or H_s, plus l2 I.
+
+    Parameters
+    ----------
+    passes : Passes
+        Give the spans, l2 and the counts.
+    graphs : Kept
+        One graph a span.
+    """
+
+    def __init__(self, passes: Passes, graphs: Kept[G]) -> None:
+        super().__init__(passes.dim, passes.dtype, passes.device)
+        self._passes = passes
+        self._graphs = graphs
+        self._first: tuple[Tensor, Tensor] | None = None  # a vector and its product
+        self._products = 0
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply by a vector of shape (dim,)."""
+        f = self._passes
+        f.counts.add(hvp=f.share, passes=f.share)
+        parts = f.split(v)
+        products = (self._product(self._graphs[number], parts) for number in range(len(f.spans)))
+        product = f.regularized(f.mean_of(products), v)
+        if self._products < _CHECKED:
+            self._check_symmetry(v, product)
+        return product
+
+    def dense(self) -> Tensor:
+        """Form the matrix, shape (dim, dim)."""
+        matrix = super().dense()
+        gap, scale = float((matrix - matrix.T).double().norm()), float(matrix.double().norm())
+        self._refuse_asymmetry(gap, scale)
+        return matrix
+
+    def _check_symmetry(self, v: Tensor, product: Tensor) -> None:
+        """Compare u'(A v) with v'(A u), u the first vector that was multiplied."""
+        self._products += 1
+        if self._first is None:
+            self._first = v.clone(), product.clone()
+            return
+        u, Au = self._first
+        gap = (torch.dot(u, product) - torch.dot(v, Au)).abs()
+        scale = norm(u) * norm(product) + norm(v) * norm(Au)
+        self._refuse_asymmetry(float(gap), float(scale))
+        if self._products == _CHECKED:
+            self._first = None
+
+    def _refuse_asymmetry(self, gap: float, scale: float) -> None:
+        """Refuse what rounding does not explain: errors of derivatives are of the order of 1."""
+        if gap > 30 * torch.finfo(self.dtype).eps ** 0.5 * scale:
+            raise UnsupportedError(
+                f"The products with this matrix are not symmetric (u'Av and v'Au differ by "
+                f"{gap / scale:.1g} of their size), as they are with every Hessian: some operation "
+                f"of the network or of the criterion has a wrong second derivative. "
+                f"torch.autograd.gradgradcheck finds which."
+            )
+
+    @abstractmethod
+    def _product(self, graph: G, v: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Multiply one span's matrix by a vector, parameter by parameter."""
+
+
+class HessianOperator(NetworkOperator[HessianGraph]):
+    """The Hessian: a product is the derivative of the gradient's graph (Pearlmutter, 1994).
+
+    Parameters
+    ----------
+    passes : Passes
+        Give the spans, l2 and the counts.
+    graphs : Kept
+        One graph a span.
+    w : Tensor, shape (dim,)
+        Where.
+    """
+
+    def __init__(self, passes: Passes, graphs: Kept[HessianGraph], w: Tensor) -> None:
+        super().__init__(passes, graphs)
+        self._w = w
+
+    def compression(self) -> Compression | None:
+        """Return the Hessian by one wide linear layer's weights in the span of its inputs."""
+        return compression(self._passes, self._w)
+
+    def _product(self, graph: HessianGraph, v: Sequence[Tensor]) -> Sequence[Tensor]:
+        parameters, gradient = graph
+        return vjp(gradient, parameters, v)
+
+
+class GaussNewtonOperator(NetworkOperator[OutputGraph]):
+    """The generalized Gauss-Newton matrix J' L J, L the Hessian of the loss by the outputs.
+
+    Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", 2002.
+    """
+
+    def _product(self, graph: OutputGraph, v: Sequence[Tensor]) -> Sequence[Tensor]:
+        return graph.pull(graph.curve(graph.push(v)))
+
+
+class EmpiricalFisherOperator(NetworkOperator[OutputGraph]):
+    """The mean over samples of g_i g_i', g_i the gradient of sample i's loss.
+
+    g_i = J_i' r_i with r_i the gradient by the outputs, so a product is J' applied to
+    r_i (r_i' (J v)_i): no sample's gradient is ever formed.
+    """
+
+    def _product(self, graph: OutputGraph, v: Sequence[Tensor]) -> Sequence[Tensor]:
+        r = graph.sample_gradients
+        t = graph.push(v).reshape(r.shape)
+        weighted = graph.shared(r * (r * t).sum(1, keepdim=True))
+        return graph.pull(weighted.view_as(graph.outputs))
