@@ -6,12 +6,14 @@ from pathlib import Path
 
 from newton_krylov.errors import DataError
 from newton_krylov.records.archive import SUFFIX
+from newton_krylov.records.unfinished import mark_killed_in
 from newton_krylov.report.compare import COMPARISON_HTML, write_comparison
 from newton_krylov.report.figures import slug
 from newton_krylov.report.records import RunRecord, read_record, read_records
 from newton_krylov.report.results import tables
 from newton_krylov.report.study import studies
 from newton_krylov.terminal import console
+from newton_krylov.tracking.afterwards import settle
 
 OUTPUTS = Path("outputs")
 
@@ -33,6 +35,8 @@ def answer(options: argparse.Namespace) -> None:
         Where there are no such runs, or a file cannot be written.
     """
     screen = console()
+    settle()
+    mark_killed_in(Path(folder) for folder in options.folders if Path(folder).is_dir())
     groups = studies(_read(options))
     out = options.out or _default_place(options)
     files = write_comparison(groups, out)

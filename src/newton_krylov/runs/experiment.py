@@ -107,8 +107,8 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
     with interruptible() as interruption, denormals_flushed():
         place = config.build("device")()
         parts = build_parts(config)
-        record = _begin(config, job, before)
         tracker: Tracker = config.build("tracking")
+        record = _begin(config, job, before, tracker.address)
         checkpoint = None if before is None else before.checkpoint
         experiment = _Experiment(
             config, job, record, tracker, place, parts, interruption, checkpoint
@@ -125,7 +125,7 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
     return record
 
 
-def _begin(config: RunConfig, job: Job, before: Earlier | None) -> Record:
+def _begin(config: RunConfig, job: Job, before: Earlier | None, tracking_uri: str | None) -> Record:
     """Open the run's record: the earlier process's, if its checkpoint is there to go on from."""
     continued = before is not None and before.checkpoint is not None
     record = Record.begin(
@@ -135,6 +135,7 @@ def _begin(config: RunConfig, job: Job, before: Earlier | None) -> Record:
         describe(job.repository),
         config.label,
         previous=before.record if before is not None and continued else None,
+        tracking_uri=tracking_uri,
     )
     if before is not None and not continued:
         record.replaced = before.record.summary.get("mlflow_run_id")
@@ -478,8 +479,9 @@ class _Experiment:
             from newton_krylov.report.figures import draw_run
             from newton_krylov.report.spectrum import draw_spectrum
 
-            draw_run(self.record.folder)
-            draw_spectrum(self.record.folder)
+            folder = self.record.folder
+            drawn = [*draw_run(folder), *draw_spectrum(folder)]
+            self._note(drawn=[str(path.relative_to(folder)) for path in drawn])
         except Exception as error:
             _log.info("no figures", exc_info=error)
 

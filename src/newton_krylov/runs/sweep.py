@@ -184,13 +184,19 @@ class Sweep:
         """
         register_parts()
         import_plugins()
+        tracker: Tracker = build_part("tracking", plain.get("tracking"))
         previous = _previous(folder, overrides, resume=bool(plain.get("resume")))
         shared = {key: value for key, value in plain.items() if key != "resume"}
         label = " ".join(task_overrides(overrides)) or "sweep"
         record = SweepRecord.begin(
-            folder, shared, task_overrides(overrides), describe(repository), label, previous
+            folder,
+            shared,
+            task_overrides(overrides),
+            describe(repository),
+            label,
+            previous,
+            tracker.address,
         )
-        tracker: Tracker = build_part("tracking", plain.get("tracking"))
         tracker.start(record, None)
         return cls(record, tracker)
 
@@ -217,6 +223,7 @@ class Sweep:
             outcome=None,
             reason=reason or f"{len(members)} runs, {len(failed)} failed",
             members=len(members),
+            drawn=[str(path.relative_to(self.record.folder)) for path in files],
             failed_members=len(failed),
             runs=[_facts(member) for member in members],
             wall_seconds=time.perf_counter() - self._started,
@@ -236,7 +243,7 @@ class Sweep:
             except UserError as error:
                 _log.info("%s", error)
                 continue
-            if record.bury():
+            if record.mark_killed():
                 self.tracker.send(record)
             members.append(Member(record))
         return members
