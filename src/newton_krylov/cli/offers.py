@@ -22,18 +22,20 @@ def summaries_of(config_dir: Path) -> dict[str, dict[str, str]]:
     return {g: {n: line.rstrip(".") for n, line in known.items()} for g, known in lines.items()}
 
 
-def offer(config_dir: Path) -> None:
-    """Let Hydra find every registered part that has no file, with its keys and defaults."""
+def parts_without_files(config_dir: Path) -> dict[str, list[registry.Entry]]:
+    """Return every registered part that has no file, by group; imports all parts."""
     from newton_krylov.runs.parts import register_parts
 
     register_parts()
     registry.import_plugins()
-    _store(
-        {
-            group: {name: registry.entry(group, name).defaults for name in names}
-            for group, names in _missing(config_dir).items()
-        }
-    )
+    missing = _missing(config_dir)
+    return {g: [registry.entry(g, name) for name in names] for g, names in missing.items()}
+
+
+def offer(config_dir: Path) -> None:
+    """Let Hydra find every registered part that has no file, with its keys and defaults."""
+    parts = parts_without_files(config_dir)
+    _store({g: {part.name: part.defaults for part in found} for g, found in parts.items()})
 
 
 def offer_names(config_dir: Path) -> None:
