@@ -7,7 +7,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,6 +184,10 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
     ):
         try:
             command = _Command.of(hydra, [*overrides, *hidden], multirun=multirun)
+            if command.config.get("verdict") is not None:
+                from newton_krylov.cli.verdict import judge
+
+                return _sweep(hydra, command, interruption, judge)
             return (
                 _sweep(hydra, command, interruption) if command.sweep else _single(hydra, command)
             )
@@ -266,14 +270,23 @@ def _single(hydra: Any, command: _Command) -> int:
     return _CODES[result.summary["status"]]
 
 
-def _sweep(hydra: Any, command: _Command, interruption: Any) -> int:
+def _multirun(hydra: Any, command: _Command, member: Callable[[Any], float]) -> None:
+    hydra.multirun(_CONFIG, member, command.overrides)
+
+
+def _sweep(
+    hydra: Any,
+    command: _Command,
+    interruption: Any,
+    carry_out: Callable[..., None] = _multirun,
+) -> int:
     from newton_krylov.runs.sweep import Sweep
 
     overrides = list(command.config.hydra.overrides.task)
     sweep = Sweep.begin(command.folder, _plain(command.config), overrides, REPOSITORY)
     status, reason = "finished", None
     try:
-        hydra.multirun(_CONFIG, member, command.overrides)
+        carry_out(hydra, command, member)
     except KeyboardInterrupt:
         status = interruption.status
     except Exception as error:  # a launcher's or sweeper's: members' own are in their records
@@ -354,7 +367,7 @@ def _plain(config: Any) -> dict[str, Any]:
     from newton_krylov.cli.compose import COMPOSITION_ERRORS
 
     try:
-        ours = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+        ours = OmegaConf.masked_copy(config, [k for k in config if k not in ("hydra", "verdict")])
         plain: Any = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
     except COMPOSITION_ERRORS as error:
         text = str(error).partition("\n")[0].rstrip(".")

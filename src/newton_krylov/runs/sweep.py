@@ -245,9 +245,13 @@ class Sweep:
     def _compare(self) -> list[Path]:
         """Draw and tabulate; a sweep is not lost for a picture of it."""
         from newton_krylov.report.compare import compare
+        from newton_krylov.report.verdict import PLAN, write_verdict
 
+        folder = self.record.folder
         try:
-            return compare([self.record.folder], self.record.folder)
+            if (folder / PLAN).exists():
+                return write_verdict(folder)
+            return compare([folder], folder)
         except Exception as error:
             _log.info("no comparison", exc_info=error)
             console(stderr=True).print(f"The runs could not be compared: {error}", markup=False)
