@@ -38,6 +38,8 @@ PARAMETERS = {
     "line_search": "line_search",
     "forcing": "forcing",
     "preconditioner": "preconditioner",
+    "damping": "damping",
+    "schedule": "schedule",
     "M": "preconditioner",
 }
 """What a signature calls the part of a group that it takes."""

@@ -25,9 +25,10 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import pydantic
 
-from newton_krylov.errors import ConfigError, listed, suggest
+from newton_krylov.errors import ConfigError, listed, renamed, suggest
 
 T = TypeVar("T", bound=Callable[..., Any])
+C = TypeVar("C", bound=type)
 
 PLUGIN_VARIABLE = "NEWTON_KRYLOV_PLUGINS"
 PLUGIN_ENTRY_POINTS = "newton_krylov.plugins"
@@ -89,11 +90,26 @@ class Entry:
     @cached_property
     def parameters(self) -> dict[str, tuple[Any, Any]]:
         """What a configuration may set: name to (annotation, default or `...`)."""
-        hints = get_type_hints(self._annotated, include_extras=True)
-        return {
-            name: (hints[name], ... if p.default is p.empty else p.default)
+        own = {
+            name: (self._hints[name], ... if p.default is p.empty else p.default)
             for name, p in inspect.signature(self.target).parameters.items()
-            if name in hints and _is_plain(hints[name])
+            if name in self._hints and _is_plain(self._hints[name])
+        }
+        for made in self._assembled.values():
+            own = made.parameters | own
+        return own
+
+    @cached_property
+    def _hints(self) -> dict[str, Any]:
+        return get_type_hints(self._annotated, include_extras=True)
+
+    @cached_property
+    def _assembled(self) -> dict[str, "Entry"]:
+        """The parameters that are made here, of parts and plain values (see `assembled`)."""
+        return {
+            name: Entry(self.group, self.name, self._hints[name])
+            for name in inspect.signature(self.target).parameters
+            if self._hints.get(name) in _ASSEMBLED
         }
 
     @property
@@ -107,7 +123,9 @@ class Entry:
     @cached_property
     def parts(self) -> frozenset[str]:
         """The parameters that code hands over: operators, tensors, other parts."""
-        return frozenset(inspect.signature(self.target).parameters) - frozenset(self.parameters)
+        own = frozenset(inspect.signature(self.target).parameters)
+        inner = (made.parts for made in self._assembled.values())
+        return own.difference(self.parameters, self._assembled).union(*inner)
 
     @property
     def _annotated(self) -> Any:
@@ -147,7 +165,8 @@ class Entry:
             if key not in self.parameters:
                 kind = f"a parameter of {self.group}={self.name}"
                 raise ConfigError(
-                    f"{self._full(key)} is not {kind}{suggest(str(key), self.parameters)}"
+                    renamed(self._full(key))
+                    or f"{self._full(key)} is not {kind}{suggest(str(key), self.parameters)}"
                     f"{owners(self.group, str(key))}"
                 )
         try:
@@ -187,12 +206,41 @@ class Entry:
         """
         keywords = self.validate(config)
         keywords |= {key: value for key, value in parts.items() if key in self.parts}
-        if inspect.isclass(self.target):
-            return self.target(**keywords)
-        return partial(self.target, **keywords)
+        return self._make(keywords)
+
+    def _make(self, keywords: Mapping[str, Any]) -> Any:
+        """Make the part of checked keywords, assembling what is made of several of them."""
+        own = {
+            name: keywords[name]
+            for name in inspect.signature(self.target).parameters
+            if name in keywords
+        }
+        own |= {name: made._make(keywords) for name, made in self._assembled.items()}
+        return self.target(**own) if inspect.isclass(self.target) else partial(self.target, **own)
 
 
 _entries: dict[str, dict[str, Entry]] = {}
+_ASSEMBLED: set[type] = set()
+
+
+def assembled(cls: C) -> C:
+    """Mark a class as made of parts and plain values where a registered part takes one.
+
+    A parameter annotated with it stands for the parameters of the class itself: a Newton step, for
+    one, of solver, curvature and their like, which several optimizers take.
+
+    Parameters
+    ----------
+    cls : type
+        With an annotated constructor.
+
+    Returns
+    -------
+    type
+        The class unchanged.
+    """
+    _ASSEMBLED.add(cls)
+    return cls
 
 
 def register(

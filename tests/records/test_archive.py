@@ -29,7 +29,7 @@ def same(left: Row, right: Row) -> bool:
 @settings(max_examples=50)
 def test_what_is_read_is_what_was_written(tmp_path_factory, loss, gap, note, name, value):
     path = tmp_path_factory.mktemp("archive") / "study.jsonl.gz"
-    trace = [row(0, gap, 0.0, loss=loss), row(1, gap, 0.5, note=note)]
+    trace = [row(0, gap, 0.0, loss=loss), row(1, gap, 0.5, notes=(note,) if note else ())]
     write_archive([ArchivedRun(name, {"key": value}, {"label": note}, {}, trace)], path)
     (back,) = read_archive(path)
     assert (back.name, back.config, back.summary) == (name, {"key": value}, {"label": note})

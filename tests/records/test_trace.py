@@ -18,7 +18,7 @@ floats = st.floats(allow_nan=False)
     st.lists(
         st.builds(
             lambda loss, norm, note, k: replace(
-                row(k, 0.0, 0.0), loss=loss, grad_norm=norm, note=note
+                row(k, 0.0, 0.0), loss=loss, grad_norm=norm, notes=(note,) if note else ()
             ),
             floats,
             floats,

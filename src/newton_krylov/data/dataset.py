@@ -22,6 +22,9 @@ class Split:
         bytes: uint8, whatever the run's dtype.
     y : Tensor, shape (n_samples,)
         Class indices 0 .. n_classes - 1 (int64), or floats for a regression.
+    weights : Tensor or None, shape (n_samples,)
+        How much each sample counts, >= 0 and of mean 1, in the dtype of X: 2 where others have 1
+        is as if the sample were there twice. None where all count alike.
 
     Of a transport problem, `X` is the cost matrix, shape (n, m), and `y` holds both marginals, the
     rows' before the columns', shape (n + m,).
@@ -29,6 +32,7 @@ class Split:
 
     X: Tensor
     y: Tensor
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return self.X.shape[0]
@@ -57,6 +61,8 @@ class Dataset:
         applied to it; equal checksums mean equal tensors.
     images : Images or None
         Of a set of images, how they become a network's input; None for a table.
+    bias : bool
+        Whether the last column is one of ones, which the source of the data did not have.
     """
 
     name: str
@@ -67,6 +73,7 @@ class Dataset:
     source: str
     checksum: str
     images: Images | None = None
+    bias: bool = False
 
     @property
     def n_features(self) -> int:

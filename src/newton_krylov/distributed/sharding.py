@@ -71,7 +71,8 @@ def _part(split: Split, team: Team, kind: str) -> Split:
         raise UnsupportedError(f"{n} {kind} samples are too few for {team.size} processes.")
     rows = numbers_of(split.X, team)
     taken = slice(rows.start, rows.stop, rows.step)
-    return Split(_rows(split.X, rows), split.y[taken].clone())
+    weights = None if split.weights is None else split.weights[taken].clone()
+    return Split(_rows(split.X, rows), split.y[taken].clone(), weights)
 
 
 def _rows(X: Tensor, rows: range) -> Tensor:

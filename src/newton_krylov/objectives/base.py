@@ -377,7 +377,9 @@ class Objective(ABC):
         float
             In the unit of f, apart from the rounding of f itself; inf where nothing is known.
         """
-        return point.grad_norm**2 / (2 * self.convexity) if self.convexity else math.inf
+        if not self.convexity:
+            return math.inf
+        return point.grad_norm * point.grad_norm / (2 * self.convexity)
 
     def accuracy(self, w: Tensor, split: Split) -> float | None:
         """Return the share of samples that w classifies rightly.

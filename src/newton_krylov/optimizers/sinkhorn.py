@@ -153,7 +153,7 @@ class Sinkhorn(Optimizer):
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
         """Iterate from w0, whose row potentials are not used; never ends by itself."""
         f = transport_objective(objective, "sinkhorn")
-        yield Step(f.at(w0))
+        yield Step(f.at(w0), needed=False)
         scaling, done = Scaling(f, w0), 0
         while True:
             count = max(1, int(self.thinning * done))
@@ -162,4 +162,4 @@ class Sinkhorn(Optimizer):
             done += count
             point = scaling.point()
             _ = point.grad_norm  # what a stopping test looks at; the value is no part of the method
-            yield Step(point, iterations=count)
+            yield Step(point, iterations=count, needed=False)

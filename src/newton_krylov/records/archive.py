@@ -113,7 +113,7 @@ def _rows(trace: Mapping[str, Sequence[Any]]) -> list[Row]:
     unknown = [None] * len(trace[_WHOLE])
     columns = {name: trace.get(name, unknown) for name in Row.columns()}
     return [
-        Row(**{name: _value(name, value) for name, value in zip(columns, values, strict=True)})
+        Row.read(**{name: _value(name, value) for name, value in zip(columns, values, strict=True)})
         for values in zip(*columns.values(), strict=True)
     ]
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Any, Protocol, Self, TextIO
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Row:
         Passes over the data so far (see `Counts`).
     step_seconds, seconds : float
         The optimizer's own time, of this step and so far: without metrics and logging.
-    note : str
+    notes : tuple of str
         What else happened, in words.
     """
 
@@ -57,17 +57,31 @@ class Row:
     data_passes: float
     step_seconds: float
     seconds: float
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def columns(cls) -> list[str]:
-        """Return the column names in order."""
-        return [field.name for field in fields(cls)]
+        """Return the file's column names in order."""
+        return ["note" if field.name == "notes" else field.name for field in fields(cls)]
+
+    @classmethod
+    def read(cls, *, note: str, **numbers: Any) -> Self:
+        """Make a row of the file's columns; what it noted stays one text."""
+        return cls(**numbers, notes=(note,) if note else ())
+
+    @property
+    def note(self) -> str:
+        """The notes as one text, the file's last column."""
+        return "; ".join(self.notes)
+
+    def record(self) -> dict[str, float | str]:
+        """Return the file's columns, name to value."""
+        return {name: getattr(self, name) for name in self.columns()}
 
     def metrics(self) -> dict[str, float]:
         """Return the numeric columns but the iteration, name to value."""
         row = asdict(self)
-        del row["iteration"], row["note"]
+        del row["iteration"], row["notes"]
         return row
 
 
@@ -111,13 +125,13 @@ class TraceWriter:
         self._file: TextIO = path.open("w", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, Row.columns())
         self._writer.writeheader()
-        self._writer.writerows(asdict(row) for row in rows)
+        self._writer.writerows(row.record() for row in rows)
         self._file.flush()
         self._last_sync = time.monotonic()
 
     def __call__(self, row: Row) -> None:
         """Append a row."""
-        self._writer.writerow(asdict(row))
+        self._writer.writerow(row.record())
         self._file.flush()
         if time.monotonic() - self._last_sync >= _SECONDS_BETWEEN_SYNCS:
             os.fsync(self._file.fileno())
@@ -155,7 +169,7 @@ def read_trace(path: Path) -> list[Row]:
 
 def _parse(record: dict[str, str]) -> Row:
     whole, text = {"iteration"}, {"note"}
-    return Row(
+    return Row.read(
         **{
             name: value if name in text else int(value) if name in whole else float(value)  # type: ignore[arg-type]
             for name, value in record.items()

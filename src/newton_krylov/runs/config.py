@@ -22,6 +22,8 @@ GROUPS = (
     "line_search",
     "forcing",
     "preconditioner",
+    "damping",
+    "schedule",
     "device",
     "tracking",
 )

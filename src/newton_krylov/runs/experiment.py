@@ -163,6 +163,8 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
         "line_search": config.build("line_search"),
         "forcing": config.build("forcing"),
         "preconditioner": config.build("preconditioner"),
+        "damping": config.build("damping"),
+        "schedule": config.build("schedule"),
     }
 
 
@@ -274,7 +276,8 @@ def _load(
 
 
 def _moved(split: Split, target: torch.device) -> Split:
-    return Split(split.X.to(target), split.y.to(target))
+    weights = None if split.weights is None else split.weights.to(target)
+    return Split(split.X.to(target), split.y.to(target), weights)
 
 
 def _hashable(value: Any) -> Any:
@@ -470,7 +473,7 @@ class _Experiment:
     def _keep(self, result: RunResult) -> None:
         self._write(lambda: self.record.write_weights(result.w.numpy(force=True)))
         last = {} if self.last is None else asdict(self.last)
-        last.pop("note", None)
+        last.pop("notes", None)
         status = "finished"
         if result.outcome.failed:
             status = "failed"

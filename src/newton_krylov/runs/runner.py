@@ -176,7 +176,7 @@ class _Meter:
                 data_passes=counts.passes,
                 step_seconds=seconds,
                 seconds=self.seconds,
-                note=step.note,
+                notes=step.notes,
             )
 
     def _suboptimality(self, point: Point) -> float:
@@ -265,7 +265,7 @@ def run(
         while True:
             start = clock()
             try:
-                step = next(steps)
+                step = next(steps).evaluated()
             except StopIteration as end:
                 return RunResult(Outcome.ENDED, str(end.value), rows, w)
             seconds = clock() - start if step.seconds is None else step.seconds
@@ -316,7 +316,7 @@ def _continued(
     """Start an optimizer's steps where a checkpoint left them; its row is in the trace already."""
     optimizer.load_state_dict(checkpoint.optimizer)
     steps = optimizer.steps(objective, w, generator)
-    next(steps)
+    next(steps).evaluated()
     objective.counts.add(
         **{name: n - getattr(objective.counts, name) for name, n in checkpoint.counts.items()}
     )
