@@ -94,6 +94,11 @@ class _Race:
             float(config.stop.seconds),
         )
 
+    @property
+    def always(self) -> dict[str, Sequence[str]]:
+        """What holds for all runs of a method."""
+        return {method.name: method.overrides for method in self.portfolio.methods}
+
     def announce(self, show: Callable[..., None]) -> None:
         """Say beforehand what will be run, and how long it may take."""
         portfolio = self.portfolio
@@ -132,6 +137,7 @@ class _Race:
                 f"hydra.sweep.subdir={run.folder}",
                 f"method={run.method}",
                 f"seed={run.seed}",
+                *self.always[run.method],
                 *run.setting,
             ],
         )

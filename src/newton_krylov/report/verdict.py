@@ -125,7 +125,8 @@ class Contestant:
     @property
     def title(self) -> str:
         """Its label, with the setting where that is not the default."""
-        return f"{self.label} ({', '.join(self.setting)})" if self.setting else self.label
+        short = [_without_group(override) for override in self.setting]
+        return f"{self.label} ({', '.join(short)})" if short else self.label
 
     @property
     def tuning_seconds(self) -> float:
@@ -276,9 +277,17 @@ class Race:
             self.contestants, key=lambda c: tuple(c.time(t) for t in reversed(self.targets))
         )
 
+    def short_table(self) -> Table:
+        """Tabulate times to the targets alone, for a terminal."""
+        return self.table().only("Method", *self._heads, "Score", "Tuning")
+
+    @property
+    def _heads(self) -> list[str]:
+        return [target.text for target in self.targets]
+
     def table(self) -> Table:
         """Tabulate times to the targets, with defaults and the cost of tuning beside."""
-        heads = ["Method", "Family", *(f"{t.name}: {t.text}" for t in self.targets)]
+        heads = ["Method", "Family", *self._heads]
         heads += ["Score", "Untuned, hardest", "Settings tried", "Tuning", "Ending"]
         rows = [self._row(contestant) for contestant in self.ranked]
         remark = (
@@ -589,6 +598,11 @@ def _reasons(facts: Mapping[str, Any]) -> Iterable[str]:
         )
     if "dtype" in facts:
         yield f"Arithmetic in {facts['dtype']}."
+
+
+def _without_group(override: str) -> str:
+    key, _, value = override.partition("=")
+    return f"{key.rpartition('.')[2]}={value}"
 
 
 def _seconds(record: RunRecord) -> float:

@@ -31,11 +31,14 @@ class Method:
         First order, quasi-Newton or second order.
     settings : sequence of sequence of str
         Overrides to try, in this order; the defaults (no override) come first.
+    overrides : sequence of str
+        What holds for all of its runs.
     """
 
     name: str
     family: str
     settings: Sequence[Sequence[str]]
+    overrides: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -122,16 +125,19 @@ def _method(name: str, told: Any, trials: int) -> Method:
     if not isinstance(told, Mapping):
         raise ConfigError(f"verdict.methods.{name} must have the keys family and settings.")
     family, settings = told.get("family"), told.get("settings") or []
+    overrides = told.get("overrides") or []
     if family not in FAMILIES:
         raise ConfigError(
             f"verdict.methods.{name}.family={family!r} should be {listed(FAMILIES, 'or')}."
         )
-    if not all(isinstance(s, list) and all(isinstance(o, str) for o in s) for s in settings):
+    if not all(
+        isinstance(s, list) and all(isinstance(o, str) for o in s) for s in [overrides, *settings]
+    ):
         raise ConfigError(
             f"verdict.methods.{name}.settings should be lists of overrides, such as "
-            f"[[], [optimizer.memory=20]]."
+            f"[[optimizer.memory=5], [optimizer.memory=20]], and its overrides one list."
         )
-    return Method(name, family, [(), *(tuple(s) for s in settings if s)][:trials])
+    return Method(name, family, [(), *(tuple(s) for s in settings if s)][:trials], overrides)
 
 
 def _count(node: Mapping[str, Any], key: str) -> int:

@@ -15,8 +15,14 @@ from typing import Any
 from newton_krylov.errors import UnsupportedError, UserError
 from newton_krylov.records.record import FIGURES, Record, SweepRecord, read_yaml
 from newton_krylov.registry import import_plugins
+from newton_krylov.report.verdict import PLAN, read_race
 from newton_krylov.runs.config import build_part, label_of
-from newton_krylov.runs.console import MemberLine, print_members, print_places
+from newton_krylov.runs.console import (
+    MemberLine,
+    print_members,
+    print_places,
+    print_verdict,
+)
 from newton_krylov.runs.environment import describe
 from newton_krylov.runs.experiment import Job, run_experiment
 from newton_krylov.runs.parts import register_parts
@@ -245,7 +251,7 @@ class Sweep:
     def _compare(self) -> list[Path]:
         """Draw and tabulate; a sweep is not lost for a picture of it."""
         from newton_krylov.report.compare import compare
-        from newton_krylov.report.verdict import PLAN, write_verdict
+        from newton_krylov.report.verdict import write_verdict
 
         folder = self.record.folder
         try:
@@ -260,7 +266,9 @@ class Sweep:
     def _print(self, members: Sequence[Member], files: Sequence[Path]) -> None:
         """Show what the members came to, and where everything lies."""
         out, place, folder = console(), self.tracker.place, self.record.folder
-        if members:
+        if (folder / PLAN).exists():
+            print_verdict(out, read_race(folder))
+        elif members:
             print_members(out, [member.line for member in members], self._best())
         pages = [file for file in files if file.suffix in (".html", ".md")]
         lines = [("sweep", short(folder)), *(("comparison", short(file)) for file in pages)]
