@@ -367,7 +367,7 @@ def _plain(config: Any) -> dict[str, Any]:
     from newton_krylov.cli.compose import COMPOSITION_ERRORS
 
     try:
-        ours = OmegaConf.masked_copy(config, [k for k in config if k not in ("hydra", "verdict")])
+        ours = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
         plain: Any = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
     except COMPOSITION_ERRORS as error:
         text = str(error).partition("\n")[0].rstrip(".")

@@ -29,7 +29,7 @@ from newton_krylov.records.record import (
     read_json,
     read_yaml,
 )
-from newton_krylov.records.trace import Row, read_trace
+from newton_krylov.records.trace import COLUMNS, Row, read_trace
 
 _SWEEP_MARK = "multirun.yaml"
 """Hydra puts it beside the folders of a sweep's jobs."""
@@ -229,10 +229,9 @@ class RunRecord:
 
     @cached_property
     def _columns(self) -> dict[str, NDArray[np.float64]]:
-        names = [name for name in Row.columns() if name != "note"]
         return {
             name: np.array([getattr(row, name) for row in self.rows], dtype=np.float64)
-            for name in names
+            for name in COLUMNS
         }
 
     def steps_to(self, value: float, column: str = "suboptimality") -> int | None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from newton_krylov.capabilities import refuse_unmet
 from newton_krylov.errors import CombinationError, ConfigError, suggest
+from newton_krylov.records.trace import shown
 from newton_krylov.registry import Entry, entry
 from newton_krylov.runs.observer import OWN, Observation
 from newton_krylov.runs.runner import Stopping
@@ -28,6 +29,11 @@ GROUPS = (
     "tracking",
 )
 """The groups from each of which a run takes one part."""
+
+if TYPE_CHECKING:
+    Metric = str
+else:
+    Metric = Literal[tuple(c.name for c in shown("axis") if not c.rising and c.name != "iteration")]
 
 
 @dataclass(frozen=True)
@@ -77,9 +83,7 @@ class Settings:
     optimum: Literal["certified", "none"] = "certified"
     dtype: Literal["auto", "float64", "float32"] = "auto"
     data_dir: str | None = None
-    objective_metric: Literal[
-        "loss", "suboptimality", "grad_norm", "test_loss", "data_passes", "hvp_count", "seconds"
-    ] = "loss"
+    objective_metric: Metric = "loss"
     benchmark: str | None = None
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
     resume: bool = False
@@ -157,7 +161,7 @@ def check(plain: Mapping[str, Any]) -> RunConfig:
         For the first thing that is wrong.
     """
     top = [field.name for field in fields(Settings)]
-    known = [*GROUPS, "stop", "spectrum", *top]
+    known = [*GROUPS, "stop", "spectrum", *top, "verdict"]  # the last is the command's alone
     for key in plain:
         if key not in known:
             raise ConfigError(f"'{key}' is not a key of the configuration{suggest(key, known)}")

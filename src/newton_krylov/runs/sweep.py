@@ -14,6 +14,7 @@ from typing import Any
 
 from newton_krylov.errors import UnsupportedError, UserError
 from newton_krylov.records.record import FIGURES, Record, SweepRecord, read_yaml
+from newton_krylov.records.trace import COLUMNS
 from newton_krylov.registry import import_plugins
 from newton_krylov.report.verdict import PLAN, read_race
 from newton_krylov.runs.config import build_part, label_of
@@ -34,8 +35,6 @@ _log = logging.getLogger(__name__)
 
 FAILED = float("inf")
 """What a sweeper is told of a run that came to nothing: it minimizes."""
-
-_COSTS = ("data_passes", "hvp_count", "seconds")
 
 
 def run_member(plain: Mapping[str, Any], job: Job) -> float:
@@ -74,7 +73,7 @@ def _metric(record: Record) -> float:
     value = summary.get(name)
     if summary["status"] != "finished" or value is None or math.isnan(value):
         return FAILED
-    if name in _COSTS and summary["outcome"] != "converged":
+    if COLUMNS[name].kind != "result" and summary["outcome"] != "converged":
         return FAILED
     return float(value)
 

@@ -56,6 +56,7 @@ class DatasetNetwork(Network):
             chunk=chunk,
             memory=memory * GIB,
             images=dataset.images,
+            channels_last=True,
         )
 
 
