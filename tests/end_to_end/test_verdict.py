@@ -32,7 +32,9 @@ def test_second_order_wins_on_an_ill_conditioned_problem_and_the_race_is_fair(
     # The overall time is announced beforehand, and what was finished is not run again.
     assert "at most" in out.splitlines()[2]
     again, _ = command(*SMALL, *problem, "resume=true", cwd=tmp_path)
-    assert again.count("finished before") == len(list((tmp_path / "race").glob("*/trace.csv")))
+    summaries = (json.loads(p.read_text()) for p in (tmp_path / "race").glob("*/summary.json"))
+    finished = [each for each in summaries if each["status"] == "finished"]
+    assert again.count("finished before") == len(finished) >= 30
     assert json.loads((tmp_path / "race" / "verdict.json").read_text())["answer"] == "Yes"
 
 

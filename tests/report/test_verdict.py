@@ -143,6 +143,13 @@ def test_a_target_that_nobody_reaches_decides_nothing(tmp_path: Path) -> None:
     assert "nobody reaches f − f* ≤ 1e-8 in the time given" in found.paragraph
 
 
+def test_what_only_one_kind_of_method_reaches_is_said(tmp_path: Path) -> None:
+    times = {"gd": [0.01] * 2, "lbfgs": [0.01] * 2, "newton_cg": [0.01] * 2}
+    found = read_race(race(tmp_path, times, {"gd": 0.8, "lbfgs": 0.8, "newton_cg": 0.09}))
+    told = "only second-order methods reach f − f* ≤ 1e-8, NEWTON_CG after 80 ms"
+    assert told in found.paragraph and found.comparisons[-1].ratio == float("inf")
+
+
 def test_tuned_runs_are_judged_and_untuned_ones_shown(tmp_path: Path) -> None:
     times = {"gd": [0.01] * 2, "lbfgs": [0.01] * 2, "newton_cg": [0.01] * 2}
     folder = race(tmp_path, times, dict.fromkeys(times, 0.5), tuned={"gd": 0.01})

@@ -299,7 +299,7 @@ def _sweep(
     if status != "finished":
         return _CODES[status]
     ran = any(one.status == "finished" for one in members)
-    return FAILED if not ran or any(one.failed for one in members) else DONE
+    return DONE if ran and sweep.record.summary["status"] == "finished" else FAILED
 
 
 def _told(error: Exception) -> str:

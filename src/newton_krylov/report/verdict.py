@@ -182,8 +182,9 @@ class Comparison:
         if first is None or last is None:
             only = first or last
             assert only is not None
+            who = "second-order methods reach" if only is self.second else "the others reach"
             time = seconds_text(only.time(self.target))
-            return f"only {only.label} reaches {place}, after {time}"
+            return f"only {who} {place}, {only.label} after {time}"
         times = [seconds_text(each.time(self.target)) for each in (first, last)]
         if self.winner == "tie":
             return f"at {place} {first.label} and {last.label} tie ({times[0]} and {times[1]})"
@@ -325,7 +326,7 @@ class Race:
         records = [record for record in second.runs if record.rows]
         steps = sum(record.rows[-1].iteration for record in records)
         products = sum(record.rows[-1].hvp_count for record in records)
-        if steps:
+        if steps and products:
             yield (
                 f"{second.label} takes {products / steps:.1f} curvature products a step, "
                 f"{steps / len(records):.0f} steps in all."

@@ -21,6 +21,8 @@ from newton_krylov.spectral.lanczos import lanczos
 _REPETITIONS = 7
 _PRODUCTS = 60
 _TOLERANCE = 1e-2
+_DENSE = 500
+"""Up to so many parameters the Hessian is formed, and its eigenvalues are exact."""
 
 
 def diagnose(objective: Objective, dataset: Dataset, start: Tensor, end: Tensor) -> dict[str, Any]:
@@ -81,17 +83,24 @@ def read_weights(file: Path, like: Tensor) -> Tensor:
 
 def _spectrum(point: Point, generator: torch.Generator) -> dict[str, Any]:
     H = point.hessian()
-    largest = lanczos(H, 1, generator=generator, rtol=_TOLERANCE, maxiter=_PRODUCTS)
-    top = float(largest.values[0])
+    if H.shape[0] <= _DENSE:
+        values = torch.linalg.eigvalsh(H.dense().double())
+        top, smallest = float(values[-1]), float(values[0])
+        total = float(values.sum())
+    else:
+        top = float(
+            lanczos(H, 1, generator=generator, rtol=_TOLERANCE, maxiter=_PRODUCTS).values[0]
+        )
+        smallest = _smallest(H, top, generator)
+        total = trace(H, _PRODUCTS, generator=generator).value
     facts: dict[str, Any] = {"largest_eigenvalue": top}
-    smallest = _smallest(H, top, generator)
     if smallest is not None:
         facts["smallest_eigenvalue"] = smallest
         facts["negative_curvature"] = smallest < -_TOLERANCE * abs(top)
         if smallest > 0:
             facts["condition_number"] = top / smallest
     if top > 0:
-        facts["effective_dimension"] = trace(H, _PRODUCTS, generator=generator).value / top
+        facts["effective_dimension"] = total / top
     return facts
 
 
