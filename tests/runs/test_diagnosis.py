@@ -3,7 +3,7 @@
 import torch
 from problems import randn
 
-from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.data.dataset import Split, Table
 from newton_krylov.objectives.logistic import Logistic
 from newton_krylov.runs.diagnosis import diagnose
 
@@ -11,7 +11,7 @@ from newton_krylov.runs.diagnosis import diagnose
 def test_spectrum_and_noise_are_those_of_the_dense_matrices() -> None:
     X = randn(200, 6, seed=1) * torch.tensor([10.0, 5.0, 1.0, 1.0, 0.5, 0.1], dtype=torch.float64)
     y = (randn(200, seed=2) > 0).long()
-    data = Dataset("made-up", Split(X, y), None, "binary", 2, "synthetic", "0")
+    data = Table("made-up", Split(X, y), None, "binary", 2, "synthetic", "0")
     f = Logistic(data, l2=0.01)
     start, end = torch.zeros(6, dtype=torch.float64), 0.1 * randn(6, seed=3)
     facts = diagnose(f, data, start, end)

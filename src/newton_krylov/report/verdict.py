@@ -572,7 +572,7 @@ def _contestant(name: str, family: str, runs: Sequence[tuple[PlannedRun, RunReco
 
 def _reasons(facts: Mapping[str, Any]) -> Iterable[str]:
     """Say what was measured of the problem."""
-    if "parameters" in facts:
+    if facts.get("samples"):
         yield f"{facts['parameters']:,} parameters, {facts['samples']:,} samples."
     if facts.get("condition_number"):
         yield (

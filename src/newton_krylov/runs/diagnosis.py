@@ -51,7 +51,7 @@ def diagnose(objective: Objective, dataset: Dataset, start: Tensor, end: Tensor)
     point = objective.at(end)
     facts: dict[str, Any] = {
         "parameters": objective.dim,
-        "samples": len(dataset.train),
+        "samples": dataset.facts().get("n_samples"),
         "dtype": str(objective.dtype).removeprefix("torch."),
     }
     with suppress(UnsupportedError):
@@ -85,7 +85,8 @@ def _spectrum(point: Point, generator: torch.Generator) -> dict[str, Any]:
     H = point.hessian()
     if H.shape[0] <= _DENSE:
         values = torch.linalg.eigvalsh(H.dense().double())
-        top, smallest = float(values[-1]), float(values[0])
+        top = float(values[-1])
+        smallest: float | None = float(values[0])
         total = float(values.sum())
     else:
         top = float(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from newton_krylov.capabilities import LAYERS
-from newton_krylov.data.dataset import Dataset
+from newton_krylov.data.dataset import Dataset, ImageSet
 from newton_krylov.records.record import WEIGHTS, write_json
 from newton_krylov.report.records import RunRecord
 from newton_krylov.report.verdict import DIAGNOSIS, read_race
@@ -78,9 +78,9 @@ def question_of(plain: Mapping[str, Any], *, loss_chosen: bool) -> Question:
 
 
 def _fitting_loss(dataset: Dataset, given: str) -> str:
-    if getattr(dataset, "images", None) is not None:
+    if isinstance(dataset, ImageSet):
         return "cross_entropy"
-    return _LOSSES.get(str(dataset.task), given)
+    return _LOSSES.get(str(dataset.facts().get("task")), given)
 
 
 def measure(folder: Path) -> None:
