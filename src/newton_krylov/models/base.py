@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from newton_krylov.data.dataset import Dataset
+from newton_krylov.data.dataset import Dataset, LabelledData
+from newton_krylov.errors import CombinationError
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,17 @@ class Interface:
         -------
         Interface
             One output a class; a single one for a regression.
+
+        Raises
+        ------
+        CombinationError
+            If the data set has no samples with targets.
         """
+        if not isinstance(dataset, LabelledData):
+            raise CombinationError(
+                f"A network needs samples with targets, but dataset={dataset.name} has "
+                f"{dataset.kind}; choose another dataset or loss."
+            )
         return cls(tuple(dataset.train.X.shape[1:]), dataset.n_classes or 1)
 
 

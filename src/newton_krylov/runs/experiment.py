@@ -1,6 +1,7 @@
 """One run, from a composed configuration to its record: the only place that knows all rooms."""
 
 import logging
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,11 +16,11 @@ from torch import Tensor
 
 from newton_krylov import distributed
 from newton_krylov.capabilities import unused
-from newton_krylov.data import Dataset, Split, load_dataset
-from newton_krylov.data.on_disk import OnDisk
+from newton_krylov.data import Dataset, LabelledData, load_dataset
 from newton_krylov.data.sparse import by_row_length
 from newton_krylov.device import denormals_flushed
-from newton_krylov.errors import UnsupportedError, UserError
+from newton_krylov.errors import CombinationError, UnsupportedError, UserError
+from newton_krylov.files import at_home
 from newton_krylov.models import Interface, initialized
 from newton_krylov.objectives.base import Layered, Objective
 from newton_krylov.optimizers.base import Optimizer
@@ -108,8 +109,8 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
     with interruptible() as interruption, denormals_flushed():
         place = config.build("device")()
         parts = build_parts(config)
-        record = _begin(config, job, before)
         tracker: Tracker = config.build("tracking")
+        record = _begin(config, job, before, tracker.address)
         checkpoint = None if before is None else before.checkpoint
         experiment = _Experiment(
             config, job, record, tracker, place, parts, interruption, checkpoint
@@ -126,7 +127,7 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
     return record
 
 
-def _begin(config: RunConfig, job: Job, before: Earlier | None) -> Record:
+def _begin(config: RunConfig, job: Job, before: Earlier | None, tracking_uri: str | None) -> Record:
     """Open the run's record: the earlier process's, if its checkpoint is there to go on from."""
     continued = before is not None and before.checkpoint is not None
     record = Record.begin(
@@ -136,6 +137,7 @@ def _begin(config: RunConfig, job: Job, before: Earlier | None) -> Record:
         describe(job.repository),
         config.label,
         previous=before.record if before is not None and continued else None,
+        tracking_uri=tracking_uri,
     )
     if before is not None and not continued:
         record.replaced = before.record.summary.get("mlflow_run_id")
@@ -185,6 +187,11 @@ def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
     """
     parts: dict[str, Any] = {"dataset": dataset}
     if "model" in config.entry_of("loss").parts:
+        if isinstance(dataset, LabelledData) and dataset.train.weights is not None:
+            raise CombinationError(
+                f"loss={config.name_of('loss')} is of a network and counts all samples alike, but "
+                f"the data have weights; leave out dataset.weights_path, or take a linear loss."
+            )
         generator, _ = generators(config.settings.seed)
         module = initialized(config.build("model"), Interface.of(dataset), generator)
         parts["model"] = module.to(getattr(torch, config.settings.dtype))
@@ -246,17 +253,12 @@ def _load(
     loaded = load_dataset(
         name,
         dict(options),
-        data_dir=Path(folder).expanduser() if folder else None,
+        data_dir=at_home(folder) if folder else None,
         dtype=getattr(torch, dtype),
     )
-    target = torch.device(place)
-    test = None if loaded.test is None else _moved(loaded.test, target)
-    return replace(loaded, train=_moved(by_row_length(loaded.train), target), test=test)
-
-
-def _moved(split: Split, target: torch.device) -> Split:
-    weights = None if split.weights is None else split.weights.to(target)
-    return Split(split.X.to(target), split.y.to(target), weights)
+    if isinstance(loaded, LabelledData):
+        loaded = replace(loaded, train=by_row_length(loaded.train))
+    return loaded.to(torch.device(place))
 
 
 def _hashable(value: Any) -> Any:
@@ -338,7 +340,7 @@ class _Experiment:
             places.append(("MLflow", str(place.url)))
         if place.problem is not None:
             places.append(("not tracked", place.problem))
-            command = f"python -m newton_krylov.tracking.upload {short(folder)}"
+            command = f"python -m newton_krylov.tracking.upload {shlex.quote(short(folder))}"
             places.append(("send it later", command))
         return places
 
@@ -373,7 +375,9 @@ class _Experiment:
         dataset = distributed.shard(whole, team)
         _load.cache_clear()
         local = objective_of(self.config, dataset)
-        return dataset, distributed.data_parallel(local, team, whole.train.X)
+        train, _ = whole.splits
+        assert train is not None  # it has been divided
+        return dataset, distributed.data_parallel(local, team, train.X)
 
     def _optimum(self, dataset: Dataset, objective: Objective) -> Optimum | None:
         settings = self.config.settings
@@ -422,14 +426,15 @@ class _Experiment:
                 self.tracker.log(row)
                 progress(row)
             objective.agreed(0.0)  # no clock runs while one process waits for another to load
+            train, test = dataset.splits
             result = run(
                 optimizer,
                 objective,
                 w0,
                 self.config.stopping,
                 generator,
-                train=dataset.train,
-                test=dataset.test,
+                train=train,
+                test=test,
                 optimum=None if optimum is None else optimum.value,
                 on_row=on_row,
                 on_step=watch.step,
@@ -481,8 +486,9 @@ class _Experiment:
             from newton_krylov.report.figures import draw_run
             from newton_krylov.report.spectrum import draw_spectrum
 
-            draw_run(self.record.folder)
-            draw_spectrum(self.record.folder)
+            folder = self.record.folder
+            drawn = [*draw_run(folder), *draw_spectrum(folder)]
+            self._note(drawn=[str(path.relative_to(folder)) for path in drawn])
         except Exception as error:
             _log.info("no figures", exc_info=error)
 
@@ -492,20 +498,5 @@ def _cannot_write(path: Path, error: OSError) -> str:
 
 
 def _description(dataset: Dataset) -> dict[str, Any]:
-    X = dataset.train.X
-    return {
-        "name": dataset.name,
-        "n_samples": len(dataset.train),
-        "n_features": dataset.n_features,
-        "nnz": _stored(X),
-        "task": dataset.task,
-        "source": dataset.source,
-        "checksum": dataset.checksum,
-    }
-
-
-def _stored(X: Tensor) -> int:
-    """Count the entries that a data matrix holds."""
-    if isinstance(X, OnDisk):
-        return X.nnz
-    return int(X.values().numel()) if X.layout is torch.sparse_csr else X.numel()
+    origin = {"source": dataset.source, "checksum": dataset.checksum}
+    return {"name": dataset.name, **dataset.facts(), **origin}
