@@ -12,7 +12,8 @@ from newton_krylov.registry import entry, names
 from newton_krylov.runs.runner import Stopping, run
 
 CURVATURES = ["hvp", "exact", "ggn", "empirical_fisher", "monte_carlo_fisher", "diagonal",
-              "rank1", "lowrank", "rank1_pyhessian", "subsampled", "thresholded_sparse"]  # fmt: skip
+              "rank1", "lowrank", "rank1_pyhessian", "subsampled",
+              "thresholded_sparse"]  # fmt: skip
 SOLVERS = sorted(names("solver"))
 
 
