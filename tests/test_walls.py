@@ -52,7 +52,9 @@ BENCH = {
         "objectives", "operators", "optimizers", "records", "registry", "report", "spectral",
         "terminal", "tracking",
     },
-    "cli": {"data", "distributed", "errors", "registry", "report", "runs", "tracking"},
+    "cli": {
+        "data", "distributed", "errors", "registry", "report", "runs", "terminal", "tracking",
+    },
 }  # fmt: skip
 KNOWN = LIBRARY | BENCH
 

@@ -7,7 +7,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +178,10 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
             command = _Command.of(hydra, [*overrides, *hidden], multirun=multirun)
             if not hidden:
                 settle()
+            if command.config.get("verdict") is not None:
+                from newton_krylov.cli.verdict import judge
+
+                return _sweep(hydra, command, interruption, judge)
             return (
                 _sweep(hydra, command, interruption) if command.sweep else _single(hydra, command)
             )
@@ -260,14 +264,23 @@ def _single(hydra: Any, command: _Command) -> int:
     return _CODES[result.summary["status"]]
 
 
-def _sweep(hydra: Any, command: _Command, interruption: Any) -> int:
+def _multirun(hydra: Any, command: _Command, member: Callable[[Any], float]) -> None:
+    hydra.multirun(_CONFIG, member, command.overrides)
+
+
+def _sweep(
+    hydra: Any,
+    command: _Command,
+    interruption: Any,
+    carry_out: Callable[..., None] = _multirun,
+) -> int:
     from newton_krylov.runs.sweep import Sweep
 
     overrides = list(command.config.hydra.overrides.task)
     sweep = Sweep.begin(command.folder, _plain(command.config), overrides, REPOSITORY)
     status, reason = "finished", None
     try:
-        hydra.multirun(_CONFIG, member, command.overrides)
+        carry_out(hydra, command, member)
     except KeyboardInterrupt:
         status = interruption.status
     except Exception as error:  # a launcher's or sweeper's: members' own are in their records
@@ -280,7 +293,7 @@ def _sweep(hydra: Any, command: _Command, interruption: Any) -> int:
     if status != "finished":
         return _CODES[status]
     ran = any(one.status == "finished" for one in members)
-    return FAILED if not ran or any(one.failed for one in members) else DONE
+    return DONE if ran and sweep.record.summary["status"] == "finished" else FAILED
 
 
 def _told(error: Exception) -> str:
