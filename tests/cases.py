@@ -39,12 +39,15 @@ class Solver:
         Whether it minimizes the residual over spaces that grow.
     options : dict
         With which it is tested.
+    bidiagonal : bool
+        Whether it builds a Krylov space of A'A, by two products an iteration.
     """
 
     name: str
     solves: frozenset[Kind]
     monotone: bool = True
     options: dict[str, Any] = field(default_factory=dict)
+    bidiagonal: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -60,7 +63,7 @@ class Solver:
     @property
     def iterative(self) -> bool:
         """Whether it builds a Krylov space."""
-        return self.name != "exact"
+        return self.name not in ("exact", "qr")
 
 
 _DEFINITE: frozenset[Kind] = frozenset({"definite", "semidefinite"})
@@ -73,8 +76,11 @@ SOLVERS = [
     Solver("minres", SYMMETRIC),
     Solver("minres_qlp", SYMMETRIC),
     Solver("exact", SYMMETRIC | REGULAR),
+    Solver("qr", SYMMETRIC | REGULAR),
+    Solver("lsmr", SYMMETRIC | REGULAR, options={"rtol": 1e-8}, bidiagonal=True),
+    Solver("lsqr", SYMMETRIC | REGULAR, options={"rtol": 1e-8}, bidiagonal=True),
 ]
-ITERATIVE = [solver for solver in SOLVERS if solver.iterative]
+ITERATIVE = [solver for solver in SOLVERS if solver.iterative and not solver.bidiagonal]
 SYMMETRIC_ONLY = [solver for solver in SOLVERS if solver.needs_symmetry]
 BY_NAME = {solver.name: solver for solver in SOLVERS}
 

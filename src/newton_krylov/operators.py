@@ -1,7 +1,8 @@
 """The linear operator: all that a solver, a preconditioner or Lanczos knows of a matrix."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,6 +51,28 @@ class LinearOperator:
             The product; never an alias of `v`.
         """
         raise NotImplementedError
+
+    def rmatvec(self, u: Tensor) -> Tensor:
+        """Multiply the transpose by a vector.
+
+        Parameters
+        ----------
+        u : Tensor, shape (n,)
+            Same dtype and device as the operator.
+
+        Returns
+        -------
+        Tensor, shape (n,)
+            A'u.
+
+        Raises
+        ------
+        UnsupportedError
+            If the operator is nonsymmetric and knows no transpose.
+        """
+        if not self.symmetric:
+            raise UnsupportedError(f"{type(self).__name__} has no product with its transpose")
+        return self.matvec(u)
 
     def matmat(self, V: Tensor) -> Tensor:
         """Multiply by several vectors.
@@ -135,6 +158,21 @@ class LinearOperator:
         """
         return None
 
+    def least_squares(self, b: Tensor) -> "LeastSquares | None":
+        """Return the least-squares problem whose normal equations are A x = b, where one is known.
+
+        Parameters
+        ----------
+        b : Tensor, shape (n,)
+            Right side.
+
+        Returns
+        -------
+        LeastSquares or None
+            None unless A = J'J + shift I and b = J'u with a known u.
+        """
+        return None
+
     def compression(self) -> "Compression | None":
         """Return a smaller operator with the same nonzero eigenvalues, where one is known.
 
@@ -170,6 +208,55 @@ class Compression:
     reduce: Callable[[Tensor], Tensor]
 
 
+class RectangularOperator(ABC):
+    """An m by n linear map given by its products and those of its transpose.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (m, n).
+    dtype : torch.dtype
+        Of the vectors it takes and returns.
+    device : torch.device
+        Where those vectors live.
+    """
+
+    def __init__(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
+        self.shape, self.dtype, self.device = shape, dtype, device
+
+    @abstractmethod
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply by a vector of shape (n,); returns shape (m,), never an alias of `v`."""
+
+    @abstractmethod
+    def rmatvec(self, u: Tensor) -> Tensor:
+        """Multiply the transpose by a vector of shape (m,); returns shape (n,)."""
+
+    def dense(self) -> Tensor:
+        """Form the matrix, shape (m, n); n products unless a subclass knows a better way."""
+        eye = torch.eye(self.shape[1], dtype=self.dtype, device=self.device)
+        return torch.stack([self.matvec(v) for v in eye], dim=1)
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """The problem of minimizing |J x - u|^2 + shift |x|^2.
+
+    Attributes
+    ----------
+    J : RectangularOperator
+        m by n.
+    u : Tensor, shape (m,)
+        Right side.
+    shift : float
+        At least 0.
+    """
+
+    J: RectangularOperator
+    u: Tensor
+    shift: float = 0.0
+
+
 class MatrixOperator(LinearOperator):
     """An explicit matrix, dense or sparse.
 
@@ -195,6 +282,10 @@ class MatrixOperator(LinearOperator):
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply by a vector of shape (n,)."""
         return self.matrix @ v
+
+    def rmatvec(self, u: Tensor) -> Tensor:
+        """Multiply the transpose by a vector of shape (n,)."""
+        return self.matrix.t() @ u
 
     def matmat(self, V: Tensor) -> Tensor:
         """Multiply by the columns of V, shape (n, k)."""
@@ -270,6 +361,10 @@ class ShiftedOperator(LinearOperator):
         """Multiply by a vector of shape (n,)."""
         return self._operator.matvec(v).add_(v, alpha=self.shift)
 
+    def rmatvec(self, u: Tensor) -> Tensor:
+        """Multiply the transpose by a vector of shape (n,)."""
+        return self._operator.rmatvec(u).add_(u, alpha=self.shift)
+
     def matmat(self, V: Tensor) -> Tensor:
         """Multiply by the columns of V, shape (n, k)."""
         return self._operator.matmat(V).add_(V, alpha=self.shift)
@@ -293,6 +388,13 @@ class ShiftedOperator(LinearOperator):
         """Return an estimate from `size` of A's terms."""
         part = self._operator.sampled(size, generator)
         return None if part is None else ShiftedOperator(part, self.shift)
+
+    def least_squares(self, b: Tensor) -> LeastSquares | None:
+        """Return A's problem with the shift added to its own; None for a shift below zero."""
+        problem = self._operator.least_squares(b)
+        if problem is None or problem.shift + self.shift < 0:
+            return None
+        return replace(problem, shift=problem.shift + self.shift)
 
     @property
     def has_solve(self) -> bool:

@@ -1,10 +1,12 @@
 """A data set: train and test splits as tensors, and where they came from."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
+from newton_krylov.data.equation import Equation
 from newton_krylov.data.images import Images
 
 Task = Literal["binary", "multiclass", "regression"]
@@ -35,6 +37,26 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """A curve that is to be fitted to the samples, with parameters of its own and no network.
+
+    Attributes
+    ----------
+    formula : callable
+        (x, parameters) -> the curve's values, shape (n_samples,); x is the samples' one column,
+        shape (n_samples,), or all of several.
+    start : Tensor, shape (p,)
+        First parameters.
+    certified : Tensor or None, shape (p,)
+        The best parameters, where they are known.
+    """
+
+    formula: Callable[[Tensor, Tensor], Tensor]
+    start: Tensor
+    certified: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Train and test splits with their provenance. Knows nothing of losses.
 
@@ -57,6 +79,10 @@ class Dataset:
         applied to it; equal checksums mean equal tensors.
     images : Images or None
         Of a set of images, how they become a network's input; None for a table.
+    curve : Curve or None
+        Where there is a formula to be fitted.
+    equation : Equation or None
+        Where there is a differential equation to be solved; `train.X` is then its points.
     """
 
     name: str
@@ -67,6 +93,8 @@ class Dataset:
     source: str
     checksum: str
     images: Images | None = None
+    curve: Curve | None = None
+    equation: Equation | None = None
 
     @property
     def n_features(self) -> int:

@@ -69,20 +69,43 @@ def exact(
     factors = _factorize(system)
     if factors is None:
         return system.result(Status.BREAKDOWN)
-    return _refine(system, factors)
+    return refine(system, factors)
 
 
 @dataclass(frozen=True)
-class _Factors:
-    """A^-1 (or its pseudo-inverse) as a function, and what the factorization found."""
+class Factors:
+    """A^-1 (or its pseudo-inverse) as a function, and what the factorization found.
+
+    Attributes
+    ----------
+    solve : callable
+        r, shape (n,), to A^-1 r.
+    singular : bool
+        Whether A is singular within rounding.
+    direction : Tensor or None, shape (n,)
+        Of negative curvature.
+    """
 
     solve: Callable[[Tensor], Tensor]
     singular: bool = False
     direction: Tensor | None = None
 
 
-def _refine(s: System, factors: _Factors) -> LinearResult:
-    """Solve for the residual until the tolerance is met or refining gains nothing."""
+def refine(s: System, factors: Factors) -> LinearResult:
+    """Solve for the residual until the tolerance is met or refining gains nothing.
+
+    Parameters
+    ----------
+    s : System
+        Fresh.
+    factors : Factors
+        Of its matrix.
+
+    Returns
+    -------
+    LinearResult
+        With the direction of negative curvature that the factors found, if they did.
+    """
     status = Status.STAGNATED
     while s.iterations < s.maxiter:
         dx = factors.solve(s.r)
@@ -109,11 +132,11 @@ def _refine(s: System, factors: _Factors) -> LinearResult:
     return s.result(Status.NEGATIVE_CURVATURE)
 
 
-def _factorize(s: System) -> _Factors | None:
+def _factorize(s: System) -> Factors | None:
     """Choose and run the factorization; None where the matrix is not finite."""
     A = s.A
     if A.has_solve:
-        return _Factors(lambda r: A.solve(r).detach())
+        return Factors(lambda r: A.solve(r).detach())
     matrix = A.dense().detach()
     s.A = MatrixOperator(matrix, symmetric=s.A.symmetric)  # residuals of what is solved
     size = matrix.abs().max().item()
@@ -124,34 +147,34 @@ def _factorize(s: System) -> _Factors | None:
     return _cholesky(matrix, s) or _eigenvalues(matrix, s)
 
 
-def _cholesky(matrix: Tensor, s: System) -> _Factors | None:
+def _cholesky(matrix: Tensor, s: System) -> Factors | None:
     """Cholesky; None where the matrix is not safely positive definite."""
     L, info = torch.linalg.cholesky_ex(matrix)
     pivots = L.diagonal()
     failed, smallest, largest = torch.stack((info.to(L.dtype), pivots.min(), pivots.max())).tolist()
     if failed or not smallest**2 > s.n * s.eps * largest**2:
         return None
-    return _Factors(lambda r: torch.cholesky_solve(r.unsqueeze(1), L).squeeze(1))
+    return Factors(lambda r: torch.cholesky_solve(r.unsqueeze(1), L).squeeze(1))
 
 
-def _eigenvalues(matrix: Tensor, s: System) -> _Factors:
+def _eigenvalues(matrix: Tensor, s: System) -> Factors:
     """Eigenvalues: indefinite and singular symmetric matrices."""
     values, Q = torch.linalg.eigh(matrix)
     inverse, singular, zero = _pseudo_inverse(values, s)
     direction = Q[:, 0].clone() if values[0].item() < -zero else None
-    return _Factors(lambda r: Q @ ((Q.T @ r) * inverse), singular, direction)
+    return Factors(lambda r: Q @ ((Q.T @ r) * inverse), singular, direction)
 
 
-def _general(matrix: Tensor, s: System) -> _Factors:
+def _general(matrix: Tensor, s: System) -> Factors:
     """LU, and singular values where a pivot is zero within rounding."""
     LU, pivots, info = torch.linalg.lu_factor_ex(matrix)
     sizes = LU.diagonal().abs()
     failed, smallest, largest = torch.stack((info.to(LU.dtype), sizes.min(), sizes.max())).tolist()
     if not failed and smallest > s.n * s.eps * largest:
-        return _Factors(lambda r: torch.linalg.lu_solve(LU, pivots, r.unsqueeze(1)).squeeze(1))
+        return Factors(lambda r: torch.linalg.lu_solve(LU, pivots, r.unsqueeze(1)).squeeze(1))
     U, values, Vh = torch.linalg.svd(matrix)
     inverse, singular, _ = _pseudo_inverse(values, s)
-    return _Factors(lambda r: Vh.T @ ((U.T @ r) * inverse), singular)
+    return Factors(lambda r: Vh.T @ ((U.T @ r) * inverse), singular)
 
 
 def _pseudo_inverse(values: Tensor, s: System) -> tuple[Tensor, bool, float]:

@@ -1,0 +1,119 @@
+"""What a network is to satisfy: residuals of its values and derivatives at points."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Jet:
+    """A scalar function u and the derivatives that a block declares, at its points.
+
+    Attributes
+    ----------
+    x : Tensor, shape (n, g, d)
+        The points: g of them enter one residual.
+    value : Tensor, shape (n, g)
+        u.
+    first : Tensor, shape (k, n, g)
+        The derivatives of u along the block's directions.
+    second : Tensor, shape (q, n, g)
+        Sums of second derivatives along them, as the block weighs them.
+    """
+
+    x: Tensor
+    value: Tensor
+    first: Tensor
+    second: Tensor
+
+
+@dataclass(frozen=True)
+class Block:
+    """Residuals of one kind, one at each of n places.
+
+    Attributes
+    ----------
+    name : str
+        Such as "interior".
+    points : Tensor, shape (n, g, d)
+        Where u is evaluated; residual i depends on the g points of row i alone.
+    residual : callable
+        Jet to residuals, shape (n,).
+    weight : float
+        Factor of the sum of the residuals' squares.
+    directions : Tensor or None, shape (k, d)
+        Along which first derivatives are taken.
+    second : Tensor or None, shape (q, k)
+        Row i asks for the sum over j of second[i, j] d2 u / d directions[j]^2.
+    """
+
+    name: str
+    points: Tensor
+    residual: Callable[[Jet], Tensor]
+    weight: float
+    directions: Tensor | None = None
+    second: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Equation:
+    """A differential equation with its conditions, and its solution where that is known.
+
+    Attributes
+    ----------
+    blocks : tuple of Block
+        The equation at collocation points, boundary and initial conditions.
+    test : Tensor, shape (n, d)
+        Points that no block has.
+    solution : Tensor, shape (n,)
+        The solution at the test points.
+    """
+
+    blocks: tuple[Block, ...]
+    test: Tensor
+    solution: Tensor
+
+
+def derivatives(u: Callable[[Tensor], Tensor], block: Block) -> Jet:
+    """Evaluate the jet of any scalar function by nested forward mode.
+
+    Parameters
+    ----------
+    u : callable
+        Points, shape (n, d), to values, shape (n,), each of its own point alone.
+    block : Block
+        Says where, and which derivatives.
+
+    Returns
+    -------
+    Jet
+        Differentiable by what u depends on.
+    """
+    n, g, d = block.points.shape
+    x = block.points.reshape(n * g, d)
+    k = 0 if block.directions is None else len(block.directions)
+    first, second = x.new_zeros(0, n, g), x.new_zeros(0, n, g)
+    if not k:
+        return Jet(block.points, u(x).reshape(n, g), first, second)
+    assert block.directions is not None
+
+    def along(v: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        def both(z: Tensor) -> tuple[Tensor, Tensor]:
+            value, slope = torch.func.jvp(u, (z,), (v.expand_as(z),))
+            return value, slope
+
+        return both
+
+    slopes, bends, value = [], [], x.new_zeros(n)
+    for v in block.directions:
+        if block.second is None:
+            value, slope = along(v)(x)
+        else:
+            (value, slope), (_, bend) = torch.func.jvp(along(v), (x,), (v.expand_as(x),))
+            bends.append(bend)
+        slopes.append(slope)
+    if block.second is not None:
+        second = torch.einsum("qk,kn->qn", block.second, torch.stack(bends)).reshape(-1, n, g)
+    return Jet(block.points, value.reshape(n, g), torch.stack(slopes).reshape(k, n, g), second)

@@ -1,0 +1,168 @@
+"""The residuals that a data set poses: of its equation, its curve, or its targets."""
+
+import copy
+from collections.abc import Mapping
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.data.equation import Block, derivatives
+from newton_krylov.errors import CombinationError
+from newton_krylov.norms import euclidean
+from newton_krylov.objectives.residual.objective import GIB, ResidualObjective
+from newton_krylov.objectives.residual.taylor import FactoredJacobian, Perceptron
+from newton_krylov.operators import RectangularOperator
+from newton_krylov.registry import entry, register
+
+Memory = Annotated[float, Field(gt=0)]
+
+
+@register("loss", "residual")
+class ResidualLoss(ResidualObjective):
+    """Half a weighted sum of squares: of an equation's residuals, or of a fit's.
+
+    What the residuals are, the data set says: the blocks of its differential equation; the
+    distances of its curve from its targets; else those of the network's output from the targets
+    of a regression, divided by the root of their number, so that the loss is that of `mse`.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        An equation, a curve fit or a regression.
+    model : nn.Module
+        The network, one output; a curve has parameters of its own, and takes none.
+    residual : str or None
+        Name of a function registered in the group `residual`: (model, points) -> residuals, one
+        tensor or several by name, in the place of the data set's own. `points` is the training
+        samples, shape (n_samples, n_features).
+    memory : float
+        GiB that a dense Jacobian, and the passes that form it, may take.
+
+    Raises
+    ------
+    CombinationError
+        If the data set poses no residuals, or the network has several outputs.
+    """
+
+    double = True  # the dtype that `auto` stands for
+    """Least squares square the condition number, or are asked for many digits: float64."""
+
+    def __init__(
+        self, dataset: Dataset, model: nn.Module, residual: str | None = None, memory: Memory = 2.0
+    ) -> None:
+        self._test = None if dataset.equation is None else dataset.equation
+        self._network: Perceptron | None = None
+        self._equations: tuple[Block, ...] = ()
+        X, y = dataset.train.X, dataset.train.y
+        bytes_ = memory * GIB
+        if residual is None and dataset.curve is not None:
+            curve = dataset.curve
+            x = X[:, 0] if X.shape[1] == 1 else X
+            self._initial = curve.start.to(X.device)
+            super().__init__(lambda b: curve.formula(x, b) - y, self._initial, memory=bytes_)
+            return
+        if dataset.task != "regression":
+            raise CombinationError(
+                f"loss=residual needs an equation, a curve or a regression, but dataset="
+                f"{dataset.name} is {dataset.task}; take dataset=poisson_2d, nist_misra1a or "
+                "diabetes."
+            )
+        self._module = copy.deepcopy(model).to(X.device)
+        self._names = [name for name, _ in self._module.named_parameters()]
+        self._shapes = [p.shape for p in self._module.parameters()]
+        self._initial = torch.cat([p.detach().reshape(-1) for p in self._module.parameters()])
+        if residual is not None:
+            posed, points = entry("residual", residual).target, X
+            super().__init__(
+                lambda w: posed(lambda x: self.outputs(w, x), points), self._initial, memory=bytes_
+            )
+            return
+        if dataset.equation is not None:
+            self._equations = dataset.equation.blocks
+        else:
+            self._equations = (_regression(X, y),)
+        self._network = Perceptron.of(self._module)
+        weights = {block.name: block.weight for block in self._equations}
+        super().__init__(self._posed, self._initial, weights, memory=bytes_)
+
+    def initial(self) -> Tensor:
+        """Return the curve's or the network's first parameters, shape (dim,)."""
+        return self._initial.clone()
+
+    def outputs(self, w: Tensor, x: Tensor) -> Tensor:
+        """Run the network.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Its weights.
+        x : Tensor, shape (n, d)
+            Points.
+
+        Returns
+        -------
+        Tensor, shape (n, outputs)
+            Differentiable by both.
+        """
+        parts = torch.split(w, [shape.numel() for shape in self._shapes])
+        named = {
+            name: part.view(shape)
+            for name, part, shape in zip(self._names, parts, self._shapes, strict=True)
+        }
+        found: Tensor = functional_call(self._module, named, (x,))
+        return found
+
+    def linearized(self, w: Tensor) -> tuple[RectangularOperator, Tensor]:
+        """Return the Jacobian at w, shape (dim,), and the residuals; by factors where they fit."""
+        if self._network is None or self._rows is not None:
+            return super().linearized(w)
+        J = FactoredJacobian(self._network, self._equations, w)
+        return J, J.r
+
+    def l2_error(self, w: Tensor) -> float | None:
+        """Return |u - solution| / |solution| on the equation's test points.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters.
+
+        Returns
+        -------
+        float or None
+            None where no solution is known.
+        """
+        if self._test is None:
+            return None
+        with torch.no_grad():
+            error = self.outputs(w, self._test.test)[:, 0] - self._test.solution
+        return euclidean(error) / euclidean(self._test.solution)
+
+    def data_loss(self, w: Tensor, split: Split) -> float | None:
+        """Return half the mean squared error of the network on a regression's split."""
+        if [block.name for block in self._equations] != [_TARGETS]:
+            return None
+        with torch.no_grad():
+            return float((self.outputs(w, split.X)[:, 0] - split.y).square().mean()) / 2
+
+    def _posed(self, w: Tensor) -> Mapping[str, Tensor]:
+        found = {}
+        for block in self._equations:
+            if self._network is not None:
+                jet = self._network.push(w, block).jet
+            else:
+                jet = derivatives(lambda x: self.outputs(w, x)[:, 0], block)
+            found[block.name] = block.residual(jet)
+        return found
+
+
+_TARGETS = "targets"
+
+
+def _regression(X: Tensor, y: Tensor) -> Block:
+    points = (X if X.layout is torch.strided else X.to_dense())[:, None, :]
+    return Block(_TARGETS, points, lambda jet: jet.value[:, 0] - y, 1 / len(y))

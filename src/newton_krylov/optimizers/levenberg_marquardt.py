@@ -1,0 +1,287 @@
+"""Levenberg-Marquardt: Gauss-Newton steps whose damping follows the gain, for residuals."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from newton_krylov.errors import UnsupportedError
+from newton_krylov.linear_solvers.result import LinearSolver
+from newton_krylov.norms import euclidean
+from newton_krylov.objectives.base import Objective, Point
+from newton_krylov.objectives.residual.gauss_newton import GaussNewtonOperator
+from newton_krylov.objectives.residual.objective import ResidualPoint
+from newton_krylov.operators import ShiftedOperator
+from newton_krylov.optimizers.base import Optimizer, State, Step, Steps, settled
+from newton_krylov.optimizers.forcing import Forcing, Outer
+from newton_krylov.rectangular import Scaled
+from newton_krylov.registry import register
+
+Scaling = Literal["none", "jacobian"]
+
+_FIRST = 1e-3
+"""The first damping, in units of the largest diagonal entry of J'J (Nielsen 1999)."""
+_GAIN = 1e-4
+"""A step is made where the loss falls by at least this part of what the model promised."""
+_BEND = 0.75
+"""The correction is made while twice its length is at most this part of the step's."""
+_FORGET = 0.9
+"""What is left of the columns' old norms in every step."""
+_TRIALS = 60
+
+
+class Damping:
+    """mu of (J'J + mu D^2) p = -J'r, moved by the gain ratio.
+
+    Nielsen, "Damping parameter in Marquardt's method" (1999): with the gain
+
+        rho = (f(w) - f(w + p)) / (the decrease that the undamped model promised),
+
+    a step that is made multiplies mu by max(1/3, 1 - (2 rho - 1)^3), a continuous function in
+    place of thresholds; each refused one multiplies it by nu, and doubles nu, which begins at 2.
+    The first mu is a thousandth of the largest diagonal entry of D^-1 J'J D^-1, so that none has
+    to be chosen.
+
+    Attributes
+    ----------
+    mu : float or None
+        None before the first step.
+    nu : float
+        The next factor of a refused step.
+    """
+
+    def __init__(self) -> None:
+        self.mu: float | None = None
+        self.nu = 2.0
+
+    def value(self, A: GaussNewtonOperator) -> float:
+        """Return mu, chosen by the operator where there is none yet."""
+        if self.mu is None:
+            if A.has_diagonal:
+                size = float(A.diagonal().max())
+            else:  # b'A b / b'b for the gradient b is at most the largest eigenvalue
+                size = float(torch.dot(A.b, A @ A.b)) / euclidean(A.b) ** 2
+            self.mu = _FIRST * size
+        return self.mu
+
+    def judge(self, gain: float) -> bool:
+        """Move mu by what a step gained, and say whether the step is to be made."""
+        assert self.mu is not None
+        if gain > _GAIN:
+            self.mu *= max(1 / 3, 1 - (2 * gain - 1) ** 3)
+            self.nu = 2.0
+            return True
+        self.mu *= self.nu
+        self.nu *= 2.0
+        return False
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A step that has been tried.
+
+    Attributes
+    ----------
+    point : ResidualPoint
+        Where it leads.
+    p : Tensor, shape (dim,)
+        The step.
+    actual, predicted : float
+        The decrease of f, and that of the undamped model; at least 0.
+    iterations : int
+        Of the linear solver.
+    accepted : bool
+        Whether the step is to be made.
+    """
+
+    point: ResidualPoint
+    p: Tensor
+    actual: float
+    predicted: float
+    iterations: int
+    accepted: bool
+
+
+class LevenbergMarquardtStep:
+    """Makes the trials of one step after another; what outlives a step is in `state_dict`.
+
+    Parameters
+    ----------
+    solver : LinearSolver
+        Of (J'J + mu D^2) p = -J'r: `exact` works in the smaller of the spaces of weights and of
+        residuals, `qr`, `lsmr` and `lsqr` with J itself.
+    scaling : {"none", "jacobian"} or Tensor, shape (dim,)
+        D: ones; the norms of J's columns, by which a change of the parameters' units changes
+        nothing; or given. Of the norms the largest so far count (Moré 1978), but a tenth of the
+        old ones is forgotten in every step: a start where the model explodes would hold the
+        columns down for good.
+    acceleration : bool
+        Whether to follow the geodesic to second order (Transtrum and Sethna 2012): with r'' the
+        second derivative of the residuals along p, p + a / 2 where (J'J + mu D^2) a = -J'r''.
+    """
+
+    def __init__(
+        self, solver: LinearSolver, scaling: Scaling | Tensor = "none", acceleration: bool = False
+    ) -> None:
+        self.solver, self.scaling, self.acceleration = solver, scaling, acceleration
+        self.damping = Damping()
+        self._D = scaling if isinstance(scaling, Tensor) else None
+        self._plain = not isinstance(scaling, Tensor) and scaling == "none"
+
+    def trials(self, point: ResidualPoint, rtol: float) -> Iterator[Trial]:
+        """Try steps with more and more damping; ends after one that is to be made.
+
+        Parameters
+        ----------
+        point : ResidualPoint
+            Where.
+        rtol : float
+            Of the linear solver.
+
+        Yields
+        ------
+        Trial
+            At least one.
+        """
+        A = self._scaled(point, rtol)
+        while True:
+            trial = self._trial(point, A, rtol)
+            yield trial
+            if trial.accepted:
+                return
+
+    def state_dict(self) -> State:
+        """Return what the next step needs."""
+        return {"mu": self.damping.mu, "nu": self.damping.nu, "D": self._D}
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from a state."""
+        self.damping.mu, self.damping.nu, self._D = state["mu"], state["nu"], state["D"]
+
+    def _scaled(self, point: ResidualPoint, rtol: float) -> GaussNewtonOperator:
+        """Return the operator of z = D w, in which the damping is mu I."""
+        A = point.normal
+        if self._plain:
+            return A
+        if not isinstance(self.scaling, Tensor):
+            norms = A.diagonal().sqrt()
+            self._D = norms if self._D is None else torch.maximum(self._D * _FORGET, norms)
+            self._D = torch.where(self._D > 0, self._D, torch.ones_like(self._D))
+        assert self._D is not None
+        f = point.objective
+        J = Scaled(A.J, columns=self._D.reciprocal())
+        scaled = GaussNewtonOperator(J, A.u, f.memory, f.counts, f.share)
+        if self.damping.mu is None:
+            self._begin(scaled, euclidean(self._D * point.w), rtol)
+        return scaled
+
+    def _begin(self, A: GaussNewtonOperator, size: float, rtol: float) -> None:
+        """Choose the first damping so that the step is no longer than w itself, as Moré does."""
+        mu = self.damping.value(A)
+        while 0 < size < euclidean(self.solver(ShiftedOperator(A, mu), -A.b, rtol=rtol).x):
+            mu *= 4
+        self.damping.mu = mu
+
+    def _trial(self, point: ResidualPoint, A: GaussNewtonOperator, rtol: float) -> Trial:
+        mu = self.damping.value(A)
+        inner = self.solver(ShiftedOperator(A, mu), -A.b, rtol=rtol)
+        z, iterations = inner.x, inner.iterations
+        # -g'z - |J z|^2 / 2 for z near (J'J + mu I)^-1 (-g), without a difference of large numbers.
+        predicted = euclidean(A.J.matvec(z)) ** 2 / 2 + mu * euclidean(z) ** 2
+        if self.acceleration:
+            bend = A.aimed(point.bend(self._unscaled(z)))
+            second = self.solver(ShiftedOperator(bend, mu), -bend.b, rtol=rtol)
+            iterations += second.iterations
+            if euclidean(second.x) <= _BEND * euclidean(z):  # 2 |a / 2| <= bound |z|
+                z = z + second.x / 2
+        p = self._unscaled(z)
+        there = point.objective.at(point.w + p)
+        actual = point.decrease(there)
+        gain = actual / predicted if predicted > 0 and math.isfinite(actual) else -math.inf
+        return Trial(there, p, actual, predicted, iterations, self.damping.judge(gain))
+
+    def _unscaled(self, z: Tensor) -> Tensor:
+        return z if self._D is None else z / self._D
+
+
+@register("optimizer", "levenberg_marquardt")
+class LevenbergMarquardt(Optimizer):
+    """Levenberg-Marquardt for residual objectives; its damping needs no setting.
+
+    Levenberg (1944), Marquardt (1963), with Nielsen's rule (see `Damping`) and, if asked for,
+    geodesic acceleration. It ends where no step lowers the loss beyond its rounding.
+
+    Parameters
+    ----------
+    solver : LinearSolver
+        Of the damped Gauss-Newton system; gets the forcing term as `rtol`.
+    forcing : Forcing
+        Chooses the inner tolerance.
+    scaling : {"none", "jacobian"}
+        What the damping is a multiple of: the identity, or the largest norms so far of J's
+        columns, for parameters of different units.
+    acceleration : bool
+        Geodesic acceleration: one more solve and a second derivative for each trial.
+    """
+
+    def __init__(
+        self,
+        solver: LinearSolver,
+        forcing: Forcing,
+        scaling: Scaling = "none",
+        acceleration: bool = False,
+    ) -> None:
+        self.solver, self.forcing = solver, forcing
+        self.scaling: Scaling = scaling
+        self.acceleration = acceleration
+        self._resumed: State | None = None
+
+    def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
+        """Iterate from w0; ends where no step lowers the loss beyond its rounding."""
+        self._step = LevenbergMarquardtStep(self.solver, self.scaling, self.acceleration)
+        if self._resumed is not None:
+            self._step.load_state_dict(self._resumed)
+            self._resumed = None
+        point = residual_point(objective.at(w0))
+        yield Step(settled(point))
+        while point.grad_norm > 0:
+            rtol = self.forcing(Outer(point.grad_norm, None))
+            tried = iterations = 0
+            for trial in self._step.trials(point, rtol):
+                tried, iterations = tried + 1, iterations + trial.iterations
+                hopeless = trial.predicted <= objective.rounding(point.value)
+                if not trial.accepted and (hopeless or tried == _TRIALS):
+                    return "no step lowers the loss beyond its rounding error"
+            point = trial.point
+            note = f"damping {self._step.damping.mu:.3g}"
+            if tried > 1:
+                note += f", {tried - 1} refused"
+            yield Step(settled(point), 1.0, iterations, note)
+        return "the gradient is zero"
+
+    def state_dict(self) -> State:
+        """Return the damping and the scaling."""
+        return self._step.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        """Let the next `steps` go on from a checkpoint."""
+        self._resumed = state
+
+
+def residual_point(point: Point) -> ResidualPoint:
+    """Return a point of a residual objective.
+
+    Raises
+    ------
+    UnsupportedError
+        If its objective is another.
+    """
+    if not isinstance(point, ResidualPoint):
+        raise UnsupportedError(
+            "optimizer=levenberg_marquardt needs residuals: take loss=residual, "
+            f"not a {type(point.objective).__name__}."
+        )
+    return point
