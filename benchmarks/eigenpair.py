@@ -153,7 +153,7 @@ def measure(options: argparse.Namespace) -> None:
     print(f"{'layer':9}{'method':26}{head}")
     for layer in options.layers:
         known = f.restricted([layer], f.initial())
-        known._inputs.span(0, n)
+        known.passes.inputs.span(0, n)
         rows: dict[str, list[Pair]] = {}
         for seed in range(options.repeats):
             theirs = peer(net, X[:n], y[:n], layer, seed)

@@ -24,8 +24,11 @@ from newton_krylov.data import load_dataset
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.errors import UserError
 from newton_krylov.models import Interface, initialized
-from newton_krylov.objectives.network.objective import CrossEntropy, Network
-from newton_krylov.optimizers.layerwise_newton import LayerwiseNewton
+from newton_krylov.objectives.network.losses import CrossEntropy
+from newton_krylov.objectives.network.objective import Network
+from newton_krylov.optimizers.damping import Marquardt
+from newton_krylov.optimizers.newton_step import NewtonStep
+from newton_krylov.optimizers.stochastic_step import StochasticStep
 from newton_krylov.registry import entry
 from newton_krylov.runs.parts import register_parts
 
@@ -64,18 +67,18 @@ def network(dataset: Dataset, seed: int = 0) -> CrossEntropy:
     return CrossEntropy(dataset, module, chunk=500)
 
 
-def layerwise(name: str, layer: str, samples: int) -> LayerwiseNewton:
-    """Return the optimizer with one of the curvatures."""
+def newton_step(name: str, samples: int) -> StochasticStep:
+    """Return the step with one of the curvatures."""
     options = CURVATURES[name]
-    made: LayerwiseNewton = entry("optimizer", "layerwise_newton").build(
-        {"layers": [layer], "curvature_samples": samples, "damping": 0.1},
+    step = NewtonStep(
         solver=entry("solver", options["solver"]["name"]).build(options["solver"]),
         curvature=entry("hessian_approx", name).build(options.get("hessian_approx", {})),
         line_search=entry("line_search", "none").build({}),
         forcing=entry("forcing", "fixed").build({"eta": 1e-3}),
         preconditioner=entry("preconditioner", "none").build({}),
+        damping=Marquardt(0.1),
     )
-    return made
+    return StochasticStep(step, curvature_samples=samples)
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> float:
@@ -94,15 +97,15 @@ class Steps:
 
     def __init__(self, f: Network, name: str, layer: str, samples: int) -> None:
         self.f, self.layer, self.w = f, layer, f.initial()
-        self.optimizer = layerwise(name, layer, samples)
-        self.memory = self.optimizer.memory()
+        self.step = newton_step(name, samples)
+        self.memory = self.step.memory()
         self.generator = torch.Generator().manual_seed(0)
 
     def __call__(self, index: Tensor) -> None:
         """Make one step on the samples of an index."""
         batch = self.f.batch(index, self.generator).restricted([self.layer], self.w)
         own = self.w[self.f.blocks[self.layer]]
-        update = self.optimizer.update(batch, own, self.memory, self.generator)
+        update = self.step.update(batch, own, self.memory, self.generator)
         self.w = batch.embed(update.w)
 
 

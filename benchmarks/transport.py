@@ -17,8 +17,10 @@ from newton_krylov.curvature.thresholded_sparse import ThresholdedSparse
 from newton_krylov.data.transport import transport
 from newton_krylov.objectives.entropic_transport import EntropicTransport
 from newton_krylov.optimizers.base import Optimizer
+from newton_krylov.optimizers.damping import Fixed
 from newton_krylov.optimizers.forcing import superlinear
 from newton_krylov.optimizers.line_search import armijo
+from newton_krylov.optimizers.newton_step import NewtonStep
 from newton_krylov.optimizers.sinkhorn import Sinkhorn
 from newton_krylov.optimizers.sinkhorn_newton_sparse import SinkhornNewtonSparse
 from newton_krylov.preconditioners.jacobi import Jacobi
@@ -60,9 +62,9 @@ def pot(method: str, options: dict[str, str]) -> tuple[int, float, float]:
 
 def methods() -> dict[str, Callable[[dict[str, str]], tuple[int, float, float]]]:
     """Return the entries of the table."""
-    sns = SinkhornNewtonSparse(
-        entry("solver", "cg").build({}), ThresholdedSparse(), armijo, superlinear, Jacobi()
-    )
+    solver = entry("solver", "cg").build({})
+    step = NewtonStep(solver, ThresholdedSparse(), armijo, superlinear, Jacobi(), Fixed())
+    sns = SinkhornNewtonSparse(step)
     return {
         "Sinkhorn-Newton-Sparse": lambda options: ours(sns, options),
         "Sinkhorn": lambda options: ours(Sinkhorn(), options),

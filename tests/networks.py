@@ -178,7 +178,7 @@ def plain(f: Network, net: nn.Module) -> Callable[[Tensor], Tensor]:
     _, y = samples(f.n_samples)
 
     def value(w: Tensor) -> Tensor:
-        return F.cross_entropy(outputs(f, net, w, f.spans), y) + f.l2 / 2 * (w @ w)
+        return F.cross_entropy(outputs(f, net, w, f.passes.spans), y) + f.l2 / 2 * (w @ w)
 
     return value
 

@@ -20,6 +20,8 @@ GROUPS = {
     "line_search": "line_search",
     "forcing": "forcing",
     "preconditioner": "preconditioner",
+    "damping": "damping",
+    "schedule": "schedule",
 }
 DEFAULTS = {
     "solver": "exact",
@@ -27,6 +29,8 @@ DEFAULTS = {
     "line_search": "armijo",
     "forcing": "superlinear",
     "preconditioner": "none",
+    "damping": "fixed",
+    "schedule": "constant",
 }
 
 
@@ -41,8 +45,10 @@ def part(name: str, chosen: object) -> object:
 
 def make_optimizer(name: str = "newton", **chosen: object) -> Optimizer:
     """Make an optimizer: keys that name a part choose it, the others are its own options."""
-    parts = {key: part(key, chosen.pop(key, default)) for key, default in DEFAULTS.items()}
-    return entry("optimizer", name).build(chosen, **parts)
+    made = entry("optimizer", name)
+    keys = [key for key in DEFAULTS if key not in made.parameters]
+    parts = {key: part(key, chosen.pop(key, DEFAULTS[key])) for key in keys}
+    return made.build(chosen, **parts)
 
 
 def minimize(

@@ -6,9 +6,20 @@ import torch
 from torch import nn
 
 from newton_krylov.data.dataset import Dataset, Split
-from newton_krylov.objectives.network.objective import CrossEntropy
+from newton_krylov.objectives.network.losses import CrossEntropy
 from newton_krylov.optimizers.base import Optimizer
 from newton_krylov.registry import entry
+
+
+def fixed(tau: float) -> dict[str, object]:
+    """Choose a damping that does not move."""
+    return {"name": "fixed", "tau": tau}
+
+
+def marquardt(tau: float = 1.0, **options: float) -> dict[str, object]:
+    """Choose a damping that adapts."""
+    return {"name": "marquardt", "tau": tau, **options}
+
 
 LAYERS = ("first", "middle", "last")
 
@@ -46,15 +57,21 @@ def network(dropout: float = 0.0, l2: float = 0.0, n: int = 90) -> CrossEntropy:
 
 
 def optimizer(name: str, *, parts: dict[str, object] | None = None, **options: object) -> Optimizer:
-    """Build an optimizer; `parts` names parts by group, such as {"solver": {"name": "exact"}}."""
+    """Build an optimizer; `parts` names parts by group, such as {"solver": {"name": "exact"}}.
+
+    So do `damping` and `schedule`; the other options are the optimizer's own.
+    """
+    groups = {key: options.pop(key) for key in ("damping", "schedule") if key in options}
     chosen: dict[str, dict[str, object]] = {
         "solver": {"name": "cg"},
         "hessian_approx": {"name": "ggn"},
         "line_search": {"name": "none"},
         "forcing": {"name": "fixed", "eta": 1e-3},
         "preconditioner": {"name": "none"},
+        "damping": {"name": "marquardt" if name == "layerwise_newton" else "fixed"},
+        "schedule": {"name": "constant"},
     }
-    for group, part in (parts or {}).items():
+    for group, part in ((parts or {}) | groups).items():
         chosen[group] = {"name": part} if isinstance(part, str) else dict(part)  # type: ignore[call-overload]
     built = {
         "curvature" if group == "hessian_approx" else group: entry(group, str(part["name"])).build(

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from newton_krylov.spectral.lanczos import Eigenpairs as Eigenpairs
     from newton_krylov.spectral.lanczos import lanczos as lanczos
 
+__version__ = "0.1.0"
+
 _HOME = {
     "Eigenpairs": "spectral.lanczos",
     "FunctionOperator": "operators",

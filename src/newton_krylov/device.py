@@ -6,13 +6,14 @@ from contextlib import contextmanager
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 
+from newton_krylov.capabilities import ALL_SAMPLES
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.registry import register
 
 _DEFAULT_THREADS = torch.get_num_threads()
 
 
-@register("device", "cpu")
+@register("device", "cpu", offers=(ALL_SAMPLES,))
 def cpu(*, threads: PositiveInt | None = None) -> torch.device:
     """Compute on the processor.
 
@@ -30,7 +31,7 @@ def cpu(*, threads: PositiveInt | None = None) -> torch.device:
     return torch.device("cpu")
 
 
-@register("device", "cuda")
+@register("device", "cuda", offers=(ALL_SAMPLES,))
 def cuda(*, index: NonNegativeInt = 0) -> torch.device:
     """Compute on an NVIDIA GPU.
 
@@ -57,7 +58,7 @@ def cuda(*, index: NonNegativeInt = 0) -> torch.device:
     return torch.device("cuda", index)
 
 
-@register("device", "auto")
+@register("device", "auto", offers=(ALL_SAMPLES,))
 def auto(*, threads: PositiveInt | None = None) -> torch.device:
     """Compute on a GPU if there is one, else on the processor.
 

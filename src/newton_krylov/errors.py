@@ -1,6 +1,6 @@
 """Errors that are the user's to mend: one clear sentence, shown without a traceback."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -28,6 +28,32 @@ class CombinationError(ConfigError, UnsupportedError):
     """Choices that are right each by itself but do not go together; a sweep leaves them out."""
 
 
+_RENAMED = {
+    "optimizer.damping": "damping.tau",
+    "optimizer.damping_rule": "damping=fixed or damping=marquardt (which was levenberg_marquardt)",
+    "optimizer.damping_factor": "damping.factor, of damping=marquardt",
+    "optimizer.damping_min": "damping.lowest, of damping=marquardt",
+    "optimizer.schedule": "schedule=constant, linear or cosine",
+    "optimizer.schedule_epochs": "schedule.epochs",
+}
+
+
+def renamed(key: str) -> str | None:
+    """Return the sentence for a key that has another name now; None for any other.
+
+    Parameters
+    ----------
+    key : str
+        Dotted, as a user writes it.
+
+    Returns
+    -------
+    str or None
+        With the new name.
+    """
+    return f"{key} is now {_RENAMED[key]}." if key in _RENAMED else None
+
+
 def suggest(word: str, choices: Iterable[str]) -> str:
     """Return `"; did you mean 'x'? Choices: a, b, x"` for a wrong `word`.
 
@@ -47,3 +73,9 @@ def suggest(word: str, choices: Iterable[str]) -> str:
     close = get_close_matches(word, names, n=1)
     hint = f"; did you mean '{close[0]}'?" if close else "."
     return f"{hint} Choices: {', '.join(names) if names else '(none)'}"
+
+
+def listed(words: Sequence[str], last: str) -> str:
+    """Return `"a, b and c"` for three words and the last word `"and"`."""
+    head, tail = words[:-1], words[-1]
+    return f"{', '.join(head)} {last} {tail}" if head else tail

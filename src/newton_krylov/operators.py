@@ -339,6 +339,13 @@ class FunctionOperator(LinearOperator):
         return Av.clone() if Av.data_ptr() == v.data_ptr() else Av
 
 
+def add_diagonal(out: Tensor, v: Tensor, diagonal: "float | Tensor") -> Tensor:
+    """Add diag(diagonal) v to out, in place; v is a vector or has columns."""
+    if not isinstance(diagonal, Tensor):
+        return out.add_(v, alpha=diagonal)
+    return out.addcmul_(v, diagonal if v.dim() == 1 else diagonal[:, None])
+
+
 class ShiftedOperator(LinearOperator):
     """A + shift I, for damping.
 

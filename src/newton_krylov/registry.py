@@ -19,15 +19,16 @@ import os
 import pkgutil
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import pydantic
 
-from newton_krylov.errors import ConfigError, suggest
+from newton_krylov.errors import ConfigError, listed, renamed, suggest
 
 T = TypeVar("T", bound=Callable[..., Any])
+C = TypeVar("C", bound=type)
 
 PLUGIN_VARIABLE = "NEWTON_KRYLOV_PLUGINS"
 PLUGIN_ENTRY_POINTS = "newton_krylov.plugins"
@@ -59,20 +60,56 @@ class Entry:
         Where it is registered.
     target : callable
         The class or function.
+    needs : tuple of str
+        What it needs other parts to offer; see `capabilities`.
+    needs_with : mapping of str to tuple of str
+        What a parameter needs besides, where it has another value than its default.
+    uses : frozenset of str or None
+        The groups whose parts it takes; None reads them from its signature.
     """
 
     group: str
     name: str
     target: Callable[..., Any]
+    needs: tuple[str, ...] = ()
+    needs_with: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    uses: frozenset[str] | None = None
+    own_offers: tuple[str, ...] | None = None
+
+    @property
+    def offers(self) -> frozenset[str] | None:
+        """What it offers other parts: as registered, and its class's attribute `offers`.
+
+        None where it declares neither.
+        """
+        of_class = getattr(self.target, "offers", None)
+        if self.own_offers is None and of_class is None:
+            return None
+        return frozenset(self.own_offers or ()) | frozenset(of_class or ())
 
     @cached_property
     def parameters(self) -> dict[str, tuple[Any, Any]]:
         """What a configuration may set: name to (annotation, default or `...`)."""
-        hints = get_type_hints(self._annotated, include_extras=True)
-        return {
-            name: (hints[name], ... if p.default is p.empty else p.default)
+        own = {
+            name: (self._hints[name], ... if p.default is p.empty else p.default)
             for name, p in inspect.signature(self.target).parameters.items()
-            if name in hints and _is_plain(hints[name])
+            if name in self._hints and _is_plain(self._hints[name])
+        }
+        for made in self._assembled.values():
+            own = made.parameters | own
+        return own
+
+    @cached_property
+    def _hints(self) -> dict[str, Any]:
+        return get_type_hints(self._annotated, include_extras=True)
+
+    @cached_property
+    def _assembled(self) -> dict[str, "Entry"]:
+        """The parameters that are made here, of parts and plain values (see `assembled`)."""
+        return {
+            name: Entry(self.group, self.name, self._hints[name])
+            for name in inspect.signature(self.target).parameters
+            if self._hints.get(name) in _ASSEMBLED
         }
 
     @property
@@ -86,7 +123,9 @@ class Entry:
     @cached_property
     def parts(self) -> frozenset[str]:
         """The parameters that code hands over: operators, tensors, other parts."""
-        return frozenset(inspect.signature(self.target).parameters) - frozenset(self.parameters)
+        own = frozenset(inspect.signature(self.target).parameters)
+        inner = (made.parts for made in self._assembled.values())
+        return own.difference(self.parameters, self._assembled).union(*inner)
 
     @property
     def _annotated(self) -> Any:
@@ -126,7 +165,9 @@ class Entry:
             if key not in self.parameters:
                 kind = f"a parameter of {self.group}={self.name}"
                 raise ConfigError(
-                    f"{self._full(key)} is not {kind}{suggest(str(key), self.parameters)}"
+                    renamed(self._full(key))
+                    or f"{self._full(key)} is not {kind}{suggest(str(key), self.parameters)}"
+                    f"{owners(self.group, str(key))}"
                 )
         try:
             checked = self._schema.model_validate(given)
@@ -165,15 +206,52 @@ class Entry:
         """
         keywords = self.validate(config)
         keywords |= {key: value for key, value in parts.items() if key in self.parts}
-        if inspect.isclass(self.target):
-            return self.target(**keywords)
-        return partial(self.target, **keywords)
+        return self._make(keywords)
+
+    def _make(self, keywords: Mapping[str, Any]) -> Any:
+        """Make the part of checked keywords, assembling what is made of several of them."""
+        own = {
+            name: keywords[name]
+            for name in inspect.signature(self.target).parameters
+            if name in keywords
+        }
+        own |= {name: made._make(keywords) for name, made in self._assembled.items()}
+        return self.target(**own) if inspect.isclass(self.target) else partial(self.target, **own)
 
 
 _entries: dict[str, dict[str, Entry]] = {}
+_ASSEMBLED: set[type] = set()
 
 
-def register(group: str, name: str) -> Callable[[T], T]:
+def assembled(cls: C) -> C:
+    """Mark a class as made of parts and plain values where a registered part takes one.
+
+    A parameter annotated with it stands for the parameters of the class itself: a Newton step, for
+    one, of solver, curvature and their like, which several optimizers take.
+
+    Parameters
+    ----------
+    cls : type
+        With an annotated constructor.
+
+    Returns
+    -------
+    type
+        The class unchanged.
+    """
+    _ASSEMBLED.add(cls)
+    return cls
+
+
+def register(
+    group: str,
+    name: str,
+    *,
+    needs: Sequence[str] = (),
+    needs_with: Mapping[str, Sequence[str]] | None = None,
+    offers: Sequence[str] | None = None,
+    uses: Sequence[str] | None = None,
+) -> Callable[[T], T]:
     """Register a class or function as `group=name`.
 
     Parameters
@@ -181,7 +259,17 @@ def register(group: str, name: str) -> Callable[[T], T]:
     group : str
         The configuration group, for example `"solver"`.
     name : str
-        The name by which configurations choose it; equal to the name of its YAML file.
+        The name by which configurations choose it; equal to the name of its YAML file, if it has
+        one.
+    needs : sequence of str
+        What it needs other parts of a run to offer, in the words of `newton_krylov.capabilities`.
+    needs_with : mapping of str to sequence of str, optional
+        What one of its parameters needs besides, where it has another value than its default.
+    offers : sequence of str, optional
+        What it offers other parts, beside what its class's attribute `offers` says; without
+        either, nothing is checked of it before it is there.
+    uses : sequence of str, optional
+        The groups whose parts it takes, where its signature does not say so.
 
     Returns
     -------
@@ -198,7 +286,15 @@ def register(group: str, name: str) -> Callable[[T], T]:
         taken = _entries.setdefault(group, {}).get(name)
         if taken is not None and taken.target.__qualname__ != target.__qualname__:
             raise ValueError(f"{group}={name} is registered already, as {taken.target!r}")
-        _entries[group][name] = Entry(group, name, target)
+        _entries[group][name] = Entry(
+            group,
+            name,
+            target,
+            tuple(needs),
+            {key: tuple(words) for key, words in (needs_with or {}).items()},
+            None if uses is None else frozenset(uses),
+            None if offers is None else tuple(offers),
+        )
         return target
 
     return decorate
@@ -254,6 +350,29 @@ def names(group: str) -> list[str]:
         Empty for an unknown group.
     """
     return sorted(_entries.get(group, {}))
+
+
+def owners(group: str, key: str) -> str:
+    """Return `"; solver=gcr and gmres have restart"` for a key that other parts of a group have.
+
+    Parameters
+    ----------
+    group : str
+        The configuration group.
+    key : str
+        A parameter's name.
+
+    Returns
+    -------
+    str
+        The end of a sentence; empty where no registered part of the group has it.
+    """
+    having = [name for name, part in _entries.get(group, {}).items() if key in part.parameters]
+    if not having:
+        return ""
+    return (
+        f"; {group}={listed(sorted(having), 'and')} {'has' if len(having) == 1 else 'have'} {key}"
+    )
 
 
 def import_modules(package: str) -> None:

@@ -1,4 +1,4 @@
-"""Writes the page: `python -m studies.reproduction outputs/<sweep> ... --out docs`."""
+"""Writes the page: `python -m studies.reproduction outputs/<sweep> ...`."""
 
 import argparse
 import sys
@@ -9,6 +9,9 @@ from newton_krylov.errors import UserError
 from newton_krylov.report.records import read_records
 from studies.reproduction.generate import generate
 from studies.reproduction.kept import keep
+
+_HERE = Path(__file__).resolve().parent
+_PROJECT = _HERE.parents[1]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,12 +33,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m studies.reproduction",
         description="Write docs/reproduction.md from the records of runs.",
     )
-    parser.add_argument("folders", nargs="+", type=Path, help="sweep folders, as in outputs/")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="default: docs")
-    parser.add_argument("--keep", type=Path, help="also copy the records there, of these runs")
+    parser.add_argument(
+        "folders", nargs="+", type=Path, help="sweep folders, as in outputs/, or archives of runs"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="the page's folder, for a page of one's own, its sections beside it (default: this "
+        "project's docs/ and studies/reproduction/sections/)",
+    )
+    parser.add_argument(
+        "--keep", type=Path, help="also keep the records of these runs there, a file a study"
+    )
     options = parser.parse_args(arguments)
     try:
-        page = generate(options.folders, options.out)
+        if options.out is None:
+            page = generate(options.folders, _PROJECT / "docs", _HERE / "sections")
+        else:
+            page = generate(options.folders, options.out)
         if options.keep is not None:
             keep(read_records(options.folders), options.keep)
     except UserError as error:

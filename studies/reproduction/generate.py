@@ -1,7 +1,7 @@
 """Puts the page together; a new study adds its section here.
 
-What a section says is kept beside the page (`reproduction/<section>.json`), so that a study can be
-run again, and its part of the page be made again, without the hours of the others.
+What a section says is kept (`sections/<section>.json`), so that a study can be run again, and its
+part of the page be made again, without the hours of the others.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,20 +26,22 @@ SECTIONS = (
 )
 """Modules of this package, each with a function `section`, in the order of the page."""
 
-PAGE, PARTS = "reproduction.md", "reproduction"
+PAGE = "reproduction.md"
 
 
-def generate(folders: Sequence[Path], out_dir: Path) -> Path:
+def generate(folders: Sequence[Path], out_dir: Path, sections_dir: Path | None = None) -> Path:
     """Generate the page and its figures, of whatever studies there are.
 
-    Sections of which there are no runs stay as the last call with this `out_dir` made them.
+    Sections of which there are no runs stay as the last call with these folders made them.
 
     Parameters
     ----------
     folders : sequence of Path
-        Sweep folders.
+        Sweep folders, or archives of runs.
     out_dir : Path
-        Gets `reproduction.md`, what it is made of in `reproduction/`, and figures in `figures/`.
+        Gets `reproduction.md`, and figures in `figures/`.
+    sections_dir : Path, optional
+        Gets what the page is made of, a file a section; `out_dir/sections` by default.
 
     Returns
     -------
@@ -61,20 +63,22 @@ def generate(folders: Sequence[Path], out_dir: Path) -> Path:
             f"None of these runs belongs to a study with a section on the page, as "
             f"experiment=paper_convex does; their studies are {found}."
         )
-    (out_dir / PARTS).mkdir(parents=True, exist_ok=True)
+    place = sections_dir or out_dir / "sections"
     for name, section in made.items():
         if section is not None:
-            store(section, out_dir / PARTS / f"{name}.json")
-    return assemble(out_dir)
+            store(section, place / f"{name}.json")
+    return assemble(out_dir, place)
 
 
-def assemble(out_dir: Path) -> Path:
+def assemble(out_dir: Path, sections_dir: Path) -> Path:
     """Write the page of the sections that are kept.
 
     Parameters
     ----------
     out_dir : Path
-        As for `generate`.
+        Gets the page.
+    sections_dir : Path
+        Holds the sections.
 
     Returns
     -------
@@ -86,7 +90,7 @@ def assemble(out_dir: Path) -> Path:
     DataError
         Where a section's file is damaged.
     """
-    files = [out_dir / PARTS / f"{name}.json" for name in SECTIONS]
+    files = [sections_dir / f"{name}.json" for name in SECTIONS]
     sections = [load(file) for file in files if file.exists()]
     with atomic_write(out_dir / PAGE) as stream:
         stream.write(write_page(sections).encode())

@@ -1,70 +1,70 @@
-"""Copies of records that took hours to make, small enough and fit to be kept with the page."""
+"""Records of runs, a compact file a study, fit to be kept beside the code of the page."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from newton_krylov.errors import DataError
-from newton_krylov.files import atomic_write
-from newton_krylov.records.record import CONFIG, ENVIRONMENT, SUMMARY, TRACE, write_json
+from newton_krylov.records.archive import SUFFIX, ArchivedRun, read_archive, write_archive
 from newton_krylov.report.context import command
 from newton_krylov.report.figures import slug
 from newton_krylov.report.records import RunRecord
 
 
 def keep(records: Sequence[RunRecord], out_dir: Path) -> list[Path]:
-    """Copy what a page is made of: settings, trace, result, environment.
+    """Keep what a page is made of: settings, trace, result, environment.
 
-    What tells of the machine's folders and name is left out. A folder that is there already, of a
-    run with the same name, is replaced.
+    What names the machine's folders and the machine is left out. A run of the same name that is
+    there already is replaced.
 
     Parameters
     ----------
     records : sequence of RunRecord
-        To be copied; runs of one study, label, size and seed are numbered.
+        To be kept; runs of one study, label, size and seed are numbered.
     out_dir : Path
-        Gets a folder of each, by study; to be given as a folder of runs later.
+        Gets a file for each study, `<study>.jsonl.gz`, to be given as a folder of runs later.
 
     Returns
     -------
     list of Path
-        The copies.
+        The files.
 
     Raises
     ------
     DataError
         For a record that is not complete.
     """
-    folders: dict[Path, RunRecord] = {}
+    named: dict[Path, dict[str, ArchivedRun]] = {}
     for record in records:
         if record.faults:
             raise DataError(f"{record.origin} cannot be kept: {record.faults[0]}")
-        seed = record.settings.get("seed", 0)
-        stem = f"{slug(record.label)}-{record.problem.n_samples}-{seed}"
-        folder, number = out_dir / record.study / stem, 1
-        while folder in folders:
-            number += 1
-            folder = out_dir / record.study / f"{stem}-{number}"
-        folders[folder] = record
-    for folder, record in folders.items():
-        _copy(record, folder)
-    return list(folders)
+        runs = named.setdefault(out_dir / f"{record.study}{SUFFIX}", {})
+        name = _free_name(record, runs)
+        runs[name] = _without_machine(record, name)
+    for file, runs in named.items():
+        before = {run.name: run for run in read_archive(file)} if file.exists() else {}
+        write_archive((before | runs).values(), file)
+    return list(named)
 
 
-def _copy(record: RunRecord, folder: Path) -> None:
-    trace = (record.folder / TRACE).read_bytes()  # it may be the same folder
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    config = {k: v for k, v in record.config.items() if k != "data_dir"}
-    told = yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
-    for name, content in ((TRACE, trace), (CONFIG, told)):
-        with atomic_write(folder / name) as stream:
-            stream.write(content)
+def _free_name(record: RunRecord, taken: dict[str, ArchivedRun]) -> str:
+    seed = record.settings.get("seed", 0)
+    stem = f"{slug(record.label)}-{record.problem.n_samples}-{seed}"
+    name, number = stem, 1
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    return name
+
+
+def _without_machine(record: RunRecord, name: str) -> ArchivedRun:
+    config = _without(record.config, "data_dir")
     summary = dict(record.summary)
     if isinstance(described := summary.get("dataset"), dict):
-        summary["dataset"] = {k: v for k, v in described.items() if k != "source"}
-    environment = {k: v for k, v in record.environment.items() if k != "hostname"}
-    write_json(folder / SUMMARY, summary)
-    write_json(folder / ENVIRONMENT, environment | {"command": command(record)})
+        summary["dataset"] = _without(described, "source")
+    environment = _without(record.environment, "hostname") | {"command": command(record)}
+    return ArchivedRun(name, config, summary, environment, record.rows)
+
+
+def _without(values: dict[str, Any], left_out: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != left_out}

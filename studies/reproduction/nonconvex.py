@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -112,7 +113,7 @@ def _text(facts: _Facts, figures: Path) -> Iterator[str]:
         f"from torch's initialization (sections 0.3.2 and 2.2). *Paper's Newton* has the paper's "
         f"settings: the dominant eigenpair of the layer's Hessian by PyHessian, λ v v' + τI "
         f"inverted in closed form, step α = 0.01, nothing checked. The paper gives no τ; here "
-        f"{_setting(facts, PAPERS, 'optimizer.damping')}. *Newton* has settings that work, chosen "
+        f"{_taus(facts)}. *Newton* has settings that work, chosen "
         f"by the searches of `experiment=paper_nonconvex_search` and explained in "
         f"[layerwise_newton.md](layerwise_newton.md). Accuracies are of the network without "
         f"dropout, on all images, after each epoch; the evaluations are not in the times."
@@ -153,9 +154,9 @@ def _text(facts: _Facts, figures: Path) -> Iterator[str]:
         yield from _drawn(facts.race, quantities, figures, "time-to-accuracy", "Time to accuracy")
 
 
-def _setting(facts: _Facts, labels: dict[str, str], key: str) -> str:
-    entries = [entry for label in labels.values() if (entry := facts.entry(label)) is not None]
-    values = {str(entry.records[0].settings.get(key)) for entry in entries}
+def _taus(facts: _Facts) -> str:
+    entries = [entry for label in PAPERS.values() if (entry := facts.entry(label)) is not None]
+    values = {str(_tau(entry.records[0])) for entry in entries}
     return f"τ = {', '.join(sorted(values))}" if values else "it was not run"
 
 
@@ -201,11 +202,17 @@ def _repetitions(study: Study) -> int:
     return max(len(entry.records) for entry in study.entries)
 
 
+def _tau(record: RunRecord) -> Any:
+    """Return a run's tau; records of before the group `damping` have it with the optimizer."""
+    settings = record.settings
+    return settings.get("damping.tau", settings.get("optimizer.damping", np.nan))
+
+
 def _tau_table(study: Study) -> Table:
     shares: dict[str, dict[float, str]] = {}
     for entry in study.entries:
         record = entry.records[0]
-        tau = float(record.settings.get("optimizer.damping", np.nan))
+        tau = float(_tau(record))
         failed = " (diverged)" if record.failed else ""
         text = f"{_percent(entry.last('train_accuracy'))}{failed}"
         shares.setdefault(record.label, {})[tau] = text

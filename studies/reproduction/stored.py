@@ -17,7 +17,7 @@ def store(section: Section, file: Path) -> None:
     section : Section
         What to write.
     file : Path
-        Where to; in a folder that exists.
+        Where to; a missing folder is made.
     """
     with atomic_write(file) as stream:
         text = json.dumps(asdict(section), ensure_ascii=False, indent=1)
@@ -50,6 +50,6 @@ def load(file: Path) -> Section:
         return Section(told["title"], told["text"], claims, Origin(**told["origin"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{file} is not a section of the page ({error}); delete it, or write it anew by "
-            f"generating the page from its study's runs."
+            f"{file} is not a section of the page ({error}); delete it, or generate "
+            f"the page from its study's runs again."
         ) from None

@@ -14,7 +14,7 @@ from command import CONF, QUICK, ROOT, command, environment
 
 from newton_krylov.cli.choices import choices, groups
 from newton_krylov.cli.compose import PLUGINS
-from newton_krylov.cli.main import FAILED, MISTAKE, main
+from newton_krylov.cli.main import DONE, FAILED, MISTAKE, main
 
 MISTAKES = [
     # what was typed, what the sentence says
@@ -27,6 +27,15 @@ MISTAKES = [
     (["solver.rtoll=1"], "solver.rtoll is not a key of solver; did you mean 'rtol'"),
     (["+solver.rtoll=1"], "solver.rtoll is not a parameter of solver=cg; did you mean 'rtol'"),
     (["solver=gmres", "solver.restrt=5"], "solver.restrt is not a key of solver.*'restart'"),
+    (
+        ["solver.restart=20"],
+        r"solver\.restart is not a key of solver.*; solver=gcr and gmres have restart",
+    ),
+    (["+solver.restart=20"], "not a parameter of solver=cg.*; solver=gcr and gmres have restart"),
+    (["line_search.step_size=1"], "step_size is not a key.*; line_search=fixed has step_size"),
+    (["dataset=/tmp/mine.svm"], r"is a path, .*: write dataset\.path=/tmp/mine\.svm with .*libsvm"),
+    (["dataset=mine.csv"], r"write dataset\.path=mine\.csv with dataset=image_folder, libsvm or"),
+    (["-m", "dataset=mine.csv,a9a"], r"write dataset\.path=mine\.csv with dataset="),
     (["solver.rtol.x=1"], "solver.rtol.x|solver.rtol="),
     (["stop.epochs=-1"], "stop.epochs=-1 is not valid: it should be greater than or equal to 0"),
     (["stop.epochs=many"], "stop.epochs='many' is not valid: it should be a valid integer"),
@@ -84,6 +93,15 @@ def test_a_mistake_is_one_sentence_with_what_would_be_right(typed, sentence, cap
     quick = [] if any("dataset=" in line for line in typed) else list(QUICK)
     assert main(CONF, [*quick, "tracking=none", *typed]) == MISTAKE
     assert re.search(sentence, told(capsys))
+
+
+def test_explicit_choices_that_the_run_drops_are_told_in_one_sentence(capsys):
+    typed = ["optimizer=sgd", "solver=gmres", "preconditioner=nystrom", "stop.epochs=1"]
+    assert main(CONF, [*QUICK, "tracking=none", *typed]) == DONE
+    assert capsys.readouterr().err == (
+        "optimizer=sgd does not use solver=gmres and preconditioner=nystrom: these change "
+        "nothing.\n"
+    )
 
 
 @pytest.mark.parametrize(

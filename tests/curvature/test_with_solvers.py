@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from problems import assert_close, make, randn
-from small_networks import network, optimizer
+from small_networks import fixed, network, optimizer
 
 from newton_krylov.operators import ShiftedOperator
 from newton_krylov.registry import entry, names
@@ -60,8 +60,8 @@ def test_a_closed_form_is_used_and_forms_no_matrix(name, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "options", "beginning"),
     [
-        ("newton", {"damping": 0.5}, "lambda "),
-        ("newton", {"damping": 0.5, "batch_size": 30}, "lambda "),
+        ("newton", {"damping": fixed(0.5)}, "lambda "),
+        ("newton", {"damping": fixed(0.5), "batch_size": 30}, "lambda "),
         ("layerwise_newton", {"layers": ["first", "last"], "batch_size": 30}, "first damping "),
     ],
     ids=["all samples", "mini-batches", "layers"],

@@ -18,19 +18,27 @@ N = 90
 METHODS = {
     "sgd": ("sgd", {"batch_size": 32}, {}),
     "adam": ("adam", {"batch_size": 32}, {}),
-    "newton": ("newton", {"batch_size": 40, "curvature_samples": 13, "damping": 0.1}, {}),
-    "ggn": ("newton", {"batch_size": 40, "damping": 0.1}, {"curvature": "ggn", "solver": "cr"}),
+    "newton": (
+        "newton",
+        {"batch_size": 40, "curvature_samples": 13},
+        {"damping": ("fixed", {"tau": 0.1})},
+    ),
+    "ggn": (
+        "newton",
+        {"batch_size": 40},
+        {"damping": ("fixed", {"tau": 0.1}), "curvature": "ggn", "solver": "cr"},
+    ),
     "layerwise": (
         "layerwise_newton",
         # Of fewer samples one process alone would compress the wide layer's Hessian, and its
         # eigenpairs agree with the team's to their tolerance only.
-        {"batch_size": N, "layers": ["0", "5"], "damping": 0.1},
-        {"curvature": "rank1", "solver": "exact"},
+        {"batch_size": N, "layers": ["0", "5"]},
+        {"curvature": "rank1", "solver": "exact", "damping": ("marquardt", {"tau": 0.1})},
     ),
     "last layer": (
         "layerwise_newton",
         {"batch_size": 40, "layers": ["5"]},
-        {"curvature": "empirical_fisher"},
+        {"curvature": "empirical_fisher", "damping": "marquardt"},
     ),
 }
 DEFAULTS = {
@@ -39,6 +47,8 @@ DEFAULTS = {
     "line_search": "armijo",
     "forcing": "superlinear",
     "preconditioner": "none",
+    "damping": "fixed",
+    "schedule": "constant",
 }
 
 
@@ -86,10 +96,10 @@ def evaluate(f, data):
 
 def trained(method, f, data):
     name, options, chosen = METHODS[method]
-    parts = {
-        part: entry({"curvature": "hessian_approx"}.get(part, part), choice).build({})
-        for part, choice in (DEFAULTS | chosen).items()
-    }
+    parts = {}
+    for part, choice in (DEFAULTS | chosen).items():
+        named, settings = choice if isinstance(choice, tuple) else (choice, {})
+        parts[part] = entry({"curvature": "hessian_approx"}.get(part, part), named).build(settings)
     found = run(
         entry("optimizer", name).build(options, **parts),
         f,

@@ -18,7 +18,11 @@ METHODS = {
     "newton-cr-jacobi": ("newton", {}, {"solver": "cr", "preconditioner": "jacobi"}),
     "newton-exact": ("newton", {}, {"solver": "exact", "curvature": "exact"}),
     "newton-subsampled": ("newton", {}, {"curvature": "subsampled"}),
-    "newton-lowrank": ("newton", {"damping": 0.1}, {"solver": "exact", "curvature": "lowrank"}),
+    "newton-lowrank": (
+        "newton",
+        {},
+        {"solver": "exact", "curvature": "lowrank", "damping": ("fixed", {"tau": 0.1})},
+    ),
     "newton-diagonal": ("newton", {}, {"solver": "exact", "curvature": "diagonal"}),
     "newton-nystrom": ("newton", {}, {"preconditioner": "nystrom"}),
     "newton-minibatch": ("newton", {"batch_size": 40, "curvature_samples": 9}, {}),
@@ -37,16 +41,18 @@ DEFAULTS = {
     "line_search": "armijo",
     "forcing": "superlinear",
     "preconditioner": "none",
+    "damping": "fixed",
+    "schedule": "constant",
 }
 
 
 def trace(method, f, data):
     """Run five steps and return losses, gradient norms, accuracies and the last iterate."""
     name, options, chosen = METHODS[method]
-    parts = {
-        part: entry(GROUPS.get(part, part), choice).build({})
-        for part, choice in (DEFAULTS | chosen).items()
-    }
+    parts = {}
+    for part, choice in (DEFAULTS | chosen).items():
+        named, settings = choice if isinstance(choice, tuple) else (choice, {})
+        parts[part] = entry(GROUPS.get(part, part), named).build(settings)
     optimizer = entry("optimizer", name).build(options, **parts)
     w0 = torch.ones(f.dim, dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)

@@ -14,8 +14,8 @@ from newton_krylov.data.shards import write_shards
 from newton_krylov.data.shards.generate import Generator
 from newton_krylov.distributed import data_parallel
 from newton_krylov.distributed.objective import _Places
-from newton_krylov.distributed.sharding import numbers_of, refuse, shard
-from newton_krylov.errors import CombinationError, UnsupportedError
+from newton_krylov.distributed.sharding import numbers_of, shard
+from newton_krylov.errors import UnsupportedError
 from newton_krylov.registry import entry
 
 
@@ -66,16 +66,6 @@ def test_what_cannot_be_divided():
         shard(three, SimpleNamespace(rank=0, size=4))
     with pytest.raises(UnsupportedError, match="a transport problem has none"):
         shard(load_dataset("transport", {"n": 4}), SimpleNamespace(rank=0, size=2))
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "curvature"),
-    [("saga", "hvp"), ("sklearn_lbfgs", "hvp"), ("newton", "sketched")],
-)
-def test_parts_that_need_all_samples_are_refused(optimizer, curvature):
-    with pytest.raises(CombinationError, match="needs all samples in one process"):
-        refuse(optimizer, curvature)
-    refuse("newton", "hvp")
 
 
 @given(

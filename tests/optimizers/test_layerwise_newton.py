@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 from problems import assert_close, make
-from small_networks import LAYERS, network, optimizer
+from small_networks import LAYERS, fixed, marquardt, network, optimizer
 
 from newton_krylov.errors import ConfigError, UnsupportedError
 from newton_krylov.objectives.network.objective import Network
 from newton_krylov.optimizers.layerwise_newton import LayerwiseNewton
 from newton_krylov.runs.runner import RunResult, Stopping, run
 
-PAPER: dict[str, Any] = {"damping_rule": "fixed", "negative_curvature": "ignore"}
+PAPER: dict[str, Any] = {"negative_curvature": "ignore"}
 PAPER_PARTS: dict[str, Any] = {
     "solver": "exact",
     "hessian_approx": {"name": "rank1", "negative": "keep"},
@@ -62,8 +62,8 @@ def test_a_step_is_newton_s_on_the_layer_s_own_hessian(layer: str) -> None:
     f = network()
     w = f.initial()
     made = optimizer(
-        "layerwise_newton", parts={"solver": "exact"}, layers=[layer], damping=0.1,
-        damping_rule="fixed", batch_size=90, curvature_samples=None,
+        "layerwise_newton", parts={"solver": "exact"}, layers=[layer], damping=fixed(0.1),
+        batch_size=90, curvature_samples=None,
     )  # fmt: skip
     stepped = run(made, f, w, Stopping(epochs=1), generator()).w
     block = f.blocks[layer]
@@ -85,7 +85,7 @@ def test_layers_take_turns_each_seeing_what_the_one_before_did() -> None:
 
 @pytest.mark.parametrize("parts", [{}, PAPER_PARTS], ids=["defaults", "paper"])
 def test_the_seed_decides_everything(parts: dict[str, Any]) -> None:
-    f, options = network(0.5), PAPER if parts else {}
+    f, options = network(0.5), PAPER | {"damping": fixed(1.0)} if parts else {}
     once, again = (trained(f, parts=parts, curvature_samples=10, **options) for _ in range(2))
     assert torch.equal(once.w, again.w)
     assert [row.loss for row in once.rows] == [row.loss for row in again.rows]
@@ -107,8 +107,8 @@ def test_the_paper_s_step_is_sherman_morrison_s() -> None:
         "hessian_approx": {"name": "rank1", "negative": "keep", "rtol": 1e-10, "maxiter": 300}
     }
     result = trained(
-        f, 1, parts=parts, layers=["first"], batch_size=90, damping=tau, curvature_samples=None,
-        **PAPER,
+        f, 1, parts=parts, layers=["first"], batch_size=90, damping=fixed(tau),
+        curvature_samples=None, **PAPER,
     )  # fmt: skip
     assert_close(result.w[block] - w[block], expected, 1e-7)
 
@@ -118,7 +118,7 @@ def test_large_damping_makes_every_layer_s_step_its_gradient_step(curvature: str
     f, tau = network(), 1e7
     w = f.initial()
     result = trained(
-        f, 1, parts={"hessian_approx": curvature}, damping=tau, damping_rule="fixed",
+        f, 1, parts={"hessian_approx": curvature}, damping=fixed(tau),
         batch_size=90, curvature_samples=None,
     )  # fmt: skip
     assert_close((result.w - w) * tau, -f.at(w).grad, 1e-5)
@@ -126,17 +126,25 @@ def test_large_damping_makes_every_layer_s_step_its_gradient_step(curvature: str
 
 def test_a_step_that_raises_the_batch_s_loss_is_refused() -> None:
     f = network()
-    options: dict[str, Any] = {"layers": ["middle"], "batch_size": 90, "damping_factor": 1.5}
-    losses = [row.loss for row in trained(f, 30, damping=1e-8, **options).rows]
+    options: dict[str, Any] = {"layers": ["middle"], "batch_size": 90}
+    options["damping"] = marquardt(1e-8, factor=1.5)
+    losses = [row.loss for row in trained(f, 30, **options).rows]
     assert all(b <= a for a, b in pairwise(losses))
-    rows = trained(f, 5, parts={"hessian_approx": "hvp"}, damping=1e-8, **options).rows
+    rows = trained(f, 5, parts={"hessian_approx": "hvp"}, **options).rows
     refused = [row for row in rows if "step refused" in row.note]
     assert all(row.step_size == 0.0 for row in refused)
 
 
 def test_the_last_layer_s_problem_is_convex_and_solved() -> None:
     f = network(l2=0.01)
-    result = trained(f, 12, layers=["last"], batch_size=90, curvature_samples=None, damping=1e-3)
+    result = trained(
+        f,
+        12,
+        layers=["last"],
+        batch_size=90,
+        curvature_samples=None,
+        damping=marquardt(1e-3),
+    )
     alone = f.restricted(["last"], f.initial())
     assert alone.convexity == 0.01
     block = f.blocks["last"]
@@ -157,7 +165,7 @@ def test_damping_is_each_layer_s_own_and_told() -> None:
     made = optimizer("layerwise_newton", batch_size=30)
     assert isinstance(made, LayerwiseNewton)
     run(made, f, f.initial(), Stopping(epochs=4), generator())
-    taus = {m["damping"] for m in made.state_dict()["layers"].values()}
+    taus = {m["damping"]["tau"] for m in made.state_dict()["layers"].values()}
     assert len(taus) > 1
 
 

@@ -13,8 +13,10 @@ from newton_krylov.curvature.thresholded_sparse import ThresholdedSparse
 from newton_krylov.data.transport import transport
 from newton_krylov.errors import ConfigError, UnsupportedError
 from newton_krylov.objectives.entropic_transport import EntropicTransport
+from newton_krylov.optimizers.damping import Fixed
 from newton_krylov.optimizers.forcing import fixed, superlinear
 from newton_krylov.optimizers.line_search import armijo, none
+from newton_krylov.optimizers.newton_step import NewtonStep
 from newton_krylov.optimizers.sinkhorn import Sinkhorn
 from newton_krylov.optimizers.sinkhorn_newton_sparse import SinkhornNewtonSparse
 from newton_krylov.registry import entry
@@ -30,8 +32,10 @@ def sns(kept=100.0, **changes):
         "line_search": armijo,
         "forcing": superlinear,
         "preconditioner": entry("preconditioner", "jacobi").build({}),
+        "damping": Fixed(),
     }
-    return SinkhornNewtonSparse(**{**parts, **changes})
+    own = {key: changes.pop(key) for key in set(changes) - set(parts)}
+    return SinkhornNewtonSparse(NewtonStep(**{**parts, **changes}), **own)
 
 
 def solve(f, optimizer, epochs=300, grad_norm=1e-13):

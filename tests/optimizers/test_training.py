@@ -11,24 +11,31 @@ import pytest
 import small_networks
 import torch
 from problems import assert_close, make
-from small_networks import data, module, network, optimizer
+from small_networks import data, fixed, marquardt, module, network, optimizer
 from torch.nn import functional as F
 
 from newton_krylov.errors import ConfigError
-from newton_krylov.objectives.network.objective import CrossEntropy
-from newton_krylov.optimizers.training import factor
+from newton_krylov.objectives.network.losses import CrossEntropy
+from newton_krylov.optimizers.schedule import Progress
+from newton_krylov.registry import entry
 from newton_krylov.runs.runner import Outcome, Stopping, run
 
 FIRST_ORDER = [
     ("sgd", {"learning_rate": 0.3, "momentum": 0.9, "nesterov": True}),
-    ("sgd", {"learning_rate": 0.3, "momentum": 0.0, "schedule": "cosine", "schedule_epochs": 3}),
-    ("adam", {"learning_rate": 0.01, "beta1": 0.8, "schedule": "linear", "schedule_epochs": 4}),
+    ("sgd", {"learning_rate": 0.3, "momentum": 0.0, "schedule": {"name": "cosine", "epochs": 3}}),
+    ("adam", {"learning_rate": 0.01, "beta1": 0.8, "schedule": {"name": "linear", "epochs": 4}}),
 ]
 ALL_METHODS = [
     *FIRST_ORDER,
-    ("newton", {"damping": 0.5, "damping_rule": "levenberg_marquardt"}),
+    ("newton", {"damping": marquardt(0.5)}),
     ("layerwise_newton", {"curvature_samples": 10}),
 ]
+
+
+def factor(schedule: dict[str, Any], epochs: float) -> float:
+    """Return what a schedule multiplies the step by after some epochs."""
+    value: float = entry("schedule", schedule["name"]).build(schedule)(Progress(epochs))
+    return value
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -49,11 +56,9 @@ def torch_alone(name: str, options: dict[str, Any], epochs: int, size: int) -> t
     draw, count = generator(), math.ceil(len(y) / size)
     for epoch in range(epochs):
         for k, index in enumerate(torch.randperm(len(y), generator=draw).split(size)):
-            progress = (epoch + k / count) / options.get("schedule_epochs", 1)
+            rate = factor(options.get("schedule", {"name": "constant"}), epoch + k / count)
             for group in steps.param_groups:
-                group["lr"] = options["learning_rate"] * factor(
-                    options.get("schedule", "constant"), progress
-                )
+                group["lr"] = options["learning_rate"] * rate
             steps.zero_grad()
             F.cross_entropy(net(X[index]), y[index]).backward()
             steps.step()
@@ -109,19 +114,19 @@ def test_no_gradient_of_all_samples_is_evaluated_for_the_record() -> None:
 
 def test_schedules_go_from_one_to_zero() -> None:
     for schedule in ("linear", "cosine"):
-        values = [factor(schedule, k / 10) for k in range(11)]  # type: ignore[arg-type]
+        values = [factor({"name": schedule, "epochs": 1}, k / 10) for k in range(11)]
         assert values[0] == 1.0 and values[-1] == pytest.approx(0.0, abs=1e-15)
         assert values[5] == pytest.approx(0.5)
         assert all(b < a for a, b in pairwise(values))
-        assert factor(schedule, 2.0) == pytest.approx(0.0, abs=1e-15)  # type: ignore[arg-type]
-    assert factor("constant", 0.7) == 1.0
+        assert factor({"name": schedule, "epochs": 1}, 2.0) == pytest.approx(0.0, abs=1e-15)
+    assert factor({"name": "constant"}, 0.7) == 1.0
 
 
 def test_newton_without_curvature_is_sgd_with_momentum() -> None:
     """(H + I / rate)^-1 m -> rate m as rate -> 0."""
     f = make("logistic", n=80)
     w0 = torch.zeros(f.dim, dtype=f.dtype)
-    huge = {"damping": 1e6, "momentum": 0.9, "batch_size": 16}
+    huge = {"damping": fixed(1e6), "momentum": 0.9, "batch_size": 16}
     newton = run(optimizer("newton", **huge), f, w0, Stopping(epochs=2), generator())
     sgd = optimizer("sgd", learning_rate=1e-6, momentum=0.9, batch_size=16)
     assert_close(newton.w, run(sgd, f, w0, Stopping(epochs=2), generator()).w, 1e-5)
@@ -134,7 +139,7 @@ def test_the_curvature_is_asked_as_often_as_said_and_of_as_many_samples() -> Non
         made = optimizer(
             "newton",
             parts={"hessian_approx": {"name": "diagonal", "probes": 1}, "solver": "exact"},
-            damping=1.0, batch_size=30, curvature_samples=9, curvature_every=every,
+            damping=fixed(1.0), batch_size=30, curvature_samples=9, curvature_every=every,
         )  # fmt: skip
         run(made, f, f.initial(), Stopping(epochs=2), generator())
         assert f.counts.hvp == pytest.approx(expected * 9 / 90)
@@ -154,7 +159,7 @@ def test_hessian_free_works_with_each_krylov_solver(name: str) -> None:
         for curvature in ("hvp", "ggn"):
             made = optimizer(
                 name, parts={"solver": solver, "hessian_approx": curvature}, batch_size=40,
-                damping=0.1, damping_rule="levenberg_marquardt",
+                damping=marquardt(0.1),
             )  # fmt: skip
             rows = run(made, f, f.initial(), Stopping(epochs=4), generator()).rows
             assert rows[-1].loss < 0.9 * rows[0].loss, (solver, curvature)

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 import torch
 from problems import make
-from small_networks import network, optimizer
+from small_networks import marquardt, network, optimizer
 
 from newton_krylov.errors import DataError, UnsupportedError
 from newton_krylov.records.checkpoint import Checkpoint, Saver
 from newton_krylov.records.trace import Row
 from newton_krylov.runs.runner import RunResult, Stopping, run
 
-LM = {"damping": 0.5, "damping_rule": "levenberg_marquardt"}
+LM = {"damping": marquardt(0.5)}
 SMALL_CURVATURE = {"batch_size": 30, "curvature_samples": 12}
 METHODS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
-    ("sgd", {"schedule": "cosine", "schedule_epochs": 6}, {}),
+    ("sgd", {"schedule": {"name": "cosine", "epochs": 6}}, {}),
     ("adam", {"batch_size": 16}, {}),
     ("newton", {"batch_size": 30, "momentum": 0.5, **LM}, {"forcing": "eisenstat_walker"}),
     ("newton", {"batch_size": 20, "curvature_every": 2, **LM}, {"hessian_approx": "hvp"}),

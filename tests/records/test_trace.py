@@ -18,7 +18,7 @@ floats = st.floats(allow_nan=False)
     st.lists(
         st.builds(
             lambda loss, norm, note, k: replace(
-                row(k, 0.0, 0.0), loss=loss, grad_norm=norm, note=note
+                row(k, 0.0, 0.0), loss=loss, grad_norm=norm, notes=(note,) if note else ()
             ),
             floats,
             floats,
@@ -100,3 +100,15 @@ def test_the_writer_fails_where_the_disk_is_full():
         pytest.skip("no /dev/full here")
     with pytest.raises(OSError, match="No space left on device"):
         TraceWriter(Path("/dev/full"))
+
+
+def test_a_trace_from_before_an_optional_column_is_read(tmp_path):
+    """A column that came later has a default; one that is required may not be missing."""
+    writer = TraceWriter(tmp_path / "t.csv", [row(0, 0.1, 0.0)])
+    writer.close()
+    lines = (tmp_path / "t.csv").read_text().splitlines()
+    (tmp_path / "t.csv").write_text("\n".join(line.rpartition(",")[0] for line in lines) + "\n")
+    assert read_trace(tmp_path / "t.csv")[0].note == ""
+    (tmp_path / "t.csv").write_text("\n".join(line.partition(",")[2] for line in lines) + "\n")
+    with pytest.raises(ValueError, match="is not a trace"):
+        read_trace(tmp_path / "t.csv")

@@ -1,10 +1,11 @@
 import json
 from pathlib import Path
 
+import pytest
 from run_folders import rows, write_run
 
-from newton_krylov.report.context import differences_table, environments_table
-from newton_krylov.report.records import read_records
+from newton_krylov.report.context import command, differences_table, environments_table
+from newton_krylov.report.records import RunRecord, read_records
 from newton_krylov.report.study import Study, studies
 
 
@@ -73,3 +74,17 @@ def test_environments_are_told_once_each_and_their_differences_first(tmp_path: P
 def test_a_run_without_an_environment_says_so(tmp_path: Path) -> None:
     (write_run(tmp_path / "0", rows([1.0])) / "environment.json").unlink()
     assert environments_table(read(tmp_path)).rows == [["environment", "not recorded"]]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "typed"),
+    [
+        (["/usr/bin/python3", "/home/me/run.py", "solver=cr"], "python run.py solver=cr"),
+        (["/v/bin/python", "/v/bin/newton-krylov", "run", "-m"], "newton-krylov run -m"),
+        (["newton-krylov", "run", "-m"], "newton-krylov run -m"),  # as an archive has it
+        (["python", "run.py", "tracking=none", "a=1"], "python run.py a=1"),
+        (["python"], ""),
+    ],
+)
+def test_a_run_s_command_is_as_one_would_type_it(recorded: list[str], typed: str) -> None:
+    assert " ".join(command(RunRecord(Path(), environment={"command": recorded}))) == typed

@@ -32,7 +32,7 @@ SUMMARY = {
 
 
 def test_a_line_has_a_cell_for_every_column_and_the_note():
-    shown = line(replace(row(3, 1e-3, 0.5), note="negative curvature"))
+    shown = line(replace(row(3, 1e-3, 0.5), notes=("negative curvature",)))
     assert shown.split()[:3] == ["3", "0.251", "1.00e-03"]
     assert shown.endswith("negative curvature")
     assert " - " in line(row(0, 1.0, 0.0))  # the start has no step size

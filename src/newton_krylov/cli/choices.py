@@ -6,26 +6,27 @@ from pathlib import Path
 _LAST = ("experiment", "method")
 _EXAMPLES = """\
 Examples
-  python run.py solver=cr dataset=a9a
-  python run.py solver=gmres solver.restart=20 loss.l2=0.001 stop.epochs=50
-  python run.py -m solver=cg,cr,gmres,exact dataset=a9a,w8a    a sweep, compared at its end
-  python run.py -m hydra/launcher=joblib hydra.launcher.n_jobs=2 solver=cg,cr
-  python run.py experiment=paper_convex                        a whole study
-  python run.py -m solver=cg,cr resume=true                    what an interrupted sweep left undone
+  {prog} solver=cr dataset=a9a
+  {prog} solver=gmres solver.restart=20 loss.l2=0.001 stop.epochs=50
+  {prog} -m solver=cg,cr,gmres,exact dataset=a9a,w8a    a sweep, compared at its end
+  {prog} -m hydra/launcher=joblib hydra.launcher.n_jobs=2 solver=cg,cr
+  {prog} experiment=paper_convex                        a whole study
+  {prog} -m solver=cg,cr resume=true                    what an interrupted sweep left undone
 
 Options
   -m, --multirun            sweep over all combinations of values with commas
   -cd, --config-dir FOLDER  a folder of your own YAML files, in groups as in conf/
   --cfg job [--resolve]     print the composed configuration, run nothing
   --info searchpath         where files are looked for; also: defaults, plugins, config
+  --version                 of newton-krylov
   --hydra-help              Hydra's own keys (launchers, sweepers, folders)
   -sc install=bash          print a script for shell completion; in bash:
-                            eval "$(python run.py -sc install=bash)"
+                            eval "$({prog} -sc install=bash)"
 
 Results go to outputs/<date>/<time>, and to MLflow: mlflow ui"""
 
 
-def help_text(config_dir: Path, others: Mapping[str, Mapping[str, str]]) -> str:
+def help_text(config_dir: Path, others: Mapping[str, Mapping[str, str]], prog: str) -> str:
     """Return what `--help` prints.
 
     Parameters
@@ -34,20 +35,22 @@ def help_text(config_dir: Path, others: Mapping[str, Mapping[str, str]]) -> str:
         The folder of groups.
     others : mapping of str to mapping of str to str
         Third parties' choices, which have no files: group to name to a line on it.
+    prog : str
+        How the command is typed.
 
     Returns
     -------
     str
         Usage, groups with a line on each choice, the top level's keys, examples.
     """
-    lines = ["Usage: python run.py [-m] [group=choice ...] [key=value ...]", ""]
+    lines = [f"Usage: {prog} [-m] [group=choice ...] [key=value ...]", ""]
     for group in groups(config_dir):
         known = {**choices(config_dir, group), **others.get(group, {})}
         width = max(map(len, known))
         lines.append(group)
         lines += [f"  {name:<{width}}  {summary}".rstrip() for name, summary in known.items()]
         lines.append("")
-    lines += ["Keys of the top level", *_top_level(config_dir), "", _EXAMPLES]
+    lines += ["Keys of the top level", *_top_level(config_dir), "", _EXAMPLES.format(prog=prog)]
     return "\n".join(lines)
 
 

@@ -1,13 +1,8 @@
-"""Composes the configuration by Hydra: its errors become sentences, and what it reads is data.
-
-A configuration may come from somebody else. Hydra would import what a file's `_target_` names
-(callbacks, launchers, sweepers) and Python's logging what a `class` names, so these are held to
-the few that belong here; and what runs commands or changes the environment is taken from the
-command line only.
-"""
+"""Composes the configuration by Hydra: its errors become sentences, and what it reads is judged."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -19,10 +14,13 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from newton_krylov.errors import ConfigError, suggest
+from newton_krylov.cli.trust import is_foreign, judge
+from newton_krylov.errors import ConfigError, listed, renamed, suggest
+from newton_krylov.registry import entry, names, owners
+from newton_krylov.runs.parts import register_parts
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 """What Hydra raises on a mistake in a file or an override; ValueError for group=null."""
@@ -36,20 +34,6 @@ PLUGINS = {
 }
 """Choices that a package brings which need not be installed."""
 
-_ABSENT = ()
-_TARGETS = ("hydra._internal.core_plugins.", "hydra_plugins.", "optuna.samplers.")
-_LOGGING = ("logging.", "colorlog.", "ext://sys.stdout", "ext://sys.stderr")
-_NEVER = ("callbacks", "sweeper.custom_search_space", "launcher.env_setup")
-_FROM_COMMAND_LINE = (
-    "job.env_set",
-    "launcher.setup",
-    "launcher.python",
-    "launcher.srun_args",
-    "launcher.ray.init.address",
-    "launcher.ray.init.runtime_env",
-    "launcher.ray.remote.runtime_env",
-)
-
 
 class CheckedLoader(ConfigLoader):
     """Loads as Hydra's own loader does, in our words and within our limits.
@@ -62,11 +46,13 @@ class CheckedLoader(ConfigLoader):
 
     def __init__(self, inner: ConfigLoader) -> None:
         self._inner = inner
+        self._typed: list[str] = []
         self._validated: dict[tuple[str, ...], DictConfig] = {}
+        self._own: dict[tuple[str, ...], DictConfig] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what has been composed behind: it goes with every job to another process."""
-        return {"_inner": self._inner, "_validated": {}}
+        return {"_inner": self._inner, "_typed": self._typed, "_validated": {}, "_own": {}}
 
     def load_configuration(
         self,
@@ -105,7 +91,8 @@ class CheckedLoader(ConfigLoader):
             )
         except COMPOSITION_ERRORS as error:
             raise ConfigError(explain(error, self._inner, overrides)) from error
-        refuse_code(config)
+        self._typed = list(overrides)
+        self._judge(config, overrides)
         return config
 
     def load_sweep_config(
@@ -130,8 +117,46 @@ class CheckedLoader(ConfigLoader):
         except COMPOSITION_ERRORS as error:
             given = [*master_config.hydra.overrides.hydra, *sweep_overrides]
             raise ConfigError(explain(error, self._inner, given)) from error
-        refuse_code(config)
+        self._judge(config, [*_unresolved(master_config.hydra.overrides.hydra), *sweep_overrides])
         return config
+
+    def _judge(self, config: DictConfig, overrides: Sequence[str]) -> None:
+        """Refuse what is no data, and what a file of somebody else's may not say."""
+        told = config.hydra.overrides
+        recorded = [*_unresolved(told.hydra), *_unresolved(told.task)]
+        if sorted(recorded) != sorted(overrides):
+            raise ConfigError("hydra.overrides is what the command line says; no file sets it.")
+        judge(config, self._of_own_files(config) if is_foreign(config) else None, self._typed)
+
+    def _of_own_files(self, config: DictConfig) -> DictConfig:
+        """Compose `config` again without the files of others, for what Hydra's keys are then."""
+        choices = {
+            group: choice
+            for group, choice in config.hydra.runtime.choices.items()
+            if group.startswith("hydra/") and choice is not None
+        }
+        chosen = [f"{group}={choice}" for group, choice in choices.items()]
+        typed = [
+            line
+            for line in self._typed
+            if line.lstrip("+~").startswith("hydra.")
+            and not line.lstrip("+").startswith("hydra.searchpath=")
+        ]
+        key = (*chosen, *typed)
+        if key in self._own:
+            return self._own[key]
+        try:
+            found: DictConfig = self._inner.load_configuration(
+                "config", list(key), RunMode.MULTIRUN, validate_sweep_overrides=False
+            )
+        except COMPOSITION_ERRORS as error:
+            text = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"A file outside the program's own conf/ brings a part of Hydra's of its own, "
+                f"which is not allowed ({', '.join(chosen)}): {text}"
+            ) from error
+        self._own[key] = found
+        return found
 
     def get_search_path(self) -> ConfigSearchPath:
         """Return where files are looked for."""
@@ -206,41 +231,10 @@ def explain(error: BaseException, loader: ConfigLoader, overrides: Sequence[str]
     return f"The configuration cannot be composed: {text.rstrip('.')}."
 
 
-def refuse_code(config: DictConfig) -> None:
-    """Refuse a configuration that would make Hydra import, call or run something foreign.
-
-    Parameters
-    ----------
-    config : DictConfig
-        Composed, with its `hydra` node.
-
-    Raises
-    ------
-    ConfigError
-        With the key.
-    """
-    hydra = OmegaConf.to_container(config.hydra, resolve=False)
-    if not isinstance(hydra, dict):
-        raise ConfigError("hydra must be a group of keys.")
-    for key in _NEVER:
-        if _at(hydra, key):
-            raise ConfigError(f"hydra.{key} is not allowed here: a configuration is data.")
-    for key, value in _leaves(hydra, "hydra"):
-        last = key.rpartition(".")[2]
-        if last == "_target_" and not str(value).startswith(_TARGETS):
-            raise ConfigError(f"{key}={value} is not allowed: a configuration is data.")
-        if not key.startswith(("hydra.job_logging.", "hydra.hydra_logging.")):
-            continue
-        names_code = last in ("class", "()", "factory") or "://" in str(value)
-        if names_code and not str(value).startswith(_LOGGING):
-            raise ConfigError(f"{key}={value} is not allowed: a configuration is data.")
-    given = [line.lstrip("+~") for line in hydra["overrides"]["hydra"]]
-    for key in _FROM_COMMAND_LINE:
-        if _at(hydra, key) and not any(line.startswith(f"hydra.{key}") for line in given):
-            raise ConfigError(
-                f"hydra.{key} comes from a file, but runs commands or changes the environment: "
-                f"give it on the command line."
-            )
+def _unresolved(lines: ListConfig) -> list[str]:
+    """Return overrides as they were given."""
+    found: Any = OmegaConf.to_container(lines, resolve=False)
+    return list(map(str, found))
 
 
 def check_sweep(config: DictConfig, loader: CheckedLoader) -> None:
@@ -296,25 +290,7 @@ def _check_choice(
     folder, _, choice = value.rpartition("/")
     known = loader.get_group_options(f"{group}/{folder}", overrides=where) if folder else options
     if choice not in (*known, "null"):
-        raise ConfigError(f"{group}={value} is unknown{suggest(value, options)}")
-
-
-def _at(node: Any, key: str) -> Any:
-    """Return what lies at a dotted key, or `_ABSENT`, which counts as false."""
-    for part in key.split("."):
-        node = node.get(part, _ABSENT) if isinstance(node, Mapping) else _ABSENT
-    return node
-
-
-def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping):
-        for name, value in node.items():
-            yield from _leaves(value, f"{key}.{name}")
-    elif isinstance(node, list):
-        for number, value in enumerate(node):
-            yield from _leaves(value, f"{key}.{number}")
-    else:
-        yield key, node
+        raise ConfigError(_unknown_choice(group, value, options))
 
 
 def _missing_file(error: MissingConfigException, loader: ConfigLoader) -> str:
@@ -325,11 +301,30 @@ def _missing_file(error: MissingConfigException, loader: ConfigLoader) -> str:
     if package is not None:
         return f"{group}={name} needs the package {package}: pip install {package}."
     options = error.options or loader.get_group_options(group)
-    return f"{group}={name} is unknown{suggest(name, options)}"
+    return _unknown_choice(*_group_and_value(f"{group}/{name}"), options)
+
+
+def _group_and_value(file: str) -> tuple[str, str]:
+    """Split the file that a choice stands for; Hydra's own groups are two levels deep."""
+    parts = file.split("/")
+    depth = 2 if parts[0] == "hydra" else 1
+    return "/".join(parts[:depth]), "/".join(parts[depth:])
+
+
+def _unknown_choice(group: str, value: str, options: Sequence[str]) -> str:
+    """Say that a group has no such choice; a path is led to the key that takes one."""
+    if ("/" in value or Path(value).suffix) and (readers := _readers(group)):
+        return (
+            f"{group}={value} is a path, and {group} takes a name: write {group}.path={value} with "
+            f"{group}={listed(readers, 'or')}."
+        )
+    return f"{group}={value} is unknown{suggest(value, options)}"
 
 
 def _unknown_key(key: str, loader: ConfigLoader, overrides: Sequence[str]) -> str:
     """Name the first part of a dotted key that is wrong, with what would be right there."""
+    if sentence := renamed(key):
+        return sentence
     node = _without(key, loader, overrides)
     parts = key.split(".")
     for depth, part in enumerate(parts):
@@ -342,9 +337,22 @@ def _unknown_key(key: str, loader: ConfigLoader, overrides: Sequence[str]) -> st
             else:
                 wrong, where = part, "a key of the configuration"
                 choices = {*node, *loader.list_groups("")} - {"hydra"}
-            return f"{wrong} is not {where}{suggest(part, choices)}"
+            sentence = f"{wrong} is not {where}{suggest(part, choices)}"
+            return sentence + _owners(parts[0], part) if depth == 1 else sentence
         node = node[part]
     return f"{key} is not a key of the parts chosen."
+
+
+def _readers(group: str) -> list[str]:
+    """Return the names of a group's parts that take a path."""
+    register_parts()
+    return [name for name in names(group) if "path" in entry(group, name).parameters]
+
+
+def _owners(group: str, key: str) -> str:
+    """Say which other parts of a group have a key."""
+    register_parts()
+    return owners(group, key)
 
 
 def _without(key: str, loader: ConfigLoader, overrides: Sequence[str]) -> Any:

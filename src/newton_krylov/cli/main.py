@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import newton_krylov
 from newton_krylov.errors import ConfigError, UserError
 
 DONE, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -30,7 +31,9 @@ _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 REPOSITORY = Path(__file__).resolve().parent
 
 
-def main(config_dir: Path, arguments: Sequence[str] | None = None) -> int:
+def main(
+    config_dir: Path, arguments: Sequence[str] | None = None, prog: str = "python run.py"
+) -> int:
     """Do what the command line says.
 
     Parameters
@@ -39,6 +42,8 @@ def main(config_dir: Path, arguments: Sequence[str] | None = None) -> int:
         The folder of `config.yaml` and the groups.
     arguments : sequence of str, optional
         Instead of the process's own.
+    prog : str
+        How the command is typed.
 
     Returns
     -------
@@ -54,7 +59,7 @@ def main(config_dir: Path, arguments: Sequence[str] | None = None) -> int:
         # of times slower. This many turns, some 0.03 ms, cost nothing on an idle machine.
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        return _command(config_dir, given)
+        return _command(config_dir, given, prog)
     except UserError as error:
         if "RANK" in os.environ:
             from newton_krylov.distributed import let_the_first_speak
@@ -67,14 +72,17 @@ def main(config_dir: Path, arguments: Sequence[str] | None = None) -> int:
         return FAILED
 
 
-def _command(config_dir: Path, given: list[str]) -> int:
-    options = _Parser().parse_intermixed_args(given)
+def _command(config_dir: Path, given: list[str], prog: str) -> int:
+    options = _Parser(prog).parse_intermixed_args(given)
+    if options.version:
+        print(f"newton-krylov {newton_krylov.__version__}")  # noqa: T201
+        return DONE
     others = _others(config_dir)
     if options.help:
         from newton_krylov.cli.choices import help_text
 
         summaries = {g: {e.name: e.summary.rstrip(".") for e in es} for g, es in others.items()}
-        print(help_text(config_dir, summaries))  # noqa: T201
+        print(help_text(config_dir, summaries, prog))  # noqa: T201
         return DONE
     _offer(others)
     if options.config_dir is not None and not options.config_dir.is_dir():
@@ -98,9 +106,10 @@ def _command(config_dir: Path, given: list[str]) -> int:
 class _Parser(argparse.ArgumentParser):
     """The options; overrides are everything else."""
 
-    def __init__(self) -> None:
-        super().__init__(prog="python run.py", add_help=False, allow_abbrev=False)
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog=prog, add_help=False, allow_abbrev=False)
         self.add_argument("-h", "--help", action="store_true")
+        self.add_argument("--version", action="store_true")
         self.add_argument("-m", "--multirun", action="store_true")
         self.add_argument("-cd", "--config-dir", type=Path)
         self.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
@@ -113,7 +122,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the options."""
-        raise ConfigError(f"{message}. See python run.py --help.")
+        raise ConfigError(f"{message}. See {self.prog} --help.")
 
 
 def _others(config_dir: Path) -> dict[str, list[Any]]:

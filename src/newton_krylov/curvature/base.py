@@ -19,6 +19,7 @@ class Curvature(ABC):
     """
 
     note: str = ""
+    offers: frozenset[str] = frozenset()
 
     @abstractmethod
     def at(self, point: Point, generator: torch.Generator) -> LinearOperator:

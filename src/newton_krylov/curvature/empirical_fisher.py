@@ -2,13 +2,16 @@
 
 import torch
 
+from newton_krylov.capabilities import SAMPLE_GRADIENTS, SAMPLED_HESSIAN
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.objectives.base import Point
 from newton_krylov.operators import LinearOperator
 from newton_krylov.registry import register
 
 
-@register("hessian_approx", "empirical_fisher")
+@register(
+    "hessian_approx", "empirical_fisher", needs=(SAMPLE_GRADIENTS,), offers=(SAMPLED_HESSIAN,)
+)
 class EmpiricalFisher(Curvature):
     """The mean of g_i g_i' over the samples' gradients, by its products; positive semidefinite.
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from newton_krylov.capabilities import ALL_SAMPLES, LINEAR_MODEL, SAMPLED_HESSIAN
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.curvature.precision import Precision, in_precision
 from newton_krylov.objectives.base import Point
@@ -9,7 +10,12 @@ from newton_krylov.operators import LinearOperator
 from newton_krylov.registry import register
 
 
-@register("hessian_approx", "hvp")
+@register(
+    "hessian_approx",
+    "hvp",
+    offers=(SAMPLED_HESSIAN,),
+    needs_with={"dtype": (LINEAR_MODEL, ALL_SAMPLES)},
+)
 class HessianProduct(Curvature):
     """The exact Hessian by its products with vectors; no matrix is formed.
 

@@ -6,6 +6,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
+from newton_krylov.capabilities import ALL_SAMPLES, SAMPLED_HESSIAN, SQUARE_ROOT
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.curvature.sampling import sample_size
 from newton_krylov.curvature.square_root import single_output
@@ -15,7 +16,12 @@ from newton_krylov.operators import LinearOperator, ShiftedOperator
 from newton_krylov.registry import register
 
 
-@register("hessian_approx", "leverage_subsampled")
+@register(
+    "hessian_approx",
+    "leverage_subsampled",
+    needs=(SQUARE_ROOT, ALL_SAMPLES),
+    offers=(SAMPLED_HESSIAN,),
+)
 class LeverageSubsampled(Curvature):
     """The sampled Hessian of a linear model with row-norm sampling, plus alpha I.
 

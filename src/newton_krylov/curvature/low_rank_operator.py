@@ -64,7 +64,7 @@ class LowRankOperator(LinearOperator):
         rest = self.rest + shift
         if rest == 0.0:
             raise ConfigError(
-                f"A matrix of rank {k} cannot be inverted in {n} dimensions: set optimizer.damping "
+                f"A matrix of rank {k} cannot be inverted in {n} dimensions: set damping.tau "
                 f"(the tau of H + tau I) or hessian_approx.rest to more than 0."
             )
         return (self.vectors @ ((gains - 1 / rest) * coordinates)).add_(b, alpha=1 / rest)

@@ -5,6 +5,7 @@ from typing import Annotated
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
+from newton_krylov.capabilities import SAMPLED_HESSIAN, SAMPLES
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.curvature.sampling import Blocks, sample_size
 from newton_krylov.objectives.base import Point
@@ -12,7 +13,7 @@ from newton_krylov.operators import LinearOperator, ShiftedOperator
 from newton_krylov.registry import register
 
 
-@register("hessian_approx", "regularized_subsampled")
+@register("hessian_approx", "regularized_subsampled", needs=(SAMPLES,), offers=(SAMPLED_HESSIAN,))
 class RegularizedSubsampled(Curvature):
     """H_S + alpha I: the Hessian of |S| random samples, made large enough to bound the full one.
 

@@ -7,19 +7,20 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
+from newton_krylov.capabilities import ALL_SAMPLES, SQUARE_ROOT
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.curvature.sampling import sample_size
 from newton_krylov.curvature.square_root import single_output
 from newton_krylov.objectives.base import Point
 from newton_krylov.objectives.features import Features
-from newton_krylov.operators import LinearOperator
+from newton_krylov.operators import LinearOperator, add_diagonal
 from newton_krylov.registry import register
 
 # Columns of a Gaussian sketch drawn at a time, which bounds its memory.
 _BLOCK = 64
 
 
-@register("hessian_approx", "sketched")
+@register("hessian_approx", "sketched", needs=(SQUARE_ROOT, ALL_SAMPLES))
 class SketchedHessian(Curvature):
     """(S B)'(S B) + (l2 + alpha) I: the Hessian B'B + l2 I, B = D^(1/2) X, sketched by S.
 
@@ -66,28 +67,28 @@ class SketchedHessian(Curvature):
         objective.counts.add(passes=0.5 * objective.share * (size if gaussian else 1))
         sketch = _gaussian if gaussian else _count_sketch
         SB = sketch(objective.features, weights.sqrt(), size, generator)
-        return GramOperator(SB, objective.l2 + self.alpha)
+        return GramOperator(SB, objective.ridge + self.alpha)
 
 
 class GramOperator(LinearOperator):
-    """B'B + shift I with a dense B.
+    """B'B + diag(shift) with a dense B.
 
     Parameters
     ----------
     B : Tensor, shape (m, n)
         Any matrix.
-    shift : float
+    shift : float or Tensor, shape (n,)
         Added to the diagonal.
     """
 
-    def __init__(self, B: Tensor, shift: float) -> None:
+    def __init__(self, B: Tensor, shift: float | Tensor) -> None:
         super().__init__(B.shape[1], B.dtype, B.device)
         self._B = B
         self.shift = shift
 
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply by a vector of shape (n,)."""
-        return (self._B.T @ (self._B @ v)).add_(v, alpha=self.shift)
+        return add_diagonal(self._B.T @ (self._B @ v), v, self.shift)
 
     def matmat(self, V: Tensor) -> Tensor:
         """Multiply by the columns of V, shape (n, k)."""

@@ -5,6 +5,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
+from newton_krylov.capabilities import ALL_SAMPLES, LINEAR_MODEL, SAMPLED_HESSIAN, SAMPLES
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.curvature.precision import Precision, in_precision
 from newton_krylov.curvature.sampling import Blocks
@@ -13,7 +14,13 @@ from newton_krylov.operators import LinearOperator
 from newton_krylov.registry import register
 
 
-@register("hessian_approx", "subsampled")
+@register(
+    "hessian_approx",
+    "subsampled",
+    needs=(SAMPLES,),
+    needs_with={"dtype": (LINEAR_MODEL, ALL_SAMPLES)},
+    offers=(SAMPLED_HESSIAN,),
+)
 class SubsampledHessian(Curvature):
     """The Hessian of the mean over a random subset of the samples, matrix-free.
 

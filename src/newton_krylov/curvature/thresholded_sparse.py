@@ -6,6 +6,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
+from newton_krylov.capabilities import ALL_SAMPLES
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.objectives.base import Point
 from newton_krylov.objectives.entropic_transport import TransportHessian
@@ -50,7 +51,7 @@ class SparseOperator(MatrixOperator):
         return self._diagonal.clone()
 
 
-@register("hessian_approx", "thresholded_sparse")
+@register("hessian_approx", "thresholded_sparse", needs=(ALL_SAMPLES,))
 class ThresholdedSparse(Curvature):
     """The Hessian's diagonal and its largest off-diagonal entries, as a sparse matrix.
 

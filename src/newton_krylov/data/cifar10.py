@@ -16,6 +16,7 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
+from newton_krylov.capabilities import LABELLED
 from newton_krylov.data.cache import Arrays, cached
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.data.download import fetch
@@ -43,7 +44,7 @@ SHAPE = Shape("rgb", 32, 32)
 _MAX_BATCH = 64 * 2**20  # bytes of one of the archive's files; 10,000 images take 31 MB
 
 
-@register("dataset", "cifar10")
+@register("dataset", "cifar10", offers=(LABELLED,))
 def cifar10(
     *,
     data_dir: Path,

@@ -24,6 +24,9 @@ class Split:
         bytes: uint8, whatever the run's dtype.
     y : Tensor, shape (n_samples,)
         Class indices 0 .. n_classes - 1 (int64), or floats for a regression.
+    weights : Tensor or None, shape (n_samples,)
+        How much each sample counts, >= 0 and of mean 1, in the dtype of X: 2 where others have 1
+        is as if the sample were there twice. None where all count alike.
 
     Of a transport problem, `X` is the cost matrix, shape (n, m), and `y` holds both marginals, the
     rows' before the columns', shape (n + m,).
@@ -31,6 +34,7 @@ class Split:
 
     X: Tensor
     y: Tensor
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return self.X.shape[0]
@@ -68,7 +72,7 @@ class Dataset:
         What the objective is made of.
     test : Split or None
         Held out, for accuracy.
-    task : {"binary", "multiclass", "regression", "transport"}
+    task : {"binary", "multiclass", "regression", "transport", "equation"}
         What `y` holds.
     n_classes : int
         0 where there are no classes.
@@ -83,18 +87,21 @@ class Dataset:
         Where there is a formula to be fitted.
     equation : Equation or None
         Where there is a differential equation to be solved; `train.X` is then its points.
+    bias : bool
+        Whether the last column is one of ones, which the source of the data did not have.
     """
 
     name: str
     train: Split
     test: Split | None
-    task: Task | Literal["transport"]
+    task: Task | Literal["transport", "equation"]
     n_classes: int
     source: str
     checksum: str
     images: Images | None = None
     curve: Curve | None = None
     equation: Equation | None = None
+    bias: bool = False
 
     @property
     def n_features(self) -> int:

@@ -1,7 +1,7 @@
 """What a network is to satisfy: residuals of its values and derivatives at points."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,12 +21,15 @@ class Jet:
         The derivatives of u along the block's directions.
     second : Tensor, shape (q, n, g)
         Sums of second derivatives along them, as the block weighs them.
+    target : Tensor, shape (n,)
+        The block's.
     """
 
     x: Tensor
     value: Tensor
     first: Tensor
     second: Tensor
+    target: Tensor
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Block:
         Where u is evaluated; residual i depends on the g points of row i alone.
     residual : callable
         Jet to residuals, shape (n,).
+    target : Tensor, shape (n,)
+        What the residuals depend on beside u: a source, a boundary value; zeros where nothing.
     weight : float
         Factor of the sum of the residuals' squares.
     directions : Tensor or None, shape (k, d)
@@ -52,9 +57,20 @@ class Block:
     name: str
     points: Tensor
     residual: Callable[[Jet], Tensor]
+    target: Tensor
     weight: float
     directions: Tensor | None = None
     second: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Block":
+        """Return the block with its tensors there."""
+        return replace(
+            self,
+            points=self.points.to(device),
+            target=self.target.to(device),
+            directions=None if self.directions is None else self.directions.to(device),
+            second=None if self.second is None else self.second.to(device),
+        )
 
 
 @dataclass(frozen=True)
@@ -74,6 +90,11 @@ class Equation:
     blocks: tuple[Block, ...]
     test: Tensor
     solution: Tensor
+
+    def to(self, device: torch.device) -> "Equation":
+        """Return the equation with its tensors there."""
+        blocks = tuple(block.to(device) for block in self.blocks)
+        return Equation(blocks, self.test.to(device), self.solution.to(device))
 
 
 def derivatives(u: Callable[[Tensor], Tensor], block: Block) -> Jet:
@@ -96,12 +117,12 @@ def derivatives(u: Callable[[Tensor], Tensor], block: Block) -> Jet:
     k = 0 if block.directions is None else len(block.directions)
     first, second = x.new_zeros(0, n, g), x.new_zeros(0, n, g)
     if not k:
-        return Jet(block.points, u(x).reshape(n, g), first, second)
+        return Jet(block.points, u(x).reshape(n, g), first, second, block.target)
     assert block.directions is not None
 
     def along(v: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         def both(z: Tensor) -> tuple[Tensor, Tensor]:
-            value, slope = torch.func.jvp(u, (z,), (v.expand_as(z),))
+            value, slope, *_ = torch.func.jvp(u, (z,), (v.expand_as(z),))
             return value, slope
 
         return both
@@ -111,9 +132,10 @@ def derivatives(u: Callable[[Tensor], Tensor], block: Block) -> Jet:
         if block.second is None:
             value, slope = along(v)(x)
         else:
-            (value, slope), (_, bend) = torch.func.jvp(along(v), (x,), (v.expand_as(x),))
+            (value, slope), (_, bend), *_ = torch.func.jvp(along(v), (x,), (v.expand_as(x),))
             bends.append(bend)
         slopes.append(slope)
     if block.second is not None:
         second = torch.einsum("qk,kn->qn", block.second, torch.stack(bends)).reshape(-1, n, g)
-    return Jet(block.points, value.reshape(n, g), torch.stack(slopes).reshape(k, n, g), second)
+    first = torch.stack(slopes).reshape(k, n, g)
+    return Jet(block.points, value.reshape(n, g), first, second, block.target)

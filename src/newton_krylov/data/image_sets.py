@@ -11,6 +11,7 @@ import pydantic
 import torch
 from numpy.typing import NDArray
 
+from newton_krylov.capabilities import LABELLED
 from newton_krylov.data.cache import Arrays, cached
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.data.image_files import (
@@ -207,7 +208,7 @@ def stratified(y: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]
     return np.sort(np.lexsort((rng.random(len(y)), place))[:count])
 
 
-@register("dataset", "digits_images")
+@register("dataset", "digits_images", offers=(LABELLED,))
 def digits_images(
     *,
     test_fraction: Fraction = 0.2,
@@ -251,7 +252,7 @@ def digits_images(
     return prepare_images("digits_images", raw, options)
 
 
-@register("dataset", "image_folder")
+@register("dataset", "image_folder", offers=(LABELLED,))
 def image_folder(
     *,
     path: str | None = None,

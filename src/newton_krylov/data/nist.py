@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from newton_krylov.capabilities import LABELLED, RESIDUALS
 from newton_krylov.data.dataset import Curve, Dataset, Split
 from newton_krylov.registry import register
 
@@ -135,4 +136,4 @@ def _source(problem: str) -> Callable[..., Dataset]:
 
 
 for _problem in FORMULAS:
-    register("dataset", f"nist_{_problem}")(_source(_problem))
+    register("dataset", f"nist_{_problem}", offers=(LABELLED, RESIDUALS))(_source(_problem))

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -13,12 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from newton_krylov.data.columns import Matrix, largest, moments, over_columns, over_rows, row_norms
 from newton_krylov.data.dataset import Dataset, Split, Task
 from newton_krylov.data.sparse import NUMPY_DTYPES, csr_to_torch
-from newton_krylov.errors import ConfigError
+from newton_krylov.errors import ConfigError, DataError
 from newton_krylov.files import require_memory
-
-Matrix = sp.csr_array | NDArray[Any]
 
 DENSE_FROM = 0.3
 """Share of nonzeros from which a dense matrix is both smaller and faster than CSR."""
@@ -54,6 +53,9 @@ class Options:
     format: Literal["auto", "sparse", "dense"] = "auto"
 
 
+Places = Callable[[int], str]
+
+
 @dataclass(frozen=True)
 class Samples:
     """Samples as a source reads them.
@@ -64,10 +66,31 @@ class Samples:
         Finite values; a CSR array is sorted, without duplicates.
     y : ndarray, shape (n,)
         int64 class indices, or float64 targets.
+    weights : ndarray or None, shape (n,)
+        How much each sample counts, >= 0; brought to mean 1.
+    places : callable or None
+        Says of a sample's number where it stands, for messages: "FILE, line 7".
     """
 
     X: Matrix
     y: NDArray[Any]
+    weights: NDArray[np.float64] | None = None
+    places: Places | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights is not None:
+            mean_one = self.weights * (len(self.weights) / self.weights.sum())
+            object.__setattr__(self, "weights", mean_one)
+
+    def take(self, rows: NDArray[Any]) -> "Samples":
+        """Return some of the samples."""
+        places = self.places
+        return Samples(
+            self.X[rows],
+            self.y[rows],
+            None if self.weights is None else self.weights[rows],
+            None if places is None else (lambda number: places(int(rows[number]))),
+        )
 
 
 @dataclass(frozen=True)
@@ -126,7 +149,7 @@ def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Da
         If a dense matrix would not fit into memory.
     """
     if dtype not in NUMPY_DTYPES:
-        raise ConfigError(f"Data sets are float32 or float64, not {str(dtype).split('.')[-1]}.")
+        raise ConfigError(f"Data sets are float32 or float64, not {_short(dtype)}.")
     effective = asdict(options)
     if raw.test is None and options.test_fraction:
         raw = _hold_out(name, raw, options)
@@ -134,13 +157,19 @@ def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Da
         del effective["seed"], effective["test_fraction"]
     layout = _layout(raw.train.X, options.format)
     parts = [raw.train] if raw.test is None else [raw.train, raw.test]
-    matrices = _scale([_in_layout(part.X, layout) for part in parts], options.scaling)
+    matrices = [_in_layout(part.X, layout) for part in parts]
+    matrices = _scale(matrices, options.scaling, parts[0].weights)
     if options.bias:
         matrices = [_with_ones(X) for X in matrices]
     splits = [
-        Split(_tensor(X, dtype), _targets(part.y, raw.task, dtype))
+        Split(
+            _tensor(X, part, raw, dtype),
+            _targets(part, raw, dtype),
+            None if part.weights is None else torch.from_numpy(part.weights).to(dtype),
+        )
         for X, part in zip(matrices, parts, strict=True)
     ]
+    _refuse_vanished(matrices[0], splits[0], name, dtype)
     effective |= {"format": layout, "dtype": str(dtype), "version": _FORMAT_VERSION}
     return Dataset(
         name=name,
@@ -150,6 +179,7 @@ def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Da
         n_classes=raw.n_classes,
         source=raw.source,
         checksum=checksum({"data": raw.fingerprint} | effective),
+        bias=options.bias,
     )
 
 
@@ -180,8 +210,7 @@ def _hold_out(name: str, raw: RawData, options: Options) -> RawData:
     order = np.random.default_rng(options.seed).permutation(n)
     # Kept in the source's order, which costs nothing and reads memory in sequence.
     held_out, kept = np.sort(order[:n_test]), np.sort(order[n_test:])
-    X, y = raw.train.X, raw.train.y
-    return replace(raw, train=Samples(X[kept], y[kept]), test=Samples(X[held_out], y[held_out]))
+    return replace(raw, train=raw.train.take(kept), test=raw.train.take(held_out))
 
 
 def _layout(X: Matrix, wanted: str) -> str:
@@ -203,65 +232,23 @@ def _in_layout(X: Matrix, layout: str) -> Matrix:
     return sp.csr_array(X) if layout == "sparse" else X
 
 
-def _scale(matrices: list[Matrix], scaling: str) -> list[Matrix]:
-    """Scale train and test by the train split's statistics."""
+def _scale(matrices: list[Matrix], scaling: str, weights: NDArray[Any] | None) -> list[Matrix]:
+    """Scale train and test by the train split's statistics, of samples that may be weighted."""
     if scaling == "none":
         return matrices
     if scaling == "unit_rows":
-        return [_over_rows(X, _row_norms(X)) for X in matrices]
+        return [over_rows(X, _nonzero(row_norms(X))) for X in matrices]
     if scaling == "maxabs":
-        largest = _nonzero(_largest(matrices[0]))
-        return [_over_columns(X, largest) for X in matrices]
-    mean, deviation = _moments(matrices[0])
+        divisors = _nonzero(largest(matrices[0], 0))
+        return [over_columns(X, divisors) for X in matrices]
+    mean, deviation = moments(matrices[0], weights)
     if not isinstance(matrices[0], sp.csr_array):
         matrices = [X - mean for X in matrices]
-    return [_over_columns(X, deviation) for X in matrices]
-
-
-def _moments(X: Matrix) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the columns' means and standard deviations; 1 for a constant column."""
-    n, d = X.shape
-    if isinstance(X, sp.csr_array):
-        mean = np.bincount(X.indices, X.data, minlength=d) / n
-        squares = np.bincount(X.indices, (X.data - mean[X.indices]) ** 2, minlength=d)
-        zeros = n - np.bincount(X.indices, minlength=d)
-        deviation = np.sqrt((squares + zeros * mean**2) / n)
-    else:
-        mean, deviation = X.mean(axis=0), X.std(axis=0)
-    # Rounding gives a constant column a tiny deviation; to divide by it would make noise of it.
-    rounding = n * np.finfo(np.float64).eps * abs(mean)
-    return mean, np.where(deviation > rounding, deviation, 1.0)
-
-
-def _largest(X: Matrix) -> NDArray[Any]:
-    """Return the columns' largest absolute values."""
-    if not isinstance(X, sp.csr_array):
-        return np.asarray(np.abs(X).max(axis=0))
-    largest = np.zeros(X.shape[1])
-    np.maximum.at(largest, X.indices, np.abs(X.data))
-    return largest
+    return [over_columns(X, _nonzero(deviation)) for X in matrices]
 
 
 def _nonzero(divisors: NDArray[Any]) -> NDArray[Any]:
     return np.where(divisors == 0, 1.0, divisors)
-
-
-def _row_norms(X: Matrix) -> NDArray[Any]:
-    squares = X.multiply(X) if isinstance(X, sp.csr_array) else np.square(X)
-    return _nonzero(np.sqrt(squares.sum(axis=1)))
-
-
-def _over_columns(X: Matrix, divisors: NDArray[Any]) -> Matrix:
-    if not isinstance(X, sp.csr_array):
-        return np.asarray(X / divisors)
-    return sp.csr_array((X.data / divisors[X.indices], X.indices, X.indptr), shape=X.shape)
-
-
-def _over_rows(X: Matrix, divisors: NDArray[Any]) -> Matrix:
-    if not isinstance(X, sp.csr_array):
-        return np.asarray(X / divisors[:, None])
-    values = X.data / np.repeat(divisors, np.diff(X.indptr))
-    return sp.csr_array((values, X.indices, X.indptr), shape=X.shape)
 
 
 def _with_ones(X: Matrix) -> Matrix:
@@ -271,11 +258,62 @@ def _with_ones(X: Matrix) -> Matrix:
     return sp.csr_array(sp.hstack([X, sp.csr_array(ones)], format="csr"))
 
 
-def _tensor(X: Matrix, dtype: torch.dtype) -> Tensor:
+def _tensor(X: Matrix, samples: Samples, raw: RawData, dtype: torch.dtype) -> Tensor:
+    values = X.data if isinstance(X, sp.csr_array) else X
+    with np.errstate(over="ignore"):
+        cast = np.ascontiguousarray(values, dtype=NUMPY_DTYPES[dtype])
+    if not np.isfinite(cast).all():
+        bad = np.argwhere(~np.isfinite(cast))[0]
+        row = (
+            np.searchsorted(X.indptr, bad[0], "right") - 1
+            if isinstance(X, sp.csr_array)
+            else bad[0]
+        )
+        raise _too_large("a value", values[tuple(bad)], int(row), samples, raw, dtype)
     if isinstance(X, sp.csr_array):
-        return csr_to_torch(X, dtype)
-    return torch.from_numpy(np.ascontiguousarray(X, dtype=NUMPY_DTYPES[dtype]))
+        return csr_to_torch(sp.csr_array((cast, X.indices, X.indptr), shape=X.shape), dtype)
+    return torch.from_numpy(cast)
 
 
-def _targets(y: NDArray[Any], task: Task, dtype: torch.dtype) -> Tensor:
-    return torch.from_numpy(y.astype(NUMPY_DTYPES[dtype] if task == "regression" else np.int64))
+def _targets(samples: Samples, raw: RawData, dtype: torch.dtype) -> Tensor:
+    if raw.task != "regression":
+        return torch.from_numpy(samples.y.astype(np.int64))
+    with np.errstate(over="ignore"):
+        y = samples.y.astype(NUMPY_DTYPES[dtype])
+    if not np.isfinite(y).all():
+        row = int(np.argmin(np.isfinite(y)))
+        raise _too_large("a target", samples.y[row], row, samples, raw, dtype)
+    return torch.from_numpy(y)
+
+
+def _too_large(
+    what: str, value: float, row: int, samples: Samples, raw: RawData, dtype: torch.dtype
+) -> DataError:
+    place = f"{raw.source}, sample {row + 1}," if samples.places is None else samples.places(row)
+    return DataError(
+        f"{place} has {what} of {value:.4g} (after the scaling), which {_short(dtype)} cannot "
+        f"hold; {_remedy(dtype)}."
+    )
+
+
+def _refuse_vanished(X: Matrix, split: Split, name: str, dtype: torch.dtype) -> None:
+    """Refuse a column whose every value is rounded to zero."""
+    if dtype == torch.float64:
+        return
+    before = largest(X, 0)
+    after = before.astype(NUMPY_DTYPES[dtype])
+    if (lost := (before > 0) & (after == 0)).any():
+        column = int(np.argmax(lost))
+        raise DataError(
+            f"Column {column + 1} of '{name}' has values of at most {before[column]:.4g}, which "
+            f"{_short(dtype)} rounds to zero; {_remedy(dtype)}."
+        )
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _remedy(dtype: torch.dtype) -> str:
+    scaling = "set dataset.scaling=standardize"
+    return scaling if dtype == torch.float64 else f"take dtype=float64, or {scaling}"

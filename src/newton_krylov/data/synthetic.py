@@ -9,8 +9,9 @@ import pydantic
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from newton_krylov.data.columns import Matrix
 from newton_krylov.data.dataset import Task
-from newton_krylov.data.prepare import Matrix, RawData, Samples, checksum
+from newton_krylov.data.prepare import RawData, Samples, checksum
 from newton_krylov.data.sources import source
 from newton_krylov.data.sparse import index_dtype
 from newton_krylov.files import require_memory

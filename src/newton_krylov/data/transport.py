@@ -14,6 +14,7 @@ import pydantic
 import torch
 from numpy.typing import NDArray
 
+from newton_krylov.capabilities import TRANSPORT
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.data.prepare import checksum
 from newton_krylov.data.sparse import NUMPY_DTYPES
@@ -37,7 +38,7 @@ class _Problem:
     column_marginal: NDArray[np.float64]
 
 
-@register("dataset", "transport")
+@register("dataset", "transport", offers=(TRANSPORT,))
 def transport(
     *,
     source: Source = "random_assignment",

@@ -3,7 +3,7 @@
 from newton_krylov.distributed.device import distributed
 from newton_krylov.distributed.launch import check_launch, in_the_background, let_the_first_speak
 from newton_krylov.distributed.objective import DataParallel, DataParallelNetwork, data_parallel
-from newton_krylov.distributed.sharding import refuse, shard
+from newton_krylov.distributed.sharding import shard
 from newton_krylov.distributed.team import Team, current, leave
 
 __all__ = [
@@ -17,6 +17,5 @@ __all__ = [
     "in_the_background",
     "leave",
     "let_the_first_speak",
-    "refuse",
     "shard",
 ]

@@ -5,11 +5,12 @@ from typing import Literal
 import torch
 from pydantic import PositiveInt
 
+from newton_krylov.capabilities import SAMPLES
 from newton_krylov.distributed.team import join
 from newton_krylov.registry import register
 
 
-@register("device", "distributed")
+@register("device", "distributed", needs=(SAMPLES,), offers=())
 def distributed(
     *, backend: Literal["auto", "gloo", "nccl"] = "auto", threads: PositiveInt | None = None
 ) -> torch.device:

@@ -14,12 +14,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from newton_krylov.capabilities import LAYERS, SAMPLE_GRADIENTS, SAMPLES
 from newton_krylov.data.dataset import Split
 from newton_krylov.distributed.sharding import numbers_of
 from newton_krylov.distributed.team import Team
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Objective, Point, Ray
-from newton_krylov.objectives.linear_model import LinearModel
 from newton_krylov.objectives.network.noise import Noise
 from newton_krylov.objectives.network.objective import Network
 from newton_krylov.operators import LinearOperator
@@ -48,14 +48,13 @@ def data_parallel(local: Objective, team: Team, X: Tensor) -> "DataParallel":
         If the objective is not a mean over samples.
     """
     numbers = torch.tensor(numbers_of(X, team), device=local.device)
-    if isinstance(local, Network):
-        return DataParallelNetwork(local, team, _Places(len(X), numbers))
-    if isinstance(local, LinearModel):
-        return DataParallel(local, team, _Places(len(X), numbers))
-    raise UnsupportedError(
-        f"device=distributed needs a loss that is a mean over samples, which "
-        f"loss={getattr(local, 'name', type(local).__name__)} is not; choose device=cpu."
-    )
+    if SAMPLES not in local.offers:
+        raise UnsupportedError(
+            f"device=distributed needs a loss that is {SAMPLES}, which "
+            f"loss={getattr(local, 'name', type(local).__name__)} is not; choose device=cpu."
+        )
+    kind = DataParallelNetwork if LAYERS in local.offers else DataParallel
+    return kind(local, team, _Places(len(X), numbers))
 
 
 class _Places:
@@ -105,6 +104,7 @@ class DataParallel(Objective):
         self.n_samples, self.counts = places.n, local.counts
         self.dim, self.dtype, self.device = local.dim, local.dtype, local.device
         self.convexity = local.convexity
+        self.offers = local.offers & {SAMPLES, SAMPLE_GRADIENTS, LAYERS}
         self.name = f"{getattr(local, 'name', type(local).__name__)} (distributed)"
 
     def at(self, w: Tensor) -> "DataParallelPoint":

@@ -8,7 +8,7 @@ from torch import Tensor
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.distributed.team import Team
-from newton_krylov.errors import CombinationError, UnsupportedError
+from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.features import Features
 
 
@@ -71,36 +71,11 @@ def _part(split: Split, team: Team, kind: str) -> Split:
         raise UnsupportedError(f"{n} {kind} samples are too few for {team.size} processes.")
     rows = numbers_of(split.X, team)
     taken = slice(rows.start, rows.stop, rows.step)
-    return Split(_rows(split.X, rows), split.y[taken].clone())
+    weights = None if split.weights is None else split.weights[taken].clone()
+    return Split(_rows(split.X, rows), split.y[taken].clone(), weights)
 
 
 def _rows(X: Tensor, rows: range) -> Tensor:
     if X.layout is torch.sparse_csr:
         return Features(X).rows(torch.tensor(rows, device=X.device)).X
     return X[rows.start : rows.stop : rows.step].clone()
-
-
-_OPTIMIZERS = ("dynanewton", "saga", "svrg", "sinkhorn", "sinkhorn_newton_sparse")
-_CURVATURES = ("leverage_subsampled", "sketched", "thresholded_sparse")
-
-
-def refuse(optimizer: str, curvature: str) -> None:
-    """Refuse what needs all samples in one process.
-
-    Parameters
-    ----------
-    optimizer, curvature : str
-        Names of the configuration.
-
-    Raises
-    ------
-    CombinationError
-        If one of them looks at the samples themselves, and not at the objective's products alone.
-    """
-    chosen = {"optimizer": optimizer, "hessian_approx": curvature}
-    for group, name in chosen.items():
-        if name in (*_OPTIMIZERS, *_CURVATURES) or name.startswith("sklearn_"):
-            raise CombinationError(
-                f"{group}={name} needs all samples in one process, and device=distributed divides "
-                f"them; choose device=cpu."
-            )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from newton_krylov.errors import UnsupportedError
-from newton_krylov.objectives.network.curvature import Criterion
+from newton_krylov.objectives.network.graphs import Criterion
 from newton_krylov.objectives.network.objective import Network
 from newton_krylov.objectives.network.point import NetworkPoint
 from newton_krylov.operators import LinearOperator

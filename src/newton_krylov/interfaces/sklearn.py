@@ -1,6 +1,8 @@
 """Newton-Krylov logistic regression as a scikit-learn classifier."""
 
+import math
 import warnings
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -12,30 +14,36 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_scalar
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
 from newton_krylov.curvature.hvp import HessianProduct
+from newton_krylov.data.columns import moments
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.data.sparse import csr_to_torch
 from newton_krylov.interfaces.parts import named
+from newton_krylov.objectives.features import with_ones
 from newton_krylov.objectives.linear_model import LinearModel
 from newton_krylov.objectives.logistic import Logistic
 from newton_krylov.objectives.multinomial import Multinomial
+from newton_krylov.optimizers.damping import Fixed
 from newton_krylov.optimizers.forcing import superlinear
 from newton_krylov.optimizers.line_search import armijo
-from newton_krylov.optimizers.newton import Newton
+from newton_krylov.optimizers.newton import on_all_samples
+from newton_krylov.optimizers.newton_step import NewtonStep
 
 
 class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
     """L2-regularized logistic regression, binary or multinomial, by Newton-Krylov.
 
-    Minimizes the mean of -log p(y_i | x_i) plus l2/2 |w|^2 over all weights, those of the
-    intercept included, by the inexact Newton method with Armijo's line search; Hessians are
-    touched by products only. Two classes make one weight vector (the sigmoid), more make one for
-    each (the softmax).
+    Minimizes the weighted mean of -log p(y_i | x_i) plus l2/2 |w|^2 by the inexact Newton method
+    with Armijo's line search; Hessians are touched by products only. Two classes make one weight
+    vector (the sigmoid), more make one for each (the softmax). The columns are scaled before the
+    solve and the weights back after it, so a column's unit changes neither the path nor where it
+    ends; what is minimized is the function of the weights as given.
 
     Parameters
     ----------
@@ -45,13 +53,23 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
     preconditioner : str
         `"none"`, `"jacobi"` or `"nystrom"`.
     l2 : float
-        The factor lambda >= 0; scikit-learn's `LogisticRegression` has C = 1 / (n l2).
+        The factor lambda >= 0; scikit-learn's `LogisticRegression` has C = 1 / (n l2), with n the
+        sum of the samples' weights.
     fit_intercept : bool
-        Whether to add a column of ones to the data.
+        Whether the model has an intercept.
+    penalize_intercept : bool
+        Whether |w|^2 contains the intercept, as that of a column of ones does (scikit-learn's
+        `liblinear`); `False` is what scikit-learn's `LogisticRegression` minimizes otherwise.
+    class_weight : dict, "balanced" or None
+        Factors of the samples' weights by class, as of `LogisticRegression`.
     tol : float
-        Stop where the gradient's norm has fallen to this share of that at w = 0.
+        Stop where no entry of the gradient is larger, by weights of columns that are centred (where
+        there is an intercept) and of standard deviation 1: as of scikit-learn's solvers, but
+        whatever the columns' units are.
     max_iter : int
-        Limit of Newton steps.
+        Limit of Newton steps; ending before `tol` is met gives a `ConvergenceWarning`.
+    warm_start : bool
+        Whether `fit` begins with the weights of the last one.
 
     Attributes
     ----------
@@ -60,8 +78,8 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
     coef_ : ndarray, shape (1, n_features) or (n_classes, n_features)
         Weights.
     intercept_ : ndarray, shape (1,) or (n_classes,)
-        Weights of the column of ones; zero without one.
-    n_iter_ : int
+        Intercepts; zero without `fit_intercept`.
+    n_iter_ : ndarray, shape (1,)
         Newton steps taken.
     n_features_in_ : int
         Columns of the data seen.
@@ -72,10 +90,9 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
     --------
     >>> from newton_krylov import NewtonKrylovClassifier
     >>> from sklearn.datasets import load_breast_cancer
-    >>> from sklearn.preprocessing import scale
     >>> X, y = load_breast_cancer(return_X_y=True)
-    >>> model = NewtonKrylovClassifier(solver="cr").fit(scale(X), y)
-    >>> bool(model.score(scale(X), y) > 0.97)
+    >>> model = NewtonKrylovClassifier(solver="cr", l2=1e-4).fit(X, y)
+    >>> bool(model.score(X, y) > 0.95)
     True
     """
 
@@ -86,25 +103,33 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
         preconditioner: str = "none",
         l2: float = 0.01,
         fit_intercept: bool = True,
+        penalize_intercept: bool = True,
+        class_weight: Any = None,
         tol: float = 1e-6,
         max_iter: int = 100,
+        warm_start: bool = False,
     ) -> None:
         self.solver = solver
         self.preconditioner = preconditioner
         self.l2 = l2
         self.fit_intercept = fit_intercept
+        self.penalize_intercept = penalize_intercept
+        self.class_weight = class_weight
         self.tol = tol
         self.max_iter = max_iter
+        self.warm_start = warm_start
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit the model.
 
         Parameters
         ----------
         X : array or sparse matrix, shape (n_samples, n_features)
-            float32 and float64 are kept, anything else becomes float64.
+            float32 and float64 are kept, anything else becomes float64; never changed.
         y : array, shape (n_samples,)
             Labels of at least two classes.
+        sample_weight : array, shape (n_samples,), optional
+            How often each sample counts, >= 0.
 
         Returns
         -------
@@ -116,70 +141,139 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
         ValueError
             If a parameter or the data are not as said.
         """
-        check_scalar(self.l2, "l2", Real, min_val=0)
-        check_scalar(self.tol, "tol", Real, min_val=0)
-        check_scalar(self.max_iter, "max_iter", Integral, min_val=1)
+        self.classes_: NDArray[Any]
+        self.coef_: NDArray[Any]
+        self.intercept_: NDArray[Any]
+        self._check_parameters()
         newton = self._newton()
+        before = self._before()
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
         check_classification_targets(y)
+        weights = self._weights(X, y, sample_weight)
         self.classes_, y = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
                 f"y has one class only, {self.classes_[0]!r}: a classifier needs two or more"
             )
-        objective = self._objective(X, y)
-        w = self._minimize(newton, objective)
-        W = w.view(-1, objective.n_outputs).T.numpy()
-        if self.fit_intercept:
-            self.coef_, self.intercept_ = W[:, :-1].copy(), W[:, -1].copy()
-        else:
-            self.coef_, self.intercept_ = W.copy(), np.zeros(len(W), W.dtype)
+        free = self.fit_intercept and not self.penalize_intercept
+        columns = _Columns.of(X, weights, self.l2, centred=free, intercept=self.fit_intercept)
+        objective = self._objective(columns.scaled(X), y, weights, columns)
+        start = self._start(before, columns, objective.n_outputs)
+        W = self._minimize(newton, objective, columns, start)
+        self.coef_, self.intercept_ = (part.astype(X.dtype) for part in columns.back(W))
         return self
 
-    def _newton(self) -> Newton:
-        return Newton(
+    def _check_parameters(self) -> None:
+        for name in ("l2", "tol"):
+            check_scalar(getattr(self, name), name, Real, min_val=0)
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} == {getattr(self, name)}, must be a finite number")
+        check_scalar(self.max_iter, "max_iter", Integral, min_val=1)
+
+    def _newton(self) -> NewtonStep:
+        return NewtonStep(
             named("solver", self.solver).build({}),
             HessianProduct(),
             armijo,
             superlinear,
             named("preconditioner", self.preconditioner).build({}),
+            Fixed(),
         )
 
-    def _objective(self, X: Any, y: NDArray[Any]) -> LinearModel:
+    def _weights(self, X: Any, y: Any, sample_weight: Any) -> NDArray[Any] | None:
+        """Return the samples' weights with mean 1; None where all are equal."""
+        if sample_weight is None and self.class_weight is None:
+            return None
+        weights = _check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True, copy=True
+        )
+        if self.class_weight is not None:
+            classes, index = np.unique(y, return_inverse=True)
+            weights *= compute_class_weight(
+                self.class_weight, classes=classes, y=y, sample_weight=weights
+            )[index]
+        total = float(weights.sum())
+        if not 0 < total < math.inf:
+            raise ValueError("the samples' weights must have a positive, finite sum")
+        return np.asarray(weights / total * len(weights))
+
+    def _objective(
+        self, X: Tensor, y: NDArray[Any], weights: NDArray[Any] | None, columns: "_Columns"
+    ) -> LinearModel:
         classes = len(self.classes_)
+        sample_weight = None if weights is None else torch.from_numpy(weights).to(X.dtype)
         data = Dataset(
             "the data given",
-            Split(_tensor(X, self.fit_intercept), torch.from_numpy(y.astype(np.int64))),
+            Split(X, torch.from_numpy(y.astype(np.int64)), sample_weight),
             None,
             "binary" if classes == 2 else "multiclass",
             classes,
             "fit",
             "",
         )
-        return (Logistic if classes == 2 else Multinomial)(data, l2=self.l2)
+        f = (Logistic if classes == 2 else Multinomial)(data, l2=self.l2)
+        if self.l2 == 0:
+            return f
+        factors = torch.from_numpy(np.square(math.sqrt(self.l2) / columns.size) / self.l2)
+        factors = factors.to(X.dtype)
+        if self.fit_intercept:
+            factors = torch.cat([factors, factors.new_tensor([float(self.penalize_intercept)])])
+        return f.with_factors(factors.repeat_interleave(f.n_outputs))
 
-    def _minimize(self, newton: Newton, objective: LinearModel) -> Tensor:
-        w = torch.zeros(objective.dim, dtype=objective.dtype)
-        start = None
-        self.n_iter_ = 0
-        for step in newton.steps(objective, w, torch.Generator().manual_seed(0)):
-            w, norm = step.point.w, step.point.grad_norm
-            start = norm if start is None else start
-            if norm <= self.tol * start:
+    def _before(self) -> tuple[Any, Any, Any] | None:
+        """Return the last fit's classes, weights and intercepts, where it is to be gone on with."""
+        if not self.warm_start or not hasattr(self, "coef_"):
+            return None
+        return self.classes_, self.coef_, self.intercept_
+
+    def _start(self, before: Any, columns: "_Columns", outputs: int) -> NDArray[Any]:
+        """Return the weights of the scaled data to begin with, shape (n_outputs, width)."""
+        shape = (outputs, len(columns.size))
+        if before is None or not np.array_equal(before[0], self.classes_):
+            return columns.into(np.zeros(shape), np.zeros(outputs))
+        _, coef, intercept = before
+        if coef.shape != shape:
+            raise ValueError(
+                f"warm_start goes on from {coef.shape[1]} features, and X has {shape[1]}"
+            )
+        return columns.into(coef, intercept)
+
+    def _minimize(
+        self,
+        newton: NewtonStep,
+        objective: LinearModel,
+        columns: "_Columns",
+        start: NDArray[Any],
+    ) -> NDArray[Any]:
+        """Iterate until the tolerance is met; return the weights, shape (n_outputs, width)."""
+        w = torch.from_numpy(np.ascontiguousarray(start.T).reshape(-1)).to(objective.dtype)
+
+        def matrix(v: Tensor) -> NDArray[Any]:
+            return v.view(-1, objective.n_outputs).T.double().numpy()
+
+        taken, ended = 0, ""
+        generator = torch.Generator().manual_seed(0)
+        steps = on_all_samples(newton, objective, w, newton.memory(), generator)
+        for point in (step.point for step in steps):
+            w, size = point.w, columns.gradient_size(matrix(point.grad))
+            if size <= self.tol:
                 break
-            if self.n_iter_ == self.max_iter:
-                warnings.warn(
-                    f"{self.max_iter} Newton steps left the gradient's norm at {norm / start:.1e} "
-                    f"of its first value: raise max_iter or tol.",
-                    ConvergenceWarning,
-                    stacklevel=3,
-                )
+            if taken == self.max_iter:
+                ended = f"{taken} Newton steps left an entry of the gradient at {size:.1e}"
                 break
-            self.n_iter_ += 1
+            taken += 1
         else:  # Newton ended by itself: nothing is left to gain beyond rounding
-            self.n_iter_ -= 1
-        self.n_iter_ = max(self.n_iter_, 1)
-        return w
+            taken -= 1
+            if size > max(self.tol, 100 * torch.finfo(objective.dtype).eps):
+                ended = f"rounding error kept an entry of the gradient at {size:.1e}"
+        if ended:
+            warnings.warn(
+                f"{ended}, above tol={self.tol}: raise max_iter, tol or l2.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        self.n_iter_ = np.array([max(taken, 1)], dtype=np.int32)
+        return matrix(w)
 
     def decision_function(self, X: Any) -> NDArray[np.floating[Any]]:
         """Return the model's outputs.
@@ -263,19 +357,82 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
 
-def _tensor(X: Any, intercept: bool) -> Tensor:
-    """Turn the data into a tensor, with a column of ones if wanted."""
-    if scipy.sparse.issparse(X):
-        return _sparse_tensor(X, intercept)
-    if intercept:
-        X = np.concatenate([X, np.ones((len(X), 1), X.dtype)], axis=1)
-    return torch.from_numpy(np.require(X, requirements=["C", "W"]))
+@dataclass(frozen=True)
+class _Columns:
+    """The scaling of the columns, which the solve sees and the caller does not.
+
+    Attributes
+    ----------
+    centre : ndarray, shape (d,)
+        What is subtracted, 0 where the data are sparse or the intercept is penalized.
+    size : ndarray, shape (d,)
+        What is divided by: sqrt(mean square + l2), about the root of the Hessian's diagonal, so
+        that it is above 0 but for an empty column without a penalty (then 1).
+    mean, deviation : ndarray, shape (d,)
+        What the gradient is measured by.
+    intercept : bool
+        Whether there is a column of ones.
+    """
+
+    centre: NDArray[Any]
+    size: NDArray[Any]
+    mean: NDArray[Any]
+    deviation: NDArray[Any]
+    intercept: bool
+
+    @classmethod
+    def of(
+        cls, X: Any, weights: NDArray[Any] | None, l2: float, *, centred: bool, intercept: bool
+    ) -> "_Columns":
+        """Look at the data."""
+        sparse = scipy.sparse.issparse(X)
+        mean, deviation = moments(_csr(X) if sparse else X, weights)
+        centre = mean if centred and not sparse else np.zeros_like(mean)
+        root = math.sqrt(l2)
+        size = _nonzero(np.hypot(np.hypot(mean - centre, deviation), root))
+        if not intercept:
+            return cls(centre, size, np.zeros_like(mean), size, intercept)
+        return cls(centre, size, mean - centre, _nonzero(np.hypot(deviation, root)), intercept)
+
+    def scaled(self, X: Any) -> Tensor:
+        """Return the scaled data as a tensor, with a column of ones if there is an intercept."""
+        dtype = torch.float32 if X.dtype == np.float32 else torch.float64
+        if scipy.sparse.issparse(X):
+            # A copy, for what follows sorts in place.
+            csr = _csr(X).copy()
+            csr.data = csr.data / self.size[csr.indices]
+            csr.sum_duplicates()
+            tensor = csr_to_torch(csr, dtype)
+        else:
+            scaled = X / self.size
+            scaled -= self.centre / self.size
+            tensor = torch.from_numpy(np.ascontiguousarray(scaled)).to(dtype)
+        return with_ones(tensor) if self.intercept else tensor
+
+    def into(self, coef: NDArray[Any], intercept: NDArray[Any]) -> NDArray[Any]:
+        """Return the scaled data's weights, shape (n_outputs, width), that mean the same."""
+        if not self.intercept:
+            return np.asarray(coef * self.size)
+        return np.column_stack([coef * self.size, intercept + coef @ self.centre])
+
+    def back(self, W: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return weights of the columns as given, and the intercepts."""
+        if not self.intercept:
+            return W / self.size, np.zeros(len(W))
+        coef = W[:, :-1] / self.size
+        return coef, W[:, -1] - coef @ self.centre
+
+    def gradient_size(self, G: NDArray[Any]) -> float:
+        """Return the largest entry of a gradient by weights of centred, standardized columns."""
+        if not self.intercept:
+            return float(np.abs(G).max())
+        centred = (G[:, :-1] * self.size - self.mean * G[:, -1:]) / self.deviation
+        return float(max(np.abs(centred).max(), np.abs(G[:, -1]).max()))
 
 
-def _sparse_tensor(X: Any, intercept: bool) -> Tensor:
-    if intercept:
-        ones = scipy.sparse.csr_array(np.ones((X.shape[0], 1), X.dtype))
-        X = scipy.sparse.hstack([X, ones], format="csr")
-    csr = scipy.sparse.csr_array(X)
-    csr.sum_duplicates()
-    return csr_to_torch(csr, torch.float32 if csr.dtype == np.float32 else torch.float64)
+def _csr(X: Any) -> scipy.sparse.csr_array:
+    return scipy.sparse.csr_array(X)
+
+
+def _nonzero(sizes: NDArray[Any]) -> NDArray[Any]:
+    return np.where(sizes == 0, 1.0, sizes)

@@ -4,27 +4,29 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from newton_krylov.curvature.hvp import HessianProduct
-from newton_krylov.errors import UnsupportedError
+from newton_krylov.errors import ConfigError, UnsupportedError
 from newton_krylov.interfaces.parts import named
 from newton_krylov.linear_solvers.result import LinearSolver
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
-from newton_krylov.objectives.network.curvature import vjp
+from newton_krylov.objectives.network.graphs import vjp
 from newton_krylov.objectives.network.layout import flat
 from newton_krylov.operators import FunctionOperator, LinearOperator
-from newton_krylov.optimizers.damping import DampingRule
+from newton_krylov.optimizers.damping import Damping, Fixed, Marquardt
 from newton_krylov.optimizers.forcing import Forcing
 from newton_krylov.optimizers.line_search import LineSearch
-from newton_krylov.optimizers.newton import NegativeCurvature, Newton
+from newton_krylov.optimizers.newton_step import NegativeCurvature, NewtonStep
+from newton_krylov.optimizers.stochastic_step import StochasticStep
 from newton_krylov.preconditioners.none import NoPreconditioner
 
 Closure = Callable[[], Any]
+DampingRule = Literal["fixed", "levenberg_marquardt"]
 
 
 class NewtonKrylov(torch.optim.Optimizer):
@@ -64,8 +66,9 @@ class NewtonKrylov(torch.optim.Optimizer):
     damping_min : float
         tau stays at or above it.
     negative_curvature : {"follow", "truncate", "ignore"}
-        What to do with a direction of negative curvature: see `optimizers.newton.Newton`. gmres and
-        gcr do not look for any, and may lead to a saddle point unless tau is large enough.
+        What to do with a direction of negative curvature: see
+        `optimizers.newton_step.NewtonStep`. gmres and gcr do not look for any, and may lead to a
+        saddle point unless tau is large enough.
     line_search : str or callable
         `"armijo"`, `"strong_wolfe"`, `"none"`, or a function like them.
     forcing : str or callable
@@ -110,18 +113,16 @@ class NewtonKrylov(torch.optim.Optimizer):
         options: dict[str, Any] = {"maxiter": max_iterations} if solver != "exact" else {}
         if solver in ("minres", "minres_qlp") and negative_curvature != "ignore":
             options["negative_curvature"] = "stop"
-        self._newton = Newton(
+        newton = NewtonStep(
             _built("solver", solver, options),
             HessianProduct(),
             _built("line_search", line_search),
             _built("forcing", forcing),
             NoPreconditioner(),
-            damping=damping,
-            damping_rule=damping_rule,
-            damping_factor=damping_factor,
-            damping_min=damping_min,
-            negative_curvature=negative_curvature,
+            _damping(damping_rule, damping, damping_factor, damping_min),
+            negative_curvature,
         )
+        self._newton = StochasticStep(newton)
         self._generator = torch.Generator().manual_seed(0)  # for the start of Lanczos at a saddle
         self.note = ""
 
@@ -157,19 +158,28 @@ class NewtonKrylov(torch.optim.Optimizer):
             if not state:
                 loss.check(point)
             rate = self.param_groups[0]["lr"]
-            step = self._newton.step(point, memory, self._generator, rate)
+            step = self._newton(point, memory, self._generator, rate)
         if isinstance(step, str):
             self.note = step
         else:
             self._weights.set(step.point.w)
-            self.note = step.note
+            self.note = "; ".join(step.notes)
         self._weights.set_gradient(point.grad)
+        memory.kept = None  # the next step may be on another batch
         state["newton"] = memory.state_dict()
         return point.loss
 
 
 def _built(group: str, part: Any, options: Mapping[str, Any] = MappingProxyType({})) -> Any:
     return named(group, part).build(options) if isinstance(part, str) else part
+
+
+def _damping(rule: DampingRule, tau: float, factor: float, lowest: float) -> Damping:
+    if rule == "fixed":
+        return Fixed(tau)
+    if tau <= 0:
+        raise ConfigError(f"an adaptive damping is multiplied: give one above 0, not {tau}.")
+    return Marquardt(tau, factor, lowest)
 
 
 class _Weights:

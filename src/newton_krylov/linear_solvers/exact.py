@@ -16,7 +16,7 @@ from newton_krylov.operators import MatrixOperator
 from newton_krylov.registry import register
 
 
-@register("solver", "exact")
+@register("solver", "exact", uses=())
 def exact(
     A: Any,
     b: Tensor,

@@ -231,7 +231,7 @@ def posed_by(A: Any, b: Tensor, damp: float) -> LeastSquares | None:
     if isinstance(A, RectangularOperator):
         return LeastSquares(as_rectangular(A, b), b.detach(), damp**2)
     shape = getattr(A, "shape", None)
-    if shape is not None and len(shape) == 2 and shape[0] != shape[1] and shape[0] == len(b):
+    if shape is not None and len(shape) == 2 and shape[0] != shape[1]:
         return LeastSquares(as_rectangular(A, b), b.detach(), damp**2)
     if damp == 0:
         return None

@@ -2,10 +2,11 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -261,8 +262,11 @@ class Objective(ABC):
     convexity : float or None
         A modulus of strong convexity mu >= 0 (f - mu/2 |w|^2 is convex); None where f need not
         be convex.
+    offers : frozenset of str
+        What other parts may ask of it; see `newton_krylov.capabilities`.
     """
 
+    offers: frozenset[str] = frozenset()
     dim: int
     n_samples: int
     dtype: torch.dtype
@@ -352,6 +356,11 @@ class Objective(ABC):
         """
         return value
 
+    @property
+    def certified(self) -> bool:
+        """Whether `suboptimality_bound` knows a bound."""
+        return bool(self.convexity)
+
     def suboptimality_bound(self, point: Point) -> float:
         """Return a certified bound on f(w) - min f.
 
@@ -368,7 +377,9 @@ class Objective(ABC):
         float
             In the unit of f, apart from the rounding of f itself; inf where nothing is known.
         """
-        return point.grad_norm**2 / (2 * self.convexity) if self.convexity else math.inf
+        if not self.convexity:
+            return math.inf
+        return point.grad_norm * point.grad_norm / (2 * self.convexity)
 
     def accuracy(self, w: Tensor, split: Split) -> float | None:
         """Return the share of samples that w classifies rightly.
@@ -403,3 +414,41 @@ class Objective(ABC):
             None where the objective is not a mean over samples.
         """
         return None
+
+    def l2_error(self, w: Tensor) -> float | None:
+        """Return the relative error of a solution, on points that no residual is taken at.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters.
+
+        Returns
+        -------
+        float or None
+            |u - u*| / |u*|; None where the objective solves no equation, or none that is known.
+        """
+        return None
+
+
+@runtime_checkable
+class Started(Protocol):
+    """An objective that has first parameters of its own."""
+
+    def initial(self) -> Tensor:
+        """Return them, shape (dim,)."""
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """An objective of named layers' weights: a network, in one process or in several."""
+
+    @property
+    def blocks(self) -> dict[str, slice]:
+        """Each free layer's place in the flat vector."""
+
+    def initial(self) -> Tensor:
+        """Return the weights that the model came with, shape (dim,)."""
+
+    def restricted(self, layers: Sequence[str], w: Tensor) -> Objective:
+        """Return the objective of some layers' weights, the others held at w, shape (dim,)."""

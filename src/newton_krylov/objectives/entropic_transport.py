@@ -21,6 +21,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
+from newton_krylov.capabilities import TRANSPORT, TRANSPORT_DUAL
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.errors import CombinationError, UnsupportedError
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
@@ -28,7 +29,7 @@ from newton_krylov.operators import LinearOperator
 from newton_krylov.registry import register
 
 
-@register("loss", "entropic_transport")
+@register("loss", "entropic_transport", needs=(TRANSPORT,))
 class EntropicTransport(Objective):
     """Negative dual of entropic optimal transport; w holds the row potentials, then the columns'.
 
@@ -56,6 +57,8 @@ class EntropicTransport(Objective):
     """
 
     convexity = 0.0
+    certified = True  # by weak duality
+    offers = frozenset({TRANSPORT_DUAL})
 
     def __init__(self, dataset: Dataset, eta: PositiveFloat = 1200.0) -> None:
         if dataset.task != "transport":

@@ -155,6 +155,22 @@ class Features:
         return _with_values(self.XT, squares)
 
 
+def with_ones(X: Tensor) -> Tensor:
+    """Return a copy of X, dense or sparse CSR, with a column of ones at the right."""
+    n, d = X.shape
+    if X.layout is not torch.sparse_csr:
+        return torch.cat([X, X.new_ones(n, 1)], 1)
+    crow, nonzeros = X.crow_indices(), X.values().numel()
+    added = torch.arange(n + 1, dtype=crow.dtype, device=X.device)
+    old = torch.ones(nonzeros + n, dtype=torch.bool, device=X.device)
+    old[(crow[1:] + added[:-1]).long()] = False
+    columns = torch.full((nonzeros + n,), d, dtype=crow.dtype, device=X.device)
+    columns[old] = X.col_indices()
+    values = torch.ones(nonzeros + n, dtype=X.dtype, device=X.device)
+    values[old] = X.values()
+    return _csr(crow + added, columns, values, (n, d + 1))
+
+
 def _csr(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Make a CSR tensor whose indices are right by construction; not to be checked again."""
     return torch.sparse_csr_tensor(crow, col, values, size=shape, check_invariants=False)

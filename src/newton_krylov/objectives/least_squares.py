@@ -7,8 +7,14 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from newton_krylov.capabilities import TABLE
 from newton_krylov.data.dataset import Dataset, Split
-from newton_krylov.objectives.linear_model import SingleOutputModel, SingleOutputTerms
+from newton_krylov.objectives.linear_model import (
+    Intercept,
+    SingleOutputModel,
+    SingleOutputTerms,
+    weighted_mean,
+)
 from newton_krylov.registry import register
 
 
@@ -18,20 +24,20 @@ class LeastSquaresTerms(SingleOutputTerms):
     @cached_property
     def value(self) -> Tensor:
         """Mean of (z - y)^2 / 2."""
-        return (self.Z - self.targets).square_().mean() / 2
+        return self.mean((self.Z - self.targets).square_()) / 2
 
     @cached_property
     def gradient(self) -> Tensor:
         """(z - y) / n."""
-        return (self.Z - self.targets).mul_(1 / len(self.Z))
+        return self.averaged(self.Z - self.targets)
 
     @cached_property
     def weights(self) -> Tensor:
         """1 / n."""
-        return torch.full_like(self.Z, 1 / len(self.Z))
+        return self.averaged(torch.ones_like(self.Z))
 
 
-@register("loss", "least_squares")
+@register("loss", "least_squares", needs=(TABLE,))
 class LeastSquares(SingleOutputModel):
     """Ridge regression: mean (x'w - y)^2 / 2 + l2/2 |w|^2.
 
@@ -41,14 +47,18 @@ class LeastSquares(SingleOutputModel):
         Of a regression.
     l2 : float
         lambda >= 0.
+    intercept : {"none", "free"}
+        As of `LinearModel`.
     """
 
     name = "least_squares"
     task = "regression"
     terms = LeastSquaresTerms
 
-    def __init__(self, dataset: Dataset, l2: NonNegativeFloat = 0.01) -> None:
-        super().__init__(dataset, l2)
+    def __init__(
+        self, dataset: Dataset, l2: NonNegativeFloat = 0.01, intercept: Intercept = "none"
+    ) -> None:
+        super().__init__(dataset, l2, intercept)
 
     def _encode(self, y: Tensor) -> Tensor:
         return y.to(self.dtype)
@@ -72,6 +82,10 @@ class LeastSquares(SingleOutputModel):
         y = float(torch.linalg.vector_norm(self._targets)) / math.sqrt(self.n_samples)
         off = torch.finfo(self.dtype).eps * y
         return super().rounding(value) + 10 * off * (math.sqrt(2 * abs(value)) + off)
+
+    def margin_bound(self, loss: float) -> float:
+        """Return a bound on |z| where z - mean(y) squared is at most twice the loss."""
+        return math.sqrt(2 * loss) + abs(float(weighted_mean(self._targets, self.sample_weight)))
 
     def accuracy(self, w: Tensor, split: Split) -> float | None:
         """Return None: a regression has no accuracy."""

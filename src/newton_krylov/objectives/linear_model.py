@@ -1,31 +1,40 @@
-"""Objectives of linear models: f(w) = mean_i loss(x_i'w, y_i) + l2/2 |w|^2.
+"""Objectives of linear models: f(w) = mean_i v_i loss(x_i'w, y_i) + l2/2 sum_j c_j w_j^2.
+
+The samples' weights v have mean 1 (without any they are 1), the penalty's factors c are 1 but for
+a free intercept's, which are 0.
 
 A point keeps the outputs Z = X w. A ray adds X p once, so a line search costs no further product
 with the data however many steps it tries, and the point it ends at knows its outputs already.
 """
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import cast
+from typing import Literal, Self, cast
 
 import torch
 from torch import Tensor
 
+from newton_krylov.capabilities import LINEAR_MODEL, SAMPLE_GRADIENTS, SAMPLES, SQUARE_ROOT
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.errors import CombinationError, UnsupportedError
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
-from newton_krylov.objectives.features import Features
-from newton_krylov.operators import LinearOperator
+from newton_krylov.objectives.features import Features, with_ones
+from newton_krylov.objectives.free_intercept import class_means, reach
+from newton_krylov.operators import LinearOperator, add_diagonal
 
 # Outputs carried along rays are updated, not recomputed; each update adds one rounding error.
 # After this many they are computed afresh.
 _REFRESH_AFTER = 64
 
 
+Intercept = Literal["none", "free"]
+
+
 class Terms(ABC):
-    """The mean loss at some outputs and its derivatives by them.
+    """The weighted mean loss at some outputs and its derivatives by them.
 
     Each is computed on first use; subclasses share what they have in common (the sigmoids), so
     value, gradient and curvature at a point cost little more than one of them.
@@ -36,11 +45,22 @@ class Terms(ABC):
         Outputs; not changed.
     targets : Tensor
         As the objective encodes them.
+    sample_weight : Tensor or None, shape (n_samples,)
+        >= 0; None where all are 1.
     """
 
-    def __init__(self, Z: Tensor, targets: Tensor) -> None:
+    def __init__(self, Z: Tensor, targets: Tensor, sample_weight: Tensor | None = None) -> None:
         self.Z = Z
         self.targets = targets
+        self.sample_weight = sample_weight
+
+    def mean(self, losses: Tensor) -> Tensor:
+        """Return the weighted mean of the samples' losses, shape (n_samples,)."""
+        return weighted_mean(losses, self.sample_weight)
+
+    def averaged(self, D: Tensor, factor: float = 1.0) -> Tensor:
+        """Turn the samples' derivatives D into the mean's, in place, times a factor."""
+        return averaged(D, self.sample_weight, factor)
 
     @property
     @abstractmethod
@@ -51,6 +71,19 @@ class Terms(ABC):
     @abstractmethod
     def gradient(self) -> Tensor:
         """Its gradient by Z, same shape as Z; the 1/n of the mean included."""
+
+
+def weighted_mean(values: Tensor, sample_weight: Tensor | None) -> Tensor:
+    """Return the mean of v_i values_i."""
+    return (values if sample_weight is None else values * sample_weight).mean()
+
+
+def averaged(D: Tensor, sample_weight: Tensor | None, factor: float = 1.0) -> Tensor:
+    """Multiply row i of D by factor v_i / n, in place."""
+    D.mul_(factor / len(D))
+    if sample_weight is not None:
+        D.mul_(sample_weight if D.dim() == 1 else sample_weight[:, None])
+    return D
 
 
 class SingleOutputTerms(Terms):
@@ -68,8 +101,9 @@ class SingleOutputTerms(Terms):
 
 
 class LinearModel(Objective):
-    """Mean loss of the outputs Z = X W plus an L2 term on all of w, a bias column included.
+    """Weighted mean loss of the outputs Z = X W plus an L2 term.
 
+    The L2 term is on all of w, a bias column's weight included, unless the intercept is free.
     Subclasses give the loss as a function of the outputs.
 
     Parameters
@@ -78,9 +112,16 @@ class LinearModel(Objective):
         Its train split is what the mean is over.
     l2 : float
         The factor lambda >= 0 of |w|^2 / 2.
+    intercept : {"none", "free"}
+        `free` adds an intercept that the L2 term leaves alone, as scikit-learn's
+        `LogisticRegression` has; a data set's own column of ones (`dataset.bias=true`) serves.
 
     Attributes
     ----------
+    ridge : float or Tensor, shape (dim,)
+        Second derivatives of the L2 term: l2, or l2 times each weight's factor.
+    sample_weight : Tensor or None, shape (n_samples,)
+        As of `Split`.
     share : float
         Of all samples; below 1 for the objective of a subset, and what its evaluations count.
 
@@ -88,14 +129,17 @@ class LinearModel(Objective):
     ------
     CombinationError
         If the data set's task is not this loss's.
+    UnsupportedError
+        If a free intercept is to be added to data on disk.
     """
 
     name: str
     task: str
     terms: type[Terms]
     convex: bool = True
+    offers = frozenset({SAMPLES, LINEAR_MODEL, SAMPLE_GRADIENTS})
 
-    def __init__(self, dataset: Dataset, l2: float) -> None:
+    def __init__(self, dataset: Dataset, l2: float, intercept: Intercept = "none") -> None:
         if dataset.task != self.task:
             raise CombinationError(
                 f"loss={self.name} needs {_KINDS[self.task]}, but dataset={dataset.name} has "
@@ -106,23 +150,41 @@ class LinearModel(Objective):
                 f"loss={self.name} is of a linear model and reads tables, but "
                 f"dataset={dataset.name} has images; choose loss=cross_entropy."
             )
-        self.l2 = l2
         self.n_outputs = dataset.n_classes if self.task == "multiclass" else 1
         self.counts = Counts()
         self.share = 1.0
-        self._bind(Features(dataset.train.X), dataset.train.y)
+        self.free_intercept = intercept == "free"
+        self._adds_ones = self.free_intercept and not dataset.bias
+        X, y, weights = dataset.train.X, dataset.train.y, dataset.train.weights
+        if self._adds_ones and isinstance(X, OnDisk):
+            raise UnsupportedError(
+                "loss.intercept=free adds a column to the data, and data on disk keep their own: "
+                "write them with a column of ones (--bias), or set loss.intercept=none."
+            )
+        self._bind(Features(with_ones(X) if self._adds_ones else X), y, weights)
+        factors = None
+        if self.free_intercept:
+            factors = torch.ones(self.dim, dtype=self.dtype, device=self.device)
+            factors[-self.n_outputs :] = 0.0
+        self._penalize(l2, factors)
         # Every method needs both orientations; laid out now, as loading is no optimizer's time.
         _ = self.features.XT
 
-    def _bind(self, features: Features, y: Tensor) -> None:
+    def _bind(self, features: Features, y: Tensor, sample_weight: Tensor | None) -> None:
         self.features = features
-        self.y = y
+        self.y, self.sample_weight = y, sample_weight
         self.n_samples, width = features.X.shape
         self.dim = width * self.n_outputs
         self.dtype, self.device = features.X.dtype, features.X.device
-        self.convexity = self.l2 if self.convex else None
         self._targets = self._encode(y)
+        vars(self).pop("_class_means", None)  # of the samples before
         self._casts: dict[torch.dtype, LinearModel] = {}
+
+    def _penalize(self, l2: float, factors: Tensor | None) -> None:
+        self.l2, self.factors = l2, factors
+        self.ridge: float | Tensor = l2 if factors is None else l2 * factors
+        least = 1.0 if factors is None else float(factors.min())
+        self.convexity = l2 * least if self.convex else None
 
     def at(self, w: Tensor) -> "LinearModelPoint":
         """Evaluate at w, shape (dim,)."""
@@ -134,7 +196,8 @@ class LinearModel(Objective):
         """Bind the same loss to the samples `index`, shape (m,), int64."""
         part = copy.copy(self)
         part.share = self.share * len(index) / self.n_samples
-        part._bind(self.features.rows(index), self.y[index])
+        weights = None if self.sample_weight is None else self.sample_weight[index]
+        part._bind(self.features.rows(index), self.y[index], weights)
         return part
 
     def cast(self, dtype: torch.dtype) -> "LinearModel":
@@ -162,7 +225,8 @@ class LinearModel(Objective):
         if dtype not in self._casts:
             other = copy.copy(self)
             y = self.y.to(dtype) if self.y.is_floating_point() else self.y
-            other._bind(self.features.cast(dtype), y)
+            other._bind(self.features.cast(dtype), y, _cast(self.sample_weight, dtype))
+            other._penalize(self.l2, _cast(self.factors, dtype))
             self._casts[dtype] = other
         return self._casts[dtype]
 
@@ -202,16 +266,20 @@ class LinearModel(Objective):
         return w if self.n_outputs == 1 else w.view(-1, self.n_outputs)
 
     def accuracy(self, w: Tensor, split: Split) -> float | None:
-        """Return the share of the split's samples that w classifies rightly."""
-        Z = split.X @ self._columns(w)
+        """Return the share, by weight, of the split's samples that w classifies rightly."""
+        Z = self.outputs_on(w, split)
         predicted = Z.argmax(1) if self.n_outputs > 1 else (Z > 0).long()
-        return float((predicted == split.y).double().mean())
+        return float(weighted_mean((predicted == split.y).double(), split.weights))
 
     def data_loss(self, w: Tensor, split: Split) -> float | None:
-        """Return the mean loss over the split's samples, without the regularizer."""
-        other = copy.copy(self)
-        other._bind(Features(split.X), split.y)
-        return float(other.terms(split.X @ self._columns(w), other._targets).value)
+        """Return the weighted mean loss over the split's samples, without the regularizer."""
+        Z = self.outputs_on(w, split)
+        return float(self.terms(Z, self._encode(split.y), split.weights).value)
+
+    def outputs_on(self, w: Tensor, split: Split) -> Tensor:
+        """Return the outputs for a split's samples, which are not counted."""
+        W = self._columns(w)
+        return split.X @ W[:-1] + W[-1] if self._adds_ones else split.X @ W
 
     def with_l2(self, l2: float) -> "LinearModel":
         """Return the same function with another regularizer.
@@ -227,9 +295,62 @@ class LinearModel(Objective):
             Shares the data and the counts.
         """
         other = copy.copy(self)
-        other.l2 = l2
-        other.convexity = l2 if self.convex else None
+        other._penalize(l2, self.factors)
+        other._casts = {}
         return other
+
+    def with_factors(self, factors: Tensor) -> Self:
+        """Return the same function with the penalty l2/2 sum_j factors_j w_j^2.
+
+        Parameters
+        ----------
+        factors : Tensor, shape (dim,)
+            >= 0, one for each weight.
+
+        Returns
+        -------
+        LinearModel
+            Shares the data and the counts.
+        """
+        other = copy.copy(self)
+        other._penalize(self.l2, factors)
+        other._casts = {}
+        return other
+
+    @property
+    def certified(self) -> bool:
+        """Whether `suboptimality_bound` is finite: all but the intercept must be penalized."""
+        return self.convex and self.l2 > 0
+
+    def suboptimality_bound(self, point: Point) -> float:
+        """Return a certified bound on f(w) - min f.
+
+        f is strongly convex in the penalized weights and convex in the others, so that with g the
+        gradient, f(w) - min f <= sum_j g_j^2 / (2 l2 c_j) + |g_0|_1 max_k |b*_k - b_k|, where j
+        goes over the penalized weights, g_0 and b are the free intercept's gradient and value, and
+        b* is its value at a minimum (see `free_intercept.reach`).
+        """
+        if self.factors is None:
+            return super().suboptimality_bound(point)
+        if not self.certified:
+            return math.inf
+        free = self.factors == 0
+        g, ridge = point.grad, cast(Tensor, self.ridge)
+        bound = float((g[~free] / ridge[~free].sqrt()).square().sum()) / 2
+        rest = float(g[free].abs().sum())
+        if rest == 0.0:
+            return bound
+        b, least = point.w[-self.n_outputs :], float(ridge[~free].min())
+        return bound + rest * reach(b, point.value, least, self._class_means, self.margin_bound)
+
+    @cached_property
+    def _class_means(self) -> list[tuple[float, float]]:
+        classes = 1 if self.task == "regression" else max(self.n_outputs, 2)
+        return class_means(self.features, self.y, self.sample_weight, classes)
+
+    def margin_bound(self, loss: float) -> float:
+        """Return how far on the wrong side an output can be where the loss is at most `loss`."""
+        return math.inf
 
     def _encode(self, y: Tensor) -> Tensor:
         """Return the targets as the loss's formula wants them."""
@@ -242,6 +363,10 @@ class LinearModel(Objective):
     def gauss_newton_at(self, point: "LinearModelPoint") -> LinearOperator:
         """Return the generalized Gauss-Newton matrix of f at a point, shape (dim, dim)."""
         return self.hessian_at(point)
+
+
+def _cast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if x is None else x.to(dtype)
 
 
 _KINDS = {
@@ -291,21 +416,24 @@ class LinearModelPoint(Point):
     @cached_property
     def terms(self) -> Terms:
         """The loss at Z and its derivatives."""
-        return self.objective.terms(self.Z, self.objective._targets)
+        f = self.objective
+        return f.terms(self.Z, f._targets, f.sample_weight)
 
     @cached_property
     def value(self) -> float:
         """f(w)."""
         f = self.objective
         f.counts.add(function=f.share)
-        return float(self.terms.value + 0.5 * f.l2 * torch.dot(self.w, self.w))
+        if isinstance(f.ridge, Tensor):
+            return float(self.terms.value + 0.5 * torch.dot(self.w, f.ridge * self.w))
+        return float(self.terms.value + 0.5 * f.ridge * torch.dot(self.w, self.w))
 
     @cached_property
     def grad(self) -> Tensor:
         """The gradient at w, shape (dim,)."""
         f = self.objective
         f.counts.add(gradient=f.share)
-        return f.adjoint(self.terms.gradient).add_(self.w, alpha=f.l2)
+        return add_diagonal(f.adjoint(self.terms.gradient), self.w, f.ridge)
 
     def hessian(self) -> LinearOperator:
         """Return the Hessian at w, matrix-free."""
@@ -316,8 +444,15 @@ class LinearModelPoint(Point):
         return self.objective.gauss_newton_at(self)
 
     def empirical_fisher(self) -> LinearOperator:
-        """Return the mean of the samples' g_i g_i' plus l2 I, matrix-free."""
-        G, f = self.terms.gradient, self.objective
+        """Return the mean of the samples' v_i g_i g_i' plus the L2 term's, matrix-free."""
+        f = self.objective
+        if f.sample_weight is None:
+            G = self.terms.gradient
+        else:  # a weight counts once in v_i g_i g_i', and twice in the square of v_i g_i
+            G = f.terms(self.Z, f._targets).gradient
+            G = G * (
+                f.sample_weight.sqrt() if f.n_outputs == 1 else f.sample_weight.sqrt()[:, None]
+            )
         if f.n_outputs == 1:
             return WeightedGram(f, G.square().mul_(f.n_samples))
         return FisherGram(f, G)
@@ -378,16 +513,18 @@ class LinearModelRay(Ray):
         """Return phi'(alpha); no product with the data."""
         point, f = self.point(alpha), self.origin.objective
         inner = (point.terms.gradient * self._Zp).sum()
-        return float(inner + f.l2 * torch.dot(point.w, self.p))
+        if isinstance(f.ridge, Tensor):
+            return float(inner + torch.dot(point.w, f.ridge * self.p))
+        return float(inner + f.ridge * torch.dot(point.w, self.p))
 
 
 class WeightedGram(LinearOperator):
-    """X' diag(weights) X + l2 I, the Hessian of a loss of one output, matrix-free.
+    """X' diag(weights) X + diag(ridge), the Hessian of a loss of one output, matrix-free.
 
     Parameters
     ----------
     objective : LinearModel
-        Gives X, l2 and the counts.
+        Gives X, the L2 term and the counts.
     weights : Tensor, shape (n_samples,)
         Second derivatives of the loss by its output; the 1/n of the mean included.
     """
@@ -403,14 +540,14 @@ class WeightedGram(LinearOperator):
         f = self._objective
         f.counts.add(hvp=f.share, passes=f.share)
         t = (self._features.X @ v).mul_(self.weights)
-        return (self._features.XT @ t).add_(v, alpha=f.l2)
+        return add_diagonal(self._features.XT @ t, v, f.ridge)
 
     def matmat(self, V: Tensor) -> Tensor:
         """Multiply by k vectors at once, shape (dim, k)."""
         f = self._objective
         f.counts.add(hvp=f.share * V.shape[1], passes=f.share * V.shape[1])
         T = (self._features.X @ V).mul_(self.weights[:, None])
-        return (self._features.XT @ T).add_(V, alpha=f.l2)
+        return add_diagonal(self._features.XT @ T, V, f.ridge)
 
     def sampled(self, size: int, generator: torch.Generator) -> "WeightedGram":
         """Return an estimate from `size` of the samples, drawn without replacement."""
@@ -425,27 +562,27 @@ class WeightedGram(LinearOperator):
         f = self._objective
         f.counts.add(hessian=f.share, passes=f.share)
         matrix = self._features.gram(self.weights)
-        matrix.diagonal().add_(f.l2)
+        matrix.diagonal().add_(f.ridge)
         return matrix
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, shape (dim,): half a pass over the data."""
         f = self._objective
         f.counts.add(passes=0.5 * f.share)
-        return self._features.column_square_sums(self.weights).add_(f.l2)
+        return self._features.column_square_sums(self.weights).add_(f.ridge)
 
 
 class FisherGram(LinearOperator):
-    """The mean of g_i g_i' plus l2 I for a linear model with several outputs, matrix-free.
+    """The mean of v_i g_i g_i' plus diag(ridge) for several outputs, matrix-free.
 
     Sample i's gradient is x_i times the row of its derivatives by the outputs.
 
     Parameters
     ----------
     objective : LinearModel
-        Gives X, l2 and the counts.
+        Gives X, the L2 term and the counts.
     G : Tensor, shape (n_samples, n_outputs)
-        Derivatives of the mean loss by the outputs; the 1/n of the mean included.
+        sqrt(v_i) times the derivatives of sample i's loss by the outputs, divided by n.
     """
 
     def __init__(self, objective: LinearModel, G: Tensor) -> None:
@@ -458,20 +595,21 @@ class FisherGram(LinearOperator):
         f = self._objective
         f.counts.add(hvp=f.share)
         inner = (f.outputs(v) * self._G).sum(1, keepdim=True).mul_(f.n_samples)
-        return f.adjoint(self._G * inner).add_(v, alpha=f.l2)
+        return add_diagonal(f.adjoint(self._G * inner), v, f.ridge)
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, shape (dim,): half a pass over the data."""
         f = self._objective
         f.counts.add(passes=0.5 * f.share)
         weights = self._G.square().mul_(f.n_samples)
-        return f.features.column_square_sums(weights).reshape(-1).add_(f.l2)
+        return f.features.column_square_sums(weights).reshape(-1).add_(f.ridge)
 
 
 class SingleOutputModel(LinearModel):
-    """A linear model with one output a sample: the Hessian is X' diag(weights) X + l2 I."""
+    """A linear model with one output a sample: the Hessian is X' diag(weights) X + ridge."""
 
     terms: type[SingleOutputTerms]
+    offers = LinearModel.offers | {SQUARE_ROOT}
 
     def hessian_at(self, point: LinearModelPoint) -> LinearOperator:
         """Return the Hessian of f at a point."""

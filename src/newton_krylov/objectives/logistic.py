@@ -6,8 +6,9 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from newton_krylov.capabilities import LIBLINEAR_LOSS, SKLEARN_LOGISTIC, TABLE
 from newton_krylov.data.dataset import Dataset
-from newton_krylov.objectives.linear_model import SingleOutputModel, SingleOutputTerms
+from newton_krylov.objectives.linear_model import Intercept, SingleOutputModel, SingleOutputTerms
 from newton_krylov.registry import register
 
 
@@ -17,7 +18,7 @@ class LogisticTerms(SingleOutputTerms):
     @cached_property
     def value(self) -> Tensor:
         """Mean of log(1 + exp(-y z))."""
-        return -torch.nn.functional.logsigmoid(self.targets * self.Z).mean()
+        return -self.mean(torch.nn.functional.logsigmoid(self.targets * self.Z))
 
     @cached_property
     def _wrong(self) -> Tensor:
@@ -27,15 +28,15 @@ class LogisticTerms(SingleOutputTerms):
     @cached_property
     def gradient(self) -> Tensor:
         """-y sigmoid(-y z) / n."""
-        return (self._wrong * self.targets).mul_(-1 / len(self.Z))
+        return self.averaged(self._wrong * self.targets, -1.0)
 
     @cached_property
     def weights(self) -> Tensor:
         """sigmoid(z) sigmoid(-z) / n."""
-        return self._wrong.square().neg_().add_(self._wrong).mul_(1 / len(self.Z))
+        return self.averaged(self._wrong.square().neg_().add_(self._wrong))
 
 
-@register("loss", "logistic")
+@register("loss", "logistic", needs=(TABLE,), offers=(SKLEARN_LOGISTIC, LIBLINEAR_LOSS))
 class Logistic(SingleOutputModel):
     """Binary logistic regression: mean log(1 + exp(-y x'w)) + l2/2 |w|^2, y = -1 or 1.
 
@@ -48,14 +49,22 @@ class Logistic(SingleOutputModel):
         Of two classes; class 1 is y = 1.
     l2 : float
         lambda >= 0.
+    intercept : {"none", "free"}
+        As of `LinearModel`.
     """
 
     name = "logistic"
     task = "binary"
     terms = LogisticTerms
 
-    def __init__(self, dataset: Dataset, l2: NonNegativeFloat = 0.01) -> None:
-        super().__init__(dataset, l2)
+    def __init__(
+        self, dataset: Dataset, l2: NonNegativeFloat = 0.01, intercept: Intercept = "none"
+    ) -> None:
+        super().__init__(dataset, l2, intercept)
 
     def _encode(self, y: Tensor) -> Tensor:
         return (2 * y - 1).to(self.dtype)
+
+    def margin_bound(self, loss: float) -> float:
+        """Return the loss itself, as log(1 + exp(-m)) >= -m."""
+        return loss

@@ -7,9 +7,16 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from newton_krylov.capabilities import SKLEARN_LOGISTIC, TABLE
 from newton_krylov.data.dataset import Dataset
-from newton_krylov.objectives.linear_model import LinearModel, LinearModelPoint, Terms
-from newton_krylov.operators import LinearOperator
+from newton_krylov.objectives.linear_model import (
+    Intercept,
+    LinearModel,
+    LinearModelPoint,
+    Terms,
+    averaged,
+)
+from newton_krylov.operators import LinearOperator, add_diagonal
 from newton_krylov.registry import register
 
 
@@ -19,7 +26,9 @@ class MultinomialTerms(Terms):
     @cached_property
     def value(self) -> Tensor:
         """Mean of logsumexp(z) - z_y."""
-        return torch.nn.functional.cross_entropy(self.Z, self.targets)
+        if self.sample_weight is None:
+            return torch.nn.functional.cross_entropy(self.Z, self.targets)
+        return self.mean(torch.nn.functional.cross_entropy(self.Z, self.targets, reduction="none"))
 
     @cached_property
     def probabilities(self) -> Tensor:
@@ -31,10 +40,10 @@ class MultinomialTerms(Terms):
         """(softmax(z) - e_y) / n."""
         G = self.probabilities.clone()
         G[torch.arange(len(G), device=G.device), self.targets] -= 1
-        return G.mul_(1 / len(G))
+        return self.averaged(G)
 
 
-@register("loss", "multinomial")
+@register("loss", "multinomial", needs=(TABLE,), offers=(SKLEARN_LOGISTIC,))
 class Multinomial(LinearModel):
     """Softmax regression: mean(logsumexp(W'x) - (W'x)_y) + l2/2 |W|^2.
 
@@ -48,29 +57,37 @@ class Multinomial(LinearModel):
         Of more than two classes.
     l2 : float
         lambda >= 0.
+    intercept : {"none", "free"}
+        As of `LinearModel`.
     """
 
     name = "multinomial"
     task = "multiclass"
     terms = MultinomialTerms
 
-    def __init__(self, dataset: Dataset, l2: NonNegativeFloat = 0.01) -> None:
-        super().__init__(dataset, l2)
+    def __init__(
+        self, dataset: Dataset, l2: NonNegativeFloat = 0.01, intercept: Intercept = "none"
+    ) -> None:
+        super().__init__(dataset, l2, intercept)
 
     def hessian_at(self, point: LinearModelPoint) -> LinearOperator:
         """Return the Hessian of f at a point."""
         return SoftmaxGram(self, cast(MultinomialTerms, point.terms).probabilities)
 
+    def margin_bound(self, loss: float) -> float:
+        """Return the loss itself, as logsumexp(z) - z_y >= z_k - z_y for every k."""
+        return loss
+
 
 class SoftmaxGram(LinearOperator):
-    """The Hessian of the mean cross entropy of linear logits plus l2 I, matrix-free.
+    """The Hessian of the mean cross entropy of linear logits plus diag(ridge), matrix-free.
 
     Per sample the block of logits is (diag(p) - p p') / n.
 
     Parameters
     ----------
     objective : Multinomial
-        Gives X, l2 and the counts.
+        Gives X, the L2 term and the counts.
     P : Tensor, shape (n_samples, n_classes)
         Probabilities.
     """
@@ -86,7 +103,7 @@ class SoftmaxGram(LinearOperator):
         f.counts.add(hvp=f.share)
         T = f.outputs(v).mul_(self._P)
         T.addcmul_(self._P, T.sum(1, keepdim=True), value=-1)
-        return f.adjoint(T.mul_(1 / f.n_samples)).add_(v, alpha=f.l2)
+        return add_diagonal(f.adjoint(averaged(T, f.sample_weight)), v, f.ridge)
 
     def dense(self) -> Tensor:
         """Form the matrix, shape (dim, dim), block by block of two classes."""
@@ -97,16 +114,16 @@ class SoftmaxGram(LinearOperator):
         for a in range(K):
             for b in range(a, K):
                 own = P[:, a] if a == b else torch.zeros_like(P[:, a])
-                block = f.features.gram((own - P[:, a] * P[:, b]) / f.n_samples)
+                block = f.features.gram(averaged(own - P[:, a] * P[:, b], f.sample_weight))
                 blocks[:, a, :, b] = block
                 blocks[:, b, :, a] = block
         matrix = blocks.reshape(f.dim, f.dim)
-        matrix.diagonal().add_(f.l2)
+        matrix.diagonal().add_(f.ridge)
         return matrix
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, shape (dim,): half a pass over the data."""
         f = self._objective
         f.counts.add(passes=0.5 * f.share)
-        weights = (self._P - self._P.square()).mul_(1 / f.n_samples)
-        return f.features.column_square_sums(weights).reshape(-1).add_(f.l2)
+        weights = averaged(self._P - self._P.square(), f.sample_weight)
+        return f.features.column_square_sums(weights).reshape(-1).add_(f.ridge)

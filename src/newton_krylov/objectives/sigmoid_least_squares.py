@@ -6,8 +6,9 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from newton_krylov.capabilities import TABLE
 from newton_krylov.data.dataset import Dataset
-from newton_krylov.objectives.linear_model import SingleOutputModel, SingleOutputTerms
+from newton_krylov.objectives.linear_model import Intercept, SingleOutputModel, SingleOutputTerms
 from newton_krylov.registry import register
 
 
@@ -26,26 +27,26 @@ class SigmoidLeastSquaresTerms(SingleOutputTerms):
     @cached_property
     def value(self) -> Tensor:
         """Mean of (s - t)^2 / 2."""
-        return (self._s - self.targets).square_().mean() / 2
+        return self.mean((self._s - self.targets).square_()) / 2
 
     @cached_property
     def gradient(self) -> Tensor:
         """(s - t) s (1 - s) / n."""
-        return (self._s - self.targets).mul_(self._slope).mul_(1 / len(self.Z))
+        return self.averaged((self._s - self.targets).mul_(self._slope))
 
     @cached_property
     def weights(self) -> Tensor:
         """((s (1 - s))^2 + (s - t) s (1 - s) (1 - 2 s)) / n, of either sign."""
         bend = (self._s - self.targets) * self._slope * (1 - 2 * self._s)
-        return (self._slope.square() + bend).mul_(1 / len(self.Z))
+        return self.averaged(self._slope.square() + bend)
 
     @cached_property
     def gauss_newton_weights(self) -> Tensor:
         """(s (1 - s))^2 / n."""
-        return self._slope.square().mul_(1 / len(self.Z))
+        return self.averaged(self._slope.square())
 
 
-@register("loss", "sigmoid_least_squares")
+@register("loss", "sigmoid_least_squares", needs=(TABLE,))
 class SigmoidLeastSquares(SingleOutputModel):
     """Nonconvex binary classification: mean (sigmoid(x'w) - t)^2 / 2 + l2/2 |w|^2, t = 0 or 1.
 
@@ -60,6 +61,8 @@ class SigmoidLeastSquares(SingleOutputModel):
         Of two classes; class 1 is t = 1.
     l2 : float
         lambda >= 0.
+    intercept : {"none", "free"}
+        As of `LinearModel`.
     """
 
     name = "sigmoid_least_squares"
@@ -67,8 +70,10 @@ class SigmoidLeastSquares(SingleOutputModel):
     terms = SigmoidLeastSquaresTerms
     convex = False
 
-    def __init__(self, dataset: Dataset, l2: NonNegativeFloat = 0.01) -> None:
-        super().__init__(dataset, l2)
+    def __init__(
+        self, dataset: Dataset, l2: NonNegativeFloat = 0.01, intercept: Intercept = "none"
+    ) -> None:
+        super().__init__(dataset, l2, intercept)
 
     def _encode(self, y: Tensor) -> Tensor:
         return y.to(self.dtype)

@@ -1,12 +1,14 @@
 """L2-regularized squared hinge loss."""
 
+import math
 from functools import cached_property
 
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from newton_krylov.capabilities import LIBLINEAR_LOSS, TABLE
 from newton_krylov.data.dataset import Dataset
-from newton_krylov.objectives.linear_model import SingleOutputModel, SingleOutputTerms
+from newton_krylov.objectives.linear_model import Intercept, SingleOutputModel, SingleOutputTerms
 from newton_krylov.registry import register
 
 
@@ -21,20 +23,20 @@ class SquaredHingeTerms(SingleOutputTerms):
     @cached_property
     def value(self) -> Tensor:
         """Mean of max(0, 1 - y z)^2."""
-        return self._short.square().mean()
+        return self.mean(self._short.square())
 
     @cached_property
     def gradient(self) -> Tensor:
         """-2 y max(0, 1 - y z) / n."""
-        return (self._short * self.targets).mul_(-2 / len(self.Z))
+        return self.averaged(self._short * self.targets, -2.0)
 
     @cached_property
     def weights(self) -> Tensor:
         """2 [y z < 1] / n."""
-        return (self._short > 0).to(self.Z.dtype).mul_(2 / len(self.Z))
+        return self.averaged((self._short > 0).to(self.Z.dtype), 2.0)
 
 
-@register("loss", "squared_hinge")
+@register("loss", "squared_hinge", needs=(TABLE,), offers=(LIBLINEAR_LOSS,))
 class SquaredHinge(SingleOutputModel):
     """L2-loss support vector machine: mean max(0, 1 - y x'w)^2 + l2/2 |w|^2, y = -1 or 1.
 
@@ -47,14 +49,22 @@ class SquaredHinge(SingleOutputModel):
         Of two classes; class 1 is y = 1.
     l2 : float
         lambda >= 0.
+    intercept : {"none", "free"}
+        As of `LinearModel`.
     """
 
     name = "squared_hinge"
     task = "binary"
     terms = SquaredHingeTerms
 
-    def __init__(self, dataset: Dataset, l2: NonNegativeFloat = 0.01) -> None:
-        super().__init__(dataset, l2)
+    def __init__(
+        self, dataset: Dataset, l2: NonNegativeFloat = 0.01, intercept: Intercept = "none"
+    ) -> None:
+        super().__init__(dataset, l2, intercept)
 
     def _encode(self, y: Tensor) -> Tensor:
         return (2 * y - 1).to(self.dtype)
+
+    def margin_bound(self, loss: float) -> float:
+        """Return max(1, sqrt(loss)): a margin m < 1 has (1 - m)^2 <= loss."""
+        return max(1.0, math.sqrt(loss))

@@ -1,6 +1,5 @@
 """Newton's method with an approximate Hessian and Nesterov's extrapolation."""
 
-import copy
 import math
 from dataclasses import replace
 from typing import Annotated, Literal
@@ -9,15 +8,11 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from newton_krylov.curvature.base import Curvature
 from newton_krylov.linear_solvers.result import LinearSolver
 from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.operators import LinearOperator, ScaledOperator
-from newton_krylov.optimizers.base import Optimizer, Step, Steps, settled
-from newton_krylov.optimizers.forcing import Forcing
-from newton_krylov.optimizers.line_search import LineSearch
-from newton_krylov.optimizers.newton import Newton
-from newton_krylov.preconditioners.base import PreconditionerBuilder
+from newton_krylov.optimizers.base import Optimizer, Step, Steps
+from newton_krylov.optimizers.newton_step import NewtonStep
 from newton_krylov.registry import register
 from newton_krylov.spectral.pencil import pencil_extremes
 
@@ -44,8 +39,8 @@ class AcceleratedNewton(Optimizer):
 
     Parameters
     ----------
-    solver, curvature, line_search, forcing, preconditioner
-        As of `Newton`, whose step this is.
+    step : NewtonStep
+        The step from y; its parameters are set by name.
     theta : float, "theory" or "adaptive"
         A constant in (0, 1]; or sqrt(1 - pi) with pi estimated by Lanczos on the pencil
         (Hess f, H) at steps 0, 4, 16, 64, ... (where its largest eigenvalue L exceeds 1, H is too
@@ -61,37 +56,32 @@ class AcceleratedNewton(Optimizer):
 
     def __init__(
         self,
-        solver: LinearSolver,
-        curvature: Curvature,
-        line_search: LineSearch,
-        forcing: Forcing,
-        preconditioner: PreconditionerBuilder,
+        step: NewtonStep,
         theta: Annotated[float, Field(gt=0, le=1)] | Literal["theory", "adaptive"] = "adaptive",
         restart: Literal["both", "gradient", "function", "none"] = "both",
         products: PositiveInt = 10,
     ) -> None:
-        self.newton = Newton(solver, curvature, line_search, forcing, preconditioner)
+        self.step = step
         self.theta = theta
         self.restart = restart
         self.products = products
 
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
         """Iterate from w0; ends by itself where no direction of descent is left."""
-        newton = copy.deepcopy(self.newton)  # its curvature remembers what it has drawn
+        memory = self.step.memory()
         momentum = self._momentum(generator)
-        x = settled(objective.at(w0))
+        x = objective.at(w0)
         yield Step(x)
-        y, plain, last = x, True, None
+        y, plain = x, True
         while True:
-            A = momentum.observe(y, newton.operator(y, generator))
-            advanced = newton.advance(y, A, last, generator)
-            if isinstance(advanced, str):
+            A = momentum.observe(y, memory.curvature.at(y, generator))
+            step = self.step.along(y, A, memory, generator)
+            if isinstance(step, str):
                 if plain:
-                    return advanced
+                    return step
                 momentum.restart()
                 y, plain = x.extrapolate(x, 0.0), True
                 continue
-            step, last = advanced
             new = step.point
             # The restart needs the value; and the next y is made of the outputs behind it.
             _ = new.value
@@ -102,13 +92,16 @@ class AcceleratedNewton(Optimizer):
             factor = 0.0 if dropped else momentum.advance()
             origin = x if refused else new
             y, plain, x = origin.extrapolate(x, factor), factor == 0.0, origin
-            yield _told(replace(step, point=x, step_size=0.0) if refused else step, dropped)
+            notes = (*step.notes, "momentum dropped") if dropped else step.notes
+            alpha = 0.0 if refused else step.step_size
+            # The method goes on from y, not from x.
+            yield replace(step, point=x, step_size=alpha, notes=notes, needed=False)
 
     def _momentum(self, generator: torch.Generator) -> "_Constant":
         if self.theta == "adaptive":
             return _Growing()
         if self.theta == "theory":
-            return _Theory(self.newton.solver, self.products, generator)
+            return _Theory(self.step.solver, self.products, generator)
         return _Constant(self.theta)
 
     def _uphill(self, x: Point, y: Point, new: Point) -> bool:
@@ -119,11 +112,6 @@ class AcceleratedNewton(Optimizer):
         """Tell whether f is larger at new than at x, beyond rounding, or not a number."""
         limit = x.value + new.objective.rounding(x.value)
         return self.restart in ("both", "function") and not new.value <= limit
-
-
-def _told(step: Step, dropped: bool) -> Step:
-    note = f"{step.note}; momentum dropped".lstrip("; ") if dropped else step.note
-    return replace(step, note=note)
 
 
 class _Constant:

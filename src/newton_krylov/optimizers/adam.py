@@ -4,12 +4,14 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from newton_krylov.optimizers.training import Momentum, Schedule
+from newton_krylov.capabilities import SAMPLES
+from newton_krylov.optimizers.schedule import Schedule, constant
+from newton_krylov.optimizers.training import Momentum
 from newton_krylov.optimizers.training_torch import TorchOptimizer
 from newton_krylov.registry import register
 
 
-@register("optimizer", "adam")
+@register("optimizer", "adam", needs=(SAMPLES,))
 class Adam(TorchOptimizer):
     """Adam (Kingma and Ba, 2015), by torch's `Adam`; a step is one epoch.
 
@@ -25,10 +27,8 @@ class Adam(TorchOptimizer):
         Added to the denominator.
     batch_size : int
         Samples in a mini-batch.
-    schedule : {"constant", "linear", "cosine"}
+    schedule : Schedule
         What becomes of the learning rate.
-    schedule_epochs : int
-        Epochs until it has come to its end.
     """
 
     def __init__(
@@ -38,10 +38,9 @@ class Adam(TorchOptimizer):
         beta2: Momentum = 0.999,
         epsilon: PositiveFloat = 1e-8,
         batch_size: PositiveInt = 32,
-        schedule: Schedule = "constant",
-        schedule_epochs: PositiveInt = 4,
+        schedule: Schedule = constant,
     ) -> None:
-        super().__init__(learning_rate, batch_size, schedule, schedule_epochs)
+        super().__init__(learning_rate, batch_size, schedule)
         self.betas, self.epsilon = (beta1, beta2), epsilon
 
     def make(self, w: Tensor) -> torch.optim.Optimizer:

@@ -1,9 +1,10 @@
 """The optimizer: a generator of steps over an objective."""
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,14 +23,12 @@ class Step:
     Attributes
     ----------
     point : Point
-        The new iterate. What the optimizer itself will need of it (value, gradient) it has
-        computed before it yields the step: metrics are evaluated outside the timed region, and
-        must not do its work for it.
+        The new iterate.
     step_size : float
         Of this step; nan where the method has none (or for the start).
     inner_iterations : float
         Of the linear solver, in this step; nan where a library does not tell.
-    note : str
+    notes : tuple of str
         What else happened, in words a user reads: the solver's status, a fallback taken.
     seconds : float or None
         The step's own duration, where only the optimizer can know it (a library that runs in one
@@ -41,15 +40,26 @@ class Step:
         The gradient norm to record, where that at the new iterate would cost a pass over the data
         that the method does not need: a mini-batch method gives its last batch's. None lets the
         runner ask the point.
+    needed : bool
+        Whether the method goes on from the value and the gradient at the point. Then they are its
+        own work: whoever drives it evaluates them inside the clock and the counts (`evaluated`).
+        False for a point that is only recorded, which costs the method nothing.
     """
 
     point: Point
     step_size: float = float("nan")
     inner_iterations: float = 0
-    note: str = ""
+    notes: tuple[str, ...] = ()
     seconds: float | None = None
     iterations: int = 1
     grad_norm: float | None = None
+    needed: bool = True
+
+    def evaluated(self) -> Self:
+        """Evaluate what the method needs of the point, and return the step."""
+        if self.needed:
+            evaluate(self.point)
+        return self
 
 
 Steps = Generator[Step, None, str]
@@ -58,7 +68,10 @@ by itself (an optimizer may also never end)."""
 
 
 class Optimizer(ABC):
-    """The outer loop w_t -> w_t+1."""
+    """The outer loop w_t -> w_t+1.
+
+    One that can be continued from a checkpoint derives from `ContinuedOptimizer`.
+    """
 
     @abstractmethod
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
@@ -92,7 +105,7 @@ class Optimizer(ABC):
         Returns
         -------
         dict or None
-            See `State`; None where this method cannot be continued.
+            See `State`; None where the method cannot be continued, or not from this step.
         """
         return None
 
@@ -103,11 +116,121 @@ class Optimizer(ABC):
         ----------
         state : dict
             Of `state_dict`, of an optimizer with the same settings.
+
+        Raises
+        ------
+        UnsupportedError
+            If the method cannot be continued.
         """
         raise UnsupportedError(f"{type(self).__name__} cannot be continued from a checkpoint.")
 
 
-def settled(point: Point) -> Point:
-    """Evaluate value and gradient now, inside the timed region, and return the point."""
-    _ = point.grad_norm, point.value  # in this order: a network's gradient brings its value
+class NotNowError(Exception):
+    """A memory that cannot be saved after this step, but may be after a later one."""
+
+
+class Memory:
+    """What a method carries from one step to the next: all attributes are saved and restored.
+
+    An attribute is a tensor, a number, a text, None, something with a `state_dict` and a
+    `load_state_dict` of its own (another memory, a curvature, torch's optimizer), or a dict of
+    these.
+    """
+
+    def state_dict(self) -> State:
+        """Return the attributes for a checkpoint.
+
+        Raises
+        ------
+        NotNowError
+            If the memory holds what a checkpoint cannot.
+        """
+        return {name: _saved(value) for name, value in vars(self).items()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take the attributes from a checkpoint."""
+        for name, saved in state.items():
+            setattr(self, name, _restored(getattr(self, name), saved))
+
+
+def _saved(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _saved(item) for name, item in value.items()}
+    return value.state_dict() if hasattr(value, "state_dict") else value
+
+
+def _restored(value: Any, saved: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _restored(item, saved[name]) for name, item in value.items()}
+    if not hasattr(value, "load_state_dict"):
+        return saved
+    value.load_state_dict(saved)
+    return value
+
+
+M = TypeVar("M", bound=Memory)
+
+
+class ContinuedOptimizer(Optimizer, Generic[M]):
+    """An optimizer whose runs can be continued: it says what it remembers, and this keeps it."""
+
+    _memory: M
+    _resumed: State | None = None
+
+    @abstractmethod
+    def memory(self, objective: Objective, w0: Tensor) -> M:
+        """Return what a run starts with.
+
+        Parameters
+        ----------
+        objective : Objective
+            What to minimize.
+        w0 : Tensor, shape (dim,)
+            The start.
+
+        Returns
+        -------
+        Memory
+            Changed by `iterate`; a continued run's is given its state before that begins.
+        """
+
+    @abstractmethod
+    def iterate(
+        self, objective: Objective, w0: Tensor, memory: M, generator: torch.Generator
+    ) -> Steps:
+        """Iterate from w0 with this memory; see `steps`."""
+
+    def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
+        """Iterate from w0, with a new memory or that of a checkpoint."""
+        self._memory = self.memory(objective, w0)
+        if self._resumed is not None:
+            self._memory.load_state_dict(_moved(self._resumed, w0.device))
+            self._resumed = None
+        return (yield from self.iterate(objective, w0, self._memory, generator))
+
+    def state_dict(self) -> State | None:
+        """Return the memory's state; None where it cannot be saved now."""
+        try:
+            # A copy, since a memory may change its tensors in place.
+            return copy.deepcopy(self._memory.state_dict())
+        except NotNowError:
+            return None
+
+    def load_state_dict(self, state: State) -> None:
+        """Let the next `steps` go on from a checkpoint."""
+        self._resumed = state
+
+
+def _moved(state: Any, device: torch.device) -> Any:
+    """Move the tensors of a state, which a checkpoint keeps on the CPU."""
+    if isinstance(state, Tensor):
+        return state.to(device)
+    if isinstance(state, dict):
+        return {key: _moved(value, device) for key, value in state.items()}
+    return [_moved(item, device) for item in state] if isinstance(state, list) else state
+
+
+def evaluate(point: Point) -> Point:
+    """Evaluate gradient and value now, in this order: a network's gradient brings its value."""
+    _ = point.grad_norm, point.value
     return point

@@ -1,24 +1,136 @@
-"""Damping: the tau of (A + tau I) p = -g, fixed or adapted by what the last step achieved."""
+"""Damping: the tau of (A + tau I) p = -g, fixed or adapted to what the last step achieved."""
 
-from typing import Annotated, Literal
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from newton_krylov.errors import ConfigError
+from newton_krylov.operators import LinearOperator, ShiftedOperator
+from newton_krylov.registry import register
 
-DampingRule = Literal["fixed", "levenberg_marquardt"]
 Factor = Annotated[float, Field(gt=1)]
 
 _POOR, _GOOD = 0.25, 0.75
+_FIRST = 1e-3
+"""The first tau of `levenberg_marquardt`, in units of the curvature's largest diagonal entry."""
+_GAIN = 1e-4
+"""Its steps are made where f falls by at least this part of what the model promised."""
 
 
-class Damping:
-    """tau, and how it moves.
+@dataclass(frozen=True)
+class Trial:
+    """What a step would change, by the model and in fact.
 
-    `levenberg_marquardt` is Marquardt's rule (1963) with the reduction ratio of trust-region
-    methods (Nocedal and Wright, "Numerical Optimization", 2006, algorithm 4.1; for networks
-    Martens, "Deep learning via Hessian-free optimization", 2010): with m(p) = g'p + p'A p / 2
-    the model without damping,
+    Attributes
+    ----------
+    actual : float
+        f(w + p) - f(w); may be nan or infinite.
+    predicted : float
+        m(p) = g'p + p'A p / 2, the model without damping.
+    curvature : float
+        p'A p / p'p.
+    """
+
+    actual: float
+    predicted: float
+    curvature: float = 0.0
+
+    @property
+    def ratio(self) -> float:
+        """Actual / predicted, the gain ratio; 0 where the model said uphill."""
+        return self.actual / self.predicted if self.predicted < 0 else 0.0
+
+
+class Damping(ABC):
+    """What is added to the curvature before a Newton step is solved for, and how that changes.
+
+    Every run, and every layer of one, gets a copy of its own. Attributes that change with the
+    steps go into `state_dict`.
+
+    Attributes
+    ----------
+    adaptive : bool
+        Whether steps are tried and judged. Then a step that `judge` refuses is not made, and
+        nothing else is tried in its place.
+    full_steps : bool
+        Whether steps are tried at their full length, in the place of the line search: where the
+        damping alone is to answer for a step's length.
+    note : str
+        What a user should know of it at the end of an epoch; often nothing.
+    """
+
+    adaptive: ClassVar[bool] = False
+    full_steps: ClassVar[bool] = False
+    note: str = ""
+
+    @abstractmethod
+    def damped(self, A: LinearOperator, generator: torch.Generator) -> LinearOperator:
+        """Return the matrix of the Newton system.
+
+        Parameters
+        ----------
+        A : LinearOperator
+            The curvature, symmetric, n by n.
+        generator : torch.Generator
+            For what is random; on the CPU.
+
+        Returns
+        -------
+        LinearOperator
+            Symmetric, n by n.
+        """
+
+    def judge(self, trial: Trial) -> bool:
+        """Learn from a step, and say whether it is to be made; asked where `adaptive`.
+
+        Parameters
+        ----------
+        trial : Trial
+            What the step would change.
+
+        Returns
+        -------
+        bool
+            Whether to make it.
+        """
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs: numbers and tensors by name."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        return
+
+
+@register("damping", "fixed")
+class Fixed(Damping):
+    """The same tau at every step.
+
+    Parameters
+    ----------
+    tau : float
+        At least 0, which adds nothing.
+    """
+
+    def __init__(self, tau: NonNegativeFloat = 0.0) -> None:
+        self.tau = tau
+
+    def damped(self, A: LinearOperator, generator: torch.Generator) -> LinearOperator:
+        """Return A + tau I."""
+        return ShiftedOperator(A, self.tau) if self.tau > 0 else A
+
+
+@register("damping", "marquardt")
+class Marquardt(Damping):
+    """A tau that a factor moves by what the last step achieved (Marquardt, 1963).
+
+    The step is judged by the gain ratio of trust-region methods (Nocedal and Wright, "Numerical
+    Optimization", 2006, algorithm 4.1; for networks Martens, "Deep learning via Hessian-free
+    optimization", 2010),
 
         rho = (f(w + p) - f(w)) / m(p).
 
@@ -28,56 +140,132 @@ class Damping:
     Parameters
     ----------
     tau : float
-        The first value.
-    rule : {"fixed", "levenberg_marquardt"}
-        Whether it moves.
+        The first value, above 0.
     factor : float
-        By how much, above 1.
+        By how much tau moves, above 1.
     lowest : float
         tau never falls below it. On mini-batches this is what keeps a step from fitting the
         batch: rho judges by the same samples as the model was made of, and sees no fault in it.
-
-    Raises
-    ------
-    ConfigError
-        If an adaptive tau starts at zero: no factor moves it.
     """
 
+    adaptive = True
+
     def __init__(
-        self, tau: float, rule: DampingRule = "fixed", factor: float = 2.0, lowest: float = 0.0
+        self, tau: PositiveFloat = 1.0, factor: Factor = 2.0, lowest: NonNegativeFloat = 0.0
     ) -> None:
-        if rule == "levenberg_marquardt" and tau == 0:
-            raise ConfigError(
-                "optimizer.damping_rule=levenberg_marquardt multiplies and divides the damping: "
-                "set optimizer.damping to a first value above 0, for example 1."
-            )
         self.tau = max(tau, lowest)
-        self.adaptive = rule == "levenberg_marquardt"
         self.factor = factor
         self.lowest = lowest
 
-    def judge(self, actual: float, predicted: float) -> bool:
-        """Move tau by what a step achieved, and say whether the step is to be made.
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        """What tau is now."""
+        return f"damping {self.tau:.3g}"
+
+    def damped(self, A: LinearOperator, generator: torch.Generator) -> LinearOperator:
+        """Return A + tau I."""
+        return ShiftedOperator(A, self.tau)
+
+    def judge(self, trial: Trial) -> bool:
+        """Move tau, and say whether f went down.
+
+        Where it did though m(p) > 0 (the model is not convex along p), the step is good and the
+        model is not.
+        """
+        if not trial.actual < 0:
+            self.tau *= self.factor**2
+            return False
+        if trial.ratio < _POOR:
+            self.tau *= self.factor
+        elif trial.ratio > _GOOD:
+            self.tau = max(self.tau / self.factor, self.lowest)
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tau."""
+        return {"tau": self.tau}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take tau from a checkpoint."""
+        self.tau = state["tau"]
+
+
+@register("damping", "levenberg_marquardt")
+class LevenbergMarquardt(Damping):
+    """A tau that no one has to choose, and that follows the gain ratio rho smoothly.
+
+    Nielsen, "Damping parameter in Marquardt's method" (1999): a step that is made multiplies tau
+    by max(1/3, 1 - (2 rho - 1)^3), a continuous function in place of thresholds; each refused one
+    multiplies it by nu, and doubles nu, which begins at 2. The first tau is a thousandth of the
+    largest diagonal entry of the curvature A; where that would cost a matrix, of b'A b / b'b for a
+    random b. The line search is not asked: a step is made at its full length, or not at all.
+
+    Attributes
+    ----------
+    tau : float or None
+        None before the first step.
+    nu : float
+        The factor of the next refusal.
+    """
+
+    adaptive = True
+    full_steps = True
+
+    def __init__(self) -> None:
+        self.tau: float | None = None
+        self.nu = 2.0
+
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        """What tau is now."""
+        return "" if self.tau is None else f"damping {self.tau:.3g}"
+
+    def value(self, A: LinearOperator, generator: torch.Generator | None = None) -> float:
+        """Return tau, chosen by the curvature where there is none yet.
 
         Parameters
         ----------
-        actual : float
-            f(w + p) - f(w); may be nan or infinite.
-        predicted : float
-            m(p).
+        A : LinearOperator
+            The curvature, symmetric, n by n.
+        generator : torch.Generator, optional
+            Draws b; on the CPU. A fixed one by default.
 
         Returns
         -------
-        bool
-            Whether f went down. Where it did though m(p) > 0 (the model is not convex along p),
-            the step is good and the model is not.
+        float
+            Above 0.
         """
-        if not actual < 0:
-            self.tau *= self.factor**2
-            return False
-        ratio = actual / predicted if predicted < 0 else 0.0
-        if ratio < _POOR:
-            self.tau *= self.factor
-        elif ratio > _GOOD:
-            self.tau = max(self.tau / self.factor, self.lowest)
-        return True
+        if self.tau is None:
+            if A.has_diagonal:
+                size = float(A.diagonal().max())
+            else:
+                generator = generator or torch.Generator().manual_seed(0)
+                b = torch.randn(A.shape[0], generator=generator, dtype=torch.float64)
+                b = b.to(A.device, A.dtype)
+                size = float(torch.dot(b, A @ b) / torch.dot(b, b))
+            tiny = torch.finfo(A.dtype).tiny
+            self.tau = _FIRST * max(size, tiny)
+        return self.tau
+
+    def damped(self, A: LinearOperator, generator: torch.Generator) -> LinearOperator:
+        """Return A + tau I."""
+        return ShiftedOperator(A, self.value(A, generator))
+
+    def judge(self, trial: Trial) -> bool:
+        """Move tau, and say whether f fell by enough of what was promised."""
+        assert self.tau is not None
+        if trial.ratio > _GAIN:
+            self.tau *= max(1 / 3, 1 - (2 * trial.ratio - 1) ** 3)
+            self.nu = 2.0
+            return True
+        self.tau *= self.nu
+        self.nu *= 2.0
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tau and nu."""
+        return {"tau": self.tau, "nu": self.nu}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take tau and nu from a checkpoint."""
+        self.tau, self.nu = state["tau"], state["nu"]

@@ -1,6 +1,5 @@
 """Newton's method on a path of growing samples and shrinking regularization."""
 
-import copy
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,23 +9,19 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from newton_krylov.curvature.base import Curvature
+from newton_krylov.capabilities import ALL_SAMPLES, LINEAR_MODEL
 from newton_krylov.errors import ConfigError, UnsupportedError
-from newton_krylov.linear_solvers.result import LinearSolver
 from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.objectives.linear_model import LinearModel
-from newton_krylov.optimizers.base import Optimizer, Step, Steps, settled
-from newton_krylov.optimizers.forcing import Forcing, Inner
-from newton_krylov.optimizers.line_search import LineSearch
-from newton_krylov.optimizers.newton import Direction, Newton
-from newton_krylov.preconditioners.base import PreconditionerBuilder
+from newton_krylov.optimizers.base import Optimizer, Step, Steps, evaluate
+from newton_krylov.optimizers.newton_step import Direction, NewtonStep
 from newton_krylov.registry import register
 
 # How often `condition` takes the square root of the growth before it repeats a stage.
 _REDUCTIONS = 4
 
 
-@register("optimizer", "dynanewton")
+@register("optimizer", "dynanewton", needs=(LINEAR_MODEL, ALL_SAMPLES))
 class DynaNewton(Optimizer):
     """One Newton step on each of a path of objectives, then Newton's method on the last one.
 
@@ -40,8 +35,8 @@ class DynaNewton(Optimizer):
 
     Parameters
     ----------
-    solver, curvature, line_search, forcing, preconditioner
-        As of `Newton`, whose step each stage makes.
+    step : NewtonStep
+        What each stage makes; its parameters are set by name.
     initial : int or None
         m_0; None takes as many as there are parameters. All samples give plain Newton.
     growth : float
@@ -60,18 +55,14 @@ class DynaNewton(Optimizer):
 
     def __init__(
         self,
-        solver: LinearSolver,
-        curvature: Curvature,
-        line_search: LineSearch,
-        forcing: Forcing,
-        preconditioner: PreconditionerBuilder,
+        step: NewtonStep,
         initial: PositiveInt | None = None,
         growth: Annotated[float, Field(gt=1)] = 2.0,
         multiplier: NonNegativeFloat = 3.0,
         schedule: Literal["geometric", "condition"] = "geometric",
         radius: Annotated[float, Field(gt=0, lt=1)] = 0.5,
     ) -> None:
-        self.newton = Newton(solver, curvature, line_search, forcing, preconditioner)
+        self.step = step
         self.initial = initial
         self.growth = growth
         self.multiplier = multiplier
@@ -79,27 +70,27 @@ class DynaNewton(Optimizer):
 
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
         """Iterate from w0; ends by itself where no direction of descent is left."""
-        newton = copy.deepcopy(self.newton)  # its curvature may remember what it has drawn
-        path = _Path(objective, newton, self.multiplier, generator)
+        path = _Path(objective, self.step, self.multiplier, generator)
         stage = path.stage(self._first(path), w0)
-        yield Step(path.full(stage))
-        direction = path.direction(stage, None)
+        yield Step(path.full(stage), needed=stage.size == path.n)
+        direction = path.direction(stage)
         while True:
-            if isinstance(direction, str):
-                made: tuple[Step, Inner] | str = direction
-            else:
-                made = newton.search(stage.point, direction)
-            if isinstance(made, str):
+            step = path.take(stage, direction)
+            if isinstance(step, str):
                 if stage.size == path.n:
-                    return made
+                    return step
                 # Nothing is left to gain on this sample: go on with all of them.
                 stage = path.stage(path.n, stage.point.w)
-                direction = path.direction(stage, None)
+                direction = path.direction(stage)
                 continue
-            step, last = made
             stage = Stage(stage.size, step.point)
-            yield replace(step, point=path.full(stage), note=f"{path.note(stage)}{step.note}")
-            stage, direction = self._next(path, stage, last)
+            yield replace(
+                step,
+                point=path.full(stage),
+                notes=(*path.notes(stage), *step.notes),
+                needed=stage.size == path.n,
+            )
+            stage, direction = self._next(path, stage)
 
     def _first(self, path: "_Path") -> int:
         if self.initial is None:
@@ -111,21 +102,20 @@ class DynaNewton(Optimizer):
             )
         return self.initial
 
-    def _next(self, path: "_Path", stage: "Stage", last: Inner) -> tuple["Stage", Direction | str]:
+    def _next(self, path: "_Path", stage: "Stage") -> tuple["Stage", Direction | str]:
         """Choose the stage of the next step, and solve for its direction."""
         if stage.size == path.n:
-            return stage, path.direction(stage, last)
+            return stage, path.direction(stage, go_on=True)
         while True:
             larger = path.stage(self._larger(stage.size, path), stage.point.w)
-            direction = path.direction(larger, None)
+            direction = path.direction(larger)
             if _decrement(larger, direction) <= self.radius:
                 path.reductions = max(path.reductions - 1, 0)
                 return larger, direction
             if path.reductions == _REDUCTIONS:
                 break
             path.reductions += 1
-        stage = Stage(stage.size, settled(stage.point))
-        own = path.direction(stage, last)
+        own = path.direction(stage, go_on=True)
         if _decrement(stage, own) > self.radius:
             return stage, own
         # Further steps here would not bring the next objective's region any nearer.
@@ -166,7 +156,7 @@ class _Path:
     def __init__(
         self,
         objective: Objective,
-        newton: Newton,
+        step: NewtonStep,
         multiplier: float,
         generator: torch.Generator,
     ) -> None:
@@ -177,7 +167,7 @@ class _Path:
             )
         self.objective = objective
         self.n = objective.n_samples
-        self._newton = newton
+        self._step, self._memory = step, step.memory()
         self._multiplier = multiplier
         self._generator = generator
         self.reductions = 0
@@ -196,22 +186,33 @@ class _Path:
         if size < self.n:
             # Sorted rows are gathered in the order in which they lie in memory.
             f = f.subset(self._samples[:size].sort().values).with_l2(self._l2(size))
-        return Stage(size, settled(f.at(w)))
+        return Stage(size, evaluate(f.at(w)))
 
-    def direction(self, stage: Stage, last: Inner | None) -> Direction | str:
-        """Solve the Newton system of a stage's objective, as `Newton.direction` does."""
-        A = self._newton.operator(stage.point, self._generator)
-        return self._newton.direction(stage.point, A, last, self._generator)
+    def direction(self, stage: Stage, *, go_on: bool = False) -> Direction | str:
+        """Solve the Newton system of a stage's objective, as `NewtonStep.direction` does.
+
+        Where it does not `go_on` with the last step's objective, the forcing term begins again.
+        """
+        if not go_on:
+            self._memory.last = None
+        A = self._memory.curvature.at(stage.point, self._generator)
+        return self._step.direction(stage.point, A, self._memory, self._generator)
+
+    def take(self, stage: Stage, direction: Direction | str) -> Step | str:
+        """Make the step, if there is one."""
+        if isinstance(direction, str):
+            return direction
+        return self._step.take(stage.point, direction, self._memory)
 
     def full(self, stage: Stage) -> Point:
         """Return the point of all samples: what a step shows, whatever it was made on."""
-        return settled(stage.point) if stage.size == self.n else self.objective.at(stage.point.w)
+        return stage.point if stage.size == self.n else self.objective.at(stage.point.w)
 
-    def note(self, stage: Stage) -> str:
+    def notes(self, stage: Stage) -> tuple[str, ...]:
         """Say which objective a step was made on, where it was not the last."""
         if stage.size == self.n:
-            return ""
-        return f"{stage.size} samples, l2 = {self._l2(stage.size):.3g}; "
+            return ()
+        return (f"{stage.size} samples, l2 = {self._l2(stage.size):.3g}",)
 
 
 def _decrement(stage: Stage, direction: Direction | str) -> float:

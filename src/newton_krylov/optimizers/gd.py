@@ -6,7 +6,7 @@ from torch import Tensor
 
 from newton_krylov.errors import ConfigError
 from newton_krylov.objectives.base import Objective
-from newton_krylov.optimizers.base import Optimizer, Step, Steps, settled
+from newton_krylov.optimizers.base import Optimizer, Step, Steps
 from newton_krylov.registry import register
 from newton_krylov.spectral.lanczos import lanczos, largest_eigenvalue
 
@@ -92,9 +92,9 @@ class GradientDescent(Optimizer):
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
         """Iterate from w0; ends by itself only where the gradient is exactly zero."""
         step_size = self.step_size or 1 / smoothness_at_start(objective, w0, generator)
-        point = settled(objective.at(w0))
+        point = objective.at(w0)
         yield Step(point)
         while point.grad_norm > 0:
-            point = settled(objective.at(point.w.add(point.grad, alpha=-step_size)))
+            point = objective.at(point.w.add(point.grad, alpha=-step_size))
             yield Step(point, step_size)
         return "the gradient is zero"

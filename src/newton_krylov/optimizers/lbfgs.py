@@ -7,7 +7,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from newton_krylov.objectives.base import Objective
-from newton_krylov.optimizers.base import Optimizer, Step, Steps, settled
+from newton_krylov.optimizers.base import Optimizer, Step, Steps
 from newton_krylov.optimizers.line_search import LineSearch
 from newton_krylov.registry import register
 
@@ -33,7 +33,7 @@ class LBFGS(Optimizer):
 
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
         """Iterate from w0; ends by itself where no direction of descent is left."""
-        point = settled(objective.at(w0))
+        point = objective.at(w0)
         yield Step(point)
         pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=self.memory)
         while point.grad_norm > 0:
@@ -47,7 +47,7 @@ class LBFGS(Optimizer):
                     return "no step along -gradient lowers the loss beyond its rounding error"
                 pairs.clear()
                 continue
-            new = settled(found.point)
+            new = found.point
             s, y = new.w - point.w, new.grad - point.grad
             sy, yy, ss = torch.stack([torch.dot(s, y), torch.dot(y, y), torch.dot(s, s)]).tolist()
             if sy > torch.finfo(objective.dtype).eps * (yy * ss) ** 0.5:

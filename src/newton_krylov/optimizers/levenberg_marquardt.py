@@ -1,6 +1,5 @@
 """Levenberg-Marquardt: Gauss-Newton steps whose damping follows the gain, for residuals."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -8,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from newton_krylov.capabilities import SUM_OF_SQUARES
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.linear_solvers.result import LinearSolver
 from newton_krylov.norms import euclidean
@@ -15,17 +15,15 @@ from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.objectives.residual.gauss_newton import GaussNewtonOperator
 from newton_krylov.objectives.residual.objective import ResidualPoint
 from newton_krylov.operators import ShiftedOperator
-from newton_krylov.optimizers.base import Optimizer, State, Step, Steps, settled
+from newton_krylov.optimizers.base import ContinuedOptimizer, Memory, State, Step, Steps
+from newton_krylov.optimizers.damping import LevenbergMarquardt as LevenbergMarquardtRule
+from newton_krylov.optimizers.damping import Trial
 from newton_krylov.optimizers.forcing import Forcing, Outer
 from newton_krylov.rectangular import Scaled
 from newton_krylov.registry import register
 
 Scaling = Literal["none", "jacobian"]
 
-_FIRST = 1e-3
-"""The first damping, in units of the largest diagonal entry of J'J (Nielsen 1999)."""
-_GAIN = 1e-4
-"""A step is made where the loss falls by at least this part of what the model promised."""
 _BEND = 0.75
 """The correction is made while twice its length is at most this part of the step's."""
 _FORGET = 0.9
@@ -33,54 +31,8 @@ _FORGET = 0.9
 _TRIALS = 60
 
 
-class Damping:
-    """mu of (J'J + mu D^2) p = -J'r, moved by the gain ratio.
-
-    Nielsen, "Damping parameter in Marquardt's method" (1999): with the gain
-
-        rho = (f(w) - f(w + p)) / (the decrease that the undamped model promised),
-
-    a step that is made multiplies mu by max(1/3, 1 - (2 rho - 1)^3), a continuous function in
-    place of thresholds; each refused one multiplies it by nu, and doubles nu, which begins at 2.
-    The first mu is a thousandth of the largest diagonal entry of D^-1 J'J D^-1, so that none has
-    to be chosen.
-
-    Attributes
-    ----------
-    mu : float or None
-        None before the first step.
-    nu : float
-        The next factor of a refused step.
-    """
-
-    def __init__(self) -> None:
-        self.mu: float | None = None
-        self.nu = 2.0
-
-    def value(self, A: GaussNewtonOperator) -> float:
-        """Return mu, chosen by the operator where there is none yet."""
-        if self.mu is None:
-            if A.has_diagonal:
-                size = float(A.diagonal().max())
-            else:  # b'A b / b'b for the gradient b is at most the largest eigenvalue
-                size = float(torch.dot(A.b, A @ A.b)) / euclidean(A.b) ** 2
-            self.mu = _FIRST * size
-        return self.mu
-
-    def judge(self, gain: float) -> bool:
-        """Move mu by what a step gained, and say whether the step is to be made."""
-        assert self.mu is not None
-        if gain > _GAIN:
-            self.mu *= max(1 / 3, 1 - (2 * gain - 1) ** 3)
-            self.nu = 2.0
-            return True
-        self.mu *= self.nu
-        self.nu *= 2.0
-        return False
-
-
 @dataclass(frozen=True)
-class Trial:
+class Tried:
     """A step that has been tried.
 
     Attributes
@@ -127,11 +79,11 @@ class LevenbergMarquardtStep:
         self, solver: LinearSolver, scaling: Scaling | Tensor = "none", acceleration: bool = False
     ) -> None:
         self.solver, self.scaling, self.acceleration = solver, scaling, acceleration
-        self.damping = Damping()
+        self.damping = LevenbergMarquardtRule()
         self._D = scaling if isinstance(scaling, Tensor) else None
         self._plain = not isinstance(scaling, Tensor) and scaling == "none"
 
-    def trials(self, point: ResidualPoint, rtol: float) -> Iterator[Trial]:
+    def trials(self, point: ResidualPoint, rtol: float) -> Iterator[Tried]:
         """Try steps with more and more damping; ends after one that is to be made.
 
         Parameters
@@ -143,7 +95,7 @@ class LevenbergMarquardtStep:
 
         Yields
         ------
-        Trial
+        Tried
             At least one.
         """
         A = self._scaled(point, rtol)
@@ -155,11 +107,12 @@ class LevenbergMarquardtStep:
 
     def state_dict(self) -> State:
         """Return what the next step needs."""
-        return {"mu": self.damping.mu, "nu": self.damping.nu, "D": self._D}
+        return {"damping": self.damping.state_dict(), "D": self._D}
 
     def load_state_dict(self, state: State) -> None:
         """Go on from a state."""
-        self.damping.mu, self.damping.nu, self._D = state["mu"], state["nu"], state["D"]
+        self.damping.load_state_dict(state["damping"])
+        self._D = state["D"]
 
     def _scaled(self, point: ResidualPoint, rtol: float) -> GaussNewtonOperator:
         """Return the operator of z = D w, in which the damping is mu I."""
@@ -174,7 +127,7 @@ class LevenbergMarquardtStep:
         f = point.objective
         J = Scaled(A.J, columns=self._D.reciprocal())
         scaled = GaussNewtonOperator(J, A.u, f.memory, f.counts, f.share)
-        if self.damping.mu is None:
+        if self.damping.tau is None:
             self._begin(scaled, euclidean(self._D * point.w), rtol)
         return scaled
 
@@ -183,9 +136,9 @@ class LevenbergMarquardtStep:
         mu = self.damping.value(A)
         while 0 < size < euclidean(self.solver(ShiftedOperator(A, mu), -A.b, rtol=rtol).x):
             mu *= 4
-        self.damping.mu = mu
+        self.damping.tau = mu
 
-    def _trial(self, point: ResidualPoint, A: GaussNewtonOperator, rtol: float) -> Trial:
+    def _trial(self, point: ResidualPoint, A: GaussNewtonOperator, rtol: float) -> Tried:
         mu = self.damping.value(A)
         inner = self.solver(ShiftedOperator(A, mu), -A.b, rtol=rtol)
         z, iterations = inner.x, inner.iterations
@@ -200,19 +153,19 @@ class LevenbergMarquardtStep:
         p = self._unscaled(z)
         there = point.objective.at(point.w + p)
         actual = point.decrease(there)
-        gain = actual / predicted if predicted > 0 and math.isfinite(actual) else -math.inf
-        return Trial(there, p, actual, predicted, iterations, self.damping.judge(gain))
+        accepted = self.damping.judge(Trial(-actual, -predicted))
+        return Tried(there, p, actual, predicted, iterations, accepted)
 
     def _unscaled(self, z: Tensor) -> Tensor:
         return z if self._D is None else z / self._D
 
 
-@register("optimizer", "levenberg_marquardt")
-class LevenbergMarquardt(Optimizer):
+@register("optimizer", "levenberg_marquardt", needs=(SUM_OF_SQUARES,))
+class LevenbergMarquardt(ContinuedOptimizer["LevenbergMarquardtMemory"]):
     """Levenberg-Marquardt for residual objectives; its damping needs no setting.
 
-    Levenberg (1944), Marquardt (1963), with Nielsen's rule (see `Damping`) and, if asked for,
-    geodesic acceleration. It ends where no step lowers the loss beyond its rounding.
+    Levenberg (1944), Marquardt (1963), with Nielsen's rule (see `damping.LevenbergMarquardt`) and,
+    if asked for, geodesic acceleration. It ends where no step lowers the loss beyond its rounding.
 
     Parameters
     ----------
@@ -237,38 +190,50 @@ class LevenbergMarquardt(Optimizer):
         self.solver, self.forcing = solver, forcing
         self.scaling: Scaling = scaling
         self.acceleration = acceleration
-        self._resumed: State | None = None
 
-    def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
+    def memory(self, objective: Objective, w0: Tensor) -> "LevenbergMarquardtMemory":
+        """Return the damping and the scaling of a new run."""
+        return LevenbergMarquardtMemory(
+            LevenbergMarquardtStep(self.solver, self.scaling, self.acceleration)
+        )
+
+    def iterate(
+        self,
+        objective: Objective,
+        w0: Tensor,
+        memory: "LevenbergMarquardtMemory",
+        generator: torch.Generator,
+    ) -> Steps:
         """Iterate from w0; ends where no step lowers the loss beyond its rounding."""
-        self._step = LevenbergMarquardtStep(self.solver, self.scaling, self.acceleration)
-        if self._resumed is not None:
-            self._step.load_state_dict(self._resumed)
-            self._resumed = None
         point = residual_point(objective.at(w0))
-        yield Step(settled(point))
+        yield Step(point)
         while point.grad_norm > 0:
             rtol = self.forcing(Outer(point.grad_norm, None))
             tried = iterations = 0
-            for trial in self._step.trials(point, rtol):
+            for trial in memory.step.trials(point, rtol):
                 tried, iterations = tried + 1, iterations + trial.iterations
                 hopeless = trial.predicted <= objective.rounding(point.value)
                 if not trial.accepted and (hopeless or tried == _TRIALS):
                     return "no step lowers the loss beyond its rounding error"
             point = trial.point
-            note = f"damping {self._step.damping.mu:.3g}"
+            notes = [memory.step.damping.note]
             if tried > 1:
-                note += f", {tried - 1} refused"
-            yield Step(settled(point), 1.0, iterations, note)
+                notes.append(f"{tried - 1} refused")
+            yield Step(point, 1.0, iterations, tuple(notes))
         return "the gradient is zero"
 
-    def state_dict(self) -> State:
-        """Return the damping and the scaling."""
-        return self._step.state_dict()
 
-    def load_state_dict(self, state: State) -> None:
-        """Let the next `steps` go on from a checkpoint."""
-        self._resumed = state
+class LevenbergMarquardtMemory(Memory):
+    """What is carried from one step to the next.
+
+    Parameters
+    ----------
+    step : LevenbergMarquardtStep
+        Its damping and scaling.
+    """
+
+    def __init__(self, step: LevenbergMarquardtStep) -> None:
+        self.step = step
 
 
 def residual_point(point: Point) -> ResidualPoint:

@@ -53,7 +53,7 @@ class Nesterov(Optimizer):
         search = self.step_size is None and objective.convexity is None
         x, t = w0, 1.0
         y = x
-        yield Step(objective.at(x))
+        yield Step(objective.at(x), needed=False)
         while True:
             at_y = objective.at(y)
             g = at_y.grad
@@ -74,7 +74,7 @@ class Nesterov(Optimizer):
                 y = new.add(moved, alpha=b)
                 t = t_next
             x = new
-            yield Step(reached, a)
+            yield Step(reached, a, needed=False)
 
 
 def _backtracked(point: Point, reached: Point, a: float) -> tuple[Point, float]:

@@ -4,13 +4,15 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
+from newton_krylov.capabilities import SAMPLES
 from newton_krylov.errors import ConfigError
-from newton_krylov.optimizers.training import Momentum, Schedule
+from newton_krylov.optimizers.schedule import Schedule, constant
+from newton_krylov.optimizers.training import Momentum
 from newton_krylov.optimizers.training_torch import TorchOptimizer
 from newton_krylov.registry import register
 
 
-@register("optimizer", "sgd")
+@register("optimizer", "sgd", needs=(SAMPLES,))
 class SGD(TorchOptimizer):
     """Stochastic gradient descent with momentum, by torch's `SGD`; a step is one epoch.
 
@@ -28,10 +30,8 @@ class SGD(TorchOptimizer):
         Whether to look ahead.
     batch_size : int
         Samples in a mini-batch.
-    schedule : {"constant", "linear", "cosine"}
+    schedule : Schedule
         What becomes of the learning rate.
-    schedule_epochs : int
-        Epochs until it has come to its end.
 
     Raises
     ------
@@ -45,12 +45,11 @@ class SGD(TorchOptimizer):
         momentum: Momentum = 0.9,
         nesterov: bool = False,
         batch_size: PositiveInt = 128,
-        schedule: Schedule = "constant",
-        schedule_epochs: PositiveInt = 4,
+        schedule: Schedule = constant,
     ) -> None:
         if nesterov and momentum == 0:
             raise ConfigError("optimizer.nesterov needs a momentum: set optimizer.momentum=0.9.")
-        super().__init__(learning_rate, batch_size, schedule, schedule_epochs)
+        super().__init__(learning_rate, batch_size, schedule)
         self.momentum, self.nesterov = momentum, nesterov
 
     def make(self, w: Tensor) -> torch.optim.Optimizer:

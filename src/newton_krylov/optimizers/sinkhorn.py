@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from newton_krylov.capabilities import ALL_SAMPLES, TRANSPORT_DUAL
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Objective
 from newton_krylov.objectives.entropic_transport import EntropicTransport, TransportPoint
@@ -130,7 +131,7 @@ def transport_objective(objective: Objective, optimizer: str) -> EntropicTranspo
     return objective
 
 
-@register("optimizer", "sinkhorn")
+@register("optimizer", "sinkhorn", needs=(TRANSPORT_DUAL, ALL_SAMPLES))
 class Sinkhorn(Optimizer):
     """Sinkhorn's algorithm: the marginals are met in turn, rows then columns, in every iteration.
 
@@ -152,7 +153,7 @@ class Sinkhorn(Optimizer):
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
         """Iterate from w0, whose row potentials are not used; never ends by itself."""
         f = transport_objective(objective, "sinkhorn")
-        yield Step(f.at(w0))
+        yield Step(f.at(w0), needed=False)
         scaling, done = Scaling(f, w0), 0
         while True:
             count = max(1, int(self.thinning * done))
@@ -161,4 +162,4 @@ class Sinkhorn(Optimizer):
             done += count
             point = scaling.point()
             _ = point.grad_norm  # what a stopping test looks at; the value is no part of the method
-            yield Step(point, iterations=count)
+            yield Step(point, iterations=count, needed=False)

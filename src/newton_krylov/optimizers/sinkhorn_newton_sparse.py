@@ -4,20 +4,16 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
-from newton_krylov.curvature.base import Curvature
-from newton_krylov.linear_solvers.result import LinearSolver
-from newton_krylov.objectives.base import Objective
+from newton_krylov.capabilities import ALL_SAMPLES, TRANSPORT_DUAL
+from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.operators import ShiftedOperator
-from newton_krylov.optimizers.base import Optimizer, Step, Steps, settled
-from newton_krylov.optimizers.forcing import Forcing, Inner
-from newton_krylov.optimizers.line_search import LineSearch
-from newton_krylov.optimizers.newton import Newton
+from newton_krylov.optimizers.base import Optimizer, Step, Steps
+from newton_krylov.optimizers.newton_step import NewtonStep
 from newton_krylov.optimizers.sinkhorn import Scaling, transport_objective
-from newton_krylov.preconditioners.base import PreconditionerBuilder
 from newton_krylov.registry import register
 
 
-@register("optimizer", "sinkhorn_newton_sparse")
+@register("optimizer", "sinkhorn_newton_sparse", needs=(TRANSPORT_DUAL, ALL_SAMPLES))
 class SinkhornNewtonSparse(Optimizer):
     """Sinkhorn's iterations, then Newton's method on the dual of entropic transport.
 
@@ -36,16 +32,8 @@ class SinkhornNewtonSparse(Optimizer):
 
     Parameters
     ----------
-    solver : LinearSolver
-        Solves the inner system; gets the forcing term as `rtol`.
-    curvature : Curvature
-        What stands for the Hessian.
-    line_search : LineSearch
-        Chooses the step size of the Newton phase.
-    forcing : Forcing
-        Chooses the inner tolerance.
-    preconditioner : PreconditionerBuilder
-        Built anew at every point.
+    step : NewtonStep
+        Of the second phase; its parameters are set by name.
     sinkhorn_steps : int
         Iterations of the first phase.
     regularization : float
@@ -54,35 +42,30 @@ class SinkhornNewtonSparse(Optimizer):
 
     def __init__(
         self,
-        solver: LinearSolver,
-        curvature: Curvature,
-        line_search: LineSearch,
-        forcing: Forcing,
-        preconditioner: PreconditionerBuilder,
+        step: NewtonStep,
         sinkhorn_steps: NonNegativeInt = 20,
         regularization: NonNegativeFloat = 1e-3,
     ) -> None:
-        self.newton = Newton(solver, curvature, line_search, forcing, preconditioner)
+        self.step = step
         self.sinkhorn_steps = sinkhorn_steps
         self.regularization = regularization
 
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
         """Iterate from w0; ends by itself where no direction of descent is left."""
         f = transport_objective(objective, "sinkhorn_newton_sparse")
-        point = settled(f.at(w0))
+        point: Point = f.at(w0)
         yield Step(point)
         scaling = Scaling(f, w0)
         for _ in range(self.sinkhorn_steps):
             scaling.iterate()
-            point = settled(scaling.point())
-            yield Step(point, note="sinkhorn")
-        last: Inner | None = None
+            point = scaling.point()
+            yield Step(point, notes=("sinkhorn",))
+        memory = self.step.memory()
         while True:
             shift = self.regularization * f.eta * point.grad_norm
-            A = ShiftedOperator(self.newton.operator(point, generator), shift)
-            advanced = self.newton.advance(point, A, last, generator)
-            if isinstance(advanced, str):
-                return advanced
-            step, last = advanced
-            point = settled(step.point)
+            A = ShiftedOperator(memory.curvature.at(point, generator), shift)
+            step = self.step.along(point, A, memory, generator)
+            if isinstance(step, str):
+                return step
+            point = step.point
             yield step

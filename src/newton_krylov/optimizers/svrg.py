@@ -6,8 +6,10 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
+from newton_krylov.capabilities import ALL_SAMPLES, LINEAR_MODEL
 from newton_krylov.objectives.base import Objective
 from newton_krylov.objectives.linear_model import LinearModel
+from newton_krylov.operators import add_diagonal
 from newton_krylov.optimizers.base import Optimizer, Step, Steps
 from newton_krylov.optimizers.minibatch import (
     GradientTable,
@@ -19,7 +21,7 @@ from newton_krylov.optimizers.minibatch import (
 from newton_krylov.registry import register
 
 
-@register("optimizer", "svrg")
+@register("optimizer", "svrg", needs=(LINEAR_MODEL, ALL_SAMPLES))
 class SVRG(Optimizer):
     """Stochastic variance-reduced gradient with mini-batches, for linear models.
 
@@ -49,7 +51,7 @@ class SVRG(Optimizer):
         size = min(self.batch_size, f.n_samples)
         a = self.step_size or self._default_step(f, size, generator)
         w = w0
-        yield Step(f.at(w))
+        yield Step(f.at(w), needed=False)
         table = None
         samples = batches(f.n_samples, size, generator)
         while True:
@@ -59,8 +61,8 @@ class SVRG(Optimizer):
                 table.refresh(w)
             for _ in range(math.ceil(f.n_samples / size)):
                 g = table.estimate(w, next(samples), remember=False)
-                w = w.add(g.add_(w, alpha=f.l2), alpha=-a)
-            yield Step(f.at(w), a)
+                w = w.add(add_diagonal(g, w, f.ridge), alpha=-a)
+            yield Step(f.at(w), a, needed=False)
 
     def _default_step(self, f: LinearModel, size: int, generator: torch.Generator) -> float:
         expected, noise = batch_smoothness(*smoothness(f, generator), f.n_samples, size)

@@ -4,17 +4,17 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from newton_krylov.objectives.base import Objective
-from newton_krylov.optimizers.base import State, Step, Steps
+from newton_krylov.optimizers.base import Memory, Step, Steps
 from newton_krylov.optimizers.minibatch import batches
+from newton_krylov.optimizers.schedule import Progress, Schedule
 
-Schedule = Literal["constant", "linear", "cosine"]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -48,26 +48,22 @@ Advance = Callable[[Objective, Tensor, float, torch.Generator], Update]
 """Makes one update: from a mini-batch's objective, w, the schedule's factor and the generator."""
 
 
-def factor(schedule: Schedule, progress: float) -> float:
-    """Return what a schedule multiplies the step by.
+class EpochMemory(Memory):
+    """What a mini-batch method carries from one epoch to the next.
 
-    Parameters
+    Attributes
     ----------
-    schedule : {"constant", "linear", "cosine"}
-        1 all the way, or from 1 down to 0 along a line or half a cosine (Loshchilov and Hutter,
-        "SGDR: stochastic gradient descent with warm restarts", 2017, without the restarts).
-    progress : float
-        Share of the schedule that is done; beyond 1 it stays where it ended.
-
-    Returns
-    -------
-    float
-        Between 0 and 1.
+    epochs : int
+        So far.
     """
-    done = min(progress, 1.0)
-    if schedule == "linear":
-        return 1 - done
-    return 0.5 * (1 + math.cos(math.pi * done)) if schedule == "cosine" else 1.0
+
+    def __init__(self) -> None:
+        self.epochs = 0
+
+
+def no_notes() -> tuple[str, ...]:
+    """Note nothing."""
+    return ()
 
 
 class Epochs:
@@ -77,22 +73,16 @@ class Epochs:
     ----------
     batch_size : int
         Samples in a mini-batch; the last one of an epoch may have fewer.
-    schedule : {"constant", "linear", "cosine"}
-        See `factor`.
-    length : int
-        Epochs until the schedule has come to its end.
-
-    Attributes
-    ----------
-    done : int
-        Epochs so far, which a checkpoint remembers.
+    schedule : Schedule
+        Multiplies the step's length.
+    memory : EpochMemory
+        Counts the epochs.
     """
 
-    def __init__(self, batch_size: int, schedule: Schedule = "constant", length: int = 1) -> None:
+    def __init__(self, batch_size: int, schedule: Schedule, memory: EpochMemory) -> None:
         self.batch_size = batch_size
         self.schedule = schedule
-        self.length = length
-        self.done = 0
+        self.memory = memory
 
     def steps(
         self,
@@ -100,7 +90,7 @@ class Epochs:
         w: Tensor,
         generator: torch.Generator,
         advance: Advance,
-        remark: Callable[[], str] = str,
+        remark: Callable[[], tuple[str, ...]] = no_notes,
     ) -> Steps:
         """Yield the start, then an iterate after each epoch, without end.
 
@@ -115,20 +105,19 @@ class Epochs:
         advance : callable
             See `Advance`.
         remark : callable
-            Asked after each epoch for words to note.
+            Asked after each epoch for notes.
 
         Yields
         ------
         Step
-            Not evaluated: what is recorded of it is not the optimizer's work. Its gradient norm
-            is the last mini-batch's, its step size the mean over the epoch.
+            Its gradient norm is the last mini-batch's, its step size the mean over the epoch.
 
         Returns
         -------
         str
             Never; a loss that is not finite ends the epoch early, for the runner to see.
         """
-        yield Step(objective.at(w), grad_norm=math.nan)
+        yield Step(objective.at(w), grad_norm=math.nan, needed=False)
         n = objective.n_samples
         size = min(self.batch_size, n)
         count = math.ceil(n / size)
@@ -136,23 +125,15 @@ class Epochs:
         while True:
             epoch = _Epoch()
             for k in range(count):
-                rate = factor(self.schedule, (self.done + k / count) / self.length)
+                rate = self.schedule(Progress(self.memory.epochs + k / count))
                 batch = objective.batch(next(indices), generator)
                 update = advance(batch, w, rate, generator)
                 w = update.w
                 epoch.add(update)
                 if not math.isfinite(update.loss):
                     break
-            self.done += 1
+            self.memory.epochs += 1
             yield epoch.step(objective, remark())
-
-    def state_dict(self) -> State:
-        """Return what goes into a checkpoint."""
-        return {"epochs": self.done}
-
-    def load_state_dict(self, state: State) -> None:
-        """Go on from a checkpoint."""
-        self.done = state["epochs"]
 
 
 @dataclass
@@ -172,13 +153,14 @@ class _Epoch:
         self.inner_iterations += update.inner_iterations
         self.notes.update(update.notes)
 
-    def step(self, objective: Objective, remark: str) -> Step:
+    def step(self, objective: Objective, remarks: tuple[str, ...]) -> Step:
         assert self.last is not None
         counted = [f"{n} of {self.updates}: {what}" for what, n in self.notes.most_common()]
         return Step(
             objective.at(self.last.w),
             self.step_sizes / self.updates,
             self.inner_iterations,
-            "; ".join(filter(None, [remark, *counted])),
+            (*remarks, *counted),
             grad_norm=self.last.grad_norm,
+            needed=False,
         )

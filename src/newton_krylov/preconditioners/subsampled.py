@@ -6,6 +6,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
+from newton_krylov.capabilities import ALL_SAMPLES, SAMPLED_HESSIAN, SQUARE_ROOT
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.linear_solvers.result import Preconditioner
 from newton_krylov.operators import LinearOperator
@@ -13,7 +14,7 @@ from newton_krylov.preconditioners.base import PreconditionerBuilder
 from newton_krylov.registry import register
 
 
-@register("preconditioner", "subsampled")
+@register("preconditioner", "subsampled", needs=(SQUARE_ROOT, SAMPLED_HESSIAN, ALL_SAMPLES))
 class Subsampled(PreconditionerBuilder):
     """The inverse of the Hessian of a few samples, formed and factorized.
 

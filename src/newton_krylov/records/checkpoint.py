@@ -16,7 +16,7 @@ from newton_krylov.records.trace import Row
 CHECKPOINT = "checkpoint.pt"
 """Its name in a run's folder."""
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import yaml
 from filelock import FileLock, Timeout
-from torch import Tensor
+from numpy.typing import ArrayLike
 
 from newton_krylov.errors import UserError
 from newton_krylov.files import atomic_write
@@ -162,10 +162,10 @@ class Record:
         except OSError as error:
             raise UserError(f"{self.folder} cannot be written: {error.strerror}.") from error
 
-    def write_weights(self, w: Tensor) -> None:
+    def write_weights(self, w: ArrayLike) -> None:
         """Write the final parameters, shape (dim,), as a NumPy file without pickles."""
         with atomic_write(self.folder / WEIGHTS) as stream:
-            np.save(stream, w.detach().cpu().numpy(), allow_pickle=False)
+            np.save(stream, np.asarray(w), allow_pickle=False)
 
     def update(self, **values: Any) -> None:
         """Set keys of the summary and write it."""

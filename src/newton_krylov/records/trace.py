@@ -1,74 +1,218 @@
 """The trace: one row a step, written as the run goes, so a killed run keeps what it had."""
 
 import csv
+import math
 import os
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Annotated, Any, Literal, Protocol, Self, TextIO, get_type_hints
+
+Kind = Literal["result", "cost", "count", "step"]
+"""What a column holds: where the method stands; what it took to get there, of any method; what it
+evaluated, where that is known; or what belongs to one step alone."""
+
+Place = Literal["line", "members", "summary", "table", "axis"]
+"""Where a column is shown: a line a step, a sweep's members side by side, and a run's summary in
+the terminal; a report's tables; the axes of figures and of the page."""
+
+EVERYWHERE: tuple[Place, ...] = ("line", "members", "summary", "table", "axis")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One step of a run.
+class Column:
+    """What terminal, CSV, MLflow, report, comparison and sweeper know of a column of the trace.
 
     Attributes
     ----------
-    iteration : int
-        0 is the start.
-    loss : float
-        f(w), the regularizer included.
-    suboptimality : float
-        f(w) minus the certified optimum; nan where none is known.
-    grad_norm : float
-        Euclidean norm of the gradient.
-    train_accuracy, test_accuracy : float
-        Shares between 0 and 1; nan where there is none.
-    test_loss : float
-        Mean loss on the test split, without the regularizer; nan where there is none.
-    step_size : float
-        The line search's alpha; nan for the start.
-    inner_iterations : float
-        Of the linear solver, in this step; nan where a library does not tell.
-    function_count, gradient_count, hvp_count, hessian_count : float
-        Evaluations so far (see `Counts`); nan where a library does not tell.
-    data_passes : float
-        Passes over the data so far (see `Counts`).
-    step_seconds, seconds : float
-        The optimizer's own time, of this step and so far: without metrics and logging.
-    note : str
-        What else happened, in words.
+    title : str
+        On an axis.
+    symbol : str
+        Its formula.
+    words : str
+        In a run's summary; the title where it is empty.
+    brief : str
+        Heading of a narrow column; `words` where it is empty.
+    heading : str
+        Heading in a report's table; `brief` with a capital where it is empty.
+    kind : {"result", "cost", "count", "step"}
+        See `Kind`.
+    form : str
+        How a number is formatted.
+    full : str
+        The same where there is room; `form` where it is empty.
+    width : int
+        Of a line's column.
+    log : bool
+        Whether its axis is logarithmic.
+    rising : bool
+        Whether more is better.
+    digits : int
+        Significant ones in a report's table.
+    unit : {"", "gap", "share", "seconds"}
+        How a table writes it: plain, as a difference to the optimum, in percent, as a time.
+    shown : tuple of str
+        See `Place`.
+    name : str
+        The attribute of `Row`, which fills it in.
     """
 
-    iteration: int
-    loss: float
-    suboptimality: float
-    grad_norm: float
-    train_accuracy: float
-    test_accuracy: float
-    test_loss: float
-    step_size: float
-    inner_iterations: float
-    function_count: float
-    gradient_count: float
-    hvp_count: float
-    hessian_count: float
-    data_passes: float
-    step_seconds: float
-    seconds: float
-    note: str = ""
+    title: str
+    symbol: str = ""
+    words: str = ""
+    brief: str = ""
+    heading: str = ""
+    kind: Kind = "result"
+    form: str = ".4g"
+    full: str = ""
+    width: int = 11
+    log: bool = False
+    rising: bool = False
+    digits: int = 3
+    unit: Literal["", "gap", "share", "seconds"] = ""
+    shown: tuple[Place, ...] = EVERYWHERE
+    name: str = ""
+
+    def named(self, name: str) -> "Column":
+        """Return the column with its name, and with words where it was given none."""
+        words = self.words or self.title
+        brief = self.brief or words
+        heading = self.heading or f"{brief[:1].upper()}{brief[1:]}"
+        full = self.full or self.form
+        return replace(self, name=name, words=words, brief=brief, heading=heading, full=full)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One step of a run; each attribute's annotation is its entry in the table of columns.
+
+    A number that is not known is nan: a suboptimality without a certified optimum, an accuracy of a
+    regression, a count that a library does not tell, the start's step size. Counts and costs are
+    those so far (see `Counts`), and seconds the optimizer's own, without metrics and logging.
+    """
+
+    iteration: Annotated[
+        int,
+        Column(
+            "epoch (outer iteration)", words="steps", brief="step", heading="Steps", kind="cost",
+            form="d", width=6,
+        ),
+    ]  # fmt: skip
+    loss: Annotated[
+        float, Column("loss", "f(w)", heading="f", form=".9g", full=".16g", digits=10, width=14)
+    ]
+    suboptimality: Annotated[
+        float,
+        Column(
+            "suboptimality", "f(w) − f*", brief="subopt.", heading="f − f*", form=".2e",
+            full=".3e", width=10, log=True, unit="gap",
+        ),
+    ]  # fmt: skip
+    grad_norm: Annotated[
+        float,
+        Column(
+            "gradient norm", "‖∇f(w)‖", brief="|grad|", form=".2e", full=".3e", width=10, log=True,
+            shown=("line", "summary", "axis"),
+        ),
+    ]  # fmt: skip
+    train_accuracy: Annotated[
+        float,
+        Column(
+            "training accuracy", words="train accuracy", brief="train acc.", form=".4f", width=12,
+            rising=True, unit="share", shown=("line", "summary", "table", "axis"),
+        ),
+    ]  # fmt: skip
+    test_accuracy: Annotated[
+        float, Column("test accuracy", brief="test acc.", form=".4f", rising=True, unit="share")
+    ]
+    test_loss: Annotated[float, Column("test loss", shown=("axis",))]
+    step_size: Annotated[float, Column("step size", kind="step", form=".3g", shown=("line",))]
+    inner_iterations: Annotated[
+        float,
+        Column(
+            "inner iterations", brief="inner", kind="step", form="g", width=7,
+            shown=("line", "table"),
+        ),
+    ]  # fmt: skip
+    function_count: Annotated[float, Column("function evaluations", kind="count", shown=())]
+    gradient_count: Annotated[float, Column("gradient evaluations", kind="count", shown=())]
+    hvp_count: Annotated[
+        float,
+        Column(
+            "Hessian-vector products", words="Hessian products", brief="H prod.",
+            heading="H products", kind="count", form="g",
+            shown=("members", "summary", "table", "axis"),
+        ),
+    ]  # fmt: skip
+    hessian_count: Annotated[float, Column("Hessian matrices", kind="count", shown=())]
+    data_passes: Annotated[
+        float,
+        Column(
+            "passes over the data", words="data passes", brief="passes", kind="cost", form=".1f",
+            full="g", width=9, shown=("line", "summary", "table", "axis"),
+        ),
+    ]  # fmt: skip
+    step_seconds: Annotated[float, Column("seconds of the step", kind="step", shown=())]
+    seconds: Annotated[
+        float,
+        Column(
+            "wall-clock time of the optimizer", words="optimizer seconds", brief="seconds",
+            heading="Time", kind="cost", form=".4f", width=9, unit="seconds",
+        ),
+    ]  # fmt: skip
+    l2_error: Annotated[
+        float,
+        Column(
+            "relative error of the solution", "‖u − u*‖ / ‖u*‖", brief="l2 error", form=".2e",
+            full=".3e", width=10, log=True,
+        ),
+    ] = math.nan  # fmt: skip
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def columns(cls) -> list[str]:
-        """Return the column names in order."""
-        return [field.name for field in fields(cls)]
+        """Return the file's column names in order."""
+        return ["note" if field.name == "notes" else field.name for field in fields(cls)]
+
+    @classmethod
+    def read(cls, *, note: str = "", **numbers: Any) -> Self:
+        """Make a row of the file's columns; what it noted stays one text."""
+        return cls(**numbers, notes=(note,) if note else ())
+
+    @property
+    def note(self) -> str:
+        """The notes as one text, the file's last column."""
+        return "; ".join(self.notes)
+
+    def record(self) -> dict[str, float | str]:
+        """Return the file's columns, name to value."""
+        return {name: getattr(self, name) for name in self.columns()}
 
     def metrics(self) -> dict[str, float]:
         """Return the numeric columns but the iteration, name to value."""
         row = asdict(self)
-        del row["iteration"], row["note"]
+        del row["iteration"], row["notes"]
         return row
+
+
+def _table() -> dict[str, Column]:
+    hints = get_type_hints(Row, include_extras=True)
+    return {
+        name: column.named(name)
+        for name, hint in hints.items()
+        for column in getattr(hint, "__metadata__", ())
+    }
+
+
+COLUMNS: Mapping[str, Column] = _table()
+"""The trace's numeric columns by name, in order."""
+
+
+def shown(place: Place) -> list[Column]:
+    """Return the columns that are shown in a place: results first, then costs and counts."""
+    there = [column for column in COLUMNS.values() if place in column.shown]
+    return sorted(there, key=lambda column: column.kind != "result")
 
 
 class Measured(Protocol):
@@ -111,13 +255,13 @@ class TraceWriter:
         self._file: TextIO = path.open("w", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, Row.columns())
         self._writer.writeheader()
-        self._writer.writerows(asdict(row) for row in rows)
+        self._writer.writerows(row.record() for row in rows)
         self._file.flush()
         self._last_sync = time.monotonic()
 
     def __call__(self, row: Row) -> None:
         """Append a row."""
-        self._writer.writerow(asdict(row))
+        self._writer.writerow(row.record())
         self._file.flush()
         if time.monotonic() - self._last_sync >= _SECONDS_BETWEEN_SYNCS:
             os.fsync(self._file.fileno())
@@ -148,14 +292,22 @@ def read_trace(path: Path) -> list[Row]:
     """
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if reader.fieldnames != Row.columns():
+        found = reader.fieldnames or []
+        optional = ["note", *(f.name for f in fields(Row) if _optional(f))]
+        # A trace of an earlier version lacks the columns that came later, and no others.
+        if [name for name in Row.columns() if name in found or name not in optional] != found:
             raise ValueError(f"{path} is not a trace: its columns are {reader.fieldnames}")
         return [_parse(record) for record in reader if None not in record.values()]
 
 
+def _optional(field: Field[Any]) -> bool:
+    """Tell whether a row can do without a column."""
+    return field.default is not MISSING
+
+
 def _parse(record: dict[str, str]) -> Row:
     whole, text = {"iteration"}, {"note"}
-    return Row(
+    return Row.read(
         **{
             name: value if name in text else int(value) if name in whole else float(value)  # type: ignore[arg-type]
             for name, value in record.items()

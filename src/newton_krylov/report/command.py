@@ -1,72 +1,60 @@
-"""The command `python compare.py`: reads runs from folders or from MLflow and compares them."""
+"""The command `python compare.py`: reads runs from folders or from MLflow and compares them.
+
+Nothing heavy is imported before the arguments are understood: `--help` answers at once.
+"""
 
 import argparse
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from newton_krylov.errors import DataError, UserError
-from newton_krylov.report.compare import COMPARISON_HTML, write_comparison
-from newton_krylov.report.figures import slug
-from newton_krylov.report.records import RunRecord, read_record, read_records
-from newton_krylov.report.results import tables
-from newton_krylov.report.study import studies
-from newton_krylov.terminal import console
-
-OUTPUTS = Path("outputs")
-
-_FOR_A_TERMINAL = ("Method", "f", "f − f*", "Test acc.", "Steps", "Passes", "Time", "Ending")
-"""Columns of the table of endings that fit; the files have all of them."""
+from newton_krylov.errors import UserError
 
 _EXAMPLES = """\
 examples:
-  python compare.py outputs/2026-01-31/12-00-00-000000   (a sweep's folder, or a run's, or several)
-  python compare.py --experiment paper_convex            (from MLflow, by the experiment's name)
-  python compare.py --parent 0123456789abcdef            (the runs of one sweep)
-  python compare.py --experiment solvers --filter "metrics.suboptimality < 1e-9"
+  {prog} outputs/2026-01-31/12-00-00-000000   (a sweep's folder, or a run's, or several)
+  {prog} --experiment paper_convex            (from MLflow, by the experiment's name)
+  {prog} --parent 0123456789abcdef            (the runs of one sweep)
+  {prog} --experiment solvers --filter "metrics.suboptimality < 1e-9"
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python compare.py") -> int:
     """Compare runs from the command line.
 
     Parameters
     ----------
     arguments : sequence of str, optional
         Instead of the command line's.
+    prog : str
+        How the command is typed.
 
     Returns
     -------
     int
-        The exit status: 0, or 2 for a mistake of the user's, which is told in one sentence.
+        The exit status: 0, or 2 for a mistake of the user's, for which one sentence is printed.
     """
-    from rich.console import Console
+    options = _parse(arguments, prog)
+    from newton_krylov.report.request import answer
+    from newton_krylov.terminal import console
 
-    options = _parse(arguments)
-    out_stream = console()
     try:
-        groups = studies(_read(options))
-        out = options.out or _default_place(options)
-        files = write_comparison(groups, out)
+        answer(options)
     except UserError as error:
-        Console(stderr=True, soft_wrap=True).print(f"Error: {error}", markup=False, highlight=False)
+        console(stderr=True).print(f"Error: {error}", markup=False, highlight=False, soft_wrap=True)
         return 2
-    for table in tables(groups):
-        shown = table.only(*_FOR_A_TERMINAL) if table.heads[0] == "Method" else table
-        out_stream.print(shown.rich())
-    told = f"{out / COMPARISON_HTML} and {len(files) - 1} more files"
-    out_stream.print(told, markup=False, soft_wrap=True)
     return 0
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python compare.py",
+        prog=prog,
         description="Compare runs: one HTML page, tables, a CSV file and figures.",
-        epilog=_EXAMPLES,
+        epilog=_EXAMPLES.format(prog=prog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folders", nargs="*", type=Path, help="run or sweep folders, as in outputs")
+    parser.add_argument(
+        "folders", nargs="*", type=Path, help="run or sweep folders, as in outputs, or archives"
+    )
     mlflow = parser.add_argument_group("runs from MLflow")
     mlflow.add_argument("--experiment", metavar="NAME", help="all runs of an experiment")
     mlflow.add_argument("--parent", metavar="RUN_ID", help="the runs nested in this one: a sweep's")
@@ -82,28 +70,3 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if bool(options.folders) == chosen:
         parser.error("give either folders, or --experiment, --parent or --filter for MLflow")
     return options
-
-
-def _read(options: argparse.Namespace) -> list[RunRecord]:
-    if options.folders:
-        return read_records(options.folders)
-    from newton_krylov.tracking.mlflow_reader import fetch
-
-    with tempfile.TemporaryDirectory() as place:
-        found = fetch(
-            Path(place),
-            uri=options.uri,
-            experiment=options.experiment,
-            parent=options.parent,
-            query=options.filter,
-        )
-        records = [read_record(folder, source) for folder, source in found.items()]
-    if not records:
-        raise DataError("MLflow has runs there, but no run of an optimizer among them.")
-    return records
-
-
-def _default_place(options: argparse.Namespace) -> Path:
-    if options.folders:
-        return Path(options.folders[0])
-    return OUTPUTS / f"comparison-{slug(options.experiment or options.parent or 'filter')}"

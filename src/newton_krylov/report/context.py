@@ -11,6 +11,9 @@ from newton_krylov.report.records import RunRecord, differences
 from newton_krylov.report.study import Study
 from newton_krylov.report.tables import Table
 
+INSTALLED = "newton-krylov"
+"""The name of the installed command."""
+
 _MANY = 8
 """More values than this are not listed but counted."""
 
@@ -160,9 +163,11 @@ def command(record: RunRecord) -> list[str]:
     list of str
         Its words; empty where the record does not tell.
     """
-    told = record.environment.get("command")
-    if not isinstance(told, list) or len(told) < 2:
+    words = record.environment.get("command")
+    if not isinstance(words, list) or len(words) < 2:
         return []
-    _, program, *rest = map(str, told)
-    kept = [word for word in rest if not word.startswith(_FILING)]
-    return ["python", Path(program).name, *kept]
+    kept = [str(word) for word in words if not str(word).startswith(_FILING)]
+    names = [Path(word).name for word in kept[:2]]
+    if INSTALLED in names:  # a script of its own: nobody types the Python that it starts
+        return [INSTALLED, *kept[names.index(INSTALLED) + 1 :]]
+    return ["python", names[1], *kept[2:]]

@@ -10,6 +10,7 @@ from newton_krylov.report.panel import (
     EPOCH,
     GRAD_NORM,
     LOSS,
+    RESULTS,
     SECONDS,
     SUBOPTIMALITY,
     TEST_ACCURACY,
@@ -84,6 +85,10 @@ def _has(record: RunRecord, y: Quantity) -> bool:
     return bool(np.isfinite(record.column(y.column)).any())
 
 
+_DRAWN_TOGETHER = (SUBOPTIMALITY, GRAD_NORM, LOSS, TRAIN_ACCURACY, TEST_ACCURACY, TEST_LOSS)
+"""Results that have a place in the figures; each further one has a figure of its own."""
+
+
 def draw_study(study: Study, folder: Path) -> list[Path]:
     """Draw all figures of a study.
 
@@ -112,6 +117,7 @@ def draw_study(study: Study, folder: Path) -> list[Path]:
         (measure.name.replace(" ", "-"), (measure,)),
         ("loss", (LOSS,)),
         ("accuracy", (TRAIN_ACCURACY, TEST_ACCURACY)),
+        *((slug(q.name), (q,)) for q in RESULTS if q not in _DRAWN_TOGETHER),
     ):
         files += draw_against_costs(study, quantities, folder, name)
     if study.benchmark is not None and len(drawable) <= _METHODS_ALONE:

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from newton_krylov.records.trace import COLUMNS
 from newton_krylov.report.study import Array, Curve, Entry, Study
 from newton_krylov.report.style import BLACK, CROWD, FAINT_TEXT, GREY, LIGHT, LineStyle
 from newton_krylov.report.tables import number_text
@@ -56,18 +58,25 @@ class Quantity:
         return f"{self.name}  {self.symbol}".rstrip()
 
 
-EPOCH = Quantity("iteration", "epoch (outer iteration)")
-SECONDS = Quantity("seconds", "wall-clock time of the optimizer")
-PASSES = Quantity("data_passes", "passes over the data")
-PRODUCTS = Quantity("hvp_count", "Hessian-vector products")
-COSTS = (EPOCH, SECONDS, PASSES, PRODUCTS)
+@cache  # so that a quantity is one object
+def quantity(name: str) -> Quantity:
+    """Return a column of the trace as a quantity, by its name."""
+    column = COLUMNS[name]
+    return Quantity(name, column.title, column.symbol, log=column.log, rising=column.rising)
 
-SUBOPTIMALITY = Quantity("suboptimality", "suboptimality", "f(w) − f*", log=True)
-GRAD_NORM = Quantity("grad_norm", "gradient norm", "‖∇f(w)‖", log=True)
-LOSS = Quantity("loss", "loss", "f(w)")
-TRAIN_ACCURACY = Quantity("train_accuracy", "training accuracy", rising=True)
-TEST_ACCURACY = Quantity("test_accuracy", "test accuracy", rising=True)
-TEST_LOSS = Quantity("test_loss", "test loss")
+
+EPOCH, SECONDS, PASSES = map(quantity, ("iteration", "seconds", "data_passes"))
+SUBOPTIMALITY, GRAD_NORM, LOSS = map(quantity, ("suboptimality", "grad_norm", "loss"))
+TRAIN_ACCURACY, TEST_ACCURACY = map(quantity, ("train_accuracy", "test_accuracy"))
+TEST_LOSS, PRODUCTS = map(quantity, ("test_loss", "hvp_count"))
+
+_AXES = [column for column in COLUMNS.values() if "axis" in column.shown]
+RESULTS = tuple(quantity(column.name) for column in _AXES if column.kind == "result")
+# The steps, then the clock, then what depends on the machine less.
+COSTS = (
+    EPOCH,
+    *(quantity(c.name) for c in reversed(_AXES) if c.kind != "result" and c.name != "iteration"),
+)
 
 
 def draw_panel(

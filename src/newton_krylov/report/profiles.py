@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from newton_krylov.records.trace import COLUMNS
 from newton_krylov.report.study import Array, Study, Target
 
-PROFILE_COSTS = ("seconds", "data_passes", "iteration")
+PROFILE_COSTS = tuple(c.name for c in reversed([*COLUMNS.values()]) if c.kind == "cost")
 """Columns of the trace that can be compared between all methods."""
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newton_krylov.errors import DataError, UserError
+from newton_krylov.records.archive import SUFFIX, read_archive
 from newton_krylov.records.record import (
     CONFIG,
     ENVIRONMENT,
@@ -28,7 +29,7 @@ from newton_krylov.records.record import (
     read_json,
     read_yaml,
 )
-from newton_krylov.records.trace import Row, read_trace
+from newton_krylov.records.trace import COLUMNS, Row, read_trace
 
 _SWEEP_MARK = "multirun.yaml"
 """Hydra puts it beside the folders of a sweep's jobs."""
@@ -228,10 +229,9 @@ class RunRecord:
 
     @cached_property
     def _columns(self) -> dict[str, NDArray[np.float64]]:
-        names = [name for name in Row.columns() if name != "note"]
         return {
             name: np.array([getattr(row, name) for row in self.rows], dtype=np.float64)
-            for name in names
+            for name in COLUMNS
         }
 
     def steps_to(self, value: float, column: str = "suboptimality") -> int | None:
@@ -340,7 +340,10 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     for path in paths:
         if not path.is_dir():
-            raise DataError(f"{path} is not a folder; give run or sweep folders, as in outputs/.")
+            raise DataError(
+                f"{path} is not a folder; give run or sweep folders, as in outputs/, or archives "
+                f"of runs (*{SUFFIX})."
+            )
         files = (p for name in (TRACE, SUMMARY, CONFIG) for p in path.rglob(name))
         folders = {p.parent for p in files if p.parent.name != ".hydra"}
         # A job that failed before its first file has left an empty folder in its sweep's.
@@ -351,29 +354,48 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
 
 def read_records(paths: Iterable[Path]) -> list[RunRecord]:
-    """Read every run at and below some folders.
+    """Read every run at and below some paths.
 
     Parameters
     ----------
     paths : iterable of Path
-        Run folders, sweep folders, or anything above them.
+        Run folders, sweep folders, archives of runs (`*.jsonl.gz`), or folders above any of these.
 
     Returns
     -------
     list of RunRecord
-        In the order of `find_runs`.
+        In the order of `find_runs` and of the archives' lines.
 
     Raises
     ------
     DataError
-        For a path that is not a folder, and where there are no runs at all.
+        For a path that is neither, a damaged archive, and where there are no runs at all.
     """
     paths = list(paths)
-    records = [read_record(folder) for folder in find_runs(paths)]
+    records: list[RunRecord] = []
+    for path in paths:
+        if path.is_file() and path.name.endswith(SUFFIX):
+            records += _archived(path)
+            continue
+        records += [read_record(folder) for folder in find_runs([path])]
+        records += [run for file in sorted(path.rglob(f"*{SUFFIX}")) for run in _archived(file)]
+    # A path may be given twice, or lie below another.
+    records = list({record.folder.resolve(): record for record in records}.values())
     if not records:
         places = ", ".join(str(path) for path in paths) or "no folder"
         raise DataError(f"No runs in {places}: a run's folder holds {TRACE} and {SUMMARY}.")
     return records
+
+
+def _archived(file: Path) -> list[RunRecord]:
+    """Return the runs of an archive, as if each lay in a folder below the file."""
+    return [
+        RunRecord(
+            file / run.name, list(run.rows), run.config, run.summary, run.environment,
+            source=f"{file}: {run.name}",
+        )
+        for run in read_archive(file)
+    ]  # fmt: skip
 
 
 def differences(records: Iterable[RunRecord]) -> dict[str, list[Any]]:

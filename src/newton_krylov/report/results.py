@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from newton_krylov.records.trace import Column, shown
 from newton_krylov.report.panel import SECONDS_PER, seconds_text
 from newton_krylov.report.records import RunRecord
 from newton_krylov.report.study import Array, Entry, Study, Target
@@ -76,29 +77,29 @@ def endings_table(study: Study) -> Table:
         A row a method.
     """
     benchmark = None if study.benchmark is None else study.final_loss(study.benchmark)
-    heads = ["Method", "f", "f − f*", "Train acc.", "Test acc.", "Steps", "Inner", "H products"]
-    heads += ["Passes", "Time", "Ending"]
+    columns = shown("table")
+    heads = ["Method", *(column.heading for column in columns), "Ending"]
     if benchmark is not None:
         heads.insert(3, f"f − {str(study.benchmark).lower()}'s")
     rows = []
     for entry in study.entries:
-        row = [
-            entry.label,
-            number_text(middle(entry.last("loss")), digits=10),
-            _gap(middle(entry.last("suboptimality"))),
-            _percent(middle(entry.last("train_accuracy"))),
-            _percent(middle(entry.last("test_accuracy"))),
-            number_text(middle(entry.last("iteration"))),
-            number_text(middle(entry.total("inner_iterations"))),
-            number_text(middle(entry.last("hvp_count"))),
-            number_text(middle(entry.last("data_passes"))),
-            _spread(entry.last("seconds")),
-            entry.ending,
-        ]
+        row = [entry.label, *(_reached(entry, column) for column in columns), entry.ending]
         if benchmark is not None:
             row.insert(3, _gap(middle(entry.last("loss")) - benchmark))
         rows.append(row)
     return Table(study.problem.title, heads, rows, _remarks(study))
+
+
+def _reached(entry: Entry, column: Column) -> str:
+    """Write what a method's runs reached in a column, or spent: the median of them."""
+    values = entry.total(column.name) if column.kind == "step" else entry.last(column.name)
+    if column.unit == "seconds":
+        return _spread(values)
+    if column.unit == "gap":
+        return _gap(middle(values))
+    if column.unit == "share":
+        return _percent(middle(values))
+    return number_text(middle(values), column.digits)
 
 
 def _remarks(study: Study) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from newton_krylov.files import atomic_write
+from newton_krylov.records.trace import COLUMNS
 from newton_krylov.report.records import RunRecord
 from newton_krylov.report.study import Entry, Study
 
@@ -52,21 +53,10 @@ def _inert(value: Any) -> Any:
     return value
 
 
-_LAST = (
-    "loss",
-    "suboptimality",
-    "grad_norm",
-    "train_accuracy",
-    "test_accuracy",
-    "test_loss",
-    "iteration",
-    "function_count",
-    "gradient_count",
-    "hvp_count",
-    "hessian_count",
-    "data_passes",
-    "seconds",
-)
+def _last_columns() -> list[str]:
+    """Return the columns whose last value tells of the run: results first."""
+    whole = [column for column in COLUMNS.values() if column.kind != "step"]
+    return [c.name for c in sorted(whole, key=lambda column: column.kind != "result")]
 
 
 def _line(study: Study, entry: Entry, record: RunRecord) -> dict[str, Any]:
@@ -84,7 +74,7 @@ def _line(study: Study, entry: Entry, record: RunRecord) -> dict[str, Any]:
         "repeat": record.settings.get("repeat"),
         "status": record.status,
         "ending": record.ending,
-        **{name: None if last is None else getattr(last, name) for name in _LAST},
+        **{name: None if last is None else getattr(last, name) for name in _last_columns()},
         "inner_iterations": float(record.column("inner_iterations").sum()),
         "suboptimality_to_benchmark": above,
         **dict(_times(study, record)),

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from newton_krylov.capabilities import refuse_unmet
 from newton_krylov.errors import CombinationError, ConfigError, suggest
+from newton_krylov.records.trace import shown
 from newton_krylov.registry import Entry, entry
 from newton_krylov.runs.observer import OWN, Observation
 from newton_krylov.runs.runner import Stopping
@@ -21,10 +23,17 @@ GROUPS = (
     "line_search",
     "forcing",
     "preconditioner",
+    "damping",
+    "schedule",
     "device",
     "tracking",
 )
 """The groups from each of which a run takes one part."""
+
+if TYPE_CHECKING:
+    Metric = str
+else:
+    Metric = Literal[tuple(c.name for c in shown("axis") if not c.rising and c.name != "iteration")]
 
 
 @dataclass(frozen=True)
@@ -74,9 +83,7 @@ class Settings:
     optimum: Literal["certified", "none"] = "certified"
     dtype: Literal["auto", "float64", "float32"] = "auto"
     data_dir: str | None = None
-    objective_metric: Literal[
-        "loss", "suboptimality", "grad_norm", "test_loss", "data_passes", "hvp_count", "seconds"
-    ] = "loss"
+    objective_metric: Metric = "loss"
     benchmark: str | None = None
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
     resume: bool = False
@@ -120,6 +127,11 @@ class RunConfig:
         """Return the registry's entry of the part chosen from a group."""
         return entry(group, self.name_of(group))
 
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """The registry's entries of all parts chosen, by group."""
+        return {group: self.entry_of(group) for group in GROUPS}
+
     def build(self, group: str, **parts: Any) -> Any:
         """Make the part chosen from a group (see `Entry.build`)."""
         return self.entry_of(group).build(self.plain[group], **parts)
@@ -158,7 +170,7 @@ def check(plain: Mapping[str, Any]) -> RunConfig:
     checked["spectrum"] = _SPECTRUM.validate(_mapping("spectrum", plain.get("spectrum", {})))
     settings = _SETTINGS.validate({key: plain[key] for key in top if key in plain})
     settings["name"] = _study(plain.get("name", Settings.name))
-    _choose(settings, network=_takes_network(checked["loss"]))
+    _choose(settings, checked["loss"])
     whole = {**checked, **settings}
     del whole["resume"]
     config = RunConfig(
@@ -213,11 +225,17 @@ def _takes_network(loss: Mapping[str, Any]) -> bool:
     return "model" in entry("loss", loss["name"]).parts
 
 
-def _choose(settings: dict[str, Any], *, network: bool) -> None:
-    """Put in place of `auto` what suits the loss."""
-    for key, choices in (("start", ("zeros", "model")), ("dtype", ("float64", "float32"))):
+def _choose(settings: dict[str, Any], loss: Mapping[str, Any]) -> None:
+    """Put in place of `auto` what suits the loss; one may have a dtype of its own."""
+    network = _takes_network(loss)
+    dtype = getattr(entry("loss", loss["name"]).target, "usual_dtype", None)
+    choices = {
+        "start": "model" if network else "zeros",
+        "dtype": dtype or ("float32" if network else "float64"),
+    }
+    for key, choice in choices.items():
         if settings[key] == "auto":
-            settings[key] = choices[network]
+            settings[key] = choice
 
 
 def _mapping(key: str, node: Any) -> Mapping[str, Any]:
@@ -238,8 +256,12 @@ def _refuse_senseless(config: RunConfig) -> None:
             )
         if config.settings.start == "model":
             raise CombinationError(f"start=model needs a network, but loss={loss} has none.")
+    options = {group: config.options_of(group) for group in GROUPS}
+    refuse_unmet(config.entries, options)
     if config.observation.of != OWN:
-        entry("hessian_approx", config.observation.of)
+        observed = entry("hessian_approx", config.observation.of)
+        if config.observation.every is not None:
+            refuse_unmet({**config.entries, "hessian_approx": observed})
     if stop.suboptimality is not None and config.settings.optimum == "none":
         raise CombinationError(
             "stop.suboptimality needs a certified optimum: set optimum=certified."

@@ -12,35 +12,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from newton_krylov.records.trace import Row
+from newton_krylov.records.trace import COLUMNS, Row, shown
 
 _EVERY_ROW_UP_TO = 25  # rows that get a line each; after these, one a second
 _SECONDS_BETWEEN_LINES = 1.0
 _SECONDS_BETWEEN_REFRESHES = 0.1
 
-_COLUMNS: tuple[tuple[str, str, int, str], ...] = (
-    ("iteration", "step", 6, "d"),
-    ("loss", "loss", 14, ".9g"),
-    ("suboptimality", "subopt.", 10, ".2e"),
-    ("grad_norm", "|grad|", 10, ".2e"),
-    ("train_accuracy", "train acc.", 12, ".4f"),
-    ("test_accuracy", "test acc.", 11, ".4f"),
-    ("step_size", "step size", 11, ".3g"),
-    ("inner_iterations", "inner", 7, "g"),
-    ("data_passes", "passes", 9, ".1f"),
-    ("seconds", "seconds", 9, ".4f"),
-)
-
-
+_LINE = [column for column in COLUMNS.values() if "line" in column.shown]
 _MOST_MEMBERS = 40
-_MEMBER_COLUMNS: tuple[tuple[str, str, str], ...] = (
-    ("loss", "f", ".8g"),
-    ("suboptimality", "f - f*", ".1e"),
-    ("test_accuracy", "test", ".4f"),
-    ("iteration", "steps", "d"),
-    ("hvp_count", "H prod.", "g"),
-    ("seconds", "seconds", ".4f"),
-)
 
 
 class Progress:
@@ -66,7 +45,7 @@ class Progress:
     def __enter__(self) -> "Progress":
         if not self._shown:
             return self
-        self._out.print(Text("".join(f"{title:>{width}}" for _, title, width, _ in _COLUMNS)))
+        self._out.print(Text("".join(f"{column.brief:>{column.width}}" for column in _LINE)))
         if self._out.is_terminal:
             self._live.start()
         return self
@@ -99,7 +78,7 @@ class Progress:
 
 def line(row: Row) -> str:
     """Return a row of the trace as one line of text."""
-    cells = [_cell(getattr(row, name), width, form) for name, _, width, form in _COLUMNS]
+    cells = [_cell(getattr(row, c.name), c.width, c.form) for c in _LINE]
     note = f"  {row.note}" if row.note else ""
     return "".join(cells) + note
 
@@ -140,9 +119,10 @@ def print_line(out: Console, number: str, summary: Mapping[str, Any]) -> None:
         As in `summary.json`.
     """
     cells = [f"{number:>4}", f"{summary['label']:<28}", f"{summary['status']:<11}"]
-    for key, form in (("loss", "14.9g"), ("suboptimality", "10.2e"), ("seconds", "9.4f")):
-        value = summary.get(key)
-        cells.append(" " * int(form.partition(".")[0]) if value is None else format(value, form))
+    for name in ("loss", "suboptimality", "seconds"):
+        column, value = COLUMNS[name], summary.get(name)
+        cells.append("" if value is None else format(value, column.form))
+        cells[-1] = f"{cells[-1]:>{column.width}}"
     text = f"{' '.join(cells)}  {summary.get('reason') or ''}"
     out.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
@@ -227,12 +207,13 @@ def print_members(out: Console, members: Sequence[MemberLine], best: str | None)
     table.add_column("method", overflow="fold", min_width=12)
     longest = max(len(line) for m in members for line in ["differs by", *m.overrides])
     table.add_column("differs by", overflow="fold", min_width=min(longest, 32))
-    for _, title, _ in _MEMBER_COLUMNS:
-        table.add_column(title, justify="right", no_wrap=True)
+    columns = shown("members")
+    for column in columns:
+        table.add_column(column.brief, justify="right", no_wrap=True)
     table.add_column("ending", overflow="fold", min_width=11)
     for member in members[:_MOST_MEMBERS]:
         own = [line for line in member.overrides if line not in shared]
-        values = [_known(member.summary.get(key), form) for key, _, form in _MEMBER_COLUMNS]
+        values = [_known(member.summary.get(c.name), c.form) for c in columns]
         ending = str(member.summary.get("outcome") or member.summary.get("status"))
         table.add_row(*map(Text, [member.number, member.label, "\n".join(own), *values, ending]))
     out.print()
@@ -253,21 +234,10 @@ def _known(value: Any, form: str) -> str:
 
 
 def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    forms = {
-        "loss": ("loss", ".16g"),
-        "suboptimality": ("suboptimality", ".3e"),
-        "grad_norm": ("gradient norm", ".3e"),
-        "train_accuracy": ("train accuracy", ".4f"),
-        "test_accuracy": ("test accuracy", ".4f"),
-        "iteration": ("steps", "d"),
-        "hvp_count": ("Hessian products", "g"),
-        "data_passes": ("data passes", "g"),
-        "seconds": ("optimizer seconds", ".4f"),
-    }
     rows = [
-        (title, format(summary[key], form))
-        for key, (title, form) in forms.items()
-        if summary.get(key) is not None
+        (column.words, format(summary[column.name], column.full))
+        for column in shown("summary")
+        if summary.get(column.name) is not None
     ]
     if summary.get("optimum") is not None:
         bound = f"{summary['optimum']:.16g}, certified to {summary['optimum_gap_bound']:.1e}"

@@ -78,7 +78,12 @@ def _cpu() -> str:
 
 @cache
 def _git_state(repository: Path) -> tuple[str | None, bool | None]:
-    """Return the commit and whether tracked files differ from it; None where git cannot tell."""
+    """Return the commit and whether tracked files differ from it; None where git cannot tell.
+
+    An installed copy may lie in the folder of another project, whose commit is not the code's.
+    """
+    if _git(repository, "ls-files", "--error-unmatch", ".") is None:
+        return None, None
     commit = _git(repository, "rev-parse", "HEAD")
     if commit is None:
         return None, None

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from newton_krylov import distributed
+from newton_krylov.capabilities import unused
 from newton_krylov.data import Dataset, Split, load_dataset
 from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.data.sparse import by_row_length
 from newton_krylov.device import denormals_flushed
 from newton_krylov.errors import UnsupportedError, UserError
 from newton_krylov.models import Interface, initialized
-from newton_krylov.objectives.base import Objective
-from newton_krylov.objectives.network.objective import Network
+from newton_krylov.objectives.base import Objective, Started
 from newton_krylov.optimizers.base import Optimizer
 from newton_krylov.records.checkpoint import CHECKPOINT, Checkpoint, Saver
 from newton_krylov.records.record import FIGURES, TRACE, Record
@@ -103,6 +103,8 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
     if before is not None and before.finished:
         console().print(f"{short(job.folder)}: finished before", markup=False, soft_wrap=True)
         return before.record
+    for sentence in unused(config.entries, job.overrides):
+        console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
     with interruptible() as interruption, denormals_flushed():
         place = config.build("device")()
         parts = build_parts(config)
@@ -161,6 +163,8 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
         "line_search": config.build("line_search"),
         "forcing": config.build("forcing"),
         "preconditioner": config.build("preconditioner"),
+        "damping": config.build("damping"),
+        "schedule": config.build("schedule"),
     }
 
 
@@ -205,7 +209,7 @@ def start_of(config: RunConfig, objective: Objective) -> Tensor:
     """
     generator, _ = generators(config.settings.seed)
     shape, kind = objective.dim, config.settings.start
-    if isinstance(objective, Network | distributed.DataParallelNetwork) and kind == "model":
+    if kind == "model" and isinstance(objective, Started):
         return objective.initial()
     if kind == "uniform":
         w0 = torch.rand(shape, generator=generator, dtype=torch.float64)
@@ -247,11 +251,14 @@ def _load(
     )
     target = torch.device(place)
     test = None if loaded.test is None else _moved(loaded.test, target)
-    return replace(loaded, train=_moved(by_row_length(loaded.train), target), test=test)
+    equation = None if loaded.equation is None else loaded.equation.to(target)
+    train = _moved(by_row_length(loaded.train), target)
+    return replace(loaded, train=train, test=test, equation=equation)
 
 
 def _moved(split: Split, target: torch.device) -> Split:
-    return Split(split.X.to(target), split.y.to(target))
+    weights = None if split.weights is None else split.weights.to(target)
+    return Split(split.X.to(target), split.y.to(target), weights)
 
 
 def _hashable(value: Any) -> Any:
@@ -364,7 +371,6 @@ class _Experiment:
         team = distributed.current()
         if team is None:
             return whole, objective_of(self.config, whole)
-        distributed.refuse(self.config.name_of("optimizer"), self.config.name_of("hessian_approx"))
         self._note(processes=team.size)
         dataset = distributed.shard(whole, team)
         _load.cache_clear()
@@ -457,9 +463,9 @@ class _Experiment:
             self._write(writer.close)
 
     def _keep(self, result: RunResult) -> None:
-        self._write(lambda: self.record.write_weights(result.w))
+        self._write(lambda: self.record.write_weights(result.w.numpy(force=True)))
         last = {} if self.last is None else asdict(self.last)
-        last.pop("note", None)
+        last.pop("notes", None)
         status = "finished"
         if result.outcome.failed:
             status = "failed"

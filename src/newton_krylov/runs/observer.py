@@ -2,9 +2,8 @@
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.errors import ConfigError
-from newton_krylov.objectives.base import Objective, Point
+from newton_krylov.objectives.base import Layered, Objective, Point
 from newton_krylov.operators import LinearOperator
 from newton_krylov.records.spectrum import Snapshot
 from newton_krylov.registry import register
@@ -215,7 +214,7 @@ class Observer:
                 return point
         if self._observation.layers is None:
             return part.at(point.w)
-        assert isinstance(part, _Layered)
+        assert isinstance(part, Layered)
         return part.restricted(self._observation.layers, point.w).at(self._own(point.w))
 
     def _own(self, w: Tensor) -> Tensor:
@@ -225,22 +224,10 @@ class Observer:
 
 def _blocks(objective: Objective, layers: list[str]) -> list[slice]:
     """Return where the layers lie, in the order in which they do."""
-    if not isinstance(objective, _Layered):
+    if not isinstance(objective, Layered):
         raise ConfigError("spectrum.layers needs a network, such as that of loss=cross_entropy.")
     objective.restricted(layers, objective.initial())  # refuses a name that is none
     return [block for name, block in objective.blocks.items() if name in layers]
-
-
-@runtime_checkable
-class _Layered(Protocol):
-    """An objective of named layers' weights: a network, in one process or in several."""
-
-    @property
-    def blocks(self) -> dict[str, slice]: ...
-
-    def initial(self) -> Tensor: ...
-
-    def restricted(self, layers: Sequence[str], w: Tensor) -> Objective: ...
 
 
 class _Counted(LinearOperator):

@@ -11,16 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from newton_krylov.capabilities import TRANSPORT_DUAL
 from newton_krylov.curvature.hvp import HessianProduct
 from newton_krylov.curvature.thresholded_sparse import ThresholdedSparse
 from newton_krylov.data.cache import Arrays, cached
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.objectives.base import Objective, Point
-from newton_krylov.objectives.entropic_transport import EntropicTransport
+from newton_krylov.optimizers.damping import Fixed
 from newton_krylov.optimizers.forcing import fixed, superlinear
 from newton_krylov.optimizers.line_search import armijo
 from newton_krylov.optimizers.newton import Newton
+from newton_krylov.optimizers.newton_step import NewtonStep
 from newton_krylov.optimizers.sinkhorn_newton_sparse import SinkhornNewtonSparse
+from newton_krylov.optimizers.stochastic_step import StochasticStep
 from newton_krylov.registry import Entry, entry
 
 GRADIENT_NORM = 1e-12
@@ -29,7 +32,7 @@ GRADIENT_NORM = 1e-12
 _EXACT_UP_TO = 2000  # parameters: forming and factoring a larger Hessian costs more than CG
 _MAX_STEPS = 1000
 _PATIENCE = 5  # steps with neither a smaller gradient nor a lower value: rounding forbids more
-_VERSION = 2  # part of the fingerprint: raise it when the solve changes
+_VERSION = 3  # part of the fingerprint: raise it when the solve changes
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Optimum:
     Attributes
     ----------
     value : float
-        f at the best point found.
+        f at the best point found, evaluated on the data once more.
     gap_bound : float
         How far `value` can be above the true minimum, apart from the rounding of f itself (see
         `Objective.suboptimality_bound`).
@@ -80,15 +83,16 @@ def certified_optimum(
     Returns
     -------
     Optimum or None
-        None where the objective has no certificate.
+        None where the objective has no certificate, or the solve none that is finite.
     """
     objective: Objective = loss.build(options, dataset=_in_double(dataset))
-    if not objective.convexity and not isinstance(objective, EntropicTransport):
+    if not objective.certified:
         return None
     solved = cached(
         "optimum", fingerprint(dataset, loss.name, options, dtype), partial(_solve, objective)
     )
-    return Optimum(*(float(solved[key]) for key in ("value", "gap_bound", "grad_norm")))
+    optimum = Optimum(*(float(solved[key]) for key in ("value", "gap_bound", "grad_norm")))
+    return optimum if math.isfinite(optimum.value + optimum.gap_bound) else None
 
 
 def fingerprint(dataset: Dataset, loss: str, options: Mapping[str, Any], dtype: torch.dtype) -> str:
@@ -120,11 +124,13 @@ def _in_double(dataset: Dataset) -> Dataset:
 
 def _split_in_double(split: Split) -> Split:
     y = split.y.double() if split.y.is_floating_point() else split.y
-    return Split(split.X.double(), y)
+    weights = None if split.weights is None else split.weights.double()
+    return Split(split.X.double(), y, weights)
 
 
 def _solve(objective: Objective) -> Arrays:
-    best = _best_point(objective)
+    # What was carried along from step to step takes no part in what is certified.
+    best = objective.at(_best_point(objective).w)
     figures = {
         "value": best.value,
         "gap_bound": objective.suboptimality_bound(best),
@@ -136,8 +142,7 @@ def _solve(objective: Objective) -> Arrays:
 def _best_point(objective: Objective) -> Point:
     """Iterate from zero until the gradient norm is met or nothing falls any more."""
     w0 = torch.zeros(objective.dim, dtype=objective.dtype, device=objective.device)
-    transport = isinstance(objective, EntropicTransport)
-    optimizer = _transport() if transport else _newton(objective)
+    optimizer = _transport() if TRANSPORT_DUAL in objective.offers else _newton(objective)
     best = lowest = objective.at(w0)
     since = 0
     for number, step in enumerate(optimizer.steps(objective, w0, torch.Generator())):
@@ -146,28 +151,40 @@ def _best_point(objective: Objective) -> Point:
             lowest, since = step.point, 0
         if step.point.grad_norm < best.grad_norm:
             best, since = step.point, 0
-        done = best.grad_norm <= GRADIENT_NORM or since >= _PATIENCE
+        done = _met(objective, best) or since >= _PATIENCE
         if done or number >= _MAX_STEPS or not math.isfinite(step.point.value):
             break
     return best
 
 
+def _met(objective: Objective, point: Point) -> bool:
+    """Whether the gradient is small enough, and with it the bound where it is not its square."""
+    small = point.grad_norm <= GRADIENT_NORM
+    return small and (
+        bool(objective.convexity) or objective.suboptimality_bound(point) <= GRADIENT_NORM
+    )
+
+
 def _newton(objective: Objective) -> Newton:
     small = objective.dim <= _EXACT_UP_TO
-    return Newton(
+    step = NewtonStep(
         solver=entry("solver", "exact" if small else "cg").build({}),
         curvature=HessianProduct(),
         line_search=armijo,
         forcing=partial(fixed, eta=1e-10 if small else 1e-4),
         preconditioner=entry("preconditioner", "none" if small else "jacobi").build({}),
+        damping=Fixed(),
     )
+    return Newton(StochasticStep(step))
 
 
 def _transport() -> SinkhornNewtonSparse:
-    return SinkhornNewtonSparse(
+    step = NewtonStep(
         solver=entry("solver", "cg").build({}),
         curvature=ThresholdedSparse(),
         line_search=armijo,
         forcing=superlinear,
         preconditioner=entry("preconditioner", "jacobi").build({}),
+        damping=Fixed(),
     )
+    return SinkhornNewtonSparse(step)

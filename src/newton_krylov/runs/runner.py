@@ -167,6 +167,7 @@ class _Meter:
                 train_accuracy=self._accuracy(step.point, self.train),
                 test_accuracy=self._accuracy(step.point, self.test),
                 test_loss=self._test_loss(step.point),
+                l2_error=self._l2_error(step.point),
                 step_size=step.step_size,
                 inner_iterations=step.inner_iterations,
                 function_count=counts.function,
@@ -176,7 +177,7 @@ class _Meter:
                 data_passes=counts.passes,
                 step_seconds=seconds,
                 seconds=self.seconds,
-                note=step.note,
+                notes=step.notes,
             )
 
     def _suboptimality(self, point: Point) -> float:
@@ -187,6 +188,10 @@ class _Meter:
             return math.nan
         accuracy = self.objective.accuracy(point.w, split)
         return math.nan if accuracy is None else accuracy
+
+    def _l2_error(self, point: Point) -> float:
+        error = self.objective.l2_error(point.w)
+        return math.nan if error is None else error
 
     def _test_loss(self, point: Point) -> float:
         loss = None if self.test is None else self.objective.data_loss(point.w, self.test)
@@ -265,7 +270,7 @@ def run(
         while True:
             start = clock()
             try:
-                step = next(steps)
+                step = next(steps).evaluated()
             except StopIteration as end:
                 return RunResult(Outcome.ENDED, str(end.value), rows, w)
             seconds = clock() - start if step.seconds is None else step.seconds
@@ -316,7 +321,7 @@ def _continued(
     """Start an optimizer's steps where a checkpoint left them; its row is in the trace already."""
     optimizer.load_state_dict(checkpoint.optimizer)
     steps = optimizer.steps(objective, w, generator)
-    next(steps)
+    next(steps).evaluated()
     objective.counts.add(
         **{name: n - getattr(objective.counts, name) for name, n in checkpoint.counts.items()}
     )

@@ -14,10 +14,13 @@ from typing import Any
 
 from newton_krylov.errors import UnsupportedError, UserError
 from newton_krylov.records.record import FIGURES, Record, SweepRecord, read_yaml
+from newton_krylov.records.trace import COLUMNS
+from newton_krylov.registry import import_plugins
 from newton_krylov.runs.config import build_part, label_of
 from newton_krylov.runs.console import MemberLine, print_members, print_places
 from newton_krylov.runs.environment import describe
 from newton_krylov.runs.experiment import Job, run_experiment
+from newton_krylov.runs.parts import register_parts
 from newton_krylov.runs.resume import task_overrides
 from newton_krylov.terminal import console, short
 from newton_krylov.tracking.base import Tracker
@@ -26,8 +29,6 @@ _log = logging.getLogger(__name__)
 
 FAILED = float("inf")
 """What a sweeper is told of a run that came to nothing: it minimizes."""
-
-_COSTS = ("data_passes", "hvp_count", "seconds")
 
 
 def run_member(plain: Mapping[str, Any], job: Job) -> float:
@@ -66,7 +67,7 @@ def _metric(record: Record) -> float:
     value = summary.get(name)
     if summary["status"] != "finished" or value is None or math.isnan(value):
         return FAILED
-    if name in _COSTS and summary["outcome"] != "converged":
+    if COLUMNS[name].kind != "result" and summary["outcome"] != "converged":
         return FAILED
     return float(value)
 
@@ -181,6 +182,8 @@ class Sweep:
         UserError
             If the folder holds a sweep that is not to be continued, or cannot be written.
         """
+        register_parts()
+        import_plugins()
         previous = _previous(folder, overrides, resume=bool(plain.get("resume")))
         shared = {key: value for key, value in plain.items() if key != "resume"}
         label = " ".join(task_overrides(overrides)) or "sweep"

@@ -15,7 +15,7 @@ from filelock import FileLock
 from newton_krylov.files import cache_dir
 from newton_krylov.records.checkpoint import CHECKPOINT
 from newton_krylov.records.record import Record, flatten
-from newton_krylov.records.trace import Measured
+from newton_krylov.records.trace import COLUMNS, Measured
 
 RECORD_TAG = "newton_krylov.records.record"
 """The tag that carries a record's own identifier, by which a second sending finds the first."""
@@ -31,7 +31,8 @@ _STATUS = {
     "killed": "KILLED",
     "interrupted": "KILLED",
 }
-_COUNTS = ("function_count", "gradient_count", "hessian_count")  # sent once, at the end
+# Sent once, at the end: what no axis shows.
+_COUNTS = tuple(c.name for c in COLUMNS.values() if c.kind == "count" and "axis" not in c.shown)
 _TOTALS = ("wall_seconds", "optimum", "optimum_gap_bound", "members", "failed_members", *_COUNTS)
 _ENDING = ("status", "outcome", "reason")
 

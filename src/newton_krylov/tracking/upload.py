@@ -12,31 +12,37 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from newton_krylov.errors import UserError
-from newton_krylov.tracking.afterwards import upload
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None, prog: str = "python -m newton_krylov.tracking.upload"
+) -> int:
     """Send records from the command line.
 
     Parameters
     ----------
     arguments : sequence of str, optional
         Instead of the command line's.
+    prog : str
+        How the command is typed.
 
     Returns
     -------
     int
         The exit status.
     """
-    from rich.console import Console
-
     parser = argparse.ArgumentParser(
-        prog="python -m newton_krylov.tracking.upload",
+        prog=prog,
         description="Send the records of runs to MLflow; what is there is not sent again.",
     )
     parser.add_argument("folders", nargs="+", type=Path, help="run or sweep folders")
     parser.add_argument("--uri", help="tracking server or database (default: the runs' own)")
     options = parser.parse_args(arguments)
+
+    from rich.console import Console
+
+    from newton_krylov.tracking.afterwards import upload
+
     console, errors = Console(), Console(stderr=True)
     try:
         for sent in upload(options.folders, options.uri):

@@ -43,12 +43,12 @@ def hessian(f, net, w):
 @pytest.fixture(scope="module")
 def jacobian(f, net, w):
     """d z_ik / d w_j, shape (n, classes, dim)."""
-    return torch.autograd.functional.jacobian(lambda w: outputs(f, net, w, f.spans), w)
+    return torch.autograd.functional.jacobian(lambda w: outputs(f, net, w, f.passes.spans), w)
 
 
 @pytest.fixture(scope="module")
 def gauss_newton(f, net, w, jacobian):
-    P = torch.softmax(outputs(f, net, w, f.spans), 1)
+    P = torch.softmax(outputs(f, net, w, f.passes.spans), 1)
     L = torch.diag_embed(P) - P[:, :, None] * P[:, None, :]
     G = torch.einsum("nka,nkl,nlb->ab", jacobian, L, jacobian) / f.n_samples
     return G + f.l2 * torch.eye(f.dim, dtype=w.dtype)
@@ -56,7 +56,7 @@ def gauss_newton(f, net, w, jacobian):
 
 @pytest.fixture(scope="module")
 def fisher(f, net, w, jacobian):
-    r = torch.softmax(outputs(f, net, w, f.spans), 1) - F.one_hot(f.y, CLASSES)
+    r = torch.softmax(outputs(f, net, w, f.passes.spans), 1) - F.one_hot(f.y, CLASSES)
     g = torch.einsum("nka,nk->na", jacobian, r)
     return g.T @ g / f.n_samples + f.l2 * torch.eye(f.dim, dtype=w.dtype)
 
@@ -143,7 +143,7 @@ def test_products_work_without_gradients_and_inside_a_backward_pass(f, w):
 
 def test_graphs_that_do_not_fit_in_the_memory_are_built_anew(case, f, w):
     small = network(case, l2=0.1, memory=1.0)
-    assert small.kept_graphs == 0 < len(small.spans) <= f.kept_graphs
+    assert small.passes.kept_graphs == 0 < len(small.passes.spans) <= f.passes.kept_graphs
     v = randn(f.dim, seed=8)
     for kind in ("hessian", "gauss_newton"):
         A = getattr(small.at(w), kind)()

@@ -15,7 +15,8 @@ from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.data.images import Images
 from newton_krylov.errors import CombinationError, ConfigError, UnsupportedError
 from newton_krylov.objectives.network.layout import even_spans
-from newton_krylov.objectives.network.objective import CrossEntropy, MeanSquaredError, Network
+from newton_krylov.objectives.network.losses import CrossEntropy, MeanSquaredError
+from newton_krylov.objectives.network.objective import Network
 
 RTOL = ulps(torch.float64)
 PER_SAMPLE = [case for case in NETWORKS if case.per_sample]
@@ -111,7 +112,7 @@ def test_the_number_of_samples_in_a_pass_changes_rounding_alone(case, noise, chu
     f = network(case, l2=0.1).subset(everything, noise=noise)
     g = network(case, l2=0.1, chunk=chunk).subset(everything, noise=noise)
     w = drawn(f)
-    assert f.spans != g.spans
+    assert f.passes.spans != g.passes.spans
     assert_close(g.at(w).value, f.at(w).value, RTOL)
     assert_close(g.at(w).grad, f.at(w).grad, RTOL)
     assert_close(g.at(w).gauss_newton() @ w, f.at(w).gauss_newton() @ w, RTOL)

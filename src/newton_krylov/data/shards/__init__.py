@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from newton_krylov.capabilities import LABELLED, TABLE
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.data.on_disk import OnDisk, Piece, Shard
 from newton_krylov.data.prepare import checksum
@@ -20,7 +21,7 @@ from newton_krylov.registry import register
 __all__ = ["read_shards", "shards", "write_shards"]
 
 
-@register("dataset", "shards")
+@register("dataset", "shards", offers=(TABLE, LABELLED))
 def shards(*, path: str | None = None, dtype: torch.dtype = torch.float64) -> Dataset:
     """Sparse data larger than memory, by its folder of shards on disk.
 

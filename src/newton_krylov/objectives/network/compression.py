@@ -10,19 +10,16 @@ numbers a vector: 250 instead of 16,384 rows for the paper's largest layer.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from newton_krylov.norms import norm
-from newton_krylov.objectives.network.curvature import vjp
+from newton_krylov.objectives.network.graphs import vjp
 from newton_krylov.objectives.network.layout import Stage, run
+from newton_krylov.objectives.network.passes import Passes
 from newton_krylov.operators import Compression, LinearOperator
-
-if TYPE_CHECKING:
-    from newton_krylov.objectives.network.objective import Network
 
 _WORTHWHILE = 2
 """A layer with fewer inputs than this times the samples is not compressed."""
@@ -30,12 +27,12 @@ _JITTER = 10
 """Added to the Gram matrix's diagonal, in units of its rounding, so that it has a factor."""
 
 
-def compression(f: "Network", w: Tensor) -> Compression | None:
+def compression(f: Passes, w: Tensor) -> Compression | None:
     """Compress the Hessian of a network by one linear layer's weights.
 
     Parameters
     ----------
-    f : Network
+    f : Passes
         With that layer alone free.
     w : Tensor, shape (dim,)
         Where.
@@ -48,7 +45,7 @@ def compression(f: "Network", w: Tensor) -> Compression | None:
     stage = _only_linear(f)
     if stage is None:
         return None
-    X = torch.cat([f._inputs.span(*span) for span in f.spans])
+    X = torch.cat([f.inputs.span(*span) for span in f.spans])
     if X.ndim != 2 or X.shape[1] < _WORTHWHILE * X.shape[0]:
         return None
     K = X @ X.T
@@ -63,10 +60,10 @@ def compression(f: "Network", w: Tensor) -> Compression | None:
     return _Compression(f, w, X, L, bias=bias).made()
 
 
-def _only_linear(f: "Network") -> Stage | None:
+def _only_linear(f: Passes) -> Stage | None:
     """Return the stage that is a linear layer and has all free weights to itself."""
-    stage, free = f._stages[f._first], set(f._numbers)
-    others = [other for other in f._stages if other is not stage]
+    stage, free = f.stages[0], set(f.numbers)
+    others = f.stages[1:]
     shared = any(not free.isdisjoint(other.parameters.values()) for other in others)
     if shared or type(stage.module) is not nn.Linear or free != set(stage.parameters.values()):
         return None
@@ -76,7 +73,7 @@ def _only_linear(f: "Network") -> Stage | None:
 class _Compression:
     """The maps between the weights and the compressed vectors."""
 
-    def __init__(self, f: "Network", w: Tensor, X: Tensor, L: Tensor, *, bias: bool) -> None:
+    def __init__(self, f: Passes, w: Tensor, X: Tensor, L: Tensor, *, bias: bool) -> None:
         self._f, self._X, self._L, self._bias = f, X, L, bias
         self._parts = f.split(w)
 
@@ -105,16 +102,16 @@ class _Compression:
 class _CompressedHessian(LinearOperator):
     """L'C L + l2 I, C the Hessian of the loss by the layer's outputs Z."""
 
-    def __init__(self, f: "Network", Z: Tensor, L: Tensor, parts: Sequence[Tensor]) -> None:
+    def __init__(self, f: Passes, Z: Tensor, L: Tensor, parts: Sequence[Tensor]) -> None:
         super().__init__(Z.numel(), Z.dtype, Z.device)
         self._f, self._L = f, L
-        tensors = f._tensors(parts)
+        tensors = f.tensors(parts)
         self._graphs = []
         for number, (start, stop) in enumerate(f.spans):
             with torch.enable_grad():
                 z = Z[start:stop].detach().requires_grad_()
-                mode = f._inputs.mode(start, stop)
-                outputs = run(f._stages[f._first + 1 :], tensors, z, mode)
+                mode = f.inputs.mode(start, stop)
+                outputs = run(f.stages[1:], tensors, z, mode)
                 loss = f.span_loss(outputs, number) * f.weight(number)
                 (gradient,) = torch.autograd.grad(loss, z, create_graph=True)
             self._graphs.append((z, gradient))

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from newton_krylov.data.dataset import Split
-from newton_krylov.objectives.network.curvature import Criterion
-from newton_krylov.objectives.network.forward import FixedForward, Seen, Statistics
-from newton_krylov.objectives.network.inputs import Activations, Cut, Inputs, Samples
+from newton_krylov.objectives.network.chunks import Chunks
+from newton_krylov.objectives.network.forward import FixedForward, Statistics
+from newton_krylov.objectives.network.graphs import Criterion
+from newton_krylov.objectives.network.inputs import Activations, Inputs, Samples
 from newton_krylov.objectives.network.layout import Layout, Stage, run
+from newton_krylov.objectives.network.passes import Passes
 
 _CALIBRATION = 1000
 """Training samples whose statistics stand for all in batch norm."""
@@ -25,10 +27,12 @@ class _Kept:
     ----------
     X : Tensor
         The split's samples, by which it is recognized.
+    at : tuple of Tensor
+        The free weights of the last evaluation, and the network's in which they are embedded.
     w : Tensor
-        The weights of the last evaluation.
+        The same, whole.
     result : tuple of float
-        Its answer.
+        The answer.
     inputs : Inputs
         What the stages in front of `depth` make of the samples.
     depth : int
@@ -36,6 +40,7 @@ class _Kept:
     """
 
     X: Tensor
+    at: tuple[Tensor, Tensor | None]
     w: Tensor
     result: tuple[float, float]
     inputs: Inputs
@@ -59,10 +64,8 @@ class Evaluator:
         (outputs, targets) -> mean loss.
     training : Samples
         All training samples.
-    seen : Seen
-        What the network was seen to do.
-    cut : callable
-        Cuts samples into spans.
+    chunks : Chunks
+        Cuts samples into spans, and knows where batch norm is.
     memory : float
         Bytes that a split's activations may take.
     """
@@ -73,25 +76,27 @@ class Evaluator:
         layout: Layout,
         criterion: Criterion,
         training: Samples,
-        seen: Seen,
-        cut: Cut,
+        chunks: Chunks,
         memory: float,
     ) -> None:
         self._stages, self._layout, self._criterion = stages, layout, criterion
-        self._training, self._seen, self._cut, self._memory = training, seen, cut, memory
-        self._splits: dict[int, _Kept] = {}
+        self._training, self._chunks, self._memory = training, chunks, memory
+        self._splits: list[_Kept] = []
 
     @torch.no_grad()
-    def __call__(self, w: Tensor, split: Split) -> tuple[float, float]:
+    def __call__(self, passes: Passes, w: Tensor, split: Split) -> tuple[float, float]:
         """Return mean loss and accuracy; the last answer for each split is kept.
 
-        Where only the last layers' weights have changed since the last time, and the time before,
-        what the layers in front of them compute is kept as well.
+        A split is recognized by its tensor of samples, an argument by its tensor of weights:
+        neither may be changed in place. Where only the last layers' weights have changed since the
+        last time, and the time before, what the layers in front of them compute is kept as well.
 
         Parameters
         ----------
-        w : Tensor, shape (dim of the whole,)
-            Weights.
+        passes : Passes
+            Of the network; whole or restricted to some layers.
+        w : Tensor, shape (passes.dim,)
+            Their weights.
         split : Split
             Samples and targets.
 
@@ -100,13 +105,16 @@ class Evaluator:
         tuple of float
             The loss, and the share of rightly classified samples; nan for a regression.
         """
-        kept = self._splits.get(id(split.X))
-        if kept is None or kept.X is not split.X:
-            kept = _Kept(split.X, w, (math.nan, math.nan), self._training.like(split.X), 0)
+        at = w, passes.base
+        kept = next((known for known in self._splits if known.X is split.X), None)
+        if kept is None:
+            whole, samples = passes.embed(w), self._training.like(split.X)
+            kept = _Kept(split.X, at, whole, (math.nan, math.nan), samples, 0)
             kept.result = self._evaluate(kept, split)
-            self._splits[id(split.X)] = kept
-        elif kept.w is not w:
-            self._advance(kept, w)
+            self._splits.append(kept)
+        elif kept.at[0] is not w or kept.at[1] is not passes.base:
+            kept.at = at
+            self._advance(kept, passes.embed(w))
             kept.result = self._evaluate(kept, split)
         return kept.result
 
@@ -114,7 +122,7 @@ class Evaluator:
         """Take new weights, and keep the activations in front of the first that changed."""
         changed = self._first_change(kept.w, w)
         kept.w = w
-        if changed == kept.depth or self._seen.batch_norm:
+        if changed == kept.depth or self._chunks.seen.batch_norm:
             return
         front, kept.depth = self._stages[:changed], changed
         samples = self._training.like(kept.X)
@@ -122,7 +130,12 @@ class Evaluator:
             kept.inputs = samples
             return
         kept.inputs = Activations(
-            samples, front, self._layout.views(w), self._seen, self._cut, self._memory
+            samples,
+            front,
+            self._layout.views(w),
+            self._chunks.seen,
+            self._chunks.spans,
+            self._memory,
         )
 
     def _first_change(self, before: Tensor, after: Tensor) -> int:
@@ -136,7 +149,7 @@ class Evaluator:
         tensors, statistics = self._layout.views(kept.w), self._statistics(kept.w)
         stages, classes = self._stages[kept.depth :], not split.y.is_floating_point()
         loss = right = 0.0
-        for start, stop in self._cut(len(split), self._stages):
+        for start, stop in self._chunks.spans(len(split), self._stages):
             x = kept.inputs.span(start, stop)
             z = run(stages, tensors, x, FixedForward(statistics=statistics))
             y = split.y[start:stop]
@@ -145,7 +158,7 @@ class Evaluator:
         return loss / len(split), right / len(split)
 
     def _statistics(self, w: Tensor) -> Statistics | None:
-        if not self._seen.batch_norm:
+        if not self._chunks.seen.batch_norm:
             return None
         found: Statistics = {}
         n = len(self._training)

@@ -1,6 +1,6 @@
 """Where a network's weights lie in the flat vector, and the stages a feed-forward network is of."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import cast
@@ -73,6 +73,10 @@ class Stage:
     number: int
     module: nn.Module
     parameters: dict[str, int]
+
+    def reads(self, numbers: Iterable[int]) -> bool:
+        """Tell whether it has one of these parameters."""
+        return not set(numbers).isdisjoint(self.parameters.values())
 
     def __call__(self, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         """Apply it, with the parameters given by their numbers."""

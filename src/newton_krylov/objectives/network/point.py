@@ -1,25 +1,26 @@
 """A network's loss at given weights: value, gradient, curvature, and the lines through them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from newton_krylov.objectives.base import Point, Ray
-from newton_krylov.objectives.network.curvature import (
+from newton_krylov.objectives.base import Objective, Point, Ray
+from newton_krylov.objectives.network.graphs import HessianGraph, Kept, OutputGraph
+from newton_krylov.objectives.network.operators import (
     EmpiricalFisherOperator,
     GaussNewtonOperator,
-    HessianGraph,
     HessianOperator,
-    Kept,
-    OutputGraph,
 )
+from newton_krylov.objectives.network.passes import Passes
 from newton_krylov.operators import LinearOperator
 
-if TYPE_CHECKING:
-    from newton_krylov.objectives.network.objective import Network
+
+class ByPasses(Objective):
+    """An objective that is evaluated by passes of a network."""
+
+    passes: Passes
 
 
 class NetworkPoint(Point):
@@ -27,44 +28,49 @@ class NetworkPoint(Point):
 
     Parameters
     ----------
-    objective : Network
+    objective : ByPasses
         The function.
     w : Tensor, shape (dim,)
         Parameters.
+    evaluated : callable or None
+        w to the mean loss by an evaluation that is kept for the metrics, where it is the same.
     """
 
-    objective: "Network"
+    objective: ByPasses
 
-    def __init__(self, objective: "Network", w: Tensor) -> None:
+    def __init__(
+        self, objective: ByPasses, w: Tensor, evaluated: Callable[[Tensor], float] | None
+    ) -> None:
         super().__init__(objective, w)
+        self._evaluated = evaluated
         self._loss: float | None = None
         self._forward: tuple[list[Tensor], Tensor] | None = None  # leaves, loss: for the gradient
 
     @cached_property
     def value(self) -> float:
         """f(w). Of a single span the graph is kept, so that the gradient costs half a pass."""
-        f = self.objective
+        f = self.objective.passes
         f.counts.add(function=f.share)
         if self._loss is None:
             f.counts.add(passes=0.5 * f.share)
             if len(f.spans) == 1:
                 self._forward = self._span(0)
                 self._loss = float(self._forward[1].detach())
-            elif f.training is not None:  # the accuracy, asked for next, comes with it
-                self._loss = f.evaluate(self.w, f.training)[0]
+            elif self._evaluated is not None:  # the accuracy, asked for next, comes with it
+                self._loss = self._evaluated(self.w)
             else:
                 self._loss = self._summed()
         return self._loss + f.penalty(self.w)
 
     @torch.no_grad()
     def _summed(self) -> float:
-        f = self.objective
+        f = self.objective.passes
         parts = f.split(self.w)
         losses = [f.span_loss(f.outputs(parts, k), k) * f.weight(k) for k in range(len(f.spans))]
         return float(torch.stack(losses).sum())
 
     def _span(self, number: int) -> tuple[list[Tensor], Tensor]:
-        f = self.objective
+        f = self.objective.passes
         with torch.enable_grad():
             leaves = f.leaves(self.w)
             return leaves, f.span_loss(f.outputs(leaves, number), number)
@@ -72,7 +78,7 @@ class NetworkPoint(Point):
     @cached_property
     def grad(self) -> Tensor:
         """The gradient at w, shape (dim,); the value comes with it."""
-        f = self.objective
+        f = self.objective.passes
         f.counts.add(gradient=f.share, passes=f.share if self._forward is None else 0.5 * f.share)
         losses = []
 
@@ -89,19 +95,19 @@ class NetworkPoint(Point):
 
     def hessian(self) -> LinearOperator:
         """Return the Hessian at w, matrix-free."""
-        return HessianOperator(self.objective, self._gradient_graphs, self.w)
+        return HessianOperator(self.objective.passes, self._gradient_graphs, self.w)
 
     def gauss_newton(self) -> LinearOperator:
         """Return the generalized Gauss-Newton operator at w, matrix-free."""
-        return GaussNewtonOperator(self.objective, self._output_graphs)
+        return GaussNewtonOperator(self.objective.passes, self._output_graphs)
 
     def empirical_fisher(self) -> LinearOperator:
         """Return the mean of g_i g_i' over the samples plus l2 I, matrix-free."""
-        return EmpiricalFisherOperator(self.objective, self._output_graphs)
+        return EmpiricalFisherOperator(self.objective.passes, self._output_graphs)
 
     @cached_property
     def _gradient_graphs(self) -> Kept[HessianGraph]:
-        f, w = self.objective, self.w
+        f, w = self.objective.passes, self.w
 
         def build(number: int) -> HessianGraph:
             leaves = f.leaves(w)
@@ -114,7 +120,7 @@ class NetworkPoint(Point):
 
     @cached_property
     def _output_graphs(self) -> Kept[OutputGraph]:
-        f, w = self.objective, self.w
+        f, w = self.objective.passes, self.w
 
         def build(number: int) -> OutputGraph:
             leaves = f.leaves(w)

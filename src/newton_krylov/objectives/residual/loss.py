@@ -9,19 +9,20 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from newton_krylov.capabilities import RESIDUALS
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.data.equation import Block, derivatives
-from newton_krylov.errors import CombinationError
+from newton_krylov.errors import CombinationError, ConfigError, suggest
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.residual.objective import GIB, ResidualObjective
 from newton_krylov.objectives.residual.taylor import FactoredJacobian, Perceptron
 from newton_krylov.operators import RectangularOperator
-from newton_krylov.registry import entry, register
+from newton_krylov.registry import entry, names, register
 
 Memory = Annotated[float, Field(gt=0)]
 
 
-@register("loss", "residual")
+@register("loss", "residual", needs=(RESIDUALS,))
 class ResidualLoss(ResidualObjective):
     """Half a weighted sum of squares: of an equation's residuals, or of a fit's.
 
@@ -48,15 +49,16 @@ class ResidualLoss(ResidualObjective):
         If the data set poses no residuals, or the network has several outputs.
     """
 
-    double = True  # the dtype that `auto` stands for
-    """Least squares square the condition number, or are asked for many digits: float64."""
+    usual_dtype = "float64"
+    """What `dtype=auto` stands for: the digits that residuals are asked for, float32 has not."""
 
     def __init__(
         self, dataset: Dataset, model: nn.Module, residual: str | None = None, memory: Memory = 2.0
     ) -> None:
-        self._test = None if dataset.equation is None else dataset.equation
+        self._equation = dataset.equation
         self._network: Perceptron | None = None
         self._equations: tuple[Block, ...] = ()
+        self._names: list[str] = []
         X, y = dataset.train.X, dataset.train.y
         bytes_ = memory * GIB
         if residual is None and dataset.curve is not None:
@@ -65,7 +67,7 @@ class ResidualLoss(ResidualObjective):
             self._initial = curve.start.to(X.device)
             super().__init__(lambda b: curve.formula(x, b) - y, self._initial, memory=bytes_)
             return
-        if dataset.task != "regression":
+        if dataset.task not in ("regression", "equation"):
             raise CombinationError(
                 f"loss=residual needs an equation, a curve or a regression, but dataset="
                 f"{dataset.name} is {dataset.task}; take dataset=poisson_2d, nist_misra1a or "
@@ -76,6 +78,9 @@ class ResidualLoss(ResidualObjective):
         self._shapes = [p.shape for p in self._module.parameters()]
         self._initial = torch.cat([p.detach().reshape(-1) for p in self._module.parameters()])
         if residual is not None:
+            if residual not in names("residual"):
+                known = suggest(residual, names("residual"))
+                raise ConfigError(f"loss.residual={residual} is unknown{known}")
             posed, points = entry("residual", residual).target, X
             super().__init__(
                 lambda w: posed(lambda x: self.outputs(w, x), points), self._initial, memory=bytes_
@@ -136,11 +141,11 @@ class ResidualLoss(ResidualObjective):
         float or None
             None where no solution is known.
         """
-        if self._test is None:
+        if self._equation is None or not self._names:
             return None
         with torch.no_grad():
-            error = self.outputs(w, self._test.test)[:, 0] - self._test.solution
-        return euclidean(error) / euclidean(self._test.solution)
+            error = self.outputs(w, self._equation.test)[:, 0] - self._equation.solution
+        return euclidean(error) / euclidean(self._equation.solution)
 
     def data_loss(self, w: Tensor, split: Split) -> float | None:
         """Return half the mean squared error of the network on a regression's split."""
@@ -165,4 +170,4 @@ _TARGETS = "targets"
 
 def _regression(X: Tensor, y: Tensor) -> Block:
     points = (X if X.layout is torch.strided else X.to_dense())[:, None, :]
-    return Block(_TARGETS, points, lambda jet: jet.value[:, 0] - y, 1 / len(y))
+    return Block(_TARGETS, points, lambda jet: jet.value[:, 0] - jet.target, y, 1 / len(y))

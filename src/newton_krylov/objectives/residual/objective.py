@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp
 
+from newton_krylov.capabilities import SUM_OF_SQUARES
 from newton_krylov.errors import ConfigError, UnsupportedError, suggest
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
@@ -172,6 +173,8 @@ class ResidualObjective(Objective):
     share : float
         Of all samples; what a subset's evaluations count.
     """
+
+    offers = frozenset({SUM_OF_SQUARES})
 
     def __init__(
         self,

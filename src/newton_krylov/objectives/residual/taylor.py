@@ -63,9 +63,10 @@ class Perceptron:
         if not isinstance(module, nn.Sequential):
             return None
         parts = [part for part in module if not isinstance(part, nn.Flatten)]
-        linear, between = parts[::2], parts[1::2]
+        linear = [part for part in parts[::2] if type(part) is nn.Linear]
+        between = parts[1::2]
         fits = len(parts) % 2 == 1 and all(type(part) in _ACTIVATIONS for part in between)
-        if not fits or not all(type(part) is nn.Linear for part in linear):
+        if not fits or len(linear) <= len(between):
             return None
         if any(a.out_features != b.in_features for a, b in pairwise(linear)):
             return None
@@ -136,7 +137,9 @@ class Perceptron:
                     parts = [s[None], slope * Z[1 : 1 + k], slope * Z[1 + k :] + bend * squares]
                 A = torch.cat(parts) if k else s[None]
         u = outputs[-1][..., 0].view(1 + k + q, n, g)
-        return Pushed(Jet(block.points, u[0], u[1 : 1 + k], u[1 + k :]), inputs, outputs)
+        return Pushed(
+            Jet(block.points, u[0], u[1 : 1 + k], u[1 + k :], block.target), inputs, outputs
+        )
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def load(module: str) -> ModuleType:
         package = module.partition(".")[0]
         raise UnsupportedError(
             f"the peers from other libraries need the package '{package}' ({error}): "
-            "pip install 'newton-krylov[pipeline]'"
+            "pip install newton-krylov"
         ) from error
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from newton_krylov.errors import ConfigError
 from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.operators import LinearOperator
-from newton_krylov.optimizers.base import Optimizer, Step, Steps, settled
+from newton_krylov.optimizers.base import Optimizer, Step, Steps, evaluate
 from newton_krylov.optimizers.peers.library import BREAKDOWNS, Surroundings, load, resumable
 from newton_krylov.registry import register
 
@@ -105,9 +105,9 @@ class ScipyPeer(Optimizer):
         surroundings = Surroundings(one_blas_thread=True)
         function, x0 = NumpyFunction(objective), _array(w0)
         start = time.perf_counter()
-        point = settled(function.at(x0))
+        point = evaluate(function.at(x0))
         seconds = time.perf_counter() - start
-        yield Step(point, seconds=seconds, note="live, through SciPy's callback")
+        yield Step(point, seconds=seconds, notes=("live, through SciPy's callback",))
         return (yield from resumable(partial(self._minimize, function, x0), surroundings))
 
     def _minimize(self, function: NumpyFunction, x0: Vector, emit: Callable[[Step], Any]) -> str:
@@ -115,10 +115,10 @@ class ScipyPeer(Optimizer):
 
         def callback(intermediate_result: Any) -> None:
             nonlocal last, products
-            point = settled(function.at(intermediate_result.x))
-            note = "step refused" if point is last else ""
+            point = evaluate(function.at(intermediate_result.x))
+            notes = ("step refused",) if point is last else ()
             inner, last, products = function.products - products, point, function.products
-            emit(Step(point, inner_iterations=inner, note=note))
+            emit(Step(point, inner_iterations=inner, notes=notes))
 
         try:
             result = load("scipy.optimize").minimize(

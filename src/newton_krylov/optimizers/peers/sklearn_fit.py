@@ -14,6 +14,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
+from newton_krylov.capabilities import ALL_SAMPLES, LIBLINEAR_LOSS, SKLEARN_LOGISTIC
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Objective
 from newton_krylov.objectives.linear_model import LinearModel
@@ -67,12 +68,18 @@ class SklearnPeer(Optimizer):
 
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
         """Iterate from w0; ends by itself where scikit-learn does."""
-        fit, note = self._bind(objective, w0), "rerun from here for every row"
+        fit, notes = self._bind(objective, w0), ["rerun from here for every row"]
         if self.starts_at_zero and torch.count_nonzero(w0):
             w0 = torch.zeros_like(w0)
-            note = f"{note}; {self.solver} knows no start but zero"
+            notes.append(f"{self.solver} knows no start but zero")
         with objective.counts.unknown():
-            yield Step(objective.at(w0), inner_iterations=math.nan, note=note, seconds=0.0)
+            yield Step(
+                objective.at(w0),
+                inner_iterations=math.nan,
+                notes=tuple(notes),
+                seconds=0.0,
+                needed=False,
+            )
             return (yield from self._reruns(objective, fit))
 
     def _reruns(self, objective: Objective, fit: Callable[[int], _Fit]) -> Steps:
@@ -83,14 +90,15 @@ class SklearnPeer(Optimizer):
                 run = fit(k)
                 if run.iterations < k:
                     break
-                note = f"rerun with max_iter={k}{'; fell back to lbfgs' if run.fell_back else ''}"
+                fallback = ("fell back to lbfgs",) if run.fell_back else ()
                 step_seconds = max(run.seconds - seconds, 0.0)
                 seconds += step_seconds
                 yield Step(
                     objective.at(run.w),
                     inner_iterations=math.nan,
-                    note=note,
+                    notes=(f"rerun with max_iter={k}", *fallback),
                     seconds=step_seconds,
+                    needed=False,
                 )
         except BREAKDOWNS as error:
             return f"scikit-learn's {self.solver} failed: {error}"
@@ -101,6 +109,7 @@ class SklearnPeer(Optimizer):
         f = self._supported(objective)
         estimator = self._estimator(f)
         X, y = _arrays(f)
+        weights = None if f.sample_weight is None else f.sample_weight.cpu().numpy()
         vectors_only = self.one_blas_thread and scipy.sparse.issparse(X)
         surroundings = Surroundings(one_blas_thread=vectors_only)
         start = w0.detach().cpu().numpy().reshape(-1, f.n_outputs).T
@@ -112,7 +121,7 @@ class SklearnPeer(Optimizer):
                 model.coef_ = start.copy()
             with surroundings() as caught:
                 begin = time.perf_counter()
-                model.fit(X, y)
+                model.fit(X, y, sample_weight=weights)
                 seconds = time.perf_counter() - begin
             w = torch.from_numpy(np.ascontiguousarray(model.coef_.T).reshape(-1))
             return _Fit(
@@ -130,6 +139,11 @@ class SklearnPeer(Optimizer):
             given = getattr(objective, "name", type(objective).__name__)
             raise UnsupportedError(
                 f"scikit-learn's {self.solver} minimizes loss={names}, not loss={given}"
+            )
+        if objective.free_intercept:
+            raise UnsupportedError(
+                f"scikit-learn's {self.solver} gets the intercept as a column of the data here, "
+                f"where its weight is penalized; take loss.intercept=none and dataset.bias=true"
             )
         if objective.l2 == 0 and self.starts_at_zero:
             raise UnsupportedError(f"scikit-learn's {self.solver} needs loss.l2 > 0")
@@ -154,14 +168,14 @@ def _arrays(f: LinearModel) -> tuple[Any, np.ndarray[Any, Any]]:
     return scipy.sparse.csr_matrix((values, columns, rows), shape=(X.shape[0], X.shape[1])), y
 
 
-@register("optimizer", "sklearn_newton_cg")
+@register("optimizer", "sklearn_newton_cg", needs=(SKLEARN_LOGISTIC, ALL_SAMPLES))
 class SklearnNewtonCG(SklearnPeer):
     """scikit-learn's newton-cg: CG with forcing term min(0.5, sqrt|g|_1), Wolfe line search."""
 
     solver = "newton-cg"
 
 
-@register("optimizer", "sklearn_newton_cholesky")
+@register("optimizer", "sklearn_newton_cholesky", needs=(SKLEARN_LOGISTIC, ALL_SAMPLES))
 class SklearnNewtonCholesky(SklearnPeer):
     """scikit-learn's newton-cholesky: the dense Hessian, a direct solve, Armijo's line search.
 
@@ -172,7 +186,7 @@ class SklearnNewtonCholesky(SklearnPeer):
     one_blas_thread = False  # its BLAS forms and factors matrices
 
 
-@register("optimizer", "sklearn_lbfgs")
+@register("optimizer", "sklearn_lbfgs", needs=(SKLEARN_LOGISTIC, ALL_SAMPLES))
 class SklearnLBFGS(SklearnPeer):
     """scikit-learn's lbfgs: SciPy's L-BFGS-B on its own loss.
 
@@ -182,7 +196,7 @@ class SklearnLBFGS(SklearnPeer):
     solver = "lbfgs"
 
 
-@register("optimizer", "sklearn_liblinear")
+@register("optimizer", "sklearn_liblinear", needs=(LIBLINEAR_LOSS, ALL_SAMPLES))
 class SklearnLiblinear(SklearnPeer):
     """scikit-learn's liblinear (primal): LIBLINEAR's Newton-CG, two classes only.
 

@@ -9,12 +9,8 @@ import numpy as np
 from newton_krylov.report.figures import study_styles
 from newton_krylov.report.panel import (
     COSTS,
-    GRAD_NORM,
-    LOSS,
+    RESULTS,
     SUBOPTIMALITY,
-    TEST_ACCURACY,
-    TEST_LOSS,
-    TRAIN_ACCURACY,
     Quantity,
     shown_costs,
 )
@@ -23,7 +19,8 @@ from newton_krylov.report.scaling import Scaling
 from newton_krylov.report.study import Array, Entry, Study
 from newton_krylov.report.style import CROWD, LineStyle
 
-QUANTITIES = (SUBOPTIMALITY, LOSS, TRAIN_ACCURACY, TEST_ACCURACY, TEST_LOSS, GRAD_NORM)
+# The distance to the optimum first; the gradient norm, which stands for it elsewhere, last.
+QUANTITIES = tuple(sorted(RESULTS, key=lambda q: (q is not SUBOPTIMALITY, q.column == "grad_norm")))
 
 _POINTS = 240
 """More points of a curve than this a panel cannot show."""

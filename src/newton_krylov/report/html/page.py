@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from newton_krylov.records.trace import COLUMNS
 from newton_krylov.report.context import commands, differences_table, environments_table
 from newton_krylov.report.figures import shared_styles, study_styles
 from newton_krylov.report.html.data import (
@@ -194,7 +195,6 @@ def _chip(index: int, entry: Entry, style: LineStyle | None) -> dict[str, Any]:
 
 def _profiles_view(made: Sequence[Profile], styles: Mapping[str, LineStyle]) -> dict[str, Any]:
     first = made[0]
-    names = {"seconds": "seconds", "data_passes": "passes over the data", "iteration": "steps"}
     notes = [
         f"{label} was not run on {count} of the problems, which count as not solved by it."
         for label, count in first.not_run.items()
@@ -202,7 +202,7 @@ def _profiles_view(made: Sequence[Profile], styles: Mapping[str, LineStyle]) -> 
     return {
         "problems": first.problems,
         "targets": list(dict.fromkeys((profile.target, profile.target) for profile in made)),
-        "costs": [(cost, names[cost]) for cost in PROFILE_COSTS],
+        "costs": [(cost, COLUMNS[cost].words) for cost in PROFILE_COSTS],
         "notes": notes,
         "chips": _plain_chips(styles),
     }

@@ -1,0 +1,264 @@
+"""What a configuration may say: it is data, whoever wrote it.
+
+Hydra imports what a `_target_` names and Python's logging what a `class` names, so both are held to
+exact lists, wherever they come from. Files outside the program's own folder of configurations
+(`--config-dir`, `hydra.searchpath`) are somebody else's: of Hydra's keys they may set those listed
+here, to plain values; they read no environment, choose no server, and keep output below `outputs`.
+Everything else comes from the command line. What is judged is the configuration as composed, with
+interpolations resolved.
+"""
+
+import copy
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from pathlib import PurePosixPath
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf.grammar_parser import parse
+
+from newton_krylov.errors import ConfigError
+
+_OUTPUTS = "outputs"
+_PLUGINS = "hydra_plugins.hydra_"
+_CLASSES = {
+    "launcher._target_": {
+        "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+        f"{_PLUGINS}joblib_launcher.joblib_launcher.JoblibLauncher",
+        f"{_PLUGINS}submitit_launcher.submitit_launcher.LocalLauncher",
+        f"{_PLUGINS}submitit_launcher.submitit_launcher.SlurmLauncher",
+        f"{_PLUGINS}ray_launcher.ray_launcher.RayLauncher",
+    },
+    "sweeper._target_": {
+        "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+        f"{_PLUGINS}optuna_sweeper.optuna_sweeper.OptunaSweeper",
+    },
+    "sweeper.sampler._target_": {
+        f"optuna.samplers.{name}Sampler"
+        for name in ("CmaEs", "Grid", "MOTPE", "NSGAII", "Random", "TPE")
+    },
+}
+"""Every class that Hydra may make, by the key that names it."""
+
+_NEVER = ("callbacks", "sweeper.custom_search_space", "launcher.env_setup")
+_HANDLERS = {"logging.StreamHandler", "logging.FileHandler", "logging.NullHandler"}
+_HANDLER_KEYS = {
+    "class", "level", "formatter", "stream", "filename", "mode", "delay", "encoding",
+}  # fmt: skip
+_FORMATTERS = {None, "logging.Formatter", "colorlog.ColoredFormatter"}
+_STREAMS = {None, "ext://sys.stdout", "ext://sys.stderr"}
+
+_RESOLVERS = {"now", "hydra"}
+_GUARDED = ("tracking.uri", "data_dir")
+"""Keys of ours that say where something goes: no file of somebody else's sets them."""
+
+_SET_BY_HYDRA = re.compile(r"runtime\.|overrides\.|searchpath|job\.(override_dirname|config_name)$")
+_WORD = re.compile(r"[\w.,:+*=\[\]-]*")
+_LEVELS = {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "NOTSET"}
+_WORDS = re.compile(
+    r"""mode|verbose(\.\d+)?|output_subdir
+    |job\.(name|chdir)|job\.config\.override_dirname\.(kv_sep|item_sep|exclude_keys(\.\d+)?)
+    |sweeper\.(max_batch_size|n_trials|n_jobs|max_failure_rate|direction(\.\d+)?|study_name)
+    |launcher\.(n_jobs|backend|prefer|require|verbose|timeout|batch_size)
+    |launcher\.(timeout_min|cpus_per_task|gpus_per_node|tasks_per_node|mem_gb|nodes|name|partition
+        |qos|comment|constraint|exclude|gres|cpus_per_gpu|gpus_per_task|mem_per_gpu|mem_per_cpu
+        |account|signal_delay_s|max_num_timeout|array_parallelism|stderr_to_stdout)
+    |launcher\.ray\.init\.(num_cpus|num_gpus)""",
+    re.VERBOSE,
+)
+"""Keys below `hydra` that a file of somebody else's may set to a number or a word."""
+
+_NUMBERS = re.compile(r"sweeper\.sampler\.[a-z0-9]+(_[a-z0-9]+)*")
+_PATHS = ("run.dir", "sweep.dir", "sweep.subdir")
+
+
+def judge(config: DictConfig, own: DictConfig | None, typed: Sequence[str]) -> None:
+    """Refuse a configuration that would import, call, read or write something foreign.
+
+    Parameters
+    ----------
+    config : DictConfig
+        As composed, with its `hydra` node.
+    own : DictConfig or None
+        The same made of the program's own files and the command line alone; None where there are
+        no others.
+    typed : sequence of str
+        What the command line says.
+
+    Raises
+    ------
+    ConfigError
+        With the key.
+    """
+    if own is not None:
+        _judge_resolvers(config, typed)
+    _judge_classes(config)
+    if own is not None:
+        _judge_keys(config, own)
+        for key in _GUARDED:
+            given = any(line.lstrip("+").partition("=")[0] == key for line in typed)
+            if not given and OmegaConf.select(config, key) is not None:
+                raise _from_command_line(key)
+
+
+def is_foreign(config: DictConfig) -> bool:
+    """Tell whether files were looked for outside the program's own folder and Hydra's."""
+    return any(
+        source.provider == "command-line" or source.provider.startswith("hydra.searchpath")
+        for source in config.hydra.runtime.config_sources
+    )
+
+
+def _judge_classes(config: DictConfig) -> None:
+    """Hold everything that Hydra or logging would import to the lists above."""
+    probe = _probe(config)
+    for key in _NEVER:
+        if _select(probe, f"hydra.{key}"):
+            raise ConfigError(f"hydra.{key} is not allowed here: a configuration is data.")
+    for node in ("launcher", "sweeper"):
+        for key, value in leaves(_select(probe, f"hydra.{node}"), node):
+            if key.rpartition(".")[2] == "_target_" and value not in _CLASSES.get(key, ()):
+                raise _no_data(f"hydra.{key}", value)
+    for node in ("job_logging", "hydra_logging"):
+        _judge_logging(f"hydra.{node}", _select(probe, f"hydra.{node}"))
+
+
+def _judge_logging(key: str, node: Any) -> None:
+    if not isinstance(node, Mapping):
+        raise _no_data(key, node)
+    for path, value in leaves(node, key):
+        last = path.rpartition(".")[2]
+        if last in ("()", ".", "factory", "_target_") or (
+            "://" in str(value) and value not in _STREAMS
+        ):
+            raise _no_data(path, value)
+    for kind, classes in (("handlers", _HANDLERS), ("formatters", _FORMATTERS)):
+        for name, part in (node.get(kind) or {}).items():
+            found = part.get("class") if isinstance(part, Mapping) else part
+            if found not in classes:
+                raise _no_data(f"{key}.{kind}.{name}.class", found)
+            if kind == "handlers" and (unknown := set(part) - _HANDLER_KEYS):
+                raise _no_data(f"{key}.{kind}.{name}.{min(unknown)}", part[min(unknown)])
+    if node.get("filters"):
+        raise _no_data(f"{key}.filters", node["filters"])
+
+
+def _judge_resolvers(config: DictConfig, typed: Sequence[str]) -> None:
+    """Refuse interpolations that read the environment or hide what they do."""
+    for key, text in leaves(OmegaConf.to_container(config, resolve=False), ""):
+        if not isinstance(text, str) or "${" not in text or any(text in line for line in typed):
+            continue
+        if _SET_BY_HYDRA.match(key.removeprefix(".hydra.")):  # out of what was typed
+            continue
+        if "\\" in text or not set(_resolvers(text)) <= _RESOLVERS:
+            raise ConfigError(
+                f"{key.lstrip('.')}={text} is not allowed in a file: a configuration is data, and "
+                f"reads no environment. Give the value on the command line."
+            )
+
+
+def _resolvers(text: str) -> Iterator[str]:
+    """Yield the names of an interpolation's resolvers; one that is itself made up is `?`."""
+    try:
+        nodes = [parse(text)]
+    except OmegaConfBaseException:
+        yield "?"
+        return
+    while nodes:
+        node = nodes.pop()
+        if type(node).__name__ == "InterpolationResolverContext":
+            name = node.resolverName().getText()
+            yield "?" if "$" in name else name
+        nodes += getattr(node, "children", None) or []
+
+
+def _judge_keys(config: DictConfig, own: DictConfig) -> None:
+    """Refuse what files of somebody else's say of Hydra's keys, but for the list."""
+    expected = dict(leaves(OmegaConf.to_container(own.hydra, resolve=False), ""))
+    probe = _probe(config)
+    for path, value in leaves(OmegaConf.to_container(config.hydra, resolve=False), ""):
+        key = path.lstrip(".")
+        unchanged = path in expected and expected[path] == value
+        if not unchanged and not _SET_BY_HYDRA.match(key) and not _may_set(key, value, probe):
+            raise _from_command_line(f"hydra.{key}")
+
+
+def _may_set(key: str, value: Any, probe: DictConfig) -> bool:
+    plain = value.name if isinstance(value, Enum) else value
+    if key in _PATHS:
+        path = str(_select(probe, f"hydra.{key}"))
+        return _inside(path) and (key == "sweep.subdir" or path.startswith(f"{_OUTPUTS}/"))
+    if key.startswith("sweeper.params."):
+        parameter = key.removeprefix("sweeper.params.").lstrip("+~")
+        return not parameter.startswith(("hydra", *_GUARDED)) and "$" not in f"{key}{plain}"
+    if re.fullmatch(r"(job|hydra)_logging\.(root|handlers\.\w+)\.level", key):
+        return plain in _LEVELS
+    number = plain is None or isinstance(plain, bool | int | float)
+    word = isinstance(plain, str) and bool(_WORD.fullmatch(plain)) and ".." not in plain
+    if _WORDS.fullmatch(key):
+        return number or word
+    return bool(_NUMBERS.fullmatch(key)) and number
+
+
+def _inside(text: str) -> bool:
+    path = PurePosixPath(text)
+    parts = path.parts
+    return not (path.is_absolute() or any(part.startswith((".", "~")) for part in parts))
+
+
+def _probe(config: DictConfig) -> DictConfig:
+    """Copy a configuration, with what Hydra fills in when a job starts."""
+    probe = copy.deepcopy(config)
+    OmegaConf.set_readonly(probe, False)
+    with open_dict(probe):
+        probe.hydra.runtime.output_dir = f"{_OUTPUTS}/run"
+        probe.hydra.job.num, probe.hydra.job.id = 0, "0"
+    return probe
+
+
+def _select(config: DictConfig, key: str) -> Any:
+    """Return what lies at a key as plain values, resolved; None where nothing does."""
+    try:
+        found = OmegaConf.select(config, key)
+        return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+    except OmegaConfBaseException as error:
+        text = str(error).partition("\n")[0].rstrip(".")
+        raise ConfigError(f"{key} cannot be resolved: {text}.") from error
+
+
+def leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted keys and values below a node of plain values.
+
+    Parameters
+    ----------
+    node : object
+        Mappings and lists of plain values.
+    key : str
+        Its own.
+
+    Yields
+    ------
+    tuple of str and object
+        Empty mappings and lists are left out.
+    """
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from leaves(value, f"{key}.{name}")
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from leaves(value, f"{key}.{number}")
+    else:
+        yield key, node
+
+
+def _no_data(key: str, value: Any) -> ConfigError:
+    return ConfigError(f"{key}={value} is not allowed: a configuration is data.")
+
+
+def _from_command_line(key: str) -> ConfigError:
+    return ConfigError(
+        f"{key} comes from a file outside the program's own conf/, which may not set it or not to "
+        f"this value: give it on the command line."
+    )

@@ -1,0 +1,255 @@
+"""What a network's passes over its samples share: the parts, the spans, and how spans add up."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from newton_krylov.data.dataset import Split
+from newton_krylov.objectives.base import Counts
+from newton_krylov.objectives.network.chunks import Chunks
+from newton_krylov.objectives.network.graphs import Criterion
+from newton_krylov.objectives.network.inputs import Activations, Inputs
+from newton_krylov.objectives.network.layout import Layout, Stage, run
+from newton_krylov.objectives.network.noise import Noise
+
+
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """A network's passes over some samples, as a function of the free parameters.
+
+    Attributes
+    ----------
+    stages : sequence of Stage
+        From the first with a free parameter to the last.
+    layout : Layout
+        Of all the network's parameters.
+    numbers : sequence of int
+        Of the free parameters, ascending.
+    base : Tensor or None, shape (layout.dim,)
+        The whole network's weights, where some are held.
+    inputs : Inputs
+        Of the first stage.
+    y : Tensor, shape (n, ...)
+        Targets.
+    criterion : callable
+        (outputs, targets) -> mean loss.
+    l2 : float
+        The factor of |w|^2 / 2 over the whole network's weights.
+    chunks : Chunks
+        Cuts the samples into spans.
+    counts : Counts
+        Of the objective.
+    share : float
+        The part of all samples that these are; what their evaluations count.
+    memory : float
+        Bytes that each cache may take: of graphs, and of frozen stages' activations.
+    training : Split or None
+        The same samples as a split, where these are all of the training's, without noise.
+    """
+
+    stages: Sequence[Stage]
+    layout: Layout
+    numbers: Sequence[int]
+    base: Tensor | None
+    inputs: Inputs
+    y: Tensor
+    criterion: Criterion
+    l2: float
+    chunks: Chunks
+    counts: Counts
+    share: float
+    memory: float
+    training: Split | None
+
+    # -- other passes of the same network ----------------------------------------------------
+
+    def take(self, index: Tensor, drawn: Noise | None) -> "Passes":
+        """Return the passes over some samples, shape (m,), int64; None keeps the noise."""
+        return replace(
+            self,
+            inputs=self.inputs.take(index, drawn),
+            y=self.y[index],
+            share=self.share * len(index) / self.n,
+            training=None,
+        )
+
+    def restricted(self, layers: Sequence[str], w: Tensor) -> "Passes":
+        """Return the passes as a function of some layers' weights, the others held as in w."""
+        base = self.embed(w).detach()
+        numbers = numbers_of(self.layout, layers)
+        places = [k for k, stage in enumerate(self.stages) if stage.reads(numbers)]
+        front, inputs = self.stages[: places[0]], self.inputs
+        if front:
+            tensors = self.layout.views(base)
+            seen, cut = self.chunks.seen, self.chunks.spans
+            inputs = Activations(inputs, front, tensors, seen, cut, self.memory)
+        return replace(
+            self,
+            stages=self.stages[places[0] :],
+            numbers=numbers,
+            base=base,
+            inputs=inputs,
+            training=None,
+        )
+
+    # -- samples and spans -------------------------------------------------------------------
+
+    @property
+    def n(self) -> int:
+        """How many samples there are."""
+        return len(self.y)
+
+    @cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        """The spans of samples that pass through the network together."""
+        return self.chunks.spans(self.n, self.stages)
+
+    @property
+    def kept_graphs(self) -> int:
+        """How many spans' graphs fit in the memory."""
+        return self.chunks.graphs(self.spans, self.stages, self.memory)
+
+    def weight(self, number: int) -> float:
+        """Return the share of the samples that one span has."""
+        start, stop = self.spans[number]
+        return (stop - start) / self.n
+
+    # -- the flat vector ---------------------------------------------------------------------
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return self.chunks.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the parameters."""
+        return self.chunks.device
+
+    @cached_property
+    def shapes(self) -> list[torch.Size]:
+        """Of the free parameters."""
+        return [self.layout.shapes[number] for number in self.numbers]
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """How many numbers each free parameter has."""
+        return [shape.numel() for shape in self.shapes]
+
+    @property
+    def dim(self) -> int:
+        """How many free weights there are."""
+        return sum(self.sizes)
+
+    def split(self, v: Tensor) -> list[Tensor]:
+        """Cut a flat vector, shape (dim,), into views of the free parameters' shapes."""
+        parts = torch.split(v, self.sizes)
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def embed(self, w: Tensor) -> Tensor:
+        """Return the whole network's weights, the held ones as they are; w where none is held."""
+        if self.base is None:
+            return w
+        whole = self.base.clone()
+        views = self.layout.views(whole)
+        for number, part in zip(self.numbers, self.split(w), strict=True):
+            views[number].copy_(part)
+        return whole
+
+    def leaves(self, w: Tensor) -> list[Tensor]:
+        """Return the free parameters at w as leaves of a new graph."""
+        return [part.detach().requires_grad_() for part in self.split(w)]
+
+    def tensors(self, leaves: Sequence[Tensor]) -> list[Tensor]:
+        """Return all the network's parameters, by number, the free ones being `leaves`."""
+        if self.base is None:
+            return list(leaves)
+        tensors = self.layout.views(self.base)
+        for number, leaf in zip(self.numbers, leaves, strict=True):
+            tensors[number] = leaf
+        return tensors
+
+    # -- evaluations -------------------------------------------------------------------------
+
+    def outputs(self, leaves: Sequence[Tensor], number: int, *, linearized: bool = False) -> Tensor:
+        """Run the network on one span of the samples.
+
+        Parameters
+        ----------
+        leaves : sequence of Tensor
+            The free parameters.
+        number : int
+            Of the span.
+        linearized : bool
+            Whether the graph is for products with the Jacobian alone.
+
+        Returns
+        -------
+        Tensor, shape (n, ...)
+            The outputs.
+        """
+        start, stop = self.spans[number]
+        x = self.inputs.span(start, stop)
+        mode = self.inputs.mode(start, stop, linearized=linearized)
+        return run(self.stages, self.tensors(leaves), x, mode)
+
+    def span_loss(self, outputs: Tensor, number: int) -> Tensor:
+        """Return the mean loss over one span, without the regularizer, in float64.
+
+        The network's own rounding is what it is; that of the loss, which decides in line
+        searches, would come on top and costs nothing to avoid.
+        """
+        return self.criterion(outputs.double(), self.y[slice(*self.spans[number])])
+
+    def mean_of(self, spans: Iterable[Sequence[Tensor]]) -> Tensor:
+        """Average what belongs to the parameters over the spans, by their samples.
+
+        Parameters
+        ----------
+        spans : iterable of sequence of Tensor
+            For each span, one tensor for each free parameter; consumed one by one.
+
+        Returns
+        -------
+        Tensor, shape (dim,)
+            Flat; never an alias.
+        """
+        total = torch.empty(self.dim, dtype=self.dtype, device=self.device)
+        views = self.split(total)
+        for number, parts in enumerate(spans):
+            weight = self.weight(number)
+            for view, part in zip(views, parts, strict=True):
+                if number == 0:
+                    torch.mul(part, weight, out=view)
+                else:
+                    view.add_(part, alpha=weight)
+        return total
+
+    def regularized(self, total: Tensor, v: Tensor) -> Tensor:
+        """Add l2 v to a tensor, in place, and return it."""
+        return total.add_(v, alpha=self.l2) if self.l2 > 0 else total
+
+    def penalty(self, w: Tensor) -> float:
+        """Return l2/2 |w|^2 over the whole network's weights."""
+        return 0.5 * self.l2 * (_square(w) + self._held_square) if self.l2 > 0 else 0.0
+
+    @cached_property
+    def _held_square(self) -> float:
+        """The sum of squares of the weights that are held."""
+        if self.base is None:
+            return 0.0
+        free, views = set(self.numbers), self.layout.views(self.base)
+        return sum(_square(view) for number, view in enumerate(views) if number not in free)
+
+
+def numbers_of(layout: Layout, layers: Iterable[str]) -> list[int]:
+    """Return the numbers of some layers' parameters, ascending."""
+    return sorted({number for layer in layers for number in layout.layers[layer]})
+
+
+def _square(v: Tensor) -> float:
+    """Return |v|^2, summed in float64."""
+    return float(v.double().square().sum())

@@ -1,0 +1,293 @@
+"""A step of Newton's method: a value that turns a point and a memory into the next point."""
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from newton_krylov.curvature.base import Curvature
+from newton_krylov.linear_solvers.result import LinearResult, LinearSolver, Status
+from newton_krylov.norms import euclidean, norm
+from newton_krylov.objectives.base import Point
+from newton_krylov.operators import LinearOperator
+from newton_krylov.optimizers.base import Memory, State, Step
+from newton_krylov.optimizers.damping import Damping, Trial
+from newton_krylov.optimizers.forcing import Forcing, Inner, Outer
+from newton_krylov.optimizers.line_search import LineSearch, none
+from newton_krylov.preconditioners.base import PreconditionerBuilder
+from newton_krylov.registry import assembled
+from newton_krylov.spectral.lanczos import lanczos
+
+NegativeCurvature = Literal["follow", "truncate", "ignore"]
+
+NO_DECREASE = "no step lowers the loss beyond its rounding error"
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Where a Newton step is to go.
+
+    Attributes
+    ----------
+    p : Tensor, shape (dim,)
+        A direction of descent.
+    A : LinearOperator
+        The curvature it was made with, without damping.
+    eta : float
+        The forcing term that was asked.
+    inner : LinearResult
+        The linear solver's answer.
+    notes : tuple of str
+        What else was done, in words.
+    solved : bool
+        Whether p is the solver's answer, up to its length.
+    """
+
+    p: Tensor
+    A: LinearOperator
+    eta: float
+    inner: LinearResult
+    notes: tuple[str, ...] = ()
+    solved: bool = True
+
+
+class NewtonMemory(Memory):
+    """What Newton's method carries from one step to the next.
+
+    Parameters
+    ----------
+    curvature, damping, preconditioner
+        Copies, which may remember things of their own, such as the last eigenvectors.
+
+    Attributes
+    ----------
+    last : Inner or None
+        The last inner solve, for the forcing term.
+    """
+
+    def __init__(
+        self, curvature: Curvature, damping: Damping, preconditioner: PreconditionerBuilder
+    ) -> None:
+        self.curvature, self.damping, self.preconditioner = curvature, damping, preconditioner
+        self.last: Inner | None = None
+
+    def state_dict(self) -> State:
+        """Return the attributes, the last inner solve as a dict."""
+        return {**super().state_dict(), "last": None if self.last is None else asdict(self.last)}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take the attributes from a checkpoint."""
+        last = state["last"]
+        super().load_state_dict({**state, "last": None if last is None else Inner(**last)})
+
+
+@assembled
+@dataclass(frozen=True)
+class NewtonStep:
+    """A step of Newton's method: solve (A + damping) p = -g, then search along p.
+
+    With an iterative solver this is the inexact Newton method of Dembo, Eisenstat and Steihaug
+    (1982); "Newton-CG", "Newton-GMRES", "Newton-CR" and exact Newton are this one step with
+    different solvers.
+
+    What it does depends on the solver's status alone. A direction of negative curvature d is
+    either followed (`follow`: along d, downhill, by |g'd| / |d'Hd|, the length Newton's method
+    would take on the curvature's absolute value, at most 1 + |w|) or ignored in favour of the
+    iterate the solver had before it met d (`truncate`, the rule of Steihaug and of Nocedal and
+    Wright's algorithm 7.1; a direct solver has none, and its solution may lead to a saddle, as may
+    that of a solver that does not look at the curvature). A direction that is not one of descent,
+    and one along which the line search finds nothing, give way to -g. A zero gradient is not yet a
+    minimum: the bottom of the spectrum is looked at, and a saddle is left along its most negative
+    curvature. With a damping that adapts, a step that does not lower the loss is refused, and
+    nothing else is tried in its place.
+
+    Parameters
+    ----------
+    solver : LinearSolver
+        Solves the inner system; gets the forcing term as `rtol`.
+    curvature : Curvature
+        What stands for the Hessian.
+    line_search : LineSearch
+        Chooses the step size.
+    forcing : Forcing
+        Chooses the inner tolerance.
+    preconditioner : PreconditionerBuilder
+        Built for the damped curvature of every point.
+    damping : Damping
+        What is added to the curvature.
+    negative_curvature : {"follow", "truncate", "ignore"}
+        What to do with a direction of negative curvature; `ignore` takes the solver's answer as
+        it is, uphill or not, as the paper's code does.
+    """
+
+    solver: LinearSolver
+    curvature: Curvature
+    line_search: LineSearch
+    forcing: Forcing
+    preconditioner: PreconditionerBuilder
+    damping: Damping
+    negative_curvature: NegativeCurvature = "follow"
+
+    def memory(self) -> NewtonMemory:
+        """Return what a run, or a layer of it, starts with."""
+        return NewtonMemory(*copy.deepcopy((self.curvature, self.damping, self.preconditioner)))
+
+    def __call__(
+        self, point: Point, memory: NewtonMemory, generator: torch.Generator
+    ) -> Step | str:
+        """Make a step.
+
+        Parameters
+        ----------
+        point : Point
+            Where it starts.
+        memory : NewtonMemory
+            Of the steps before; changed.
+        generator : torch.Generator
+            The run's source of randomness.
+
+        Returns
+        -------
+        Step or str
+            Or why there is none.
+        """
+        return self.along(point, memory.curvature.at(point, generator), memory, generator)
+
+    def along(
+        self, point: Point, A: LinearOperator, memory: NewtonMemory, generator: torch.Generator
+    ) -> Step | str:
+        """Make a step with a given curvature A, (dim, dim); see `__call__`."""
+        direction = self.direction(point, A, memory, generator)
+        return direction if isinstance(direction, str) else self.take(point, direction, memory)
+
+    def direction(
+        self, point: Point, A: LinearOperator, memory: NewtonMemory, generator: torch.Generator
+    ) -> Direction | str:
+        """Solve the damped system, and turn its answer to descent where need be.
+
+        Parameters
+        ----------
+        point : Point
+            Where the step starts.
+        A : LinearOperator
+            The curvature there, without damping.
+        memory : NewtonMemory
+            Of the steps before.
+        generator : torch.Generator
+            The run's source of randomness.
+
+        Returns
+        -------
+        Direction or str
+            Or why there is none.
+        """
+        eta = self.forcing(Outer(point.grad_norm, memory.last))
+        damped = memory.damping.damped(A, generator)
+        M = memory.preconditioner.build(damped, generator)
+        inner = self.solver(damped, -point.grad, rtol=eta, M=M)
+        if point.grad_norm == 0.0:
+            found = _leave_saddle(point, damped, generator)
+        else:
+            found = self._descent(point, damped, inner)
+        if isinstance(found, str):
+            return found
+        p, notes = found
+        return Direction(p, A, eta, inner, notes, p is inner.x)
+
+    def _descent(
+        self, point: Point, damped: LinearOperator, inner: LinearResult
+    ) -> tuple[Tensor, tuple[str, ...]]:
+        """Turn the solver's answer into a direction of descent, and say what was done."""
+        notes = () if inner.converged else (f"solver: {inner.status}",)
+        p = inner.x
+        if self.negative_curvature == "ignore":
+            return p, notes
+        if inner.status is Status.NEGATIVE_CURVATURE and self.negative_curvature == "follow":
+            assert inner.direction is not None
+            p = _along(point, damped, inner.direction)
+        if float(torch.dot(point.grad, p)) < 0:
+            return p, notes
+        return -point.grad, (*notes, "along -gradient")
+
+    def take(self, point: Point, direction: Direction, memory: NewtonMemory) -> Step | str:
+        """Search along a direction, and where the damping adapts, judge what that comes to.
+
+        Parameters
+        ----------
+        point : Point
+            Where the step starts.
+        direction : Direction
+            Of descent.
+        memory : NewtonMemory
+            Changed: the damping learns, and the next forcing term.
+
+        Returns
+        -------
+        Step or str
+            Its point is not evaluated beyond what the search needed; a refused step ends where
+            it began. Or why there is none.
+        """
+        if memory.damping.adaptive:
+            return self._try(point, direction, memory)
+        found = self.line_search(point.ray(direction.p))
+        # A step of another kind tells the forcing term nothing about the system's solution.
+        memory.last = _inner(point, direction, found.alpha)
+        if found.accepted:
+            return _step(found.point, found.alpha, direction)
+        found = self.line_search(point.ray(-point.grad))
+        if not found.accepted:
+            return "no step along -gradient lowers the loss beyond its rounding error"
+        return _step(found.point, found.alpha, direction, "step refused, along -gradient")
+
+    def _try(self, point: Point, direction: Direction, memory: NewtonMemory) -> Step | str:
+        """Make the step or refuse it, as the damping judges."""
+        search = none if memory.damping.full_steps else self.line_search
+        found = search(point.ray(direction.p))
+        p = direction.p * (found.alpha or 1.0)
+        trial = _trial(point, direction.A, p, found.point.value - point.value)
+        accepted = memory.damping.judge(trial) and found.accepted
+        if not accepted and abs(trial.predicted) <= point.objective.rounding(point.value):
+            return NO_DECREASE
+        memory.last = _inner(point, direction, found.alpha if accepted else 0.0)
+        if accepted:
+            return _step(found.point, found.alpha, direction)
+        return _step(point, 0.0, direction, "step refused")
+
+
+def _inner(point: Point, direction: Direction, alpha: float) -> Inner:
+    """Return what the forcing term is to know of a step."""
+    followed = alpha if direction.solved else 0.0
+    return Inner(direction.eta, point.grad_norm, direction.inner.residual_norms[-1], followed)
+
+
+def _step(point: Point, alpha: float, direction: Direction, *notes: str) -> Step:
+    return Step(point, alpha, direction.inner.iterations, (*direction.notes, *notes))
+
+
+def _trial(point: Point, A: LinearOperator, p: Tensor, actual: float) -> Trial:
+    products = torch.dot(point.grad, p), torch.dot(p, A @ p), torch.dot(p, p)
+    slope, bend, square = torch.stack(products).tolist()
+    return Trial(actual, slope + bend / 2, bend / square if square > 0 else 0.0)
+
+
+def _leave_saddle(
+    point: Point, A: LinearOperator, generator: torch.Generator
+) -> tuple[Tensor, tuple[str, ...]] | str:
+    pair = lanczos(A, 1, which="smallest", generator=generator)
+    if float(pair.values[0]) >= -float(pair.residual_norms[0]):
+        return "the gradient is zero and the curvature is not negative"
+    return _along(point, A, pair.vectors[:, 0]), ("left a saddle point",)
+
+
+def _along(point: Point, A: LinearOperator, d: Tensor) -> Tensor:
+    """Scale a direction of nonpositive curvature to a step downhill."""
+    d = d / norm(d)
+    slope, curvature = torch.stack([torch.dot(point.grad, d), torch.dot(d, A @ d)]).tolist()
+    bound = 1.0 + euclidean(point.w)
+    # Without a slope (a saddle) the curvature itself is the length, as Royer, O'Neill and Wright
+    # (2020) scale it; a vanishing curvature asks for the bound.
+    length = abs(slope / curvature) if curvature != 0 else bound
+    length = min(max(length, abs(curvature)), bound)
+    return d.mul_(-length if slope > 0 else length)

@@ -1,0 +1,90 @@
+"""Schedules: what becomes of a stochastic method's step as its epochs go by."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import PositiveInt
+
+from newton_krylov.registry import register
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the training has come.
+
+    Attributes
+    ----------
+    epochs : float
+        Done so far, with the part of the present one.
+    """
+
+    epochs: float
+
+
+class Schedule(Protocol):
+    """Gives the factor of the step's length, or of the learning rate."""
+
+    def __call__(self, progress: Progress) -> float:
+        """Return a factor from 0 to 1."""
+        ...
+
+
+@register("schedule", "constant")
+def constant(progress: Progress, *, epochs: PositiveInt = 4) -> float:
+    """Leave the step as it is.
+
+    Parameters
+    ----------
+    progress : Progress
+        The epochs so far.
+    epochs : int
+        Changes nothing; every schedule has it, so that one can take another's place.
+
+    Returns
+    -------
+    float
+        1.
+    """
+    return 1.0
+
+
+@register("schedule", "linear")
+def linear(progress: Progress, *, epochs: PositiveInt = 4) -> float:
+    """Go from 1 down to 0 along a line.
+
+    Parameters
+    ----------
+    progress : Progress
+        The epochs so far.
+    epochs : int
+        When it has come to its end, where it stays.
+
+    Returns
+    -------
+    float
+        Between 0 and 1.
+    """
+    return 1 - min(progress.epochs / epochs, 1.0)
+
+
+@register("schedule", "cosine")
+def cosine(progress: Progress, *, epochs: PositiveInt = 4) -> float:
+    """Go from 1 down to 0 along half a cosine.
+
+    Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017, without
+    the restarts.
+
+    Parameters
+    ----------
+    progress : Progress
+        The epochs so far.
+    epochs : int
+        When it has come to its end, where it stays.
+
+    Returns
+    -------
+    float
+        Between 0 and 1.
+    """
+    return 0.5 * (1 + math.cos(math.pi * min(progress.epochs / epochs, 1.0)))

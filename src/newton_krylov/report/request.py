@@ -1,0 +1,71 @@
+"""Carries out what a command line asks of a comparison, and prints its tables."""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from newton_krylov.errors import DataError
+from newton_krylov.records.archive import SUFFIX
+from newton_krylov.report.compare import COMPARISON_HTML, write_comparison
+from newton_krylov.report.figures import slug
+from newton_krylov.report.records import RunRecord, read_record, read_records
+from newton_krylov.report.results import tables
+from newton_krylov.report.study import studies
+from newton_krylov.terminal import console
+
+OUTPUTS = Path("outputs")
+
+_FOR_A_TERMINAL = ("Method", "f", "f − f*", "Test acc.", "Steps", "Passes", "Time", "Ending")
+"""Columns of the table of endings that fit; the files have all of them."""
+
+
+def answer(options: argparse.Namespace) -> None:
+    """Compare the runs that the options name, write the files, print the tables.
+
+    Parameters
+    ----------
+    options : Namespace
+        As `report.command` parses them.
+
+    Raises
+    ------
+    UserError
+        Where there are no such runs, or a file cannot be written.
+    """
+    screen = console()
+    groups = studies(_read(options))
+    out = options.out or _default_place(options)
+    files = write_comparison(groups, out)
+    for table in tables(groups):
+        shown = table.only(*_FOR_A_TERMINAL) if table.heads[0] == "Method" else table
+        screen.print(shown.rich())
+    written = f"{out / COMPARISON_HTML} and {len(files) - 1} more files"
+    screen.print(written, markup=False, soft_wrap=True)
+
+
+def _read(options: argparse.Namespace) -> list[RunRecord]:
+    if options.folders:
+        return read_records(options.folders)
+    from newton_krylov.tracking.mlflow_reader import fetch
+
+    with tempfile.TemporaryDirectory() as place:
+        found = fetch(
+            Path(place),
+            uri=options.uri,
+            experiment=options.experiment,
+            parent=options.parent,
+            query=options.filter,
+        )
+        records = [read_record(folder, source) for folder, source in found.items()]
+    if not records:
+        raise DataError("MLflow has runs there, but no run of an optimizer among them.")
+    return records
+
+
+def _default_place(options: argparse.Namespace) -> Path:
+    if options.folders:
+        first = Path(options.folders[0])
+        if first.is_dir():
+            return first
+        return OUTPUTS / f"comparison-{first.name.removesuffix(SUFFIX)}"
+    return OUTPUTS / f"comparison-{slug(options.experiment or options.parent or 'filter')}"

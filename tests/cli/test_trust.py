@@ -1,0 +1,163 @@
+"""A preset that somebody else wrote runs nothing, writes nowhere else and leaks nothing."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from command import CONF, QUICK
+
+from newton_krylov.cli.main import MISTAKE, main
+
+SWEEPER = {"override /hydra/sweeper": "optuna"}
+SLURM = {"override /hydra/launcher": "submitit_slurm"}
+
+
+def _hydra(**nodes):
+    return {"hydra": nodes}
+
+
+HOSTILE = {
+    "a hidden factory": {
+        "stolen": {"()": "evil.make"},
+        "hydra": {"job_logging": {"handlers": {"x": "${stolen}"}}},
+    },
+    "a hidden node": {"stolen": {"x": {"_target_": "evil.C"}}, **_hydra(callbacks="${stolen}")},
+    "a hidden logging": {"stolen": {"version": 1}, "hydra": {"job_logging": "${stolen}"}},
+    "a file elsewhere": _hydra(job_logging={"handlers": {"file": {"filename": "HOME/.bashrc"}}}),
+    "a file emptied": _hydra(job_logging={"handlers": {"file": {"mode": "w", "delay": False}}}),
+    "a text in the log": _hydra(job_logging={"formatters": {"simple": {"format": "rm -rf #"}}}),
+    "another handler": _hydra(
+        job_logging={"handlers": {"x": {"class": "logging.handlers.SocketHandler"}}}
+    ),
+    "a formatter of code": _hydra(job_logging={"formatters": {"x": {"class": "evil.Formatter"}}}),
+    "a sampler that walks": {
+        "defaults": [SWEEPER],
+        **_hydra(sweeper={"sampler": {"_target_": "optuna.samplers._cmaes.np.load"}}),
+    },
+    "a nested sampler": {
+        "defaults": [SWEEPER, {"override /hydra/sweeper/sampler": "cmaes"}],
+        **_hydra(sweeper={"sampler": {"independent_sampler": {"_target_": "evil.Sampler"}}}),
+    },
+    "a study elsewhere": {"defaults": [SWEEPER], **_hydra(sweeper={"storage": "sqlite:////x.db"})},
+    "a search space of code": {
+        "defaults": [SWEEPER], **_hydra(sweeper={"custom_search_space": "evil.space"}),
+    },
+    "a line feed": {"defaults": [SLURM], **_hydra(launcher={"partition": "long\ntouch x #"})},
+    "an option more": {"defaults": [SLURM], **_hydra(launcher={"partition": "long --wrap=x"})},
+    "set-up": {"defaults": [SLURM], **_hydra(launcher={"setup": ["touch x"]})},
+    "more parameters": {
+        "defaults": [SLURM], **_hydra(launcher={"additional_parameters": {"wrap": "touch x"}}),
+    },
+    "jobs' files": {"defaults": [SLURM], **_hydra(launcher={"submitit_folder": "/tmp/x"})},
+    "a worker's folder": {
+        "defaults": [{"override /hydra/launcher": "joblib"}],
+        **_hydra(launcher={"temp_folder": "HOME"}),
+    },
+    "set-up by the sweep": _hydra(sweeper={"params": {"hydra.job.env_set.LD_PRELOAD": "x"}}),
+    "an address by the sweep": _hydra(sweeper={"params": {"tracking.uri": "http://evil"}}),
+    "a secret by the sweep": _hydra(sweeper={"params": {"label": "\\${oc.env:SECRET}"}}),
+    "an environment": _hydra(job={"env_set": {"LD_PRELOAD": "evil.so"}}),
+    "a copied environment": _hydra(job={"env_copy": ["SECRET"]}),
+    "overrides never given": _hydra(overrides={"task": ["tracking.uri=http://evil"]}),
+    "a given key never given": _hydra(overrides={"hydra": ["hydra.job.env_set.X=1"]}),
+    "a folder elsewhere": _hydra(run={"dir": "/tmp/elsewhere"}),
+    "a folder above": _hydra(run={"dir": "outputs/../../elsewhere"}),
+    "the working folder": _hydra(run={"dir": "."}),
+    "a hidden folder": _hydra(sweep={"dir": "outputs/.git/hooks"}),
+    "a member elsewhere": _hydra(mode="MULTIRUN", sweep={"subdir": "../../../elsewhere"}),
+    "hydra's files elsewhere": _hydra(output_subdir="../../elsewhere"),
+    "a secret": {"label": "${oc.env:SECRET}"},
+    "a secret by a detour": {"which": "SECRET", "label": "${oc.env:${which}}"},
+    "a secret by another name": {"how": "oc.env", "label": "${${how}:SECRET}"},
+    "a secret within": {"label": "${oc.decode:${oc.env:SECRET}}"},
+    "a secret behind a key": {"x": {"y": "${oc.env:SECRET}"}, "label": "${x.y}"},
+    "an address": {"tracking": {"uri": "http://evil"}},
+    "an address in parts": {"host": "evil", "tracking": {"uri": "http://${host}"}},
+    "data elsewhere": {"data_dir": "HOME"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder, a home beside it, a secret, and a module that leaves a trace."""
+    here, home = tmp_path / "here", tmp_path / "home"
+    here.mkdir()
+    home.mkdir()
+    (home / ".bashrc").write_text("# mine\n")
+    (here / "evil.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')")
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend(str(here))
+    monkeypatch.setenv("SECRET", "hunter2")
+    return here
+
+
+def _write(folder: Path, preset: dict) -> list[str]:
+    place = folder / "theirs" / "experiment"
+    place.mkdir(parents=True)
+    text = yaml.safe_dump(preset, sort_keys=False).replace("HOME", str(folder.parent / "home"))
+    (place / "evil.yaml").write_text(f"# @package _global_\n{text}")
+    return ["--config-dir", "theirs", "experiment=evil", *QUICK, "tracking=none"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_preset_is_refused_in_a_sentence(name, folder, capsys):
+    given = _write(folder, HOSTILE[name])
+    for launcher in ("optuna", "submitit", "joblib"):
+        if launcher in str(HOSTILE[name].get("defaults")):
+            kind = "sweeper" if launcher == "optuna" else "launcher"
+            pytest.importorskip(f"hydra_plugins.hydra_{launcher}_{kind}")
+    if "tracking" in HOSTILE[name]:
+        given.remove("tracking=none")
+    before = sorted(folder.parent.rglob("*"))
+    assert main(CONF, given) == MISTAKE
+    err = capsys.readouterr().err
+    assert err.startswith("Error: ")
+    assert "Traceback" not in err
+    assert "hunter2" not in err
+    assert sorted(folder.parent.rglob("*")) == before
+    assert (folder.parent / "home" / ".bashrc").read_text() == "# mine\n"
+
+
+@pytest.mark.parametrize("shown", [["--cfg", "all"], ["--info", "all"]])
+def test_a_hostile_preset_runs_nothing_when_it_is_shown(shown, folder):
+    given = _write(folder, HOSTILE["a hidden factory"])
+    main(CONF, [*given, *shown])
+    assert not (folder.parent / "imported").exists()
+
+
+HARMLESS = {
+    "a study": _hydra(mode="MULTIRUN", sweeper={"params": {"seed": "0,1", "solver": "cg"}}),
+    "places": _hydra(run={"dir": "outputs/mine/${name}"}, job={"name": "mine"}),
+    "levels": _hydra(job_logging={"root": {"level": "DEBUG"}}, verbose=False),
+    "a queue": {"defaults": [SLURM], **_hydra(launcher={"partition": "long", "timeout_min": 60})},
+    "a search": {"defaults": [SWEEPER], **_hydra(sweeper={"n_trials": 2, "sampler": {"seed": 1}})},
+    "references": {"width": 3, "label": "w${width}"},
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_a_preset_sets_what_is_data(name, folder):
+    from newton_krylov.cli.compose import CheckedLoader
+    from newton_krylov.cli.main import _hydra as hydra_of
+
+    if "defaults" in HARMLESS[name]:
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    from hydra.types import RunMode
+
+    given = _write(folder, HARMLESS[name])
+    where = f"hydra.searchpath=['file://{folder}/theirs']"
+    with hydra_of(CONF) as hydra:
+        assert isinstance(hydra.config_loader, CheckedLoader)
+        config = hydra.config_loader.load_configuration(
+            "config", [where, *given[2:], *QUICK], RunMode.MULTIRUN
+        )
+    assert config.name == "newton-krylov"
+
+
+def test_the_command_line_may_say_what_a_file_may_not(folder):
+    given = _write(folder, {"label": "theirs"})
+    assert main(CONF, [*given, "hydra.run.dir=elsewhere", "label=${oc.env:SECRET}"]) == 0
+    assert "hunter2" in (folder / "elsewhere" / "config.yaml").read_text()
+    assert os.environ["SECRET"] == "hunter2"

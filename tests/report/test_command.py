@@ -1,0 +1,24 @@
+"""`compare.py --help` answers at once."""
+
+import subprocess
+import sys
+import time
+
+from command import ROOT
+
+HEAVY = ("torch", "numpy", "matplotlib", "yaml", "rich")
+
+
+def test_help_answers_in_half_a_second() -> None:
+    times = []
+    for _ in range(3):  # the quickest: another program may have the processor
+        begin = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", str(ROOT / "compare.py"), "--help"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        times.append(time.perf_counter() - begin)
+    assert "usage: python compare.py" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not imported & set(HEAVY)
+    assert min(times) < 0.5
