@@ -116,3 +116,27 @@ def test_a_study_s_file_says_how_to_run_it(study):
     assert (
         f"python run.py experiment={study}" in (CONF / "experiment" / f"{study}.yaml").read_text()
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "new"),
+    [
+        ("damping", "damping.tau"),
+        ("damping_rule", "damping=fixed or damping=marquardt"),
+        ("damping_factor", "damping.factor"),
+        ("damping_min", "damping.lowest"),
+        ("schedule", "schedule=constant, linear or cosine"),
+        ("schedule_epochs", "schedule.epochs"),
+    ],
+)
+def test_a_key_of_before_is_answered_with_its_new_name(key, new):
+    plain = composed("optimizer=newton")
+    plain["optimizer"][key] = 1
+    with pytest.raises(ConfigError, match=rf"^optimizer\.{key} is now {new}[^.]*"):
+        check(plain)
+
+
+def test_the_layers_damping_adapts_unless_another_is_chosen():
+    assert composed("optimizer=layerwise_newton")["damping"]["name"] == "marquardt"
+    assert composed("optimizer=layerwise_newton", "damping=fixed")["damping"]["name"] == "fixed"
+    assert composed("method=paper_newton_1")["damping"] == {"name": "fixed", "tau": 0.1}

@@ -14,6 +14,7 @@ from newton_krylov.report.records import RunRecord
 from newton_krylov.report.results import tables
 from newton_krylov.report.study import Array, Entry, Study, studies
 from newton_krylov.report.tables import Table, middle, number_text
+from studies.reproduction.margins import all_of, less, less_in_every_pair
 from studies.reproduction.page import Claim, Records, Section, Verdict
 
 STUDY, STARTS, INNER = "paper_convex", "paper_starts", "paper_inner"
@@ -196,12 +197,13 @@ def _step(facts: _Facts) -> Claim:
     largest = 1 / float(record.column("step_size")[-1])
     l2, n = float(dict(facts.study.problem.parameters)["l2"]), facts.study.problem.n_samples
     printed = (largest - l2) * n + l2
+    right = [bool(np.isclose(value, largest, rtol=0.1)) for value in (printed, 1 / largest)]
     return Claim(
         "section 0.3.1",
         "∇²f(0) = ¼ X Xᵀ + λI, and the step is its largest eigenvalue",
         f"The largest eigenvalue of ∇²f(0), by Lanczos, is {largest:.4f}, and 1/{largest:.4f} "
         f"the step. That of the printed matrix (as ¼ XᵀX + λI, which is d by d) is {printed:,.0f}.",
-        Verdict.of(bool(np.isclose(largest, printed, rtol=0.1))),
+        Verdict.of(any(right), fully=all(right)),
         f"The loss is a mean, so the factor is 1/(4n): without it the step 1/λ₁ would be "
         f"{n:,} times too small, and gradient descent that much slower. That the step is λ₁ "
         f"itself is a slip that the next paragraph of the paper mends (α = 1/λ₁).",
@@ -210,12 +212,13 @@ def _step(facts: _Facts) -> Claim:
 
 def _storage(facts: _Facts) -> Claim:
     m = int(facts.inner_limit)
+    ratio = 2 * m / (m + 1)
     return Claim(
         "section 0.2.2",
         "GCR doubles the storage of GMRES",
         f"For m = {m}: GMRES keeps a basis of m + 1 = {m + 1} vectors, GCR the directions p and "
-        f"their products A p, 2m = {2 * m} vectors.",
-        Verdict.QUALIFIED,
+        f"their products A p, 2m = {2 * m} vectors, {ratio:.2f} times as many.",
+        Verdict.of(ratio > 1.5, fully=ratio > 1.9),
         "By count it does, but neither is needed here: the Hessian is symmetric, and for "
         "symmetric matrices all of GCR's orthogonalization coefficients but the newest vanish. "
         "What is left is the conjugate residual method, with the same iterates and six vectors "
@@ -278,7 +281,9 @@ def _steeper(facts: _Facts) -> Claim:
         facts.suboptimality(GMRES), facts.suboptimality(CR)
     )  # fmt: skip
     ratios = [float(values[-1] / exact[-1]) for values in krylov]
-    lower = all(ratio > 1 for ratio in ratios)
+    # Suboptimalities are known to the rounding error of the loss.
+    rounding = 2 * (facts.study.floor or 0.0) / float(exact[-1])
+    lower = all_of(None if abs(ratio - 1) <= rounding else ratio > 1 for ratio in ratios)
     few = _inner_suboptimality(facts, "3")
     text = (
         f"After {facts.epochs} epochs GMRES has {ratios[0]:.2f} times and CR {ratios[1]:.2f} times "
@@ -290,7 +295,7 @@ def _steeper(facts: _Facts) -> Claim:
         "section 2.1",
         "Exact Newton has a slightly steeper descent than GMRES and CR",
         text,
-        Verdict.of(lower or few is not None, fully=lower and max(ratios) < 10),
+        Verdict.of(lower, fully=max(ratios) < 10),
         "Per epoch, an exact solve is the best that a Newton method can do near the optimum, and "
         "an inexact one follows it as closely as its inner tolerance lets it. Per second it is "
         "the other way round (next claim).",
@@ -307,15 +312,17 @@ def _inner_suboptimality(facts: _Facts, m: str) -> float | None:
 def _clock(facts: _Facts) -> Claim:
     exact, gmres, cr = (entry.last("seconds") for entry in facts.three)
     ratios = [middle(exact) / middle(times) for times in (gmres, cr)]
-    apart = max(gmres.max(), cr.max()) < exact.min()
+    faster = all_of(less_in_every_pair(times, exact) for times in (gmres, cr))
+    apart = all_of(less(times, exact) for times in (gmres, cr))
+    doubt = ", but not in every repetition" if faster is None else ", though the ranges overlap"
     return Claim(
         "sections 2.1 and 3",
         "The wall-clock times of GMRES and CR are lower than exact Newton's for 10 epochs",
         f"{facts.epochs} epochs take exact Newton {seconds_text(middle(exact))}, GMRES "
         f"{seconds_text(middle(gmres))} and CR {seconds_text(middle(cr))}: exact Newton takes "
         f"{ratios[0]:.1f} and {ratios[1]:.1f} times as long"
-        + ("." if apart else ", though the ranges overlap."),
-        Verdict.of(min(ratios) > 1, fully=bool(apart)),
+        + (f"{doubt}." if apart is None else "."),
+        Verdict.of(faster, fully=apart),
         f"Not because of the d³ of inverting a matrix, which is next to nothing at d = "
         f"{facts.study.problem.n_features}: forming the Hessian is what costs, and the Krylov "
         f"methods never do. The paper's own three times (127.8, 127.8 and 127.7 s) are equal, "
@@ -341,22 +348,34 @@ def _accuracy(facts: _Facts) -> Claim:
 
 
 def _longer(facts: _Facts) -> Claim:
-    exact, gmres = (facts.entry(label).curve("iteration", "seconds") for label in (EXACT, GMRES))
-    assert exact is not None and gmres is not None
-    gaps = exact.y - gmres.y
+    exact, gmres = facts.entry(EXACT), facts.entry(GMRES)
     half = facts.epochs // 2
-    growing = bool(np.all(np.diff(gaps[1:]) > 0))
+    gaps, ratios = {}, {}
+    for epoch in (1, half, facts.epochs):
+        pairs = zip(_seconds_after(exact, epoch), _seconds_after(gmres, epoch), strict=False)
+        slow, quick = np.array(list(pairs)).T
+        gaps[epoch], ratios[epoch] = slow - quick, slow / quick
+    listed = ", ".join(
+        f"{seconds_text(middle(gap))} after {epoch} epoch{'s' * (epoch > 1)}"
+        for epoch, gap in gaps.items()
+    )
+    grows = less(gaps[half], gaps[facts.epochs])
     return Claim(
         "section 3",
         "Over a larger number of epochs the difference in time will be greater",
-        f"Exact Newton is {seconds_text(gaps[1])} behind GMRES after one epoch, "
-        f"{seconds_text(gaps[half])} after {half} and {seconds_text(gaps[-1])} after "
+        f"Exact Newton is behind GMRES by {listed}; it takes {middle(ratios[half]):.1f} times as "
+        f"long over {half} epochs and {middle(ratios[facts.epochs]):.1f} times over "
         f"{facts.epochs}.",
-        Verdict.of(growing, fully=False),
+        Verdict.of(grows, fully=less(ratios[half], ratios[facts.epochs])),
         "The cost of an epoch hardly changes, so the difference grows in proportion and the ratio "
         "stays. But more epochs are of no use: Newton's method is at the rounding error of the "
         f"loss after {_range_of_epochs(facts)}.",
     )
+
+
+def _seconds_after(entry: Entry, epoch: int) -> Array:
+    """Return each run's seconds at an epoch, or at its last one."""
+    return np.array([record.column("seconds")[: epoch + 1][-1] for record in entry.records])
 
 
 def _range_of_epochs(facts: _Facts) -> str:

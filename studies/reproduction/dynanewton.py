@@ -1,7 +1,7 @@
 """DynaNewton: statistical accuracy in few passes, and what its regularizer does."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,9 +20,11 @@ from newton_krylov.report.sheet import sheet
 from newton_krylov.report.study import Entry, Study, studies
 from newton_krylov.report.style import FAINT_TEXT, GREY, line_styles
 from newton_krylov.report.tables import Table, number_text
+from studies.reproduction.margins import all_of, best, by_label, costs, less, on_problem, unreached
 from studies.reproduction.page import Claim, Records, Section, Verdict
 
 STUDY, MULTIPLIER = "dynanewton_2016", "dynanewton_2016_multiplier"
+TUNED = "dynanewton_2016_saga", "dynanewton_2016_sgd"
 DYNA, NEWTON = "DynaNewton", "Exact Newton"
 _PAPER = "Daneshmand, Lucchi and Hofmann (2016)"
 _EXCESS = Quantity("suboptimality", "excess test loss", "f_test(w) − f_test(w*)", log=True)
@@ -37,7 +39,8 @@ def section(records: Records, figures: Path) -> Section | None:
     Parameters
     ----------
     records : mapping
-        Runs by study; needs `dynanewton_2016`, uses `dynanewton_2016_multiplier`.
+        Runs by study; needs `dynanewton_2016`, uses `dynanewton_2016_multiplier`, and
+        `dynanewton_2016_saga` and `dynanewton_2016_sgd`: their steps on the same problems.
     figures : Path
         Gets the figures.
 
@@ -46,7 +49,10 @@ def section(records: Records, figures: Path) -> Section | None:
     Section or None
         None where no problem of `dynanewton_2016` has both DynaNewton and exact Newton.
     """
-    found = [_Facts(study) for study in studies(records.get(STUDY, ()))]
+    tuned = [record for name in TUNED for record in records.get(name, ())]
+    found = [
+        _Facts(study, on_problem(tuned, study.problem)) for study in studies(records.get(STUDY, ()))
+    ]
     facts = [each for each in found if each.study.entry(DYNA) and each.study.entry(NEWTON)]
     if not facts:
         return None
@@ -66,16 +72,17 @@ _PROTOCOL = (
     "excess test loss is that over the test loss of the exact minimizer of the training problem. "
     "A pass over the data is one product with X and one with Xᵀ, so a step of Newton's method "
     "takes two (2.5 on new samples): gradient, Hessian, search. Papers on the subject count a step "
-    "on m samples as m / n effective passes instead; both are told. From w₀ = 0; medians of the "
+    "on m samples as m / n effective passes instead; both are given. From w₀ = 0; medians of the "
     "seeds. The mathematics, and what is a reconstruction: [dynanewton.md](dynanewton.md)."
 )
 
 
 @dataclass(frozen=True)
 class _Facts:
-    """A study, and what statistical accuracy means in it."""
+    """A study, other steps of its stochastic methods, and what statistical accuracy means."""
 
     study: Study
+    tuned: Sequence[Entry]
 
     @property
     def accuracy(self) -> float:
@@ -119,7 +126,7 @@ class _Facts:
 
 def _cost(entry: Entry, cost: str, target: float) -> float:
     """Return the median cost of a target; inf where it is not reached."""
-    return float(np.median([record.cost_to(target, cost) for record in entry.records]))
+    return float(np.median(costs(entry, target, cost)))
 
 
 # --- text, tables, figures ------------------------------------------------------------------
@@ -210,13 +217,13 @@ def _claims(facts: _Facts, *, several: bool) -> Iterator[Claim]:
 
 
 def _statistical(facts: _Facts, where: str) -> Claim:
-    told = {entry.label: entry for entry in _judged(facts).entries}
-    entry = told.pop(DYNA)
+    entries = {entry.label: entry for entry in _judged(facts).entries}
+    entry = entries.pop(DYNA)
     passes = _cost(entry, "data_passes", facts.accuracy)
     effective = _cost(entry, "hessian_count", facts.accuracy)
     others = ", ".join(
         f"{label} {_count(_cost(other, 'data_passes', facts.accuracy))}"
-        for label, other in told.items()
+        for label, other in entries.items()
     )
     loss = "test loss" if facts.tested else "training loss (there is no test set)"
     return Claim(
@@ -255,21 +262,32 @@ def _savings(facts: _Facts, where: str) -> Claim:
 
 
 def _others(facts: _Facts, where: str) -> Claim:
-    best = facts.entry(DYNA)
-    others = [e for e in facts.study.entries if not e.label.startswith(DYNA)]
-    told = "; ".join(f"{e.label} {_price(e, facts.accuracy)}" for e in (best, *others))
+    """Hold DynaNewton's one setting against the others, SAGA and SGD at the best of their steps."""
+    dyna = facts.entry(DYNA)
+    others = by_label([e for e in facts.study.entries if not e.label.startswith(DYNA)])
+    for label, settings in by_label(facts.tuned).items():
+        if label in others:
+            others[label] += settings
 
-    def ahead(cost: str, target: float) -> bool:
-        own = _cost(best, cost, target)
-        return all(own <= _cost(entry, cost, target) for entry in others)
+    def ahead(cost: str, target: float) -> bool | None:
+        rivals = [best(settings, target, cost) for settings in others.values()]
+        own = costs(dyna, target, cost)
+        if cost == "seconds":
+            return all_of(less(own, costs(rival, target, cost)) for rival in rivals)
+        return all(_cost(dyna, cost, target) <= _cost(rival, cost, target) for rival in rivals)
 
     passes = ahead("data_passes", facts.accuracy)
-    time = ahead("seconds", facts.accuracy) and ahead("seconds", _FINE)
+    time = all_of(ahead("seconds", target) for target in (facts.accuracy, _FINE))
+    holds = passes or time
+    prices = "; ".join(
+        f"{label}{_of_many(settings)} {_price(settings, facts.accuracy)}"
+        for label, settings in {DYNA: [dyna], **others}.items()
+    )
     return Claim(
         f"{_PAPER}, experiments",
         f"Experiments consistently confirm the savings against other methods{where}",
-        f"Time and passes to f − f* ≤ d / 2n, then time to 1e-6: {told}.",
-        Verdict.of(passes or time, fully=passes and time),
+        f"Time and passes to f − f* ≤ d / 2n, then both to 1e-6: {prices}.",
+        Verdict.of(holds, fully=passes and time),
         "Passes and time order the methods differently. A stochastic method reads the data once "
         "where a Newton step reads it twice, but its small batches cost far more time than their "
         "share of a pass; Newton-CG's Hessian products are the cheapest passes of all, and for so "
@@ -277,13 +295,23 @@ def _others(facts: _Facts, where: str) -> Claim:
     )
 
 
-def _price(entry: Entry, accuracy: float) -> str:
-    seconds, passes = (_cost(entry, cost, accuracy) for cost in ("seconds", "data_passes"))
-    if not math.isfinite(seconds):
-        return "does not get there"
-    fine = _cost(entry, "seconds", _FINE)
-    then = seconds_text(fine) if math.isfinite(fine) else "never"
-    return f"{seconds_text(seconds)}, {_count(passes)} passes, then {then}"
+def _of_many(settings: Sequence[Entry]) -> str:
+    return f" (the best of {len(settings)} steps)" if len(settings) > 1 else ""
+
+
+def _price(settings: Sequence[Entry], accuracy: float) -> str:
+    """Return time and passes to both targets, of the setting that suits each best."""
+    found = []
+    for target in (accuracy, _FINE):
+        entry = best(settings, target, "data_passes")
+        seconds, passes = (_cost(entry, cost, target) for cost in ("seconds", "data_passes"))
+        reached = math.isfinite(passes)
+        found.append(
+            f"{seconds_text(seconds)} and {_count(passes)} passes" if reached else unreached(entry)
+        )
+        if not reached:
+            break
+    return ", then ".join(found)
 
 
 def _regularizer(study: Study) -> Claim:
@@ -293,22 +321,23 @@ def _regularizer(study: Study) -> Claim:
         if entry.records[0].settings["optimizer.schedule"] == "geometric"
     }
     doubling = dict(sorted(doubling.items()))
-    costs = {
+    spent = {
         c: float(np.mean([record.cost_to(_FINE, "data_passes") for record in entry.records]))
         for c, entry in doubling.items()
     }
-    passes = ", ".join(f"{_count(cost)} with c = {c:g}" for c, cost in costs.items())
+    passes = ", ".join(f"{_count(cost)} with c = {c:g}" for c, cost in spent.items())
     shortened = ", ".join(f"{_shortened(entry)}" for entry in doubling.values())
-    some = min(cost for c, cost in costs.items() if c > 0)
+    without, regularized = spent.get(0.0, math.inf), [spent[c] for c in spent if c > 0]
     return Claim(
         f"{_PAPER}, abstract",
         "Increasing strong convexity through regularization accelerates Newton's method",
         f"Mean passes to 1e-6 by the multiplier c of 1 / m, the sample doubling: {passes}. Steps "
         f"that Armijo's rule shortened: {shortened}.",
-        Verdict.of(some < costs.get(0.0, math.inf), fully=False),
-        "Without it the steps on few samples are too long. How large it is matters little within "
-        "a factor of ten; what suits depends on the scale of the features, with which it competes. "
-        "The default was chosen over several data sets: see [dynanewton.md](dynanewton.md).",
+        Verdict.of(min(regularized) < without, fully=max(regularized) <= 0.9 * without),
+        "It holds without a qualification where every c saves a tenth at least. Without it the "
+        "steps on few samples are too long. How large it is matters little within a factor of ten; "
+        "what suits depends on the scale of the features, with which it competes. The default was "
+        "chosen over several data sets: see [dynanewton.md](dynanewton.md).",
     )
 
 

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from newton_krylov.errors import DataError
 from newton_krylov.records.archive import SUFFIX, ArchivedRun, read_archive, write_archive
+from newton_krylov.records.trace import Row
 from newton_krylov.report.context import command
 from newton_krylov.report.figures import slug
 from newton_krylov.report.records import RunRecord
@@ -14,8 +17,8 @@ from newton_krylov.report.records import RunRecord
 def keep(records: Sequence[RunRecord], out_dir: Path) -> list[Path]:
     """Keep what a page is made of: settings, trace, result, environment.
 
-    What names the machine's folders and the machine is left out. A run of the same name that is
-    there already is replaced.
+    What names the machine and its folders is left out; long traces are thinned out. A run of the
+    same name that is there already is replaced.
 
     Parameters
     ----------
@@ -63,8 +66,35 @@ def _without_machine(record: RunRecord, name: str) -> ArchivedRun:
     if isinstance(described := summary.get("dataset"), dict):
         summary["dataset"] = _without(described, "source")
     environment = _without(record.environment, "hostname") | {"command": command(record)}
-    return ArchivedRun(name, config, summary, environment, record.rows)
+    return ArchivedRun(name, config, summary, environment, thinned(record.rows))
 
 
 def _without(values: dict[str, Any], left_out: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key != left_out}
+
+
+def thinned(rows: Sequence[Row], most: int = 500) -> list[Row]:
+    """Thin a long trace out, as far as neither curves nor the costs of targets change.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        In order.
+    most : int
+        About so many rows are kept of a longer trace, close at the start and further apart later.
+
+    Returns
+    -------
+    list of Row
+        With the first and the last one, and the first at or below each power of ten in
+        suboptimality.
+    """
+    if len(rows) <= most:
+        return list(rows)
+    kept = set(np.unique(np.geomspace(1, len(rows), most).round().astype(int) - 1).tolist())
+    kept |= set(np.linspace(0, len(rows) - 1, most // 2).round().astype(int).tolist())
+    gaps = np.array([row.suboptimality for row in rows])
+    for power in range(-17, 3):
+        reached = np.flatnonzero(gaps <= 10.0**power)
+        kept |= {int(reached[0])} if reached.size else set()
+    return [rows[number] for number in sorted(kept)]

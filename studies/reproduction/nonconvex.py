@@ -12,10 +12,11 @@ from newton_krylov.report.panel import TEST_ACCURACY, TRAIN_ACCURACY, seconds_te
 from newton_krylov.report.records import RunRecord
 from newton_krylov.report.study import Array, Entry, Study, studies
 from newton_krylov.report.tables import Table, middle, number_text
+from studies.reproduction.margins import all_of, less
 from studies.reproduction.page import Claim, Records, Section, Verdict
 
 STUDY, TAU, TIME = "paper_nonconvex", "paper_nonconvex_tau", "time_to_accuracy"
-DIGITS = "digits_nonconvex"
+DIGITS, CONVEX = "digits_nonconvex", "paper_convex"
 ADAM, DESCENT, SGD = "Adam (the paper's gradient descent)", "Gradient descent (α = 0.01)", "SGD"
 ALL = "Newton, all layers"
 PARTS = {"1": "layer 1", "2": "layer 2", "3": "layer 3", "4": "layer 4", "124": "layers 1, 2, 4"}
@@ -27,7 +28,8 @@ _FIGURES = {
     "6": ("Newton on the first layer", (PAPERS["1"], OURS["1"])),
     "7": ("Newton on the fourth layer", (PAPERS["4"], OURS["4"])),
 }
-_PAPER_THREE, _PAPER_ONE = 2 * 3600 + 47 * 60, 20 * 60  # seconds
+_THREE, _ONE = 2 * 3600 + 47 * 60, 20 * 60
+"""The paper's times of training three layers and of its other experiments, in seconds."""
 
 
 def section(records: Records, figures: Path) -> Section | None:
@@ -36,8 +38,8 @@ def section(records: Records, figures: Path) -> Section | None:
     Parameters
     ----------
     records : mapping
-        Runs by study; needs `paper_nonconvex`, uses `paper_nonconvex_tau`, `time_to_accuracy` and
-        `digits_nonconvex`.
+        Runs by study; needs `paper_nonconvex`, uses `paper_nonconvex_tau`, `time_to_accuracy`,
+        `digits_nonconvex` and `paper_convex`.
     figures : Path
         Gets the figures.
 
@@ -53,6 +55,7 @@ def section(records: Records, figures: Path) -> Section | None:
         _largest(records[TAU]) if records.get(TAU) else None,
         _largest(records[TIME]) if records.get(TIME) else None,
         _largest(records[DIGITS]) if records.get(DIGITS) else None,
+        studies(records.get(CONVEX, ())),
     )
     claims = [claim for make in _CLAIMS if (claim := make(facts)) is not None]
     return Section("The nonconvex case", list(_text(facts, figures)), claims)
@@ -78,6 +81,7 @@ class _Facts:
     taus: Study | None
     race: Study | None
     digits: Study | None
+    convex: Sequence[Study]
 
     def entry(self, label: str) -> Entry | None:
         """Return a method that made at least one epoch, or None."""
@@ -144,10 +148,12 @@ def _text(facts: _Facts, figures: Path) -> Iterator[str]:
         yield from _drawn(facts.digits, [TRAIN_ACCURACY], figures, "nonconvex-digits", caption)
     if facts.race is not None:
         yield (
-            f"**Time to accuracy.** The best second-order configuration against SGD and Adam with "
-            f"tuned learning rates, equal wall-clock (a run ends with the first epoch that ends "
-            f"after it), {_repetitions(facts.race)} seeds, "
-            f"{facts.race.problem.n_samples:,} images."
+            f"**Time to accuracy.** The best second-order configuration against SGD and Adam, "
+            f"{_repetitions(facts.race)} seeds, {facts.race.problem.n_samples:,} images. A run "
+            f"ends with the first epoch that ends after the time is up, so the runs below are not "
+            f"of equal length; claims compare the last epochs that ended within it. SGD's rate "
+            f"was tuned for one that falls to zero over four epochs, and is constant here, since "
+            f"nobody knows beforehand how many epochs fit in: SGD could be better than this."
         )
         yield _table(facts.race).markdown()
         quantities = [TRAIN_ACCURACY, TEST_ACCURACY]
@@ -230,7 +236,7 @@ def _more_effective(facts: _Facts) -> Claim | None:
     if not first_order or not (papers or ours):
         return None
     best_first = max(first_order.values())
-    against_papers = not papers or best_first > max(papers.values())
+    against_papers = not papers or best_first > 1.5 * max(papers.values())  # "far"
     against_all = not ours or best_first > max(ours.values())
     return Claim(
         "section 2.2, figure 4",
@@ -252,13 +258,20 @@ def _alone(facts: _Facts, key: str, said: str, figure: str) -> Claim | None:
         return None
     working = "" if ours is None else f" With settings that work: {ours:.1%}."
     others = _of_other_taus(facts, PAPERS[key])
+    same_images = facts.taus is not None and _images(facts.taus) == _images(facts.study)
     swept = (
-        f" With other τ, on {facts.taus.problem.n_samples:,} images: {min(others):.1%} to "
-        f"{max(others):.1%}."
+        f" With other τ, on {_images(facts.taus):,} images: {min(others):.1%} to {max(others):.1%}."
         if facts.taus is not None and others
         else ""
     )
-    near = any(abs(share - float(said.rstrip("%")) / 100) <= 0.03 for share in (papers, *others))
+    expected = float(said.rstrip("%")) / 100
+    measured = [papers, *(others if same_images else [])]
+    near: bool | None = any(_near(share, expected) for share in measured)
+    if not near and not same_images and any(_near(share, expected) for share in others):
+        near = None
+        swept += (
+            " One of these τ comes near, but on fewer images; on all of them it has not been run."
+        )
     why = {
         "1": "The paper gives no τ, and its settings move the first layer's 864 weights hardly at "
         "all or far too much, depending on it.",
@@ -273,9 +286,18 @@ def _alone(facts: _Facts, key: str, said: str, figure: str) -> Claim | None:
         f"Untrained: {facts.untrained:.1%}. With the paper's settings, done right (the layer's own "
         f"Hessian, w − αp instead of the released code's w + (w − αp)): {papers:.1%}."
         f"{swept}{working}",
-        Verdict.of(near, fully=False),
+        Verdict.of(near, fully=any(abs(share - expected) < 0.005 for share in measured)),
         why,
     )
+
+
+def _images(study: Study) -> int:
+    return study.problem.n_samples
+
+
+def _near(share: float, expected: float) -> bool:
+    """Tell whether an accuracy is approximately that of the claim: within three points."""
+    return abs(share - expected) <= 0.03
 
 
 def _of_other_taus(facts: _Facts, label: str) -> list[float]:
@@ -337,19 +359,29 @@ def _clock(facts: _Facts) -> Claim | None:
         if entries
     )
     baseline = f" {first.label}: {_minutes(first.last('seconds'))}." if first is not None else ""
-    singles = [middle(e.last("seconds")) for k, e in (papers or ours).items() if k != "124"]
-    three = (papers or ours).get("124")
-    holds = three is None or not singles or middle(three.last("seconds")) > max(singles)
+    entries = papers or ours
+    others = [middle(e.last("seconds")) for k, e in entries.items() if k != "124"]
+    others += [middle(first.last("seconds"))] if first is not None else []
+    three = entries.get("124")
+    if three is None or not others:
+        return None
+    ratio, theirs = middle(three.last("seconds")) / float(np.median(others)), _THREE / _ONE
+    alike = max(others) <= 2 * min(others)
     return Claim(
         "section 2.2",
         "Three layers take about 2 hours 47 minutes, the other experiments roughly 20 minutes",
-        f"Four epochs, without evaluations, on this machine: {listed}.{baseline}",
-        Verdict.of(holds, fully=False),
+        f"Four epochs, without evaluations, on this machine: {listed}.{baseline} Three layers "
+        f"take {ratio:.1f} times the median of the others (published: {theirs:.1f}).",
+        Verdict.of(_within(ratio, theirs, 3), fully=alike and _within(ratio, theirs, 1.5)),
         "The released code forms the layer's d × d matrix and inverts it (18,432² for the second "
         "convolution). With Sherman and Morrison's formula the matrix never exists; what costs is "
         "the gradient and the Hessian products. Times of runs on a machine that does other things "
         "at once are upper bounds.",
     )
+
+
+def _within(value: float, expected: float, factor: float) -> bool:
+    return expected / factor <= value <= expected * factor
 
 
 def _minutes(seconds: Array) -> str:
@@ -363,12 +395,14 @@ def _improvement(facts: _Facts) -> Claim | None:
         return None
     gains = {label: share / facts.untrained - 1 for label, share in {**papers, **ours}.items()}
     listed = ", ".join(f"{label} {gain:+.0%}" for label, gain in gains.items())
-    best = max(gains[label] for label in papers)
+    about = [abs(gains[label] - 1.5) <= 0.5 + 1e-9 for label in papers]
     return Claim(
         "section 3",
         "One layer at a time, accuracy improves by approximately 150% over the untrained model",
         f"Over the untrained {facts.untrained:.1%}: {listed}.",
-        Verdict.of(best >= 1.0, fully=False),
+        Verdict.of(2 * sum(about) >= len(about), fully=all(about)),
+        "Approximately is taken as between 100% and 200%, of the paper's settings: the claim holds "
+        "where it is so of every layer, with a qualification where of half of them. "
         "From 10% to the paper's own 15% is an improvement by 50%; 150% *of* the untrained "
         "accuracy is probably what is meant.",
     )
@@ -381,24 +415,75 @@ def _convex_only(facts: _Facts) -> Claim | None:
         return None
     shares = {e.label: middle(e.last("train_accuracy")) for e in (ours, *others)}
     each = (f"{e.label} {shares[e.label]:.1%} ({_epoch_time(e)})" for e in (ours, *others))
-    behind, in_time = shares[ALL] < max(shares.values()), ""
+    behind: bool | None = shares[ALL] < max(shares.values())
+    in_time = ""
     if facts.race is not None:
-        raced = {e.label: middle(e.last("train_accuracy")) for e in facts.race.entries}
-        second = [share for label, share in raced.items() if label.startswith("Newton")]
-        behind = max(second, default=0.0) < max(raced.values())
-        in_time = f" In equal time, medians: {_listed(raced)}."
+        seconds = _common_seconds(facts.race)
+        raced = {entry.label: _accuracies_at(entry, seconds) for entry in facts.race.entries}
+        behind = _behind(raced)
+        medians = {label: float(np.median(values)) for label, values in raced.items()}
+        in_time = f" In equal time, medians: {_listed(medians)}."
+    ahead = _ahead_on_the_convex_problem(facts.convex)
+    convex = (
+        " On the convex problem every Newton-Krylov method is at a suboptimality of 1e-9 before "
+        "gradient descent, in every repetition."
+        if ahead
+        else ""
+    )
     return Claim(
         "section 3",
         "Second-order methods are better in convex than in nonconvex settings",
-        f"All layers, after the same epochs (and the time of one): {', '.join(each)}.{in_time} On "
-        f"the convex problem Newton-Krylov methods are at the rounding error when first-order "
-        f"methods are not.",
-        Verdict.of(behind, fully=False),
+        f"All layers, after the same epochs (and the time of one): {', '.join(each)}.{in_time}"
+        f"{convex}",
+        Verdict.of(behind, fully=facts.race is not None and ahead),
         "On the network, curvature of a small sample helps a stochastic method along a few "
         "directions, at several times the cost of a step; it does not turn it into a method with "
         "quadratic convergence, since the gradient itself is known to the accuracy of a mini-batch "
         "only.",
     )
+
+
+def _common_seconds(race: Study) -> float:
+    """Return the time that every run of a race had: its limit, or the end of the first to end."""
+    limits = {r.settings.get("stop.seconds") for entry in race.entries for r in entry.records}
+    ends = [r.column("seconds")[-1] for entry in race.entries for r in entry.records if r.rows]
+    (limit,) = limits if len(limits) == 1 else (None,)
+    return float(limit) if isinstance(limit, int | float) else float(min(ends))
+
+
+def _accuracies_at(entry: Entry, seconds: float) -> Array:
+    """Return each run's training accuracy at its last epoch that ended within a time."""
+    found = []
+    for record in entry.records:
+        within = record.column("seconds") <= seconds
+        found.append(record.column("train_accuracy")[within][-1] if within.any() else 0.0)
+    return np.array(found)
+
+
+def _behind(raced: dict[str, Array]) -> bool | None:
+    """Tell whether the second-order methods are behind in all runs; None where ranges overlap."""
+    second = [values for label, values in raced.items() if label.startswith("Newton")]
+    first = [values for label, values in raced.items() if not label.startswith("Newton")]
+    if not second or not first:
+        return None
+    best, other = (max(group, key=np.median) for group in (second, first))
+    if best.max() < other.min():
+        return True
+    return False if best.min() > other.max() else None
+
+
+def _ahead_on_the_convex_problem(convex: Sequence[Study]) -> bool | None:
+    """Tell whether Newton-Krylov methods are at 1e-9 before gradient descent; None: not run."""
+    answers = []
+    for study in convex[:1]:
+        descent = study.entry("Gradient descent")
+        krylov = [e for e in study.entries if e.label.startswith("Newton-")]
+        answers = [
+            less(entry.seconds_to(1e-9), descent.seconds_to(1e-9))
+            for entry in krylov
+            if descent is not None
+        ]
+    return all_of(answers) if answers else None
 
 
 def _epoch_time(entry: Entry) -> str:

@@ -19,23 +19,26 @@ class Verdict(StrEnum):
     HOLDS = "holds"
     QUALIFIED = "holds with a qualification"
     FAILS = "does not hold"
+    UNDECIDED = "not decided"
 
     @classmethod
-    def of(cls, holds: bool, *, fully: bool = True) -> "Verdict":
+    def of(cls, holds: bool | None, *, fully: bool | None = True) -> "Verdict":
         """Return the verdict that a comparison of numbers comes to.
 
         Parameters
         ----------
-        holds : bool
-            Whether the claim is true of what was measured.
-        fully : bool
-            False where it needs a qualification.
+        holds : bool or None
+            Whether the claim is true of what was measured; None where the runs do not tell.
+        fully : bool or None
+            Whether it is true without a qualification; where the runs do not tell, it needs one.
 
         Returns
         -------
         Verdict
             The verdict.
         """
+        if holds is None:
+            return cls.UNDECIDED
         return (cls.HOLDS if fully else cls.QUALIFIED) if holds else cls.FAILS
 
 

@@ -1,5 +1,6 @@
 """Sinkhorn-Newton-Sparse: the comparison of Tang et al. (2024), and what sparsity does for it."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from newton_krylov.report.panel import GRAD_NORM, SUBOPTIMALITY, seconds_text
 from newton_krylov.report.records import RunRecord
 from newton_krylov.report.study import Entry, Study, studies
 from newton_krylov.report.tables import Table, middle, number_text
+from studies.reproduction.margins import all_of, less
 from studies.reproduction.page import Claim, Records, Section, Verdict
 
 STUDY, L1, KEPT, LARGE = "sns_2024", "sns_2024_l1", "sns_2024_kept", "sns_2024_large"
@@ -222,11 +224,14 @@ def _comparison(study: Study, published: _Published) -> list[Claim]:
             f"{seconds_text(times[0])} against {seconds_text(times[1])}"
             f"{_unless_reached(sinkhorn)}: {number_text(faster)} times faster (published: "
             f"{number_text(theirs)}).",
-            Verdict.of(reached and faster > 1, fully=faster >= theirs / 3),
+            Verdict.of(
+                all_of([reached, less(ours.last("seconds"), sinkhorn.last("seconds"))]),
+                fully=faster >= theirs / 3,
+            ),
             f"The published times are of another machine, so what can be compared is the ratio. "
             f"An iteration of Sinkhorn's takes {seconds_text(times[1] / counts[1])} here and took "
             f"{seconds_text(published.seconds[1] / published.iterations[1])} there: ours is two "
-            f"products with a kernel that is formed anew only where a scaling leaves its range, "
+            f"products with a kernel that is formed again only where a scaling leaves its range, "
             f"so there is less to gain over it.",
         ),
     ]
@@ -253,7 +258,10 @@ def _larger(study: Study | None) -> Iterator[Claim]:
         f"{middle(sinkhorn.last('iteration')):,.0f} and "
         f"{seconds_text(middle(sinkhorn.last('seconds')))}{_unless_reached(sinkhorn)}: {least}"
         f"{number_text(fewer)} times fewer and {least}{number_text(faster)} times faster.",
-        Verdict.of(_reached(ours) and faster > 1, fully=fewer >= 100 and faster >= 100),
+        Verdict.of(
+            all_of([_reached(ours), less(ours.last("seconds"), sinkhorn.last("seconds"))]),
+            fully=fewer >= 100 and faster >= 100,
+        ),
         "η grows with n here, since the gaps between random costs shrink like 1/n: at a fixed η "
         "larger problems are easier, and at η = 1200 and n = 4000 Sinkhorn's algorithm needs 35 "
         "iterations, over which nothing is to be gained.",
@@ -282,10 +290,12 @@ def _fraction(kept: dict[float, RunRecord]) -> Claim:
         f"{_PAPER}, numerical experiments",
         "Keeping a fraction 2/n of the entries is enough",
         f"Iterations until f − f* < 1e-15, by the entries kept: {listed}.",
-        Verdict.of(bool(few) and min(few) <= 2 * most, fully=False),
-        "It depends on what the fraction counts. Of the plan's n² entries, 2/n is 2 per row; of "
-        "the Hessian's (2n)², its diagonal among them, it is 3 per row beside the diagonal. The "
-        "second reading reaches machine accuracy in the published number of iterations, the first "
+        Verdict.of(bool(few) and min(few) <= 2 * most, fully=counts.get(2, math.inf) <= 1.5 * most),
+        "Enough is taken as twice the iterations of the best, with no qualification as one and a "
+        "half times with 2 entries. It depends on what the fraction counts. Of the plan's n² "
+        "entries, 2/n is 2 per row; of the Hessian's (2n)², its diagonal among them, it is 3 per "
+        "row beside the diagonal. The second reading reaches machine accuracy in the published "
+        "number of iterations, the first "
         "does not. With so few entries convergence is linear, with about 15 superlinear; plans "
         "that are more blurred need more still. The default here is 100, as an upper limit: "
         "entries that rounding swallows are never kept.",
@@ -295,10 +305,13 @@ def _fraction(kept: dict[float, RunRecord]) -> Claim:
 def _sparsity(problems: dict[str, Study], large: Study | None) -> Iterator[Claim]:
     """Hold the sparse Hessian against the whole one."""
     ratios: dict[str, float] = {}
+    faster: list[bool | None] = []
     for name, study in {**problems, "large": large}.items():
         pair = [None if study is None else study.entry(label) for label in (SNS, WHOLE)]
         if study is not None and pair[0] is not None and pair[1] is not None:
-            times = [middle(entry.last("seconds")) for entry in pair if entry is not None]
+            both = [entry.last("seconds") for entry in pair if entry is not None]
+            times = [middle(each) for each in both]
+            faster.append(less(*both))
             size = f"n = {study.problem.n_samples:,}"
             kind = "random assignment" if name == "large" else name.replace("_", " ")
             ratios[f"{kind}, {size}"] = times[1] / times[0]
@@ -310,7 +323,9 @@ def _sparsity(problems: dict[str, Study], large: Study | None) -> Iterator[Claim
         "With the whole Hessian by its products, the same Newton steps take "
         + ", ".join(f"{ratio:.2g} times as long ({name})" for name, ratio in ratios.items())
         + ".",
-        Verdict.of(max(ratios.values()) > 1, fully=min(ratios.values()) > 1.5),
+        Verdict.of(
+            True if True in faster else None if None in faster else False, fully=all_of(faster)
+        ),
         "Where the plan is sparse and n is large, sparsity is what makes it fast; where the plan "
         "is blurred, hardly anything may be left out, and a product with the whole plan costs no "
         "more.",

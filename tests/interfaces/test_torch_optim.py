@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from cases import spread, symmetric
 from problems import randn, rosenbrock
 from torch import Tensor, nn
+from torch.autograd import backward as bare_backward
 
 from newton_krylov import NewtonKrylov, gmres
 from newton_krylov.errors import ConfigError, UnsupportedError
@@ -174,6 +175,185 @@ class TestClosure:
         assert torch.equal(w.detach(), torch.ones(2).double())
 
 
+def classifier(*layers: nn.Module) -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(0)
+    X = torch.randn(60, 4)
+    model = nn.Sequential(nn.Linear(4, 6), *layers, nn.Tanh(), nn.Linear(6, 2))
+    return model, X, (X[:, 0] * X[:, 1] > 0).long()
+
+
+class TestWaysToCallBackward:
+    """The closures people write for other optimizers train as the plain one does."""
+
+    @pytest.mark.parametrize("end", ["loss", "detached", "item"])
+    @pytest.mark.parametrize(
+        "backward",
+        [
+            lambda loss: loss.backward(),
+            torch.autograd.backward,
+            lambda loss: bare_backward([loss]),
+            lambda loss: loss.backward(torch.tensor(1.0)),
+            lambda loss: loss.backward(retain_graph=True),
+        ],
+    )
+    @pytest.mark.parametrize("parts", [1, 3])
+    def test_train_alike(self, parts: int, backward: Callable[[Tensor], Any], end: str) -> None:
+        runs = []
+        for plain in (True, False):
+            model, X, y = classifier()
+            optimizer = NewtonKrylov(model.parameters())
+
+            def closure(
+                model: nn.Module = model, X: Tensor = X, y: Tensor = y, plain: bool = plain,
+                optimizer: NewtonKrylov = optimizer,
+            ) -> Any:  # fmt: skip
+                optimizer.zero_grad()
+                chunks = zip(X.chunk(parts), y.chunk(parts), strict=True)
+                losses = [F.cross_entropy(model(a), b) / parts for a, b in chunks]
+                total = torch.stack(losses).sum()
+                if plain:
+                    return total
+                for loss in losses:
+                    backward(loss)
+                return {"loss": total, "detached": total.detach(), "item": float(total)}[end]
+
+            runs.append(train(optimizer, closure, 5))
+        assert runs[1] == pytest.approx(runs[0], rel=1e-5)
+        assert runs[0][-1] < 0.9 * runs[0][0]
+
+    def test_the_users_backward_works_again_after_a_step(self) -> None:
+        model, X, y = classifier()
+        NewtonKrylov(model.parameters()).step(lambda: F.cross_entropy(model(X), y))
+        model.zero_grad()
+        F.cross_entropy(model(X), y).backward()
+        assert all(p.grad is not None for p in model.parameters())
+
+    def test_another_sum_than_what_is_returned_is_refused(self) -> None:
+        model, X, y = classifier()
+
+        def closure() -> Tensor:
+            loss = F.cross_entropy(model(X), y)
+            (1024 * loss).backward()
+            return loss
+
+        with pytest.raises(ValueError, match=r"returned 0\.7\d*, but .* adds up to 8\d\d\.\d*: .*"):
+            NewtonKrylov(model.parameters()).step(closure)
+
+    def test_derivatives_in_the_loss(self) -> None:
+        """A differential equation's residual: the closure calls autograd.grad itself."""
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(1, 12), nn.Tanh(), nn.Linear(12, 1)).double()
+        t = torch.linspace(0, 1, 30, dtype=torch.float64)[:, None].requires_grad_()
+        one = torch.ones(1, 1, dtype=torch.float64)
+
+        def closure() -> Tensor:
+            u = model(t)
+            slope = torch.autograd.grad(u.sum(), t, create_graph=True)[0]
+            return (slope + u).square().mean() + (model(0 * one) - 1).square().mean()
+
+        optimizer = NewtonKrylov(model.parameters())
+        train(optimizer, closure, 60)
+        assert torch.allclose(model(one), torch.exp(-one), atol=1e-3)
+
+
+class TestBuffers:
+    def test_running_averages_move_once_a_step(self) -> None:
+        model, X, y = classifier(nn.BatchNorm1d(6))
+        norm = model[1]
+        assert isinstance(norm, nn.BatchNorm1d)
+        own, expected = norm.running_mean, norm.running_mean
+        assert expected is not None and norm.num_batches_tracked is not None
+        expected = expected.clone()
+        optimizer = NewtonKrylov(model.parameters())
+        for number in range(1, 6):
+            mean = model[0](X).mean(0).detach()
+            optimizer.step(lambda: F.cross_entropy(model(X), y))
+            expected = 0.9 * expected + 0.1 * mean
+            assert int(norm.num_batches_tracked) == number
+            assert norm.running_mean is own
+            assert torch.allclose(norm.running_mean, expected, atol=1e-6)
+
+    def test_a_module_that_iterates_in_its_buffers_is_one_function(self) -> None:
+        torch.manual_seed(0)
+        layer = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 6))
+        model = nn.Sequential(layer, nn.Tanh(), nn.Linear(6, 1))
+        X = torch.randn(50, 4)
+        vector = layer.parametrizations.weight[0]._u  # type: ignore[union-attr,index]
+        before = vector.clone()
+        losses = train(
+            NewtonKrylov(model.parameters()), lambda: F.mse_loss(model(X), X[:, :1] * X[:, 1:2]), 20
+        )
+        assert losses[-1] < 0.7 * losses[0]
+        assert not torch.equal(vector, before)
+
+    def test_an_exception_leaves_them_alone(self) -> None:
+        model, X, _ = classifier(nn.BatchNorm1d(6))
+        before = {name: b.clone() for name, b in model.named_buffers()}
+
+        def closure() -> Tensor:
+            model(X)
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            NewtonKrylov(model.parameters()).step(closure)
+        for name, buffer in model.named_buffers():
+            assert torch.equal(buffer, before[name])
+
+
+class Encoder(nn.Module):
+    """One number of a sequence by attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(1, 4), nn.Linear(4, 1)
+        self.attend = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(self.attend(self.up(x)).mean(1))
+        return out
+
+
+class Recurrent(nn.Module):
+    """One number of a sequence by an LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.down = nn.LSTM(1, 5, batch_first=True), nn.Linear(5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(self.lstm(x)[0][:, -1])
+        return out
+
+
+@pytest.mark.parametrize("kind", [Encoder, Recurrent])
+@pytest.mark.parametrize("mode", [True, False])
+def test_trains_attention_and_recurrent_layers(
+    kind: type[nn.Module], mode: bool, device: torch.device
+) -> None:
+    torch.manual_seed(0)
+    model, X = kind().train(mode).to(device), torch.randn(32, 5, 1, device=device)
+    y = X.sin().mean(1)
+    losses = train(NewtonKrylov(model.parameters()), lambda: F.mse_loss(model(X), y), 15)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm], ids=["old", "new"]
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+def test_weight_norms_curvature_is_right(norm: Callable[[nn.Module], nn.Module]) -> None:
+    """Near the optimum of a network with weight norm, Newton's steps converge quadratically."""
+    torch.manual_seed(0)
+    model = nn.Sequential(norm(nn.Linear(3, 2)), nn.Tanh()).double()
+    X = torch.randn(40, 3).double()
+    y = torch.tanh(X @ torch.randn(3, 2).double())
+    optimizer = NewtonKrylov(
+        model.parameters(), solver="exact", damping=1e-8, damping_rule="fixed",
+        forcing=lambda outer: 1e-12,
+    )  # fmt: skip
+    assert train(optimizer, lambda: F.mse_loss(model(X), y), 40)[-1] < 1e-20
+
+
 class TestNegativeCurvature:
     @pytest.mark.parametrize("solver", FOLLOWING)
     def test_is_followed_to_a_minimum(self, solver: str) -> None:
@@ -252,6 +432,36 @@ class TestOptimizer:
         before = model[0].weight.clone()
         train(NewtonKrylov(model.parameters()), lambda: F.mse_loss(model(X), y), 3)
         assert torch.equal(model[0].weight, before)
+
+    def test_parameters_may_be_frozen_and_unfrozen_between_steps(self) -> None:
+        model, X, y = product_problem()
+        optimizer = NewtonKrylov(model.parameters())
+        closure = lambda: F.mse_loss(model(X), y)  # noqa: E731
+        train(optimizer, closure, 3)
+        model[0].requires_grad_(False)
+        held, moved = model[0].weight.clone(), model[2].weight.clone()
+        losses = train(optimizer, closure, 3)
+        assert torch.equal(model[0].weight, held)
+        assert not torch.equal(model[2].weight, moved)
+        model[0].requires_grad_(True)
+        losses += train(optimizer, closure, 10)
+        assert not torch.equal(model[0].weight, held)
+        assert all(after <= before for before, after in pairwise(losses))
+
+    def test_all_frozen_is_told(self) -> None:
+        model, X, y = product_problem()
+        optimizer = NewtonKrylov(model.parameters())
+        model.requires_grad_(False)
+        with pytest.raises(ValueError, match="no parameter requires a gradient"):
+            optimizer.step(lambda: F.mse_loss(model(X), y))
+
+    def test_parameters_may_be_added(self) -> None:
+        model, X, y = product_problem()
+        optimizer = NewtonKrylov(model[2].parameters())
+        closure = lambda: F.mse_loss(model(X), y)  # noqa: E731
+        first = train(optimizer, closure, 10)
+        optimizer.add_param_group({"params": list(model[0].parameters())})
+        assert train(optimizer, closure, 40)[-1] < 0.1 * first[-1]
 
     def test_keeps_the_parameters_storage(self) -> None:
         model, X, y = product_problem()

@@ -1,5 +1,6 @@
 """LSQR, LSMR and QR on rectangular matrices and Gauss-Newton operators, beside SciPy and dense."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -81,10 +82,10 @@ def test_iterates_are_those_of_cg_and_minres_on_the_normal_equations():
 def test_lsmr_s_gradient_and_lsqr_s_residual_fall(seed: int, m: int, n: int):
     J, u = randn(m, n, seed=seed), randn(m, seed=seed + 1)
     norms = lsmr(J, u, rtol=1e-9).residual_norms
-    assert all(b <= a * (1 + 1e-9) for a, b in zip(norms, norms[1:], strict=False))
+    assert all(b <= a * (1 + 1e-9) for a, b in itertools.pairwise(norms))
     distances: list[float] = []
     lsqr(J, u, rtol=1e-9, callback=lambda x, _: distances.append(float((u - J @ x).norm())))
-    assert all(b <= a * (1 + 1e-9) for a, b in zip(distances, distances[1:], strict=False))
+    assert all(b <= a * (1 + 1e-9) for a, b in itertools.pairwise(distances))
 
 
 @KRYLOV

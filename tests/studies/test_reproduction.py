@@ -1,41 +1,19 @@
 import gzip
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 from command import ROOT
-from run_folders import row, rows, write_run
+from run_folders import rows, write_run
+from study_runs import DEFAULTS, Methods, convex_study, growing_study
 
 from newton_krylov.errors import DataError
+from newton_krylov.report.records import RunRecord
 from studies.reproduction.__main__ import main
 from studies.reproduction.generate import PAGE, assemble, generate
+from studies.reproduction.kept import thinned
 from studies.reproduction.page import Verdict
-
-EXACT = [1.0, 1e-2, 1e-4, 1e-8, 1e-13]
-Methods = dict[str, tuple[list[float], float]]
-"""Label to suboptimalities and seconds a step."""
-
-DEFAULTS: Methods = {
-    "Exact Newton": (EXACT, 0.02),
-    "Newton-GMRES": ([1.0, 1e-2, 1e-4, 1e-8, 2e-13], 0.005),
-    "Newton-CR": ([1.0, 1e-2, 1e-4, 1e-8, 3e-13], 0.004),
-}
-
-
-def convex_study(folder: Path, changed: Methods | None = None) -> Path:
-    """Write a study whose numbers a person can check; each method may be given other ones."""
-    common: dict[str, Any] = {"name": "paper_convex", "benchmark": "Gradient descent"}
-    for label, (values, seconds) in (DEFAULTS | (changed or {})).items():
-        for repeat, factor in enumerate((1.0, 1.1)):
-            write_run(
-                folder / f"{label}-{repeat}", rows(values, step_seconds=seconds * factor),
-                label=label, repeat=repeat, solver={"name": "gmres", "maxiter": 10}, **common,
-            )  # fmt: skip
-    descent = [row(i, 0.1**i, i / 10, step_size=0.5, hvp_count=10.0) for i in range(15)]
-    write_run(folder / "gd", descent, label="Gradient descent", **common)
-    return folder
 
 
 def verdicts(page: str) -> dict[str, str]:
@@ -89,14 +67,6 @@ def test_other_numbers_turn_the_verdicts(
 ) -> None:
     study = convex_study(tmp_path / "study", changed)
     assert verdict_on(generate([study], tmp_path / "docs").read_text(), claim) == verdict
-
-
-def growing_study(folder: Path, exact: Callable[[int], float]) -> Path:
-    for d in (100, 1000, 10000):
-        for label, seconds in (("Exact Newton", exact(d)), ("Newton-CG", d / 1e5)):
-            trace = rows([1.0, 1e-7], step_seconds=seconds)
-            write_run(folder / f"{label}{d}", trace, label=label, n_features=d, name="scaling")
-    return folder
 
 
 def test_growth_is_judged_by_the_fitted_exponents(tmp_path: Path) -> None:
@@ -202,3 +172,15 @@ def test_runs_of_no_study_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="None of these runs"):
         generate([folder], tmp_path / "docs")
     assert main([str(folder), "--out", str(tmp_path / "docs")]) == 2
+
+
+def test_a_long_trace_is_thinned_out_without_changing_what_targets_cost() -> None:
+    gaps = np.geomspace(1.0, 1e-15, 20_000)
+    whole = rows(list(gaps), step_seconds=1e-3)
+    kept = thinned(whole)
+    assert len(kept) < 1000 and kept[0] == whole[0] and kept[-1] == whole[-1]
+    records = [RunRecord(Path(), each) for each in (whole, kept)]
+    for power in range(-15, 1):
+        costs = [record.seconds_to(10.0**power) for record in records]
+        assert costs[0] == costs[1]
+    assert thinned(whole[:100]) == whole[:100]

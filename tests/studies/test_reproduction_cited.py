@@ -1,47 +1,16 @@
 """The page's sections on Ye and Zhang and on DynaNewton: known traces, known verdicts."""
 
-import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from run_folders import row, rows, write_run
+from run_folders import rows, write_run
+from study_runs import dyna_study, multiplier_study, ye_zhang
 
 from newton_krylov.errors import DataError
 from studies.reproduction.generate import generate
 from studies.reproduction.page import Verdict
-
-ALPHAS = (0.001, 0.1)
-
-
-def geometric(factor: float, length: int = 400) -> list[float]:
-    return [factor**k for k in range(length) if factor**k > 1e-10]
-
-
-def ye_zhang(
-    folder: Path,
-    plain: Callable[[float], float],
-    accelerated: Callable[[float], float],
-    **rivals: float,
-) -> Path:
-    """Write a study in which each method's gap falls by a known factor a step."""
-    made = itertools.count()
-    for alpha, seed in itertools.product(ALPHAS, (0, 1)):
-        for name, factor in (("newton", plain), ("accelerated_newton", accelerated)):
-            curvature = {"name": "regularized_subsampled", "fraction": 0.05, "alpha": alpha}
-            write_run(
-                folder / str(next(made)), rows(geometric(factor(alpha))), seed=seed,
-                name="ye_zhang_2017", label=f"{name} {alpha}", optimizer={"name": name},
-                hessian_approx=curvature,
-            )  # fmt: skip
-    for label, seconds in rivals.items():
-        write_run(
-            folder / label, rows(geometric(0.1), step_seconds=seconds), name="ye_zhang_2017",
-            label={"newton": "Exact Newton", "gd": "Gradient descent"}[label],
-            optimizer={"name": label},
-        )  # fmt: skip
-    return folder
 
 
 def verdict_on(page: Path, beginning: str) -> str:
@@ -121,38 +90,6 @@ def test_without_pairs_there_is_no_section(tmp_path: Path) -> None:
 
 
 # --- DynaNewton -----------------------------------------------------------------------------
-
-PATH = [1.0, 1e-1, 5e-3, 1e-5, 1e-10]
-"""d / 2n is 1e-2 here (20 features, 1000 samples): reached with the third row."""
-
-
-def dyna_study(
-    folder: Path, *, passes: float = 0.6, seconds: float = 0.01, test: bool = True
-) -> Path:
-    """Write a study; DynaNewton's steps take some passes and seconds, Newton's two and 0.02."""
-    each = {"DynaNewton": (passes, seconds), "Exact Newton": (2.0, 0.02), "SGD": (1.0, 0.5)}
-    for label, (reads, time) in each.items():
-        gaps = PATH if label != "SGD" else [1.0, 5e-3, 2e-3]
-        trace = [
-            row(
-                k, gap, time * k, data_passes=reads * k, hessian_count=reads * k / 2,
-                test_loss=0.4 + gap if test else math.nan,
-            )
-            for k, gap in enumerate(gaps)
-        ]  # fmt: skip
-        write_run(folder / label, trace, name="dynanewton_2016", label=label)
-    return folder
-
-
-def multiplier_study(folder: Path, cost: Callable[[float], float]) -> Path:
-    for c in (0.0, 1.0, 10.0):
-        optimizer = {"name": "dynanewton", "multiplier": c, "schedule": "geometric"}
-        trace = [row(k, gap, 0.1 * k, data_passes=cost(c) * k) for k, gap in enumerate(PATH)]
-        write_run(
-            folder / f"c{c}", trace, name="dynanewton_2016_multiplier", label="DynaNewton",
-            optimizer=optimizer,
-        )  # fmt: skip
-    return folder
 
 
 def test_passes_and_effective_passes_are_told_and_judged(tmp_path: Path) -> None:

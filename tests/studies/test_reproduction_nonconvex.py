@@ -1,38 +1,14 @@
 """The section on the study of a network, of runs whose numbers a person can check."""
 
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-from run_folders import row, write_run
+from study_runs import ACCURACIES, run_of
 
 from newton_krylov.report.records import read_records
 from studies.reproduction.nonconvex import section
 from studies.reproduction.page import Section, Verdict
-
-ACCURACIES = {
-    "Adam (the paper's gradient descent)": 0.95,
-    "SGD": 0.7,
-    "Paper's Newton, layer 1": 0.14,
-    "Paper's Newton, layer 4": 0.3,
-    "Paper's Newton, layers 1, 2, 4": 0.11,
-    "Newton, layer 1": 0.33,
-    "Newton, layers 1, 2, 4": 0.4,
-    "Newton, all layers": 0.75,
-}
-
-
-def run_of(folder: Path, label: str, accuracy: float, minutes: float = 4.0, **config: Any) -> None:
-    trace = [
-        row(
-            epoch, math.nan, 15.0 * minutes * epoch, loss=2.3 - 0.1 * epoch,
-            train_accuracy=0.1 + (accuracy - 0.1) * epoch / 4, test_accuracy=0.1,
-        )
-        for epoch in range(5)
-    ]  # fmt: skip
-    settings = {"name": "paper_nonconvex", "optimizer": {"name": "layerwise_newton"}} | config
-    write_run(folder, trace, label=label, optimum=None, reason="4 epochs", **settings)
 
 
 def made(tmp_path: Path, accuracies: dict[str, float]) -> Section:

@@ -4,39 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_folders import row, write_run
+from study_runs import TRANSPORT, Runs, assignment, transport_study
 
 from newton_krylov.report.records import read_records
 from studies.reproduction import sns
 from studies.reproduction.page import Section, Verdict
-
-Runs = dict[str, tuple[int, float]]
-"""Label to iterations and seconds."""
-
-DEFAULTS: Runs = {sns.SNS: (30, 0.1), sns.WHOLE: (30, 0.3), sns.SINKHORN: (60_000, 60.0)}
-
-
-def trace(iterations: int, seconds: float) -> list[Any]:
-    """Return a start, a middle that is at machine accuracy and an end."""
-    middle = row(iterations - 1, 1e-16, 0.9 * seconds)
-    return [row(0, 0.1, 0.0), middle, row(iterations, 0.0, seconds)]
-
-
-def write(
-    folder: Path, study: str, runs: Runs, *, n: int = 500, converged: bool = True, **config: Any
-) -> None:
-    for label, (iterations, seconds) in runs.items():
-        ended = "converged" if converged or label != sns.SINKHORN else "limit"
-        write_run(
-            folder / study / str(config) / label, trace(iterations, seconds), label=label,
-            name=study, reason=f"{ended} by the test", n_features=n + len(str(config)),
-            summary={
-                "outcome": ended,
-                "dataset": {"name": "transport", "n_samples": n, "n_features": n,
-                            "checksum": f"{study}{config.get('dataset')}"},
-            },
-            **config,
-        )  # fmt: skip
 
 
 def make(folder: Path, figures: Path) -> Section:
@@ -46,11 +18,6 @@ def make(folder: Path, figures: Path) -> Section:
     section = sns.section(records, figures)
     assert section is not None
     return section
-
-
-def assignment(folder: Path, changed: Runs | None = None) -> None:
-    source = {"name": "transport", "source": "random_assignment"}
-    write(folder, sns.STUDY, DEFAULTS | (changed or {}), dataset=source)
 
 
 def verdicts(section: Section) -> dict[str, tuple[Verdict, str]]:
@@ -99,16 +66,16 @@ def test_all_studies_together_make_all_claims_with_their_figures(tmp_path: Path)
     runs = tmp_path / "runs"
     assignment(runs)
     digits = {"name": "transport", "source": "digits"}
-    write(runs, sns.STUDY, DEFAULTS, n=784, dataset=digits)
+    transport_study(runs, sns.STUDY, TRANSPORT, n=784, dataset=digits)
     first = {sns.SNS_700: (750, 1.0), sns.SINKHORN: (6_000, 5.0)}
-    write(runs, sns.L1, first, n=784, dataset=digits)
-    write(
-        runs, sns.LARGE, DEFAULTS, n=2000, converged=False,
+    transport_study(runs, sns.L1, first, n=784, dataset=digits)
+    transport_study(
+        runs, sns.LARGE, TRANSPORT, n=2000, converged=False,
         loss={"name": "entropic_transport", "eta": 4800.0},
     )  # fmt: skip
     for kept, iterations in ((2, 60), (3, 30), (15, 27)):
         approx = {"name": "thresholded_sparse", "kept": kept}
-        write(runs, sns.KEPT, {sns.SNS: (iterations, 0.1)}, hessian_approx=approx)
+        transport_study(runs, sns.KEPT, {sns.SNS: (iterations, 0.1)}, hessian_approx=approx)
     section = make(runs, tmp_path / "figures")
     assert len(section.claims) == 2 + 2 + 2 + 1 + 1 + 1
     verdict, text = find(section, "larger n")

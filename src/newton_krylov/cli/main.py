@@ -79,10 +79,7 @@ def _command(config_dir: Path, given: list[str], prog: str) -> int:
         return DONE
     others = _others(config_dir)
     if options.help:
-        from newton_krylov.cli.choices import help_text
-
-        summaries = {g: {e.name: e.summary.rstrip(".") for e in es} for g, es in others.items()}
-        print(help_text(config_dir, summaries, prog))  # noqa: T201
+        print(_help(config_dir, options, others, prog))  # noqa: T201
         return DONE
     _offer(others)
     if options.config_dir is not None and not options.config_dir.is_dir():
@@ -101,6 +98,27 @@ def _command(config_dir: Path, given: list[str], prog: str) -> int:
     if options.config_dir is not None:
         overrides.append(f"hydra.searchpath=[{_quoted(f'file://{options.config_dir.resolve()}')}]")
     return _run(config_dir, overrides, multirun=options.multirun)
+
+
+def _help(
+    config_dir: Path, options: argparse.Namespace, others: dict[str, list[Any]], prog: str
+) -> str:
+    """Return the help on the parts that are chosen, or on everything."""
+    from newton_krylov.cli.choices import groups, help_text, part_help
+
+    known, folders = set(groups(config_dir)), [config_dir]
+    if options.config_dir is not None:
+        folders.insert(0, options.config_dir)
+    chosen = [
+        (group, name)
+        for group, _, names in (line.partition("=") for line in options.overrides)
+        for name in names.split(",")
+        if group in known and name
+    ]
+    if chosen:
+        return "\n\n".join(part_help(folders, *choice, others) for choice in chosen)
+    summaries = {g: {e.name: e.summary.rstrip(".") for e in es} for g, es in others.items()}
+    return help_text(config_dir, summaries, prog)
 
 
 class _Parser(argparse.ArgumentParser):

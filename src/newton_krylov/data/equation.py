@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
+
+from newton_krylov.data.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,42 @@ class Equation:
         """Return the equation with its tensors there."""
         blocks = tuple(block.to(device) for block in self.blocks)
         return Equation(blocks, self.test.to(device), self.solution.to(device))
+
+
+@dataclass(frozen=True)
+class EquationProblem(Dataset):
+    """A differential equation as a data set.
+
+    Attributes
+    ----------
+    equation : Equation
+        Its blocks and its solution.
+    """
+
+    name: str
+    equation: Equation
+    source: str
+    checksum: str
+
+    kind = "a differential equation"
+
+    def to(self, device: torch.device) -> Self:
+        """Return the same on a device."""
+        return replace(self, equation=self.equation.to(device))
+
+    def double(self) -> Self:
+        """Return the same: it is made in the run's own precision."""
+        return self
+
+    def facts(self) -> dict[str, Any]:
+        """Return the number of residuals and of coordinates."""
+        points = [block.points for block in self.equation.blocks]
+        return {
+            "n_samples": sum(len(x) for x in points),
+            "n_features": points[0].shape[-1],
+            "nnz": sum(x.numel() for x in points),
+            "task": "equation",
+        }
 
 
 def derivatives(u: Callable[[Tensor], Tensor], block: Block) -> Jet:

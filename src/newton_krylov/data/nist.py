@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from newton_krylov.capabilities import LABELLED, RESIDUALS
-from newton_krylov.data.dataset import Curve, Dataset, Split
+from newton_krylov.data.dataset import CurveFit, Split
 from newton_krylov.registry import register
 
 _TABLES = "nist_strd.json"
@@ -102,17 +102,14 @@ def tables() -> dict[str, dict[str, Any]]:
     return found
 
 
-def _load(problem: str, *, start: Literal[1, 2] = 1, dtype: torch.dtype = torch.float64) -> Dataset:
+def _load(
+    problem: str, *, start: Literal[1, 2] = 1, dtype: torch.dtype = torch.float64
+) -> CurveFit:
     table = tables()[problem]
     x = torch.tensor(table["x"], dtype=torch.float64)
     y = torch.tensor(table["y"], dtype=torch.float64)
     y = y.log() if problem == "nelson" else y
-    curve = Curve(
-        FORMULAS[problem],
-        torch.tensor(table[f"start_{start}"], dtype=torch.float64).to(dtype),
-        torch.tensor(table["certified"], dtype=torch.float64).to(dtype),
-    )
-    return Dataset(
+    return CurveFit(
         name=f"nist_{problem}",
         train=Split(x.to(dtype).reshape(len(y), -1), y.to(dtype)),
         test=None,
@@ -120,14 +117,16 @@ def _load(problem: str, *, start: Literal[1, 2] = 1, dtype: torch.dtype = torch.
         n_classes=0,
         source="NIST Statistical Reference Datasets, nonlinear regression",
         checksum=hashlib.sha256(json.dumps([table, start]).encode()).hexdigest(),
-        curve=curve,
+        formula=FORMULAS[problem],
+        start=torch.tensor(table[f"start_{start}"], dtype=torch.float64).to(dtype),
+        certified=torch.tensor(table["certified"], dtype=torch.float64).to(dtype),
     )
 
 
-def _source(problem: str) -> Callable[..., Dataset]:
+def _source(problem: str) -> Callable[..., CurveFit]:
     """Make the function that loads a problem, with a signature that the registry can read."""
 
-    def load(*, start: Literal[1, 2] = 1, dtype: torch.dtype = torch.float64) -> Dataset:
+    def load(*, start: Literal[1, 2] = 1, dtype: torch.dtype = torch.float64) -> CurveFit:
         return _load(problem, start=start, dtype=dtype)
 
     load.__doc__ = f"{problem}, a certified problem of nonlinear regression."

@@ -8,8 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from newton_krylov.capabilities import RESIDUALS
-from newton_krylov.data.dataset import Dataset, Split
-from newton_krylov.data.equation import Block, Equation, Jet
+from newton_krylov.data.equation import Block, Equation, EquationProblem, Jet
 from newton_krylov.data.prepare import checksum
 from newton_krylov.registry import register
 
@@ -29,7 +28,7 @@ def poisson_2d(
     boundary_weight: Weight = 1.0,
     seed: NonNegativeInt = 0,
     dtype: torch.dtype = torch.float64,
-) -> Dataset:
+) -> EquationProblem:
     """Minus the Laplacian of u = 2 pi^2 sin(pi x) sin(pi y) on the unit square, u = 0 around it.
 
     The loss is half the mean square of the equation's residuals and half that of the boundary's;
@@ -53,8 +52,8 @@ def poisson_2d(
 
     Returns
     -------
-    Dataset
-        With its equation; `train.X` is the points inside and `train.y` the right side there.
+    EquationProblem
+        With blocks `interior` and `boundary`.
     """
     arguments = {
         "points": points, "side": side, "boundary": boundary, "seed": seed,
@@ -85,15 +84,11 @@ def poisson_2d(
         Block("interior", inside[:, None], equation, source, 1 / count, eye, ones),
         Block("boundary", around[:, None], condition, zeros, boundary_weight / boundary),
     )
-    return Dataset(
+    return EquationProblem(
         name="poisson_2d",
-        train=Split(inside, source),
-        test=None,
-        task="equation",
-        n_classes=0,
+        equation=Equation(blocks, test, _sines(test)),
         source="computed",
         checksum=checksum({"name": "poisson_2d", **arguments}),
-        equation=Equation(blocks, test, _sines(test)),
     )
 
 

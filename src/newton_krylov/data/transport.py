@@ -1,8 +1,4 @@
-"""Optimal transport problems: a cost matrix and two marginals.
-
-A transport problem has no samples to hold out, so of `Dataset` it uses the train split alone:
-`X` is the cost matrix and `y` the two marginals (see `Split`).
-"""
+"""Optimal transport problems: a cost matrix and two marginals."""
 
 import hashlib
 import math
@@ -15,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from newton_krylov.capabilities import TRANSPORT
-from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.data.dataset import TransportProblem
 from newton_krylov.data.prepare import checksum
 from newton_krylov.data.sparse import NUMPY_DTYPES
 from newton_krylov.errors import ConfigError, DataError
@@ -48,7 +44,7 @@ def transport(
     background: pydantic.PositiveFloat = 0.01,
     seed: pydantic.NonNegativeInt = 0,
     dtype: torch.dtype = torch.float64,
-) -> Dataset:
+) -> TransportProblem:
     """Make an optimal transport problem of size n x n; its costs are scaled to a maximum of 1.
 
     - `random_assignment`: independent costs, uniform on [0, 1]; uniform marginals.
@@ -79,8 +75,8 @@ def transport(
 
     Returns
     -------
-    Dataset
-        With task "transport", on the CPU.
+    TransportProblem
+        On the CPU.
 
     Raises
     ------
@@ -111,7 +107,7 @@ def transport_problem(
     *,
     name: str = "transport",
     dtype: torch.dtype = torch.float64,
-) -> Dataset:
+) -> TransportProblem:
     """Make a data set of a user's own transport problem.
 
     Parameters
@@ -129,8 +125,8 @@ def transport_problem(
 
     Returns
     -------
-    Dataset
-        With task "transport".
+    TransportProblem
+        On the CPU.
 
     Raises
     ------
@@ -152,18 +148,15 @@ _ORIGIN = {
 
 def _dataset(
     problem: _Problem, name: str, source: str, defining: dict[str, Any], dtype: torch.dtype
-) -> Dataset:
-    marginals = np.concatenate([problem.row_marginal, problem.column_marginal])
-    kind = NUMPY_DTYPES[dtype]
-    return Dataset(
+) -> TransportProblem:
+    def tensor(values: NDArray[np.float64]) -> torch.Tensor:
+        return torch.from_numpy(np.array(values, dtype=NUMPY_DTYPES[dtype]))
+
+    return TransportProblem(
         name=name,
-        train=Split(
-            torch.from_numpy(np.array(problem.cost, dtype=kind)),
-            torch.from_numpy(np.array(marginals, dtype=kind)),
-        ),
-        test=None,
-        task="transport",
-        n_classes=0,
+        cost=tensor(problem.cost),
+        row_marginal=tensor(problem.row_marginal),
+        column_marginal=tensor(problem.column_marginal),
         source=source,
         checksum=checksum(defining | {"dtype": str(dtype)}),
     )

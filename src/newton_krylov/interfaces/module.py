@@ -5,26 +5,29 @@ operator. The vectors they multiply are flat, in the order of `named_parameters`
 `torch.nn.utils.parameters_to_vector` gives them.
 """
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from newton_krylov.errors import UnsupportedError
+from newton_krylov.errors import ConfigError, UnsupportedError, suggest
 from newton_krylov.objectives.network.graphs import Criterion
+from newton_krylov.objectives.network.layout import mapped, tensors_of
 from newton_krylov.objectives.network.objective import Network
 from newton_krylov.objectives.network.point import NetworkPoint
 from newton_krylov.operators import LinearOperator
+
+Output = Callable[[Any], Tensor]
 
 
 def hessian(
     module: nn.Module,
     criterion: Criterion,
-    inputs: Tensor,
-    targets: Tensor,
+    inputs: Any,
+    targets: Tensor | None = None,
     *,
+    output: Output | None = None,
     layers: Sequence[str] | None = None,
     l2: float = 0.0,
     noise: int | None = None,
@@ -37,21 +40,30 @@ def hessian(
     module : nn.Module
         Takes a batch, samples first. Neither it nor its buffers are changed.
     criterion : callable
-        (outputs, targets) -> mean loss over the samples, such as `nn.CrossEntropyLoss()`.
-    inputs : Tensor, shape (n, ...)
-        Samples.
-    targets : Tensor, shape (n, ...)
-        Their targets.
+        (outputs, targets) -> mean loss over the samples, such as `nn.CrossEntropyLoss()`. Class
+        weights and ignored targets are reckoned with; where the mean over a batch cannot be had
+        from its parts, all samples pass through the network together.
+    inputs : Tensor, shape (n, ...), or a tuple or dict of such
+        Samples; whole numbers stay whole. A tuple or dict is passed as the arguments of the
+        module's `forward`, if it takes them so, and else as one. Or, without `targets`, batches:
+        an iterable of (inputs, targets), such as a `DataLoader`, which is read once.
+    targets : Tensor, shape (n, ...), optional
+        Their targets. If there are r for each sample, as where the module returns the rows of n
+        sequences, shape (n r, ...), the rows are the data.
+    output : callable, optional
+        From what the module returns to its outputs, where that is no tensor: such as
+        `lambda returned: returned.logits`.
     layers : sequence of str, optional
-        Names of the submodules whose weights are the variables; by default all that have
-        trainable weights (`requires_grad`).
+        Names of the submodules whose weights, and those of their parts, are the variables; by
+        default all that have trainable weights (`requires_grad`).
     l2 : float
         Adds l2/2 |w|^2 to the loss, so l2 I to the matrix.
     noise : int, optional
         Seeds the masks of dropout, where the module is in training mode; None turns it off. So
         every product is with one matrix.
     chunk : int, optional
-        Samples in one forward pass; by default as many as suit the memory.
+        Samples in one forward pass; by default as many as suit the memory. Batch norm in training
+        mode uses the statistics of each pass: by default of all samples.
 
     Returns
     -------
@@ -61,8 +73,9 @@ def hessian(
     Raises
     ------
     UnsupportedError
-        If the criterion does not return a mean, the module calls a random function other than
-        dropout, or a layer's weights are trainable in part.
+        If the criterion does not return a mean; if the module draws random numbers other than
+        dropout's, returns what is no tensor, or cannot be differentiated; if a layer's weights are
+        trainable in part; or if the samples must pass together and do not fit in memory.
 
     Examples
     --------
@@ -76,15 +89,17 @@ def hessian(
     >>> cg(H, torch.ones(3)).converged
     True
     """
-    return _point(module, criterion, inputs, targets, layers, l2, noise, chunk).hessian()
+    point = _point(module, criterion, inputs, targets, output, layers, l2, noise, chunk)
+    return point.hessian()
 
 
 def gauss_newton(
     module: nn.Module,
     criterion: Criterion,
-    inputs: Tensor,
-    targets: Tensor,
+    inputs: Any,
+    targets: Tensor | None = None,
     *,
+    output: Output | None = None,
     layers: Sequence[str] | None = None,
     l2: float = 0.0,
     noise: int | None = None,
@@ -99,7 +114,7 @@ def gauss_newton(
 
     Parameters
     ----------
-    module, criterion, inputs, targets, layers, l2, noise, chunk
+    module, criterion, inputs, targets, output, layers, l2, noise, chunk
         See `hessian`.
 
     Returns
@@ -107,15 +122,18 @@ def gauss_newton(
     LinearOperator
         Symmetric, shape (d, d).
     """
-    return _point(module, criterion, inputs, targets, layers, l2, noise, chunk).gauss_newton()
+    return _point(
+        module, criterion, inputs, targets, output, layers, l2, noise, chunk
+    ).gauss_newton()
 
 
 def empirical_fisher(
     module: nn.Module,
     criterion: Criterion,
-    inputs: Tensor,
-    targets: Tensor,
+    inputs: Any,
+    targets: Tensor | None = None,
     *,
+    output: Output | None = None,
     layers: Sequence[str] | None = None,
     l2: float = 0.0,
     noise: int | None = None,
@@ -129,7 +147,7 @@ def empirical_fisher(
 
     Parameters
     ----------
-    module, criterion, inputs, targets, layers, l2, noise, chunk
+    module, criterion, inputs, targets, output, layers, l2, noise, chunk
         See `hessian`.
 
     Returns
@@ -137,42 +155,80 @@ def empirical_fisher(
     LinearOperator
         Symmetric positive semidefinite, shape (d, d).
     """
-    return _point(module, criterion, inputs, targets, layers, l2, noise, chunk).empirical_fisher()
+    return _point(
+        module, criterion, inputs, targets, output, layers, l2, noise, chunk
+    ).empirical_fisher()
 
 
 def _point(
     module: nn.Module,
     criterion: Criterion,
-    inputs: Tensor,
-    targets: Tensor,
+    inputs: Any,
+    targets: Tensor | None,
+    output: Output | None,
     layers: Sequence[str] | None,
     l2: float,
     noise: int | None,
     chunk: int | None,
 ) -> NetworkPoint:
-    if len(inputs) != len(targets):
-        raise ValueError(f"{len(inputs)} inputs, but {len(targets)} targets")
-    y = targets.double() if targets.is_floating_point() else targets
-    network = Network(module, _in_float64(criterion), inputs, y, l2=l2, chunk=chunk)
+    X, y = _samples(inputs, targets)
+    reduction = getattr(criterion, "reduction", "mean")
+    if reduction in ("sum", "none"):
+        raise UnsupportedError(
+            f"the criterion has reduction='{reduction}', but the curvature is of a mean over the "
+            f"samples: use reduction='mean' and scale the operator."
+        )
+    network = Network(module, criterion, X, y, output=output, l2=l2, chunk=chunk, together=None)
     if noise is not None:
-        everything = torch.arange(len(inputs), device=inputs.device)
+        everything = torch.arange(network.n_samples, device=network.device)
         network = network.subset(everything, noise=noise)
-    free = _trainable(module) if layers is None else list(layers)
+    free = _trainable(module) if layers is None else _parts(network.blocks, layers)
     if set(free) != set(network.blocks):
         network = network.restricted(free, network.initial())
     return network.at(network.initial())
 
 
-def _in_float64(criterion: Any) -> Criterion:
-    """Let a criterion module's own tensors, such as class weights, meet outputs in float64."""
-    if getattr(criterion, "reduction", "mean") != "mean":
-        raise UnsupportedError(
-            f"the criterion has reduction='{criterion.reduction}', but the curvature is of a mean "
-            f"over the samples: use reduction='mean' and scale the operator."
+def _samples(inputs: Any, targets: Tensor | None) -> tuple[Any, Tensor]:
+    """Return inputs and targets, those of batches one after the other."""
+    if targets is not None:
+        return _checked(inputs), targets
+    if isinstance(inputs, Tensor | dict) or not isinstance(inputs, Iterable):
+        raise ValueError("targets are missing: only batches of (inputs, targets) do without")
+    batches = [tuple(batch) for batch in inputs]
+    if not batches or any(len(batch) != 2 for batch in batches):
+        raise ValueError("inputs without targets must be batches of two: (inputs, targets)")
+    ones, others = zip(*batches, strict=True)
+    parts = [tensors_of(_checked(one)) for one in ones]
+    joined = iter([torch.cat(same) for same in zip(*parts, strict=True)])
+    return mapped(lambda _: next(joined), ones[0]), torch.cat(others)
+
+
+def _checked(inputs: Any) -> Any:
+    """Refuse inputs of which one cannot tell the samples."""
+    lengths = {len(t) if t.ndim else None for t in tensors_of(inputs)}
+    if not lengths:
+        raise ValueError(
+            f"the inputs must be a tensor, or a tuple or dict of tensors, not "
+            f"{type(inputs).__name__}"
         )
-    if isinstance(criterion, nn.Module):
-        return copy.deepcopy(criterion).double()
-    return criterion  # type: ignore[no-any-return]
+    if len(lengths) > 1:
+        raise ValueError(
+            f"the inputs have {' and '.join(map(str, sorted(lengths, key=str)))} samples: each "
+            f"tensor must have all samples, first"
+        )
+    return inputs
+
+
+def _parts(blocks: dict[str, slice], names: Sequence[str]) -> list[str]:
+    """Return the layers with weights that are, or are parts of, submodules of these names."""
+    found = {
+        name: [layer for layer in blocks if layer == name or layer.startswith(f"{name}.")]
+        for name in names
+    }
+    for name, layers in found.items():
+        if not layers:
+            raise ConfigError(f"'{name}' is not a layer of the network{suggest(name, blocks)}")
+    return [layer for layer in blocks if any(layer in layers for layers in found.values())]
 
 
 def _trainable(module: nn.Module) -> list[str]:

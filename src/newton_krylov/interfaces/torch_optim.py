@@ -1,17 +1,17 @@
 """Newton-Krylov as a `torch.optim.Optimizer`, for an ordinary PyTorch training loop."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from newton_krylov.curvature.hvp import HessianProduct
 from newton_krylov.errors import ConfigError, UnsupportedError
+from newton_krylov.interfaces.closure import Closure, FixedClosure
 from newton_krylov.interfaces.parts import named
 from newton_krylov.linear_solvers.result import LinearSolver
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
@@ -25,7 +25,6 @@ from newton_krylov.optimizers.newton_step import NegativeCurvature, NewtonStep
 from newton_krylov.optimizers.stochastic_step import StochasticStep
 from newton_krylov.preconditioners.none import NoPreconditioner
 
-Closure = Callable[[], Any]
 DampingRule = Literal["fixed", "levenberg_marquardt"]
 
 
@@ -39,10 +38,15 @@ class NewtonKrylov(torch.optim.Optimizer):
     search.
 
     The closure returns the loss; it may also call `zero_grad` and `backward`, as those of
-    `torch.optim.LBFGS` do (the call is caught: the graph is needed). It is evaluated several
-    times in a step and must be one function of the weights: the batch is chosen outside of it.
-    Dropout is fixed for the length of a step, by resetting torch's random state before each
-    evaluation; the first step checks that nothing else changes.
+    `torch.optim.LBFGS` do (the call is caught: the graph is needed), on the loss itself or on parts
+    whose sum it returns, detached or not; the graphs of all parts are held for the step. It is
+    evaluated several times in a step and must be one function of the weights: the batch is chosen
+    outside of it. Dropout and buffers are fixed for the length of a step, by resetting torch's
+    random state and the modules' buffers before each evaluation, and go on from step to step as if
+    it had been one: batch norm's running averages move once. The first step checks that nothing
+    else changes.
+
+    Parameters may be frozen, unfrozen and added (`add_param_group`) between steps.
 
     After a step, `.grad` holds the gradient where the step began.
 
@@ -109,7 +113,7 @@ class NewtonKrylov(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr})
         if len(self.param_groups) > 1:
             raise ValueError("NewtonKrylov has one system for all weights: give one group only")
-        self._weights = _Weights([p for p in self.param_groups[0]["params"] if p.requires_grad])
+        self._weights()  # refuses parameters that make no one vector
         options: dict[str, Any] = {"maxiter": max_iterations} if solver != "exact" else {}
         if solver in ("minres", "minres_qlp") and negative_curvature != "ignore":
             options["negative_curvature"] = "stop"
@@ -125,6 +129,11 @@ class NewtonKrylov(torch.optim.Optimizer):
         self._newton = StochasticStep(newton)
         self._generator = torch.Generator().manual_seed(0)  # for the start of Lanczos at a saddle
         self.note = ""
+
+    def _weights(self) -> "_Weights":
+        """Return the parameters that require a gradient now."""
+        params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        return _Weights(params)
 
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
         """Make one step.
@@ -148,13 +157,14 @@ class NewtonKrylov(torch.optim.Optimizer):
         """
         if closure is None:
             raise ValueError("NewtonKrylov evaluates the loss several times: step needs a closure")
-        state = self.state[self._weights.parameters[0]]
+        weights = self._weights()
+        state = self.state[self.param_groups[0]["params"][0]]
         memory = self._newton.memory()
         if state:
             memory.load_state_dict(state["newton"])
-        with self._weights.replaced():
-            loss = _Loss(self._weights, closure)
-            point = loss.at(self._weights.get())
+        with weights.replaced(), closing(FixedClosure(closure, weights.device)) as fixed:
+            loss = _Loss(weights, fixed)
+            point = loss.at(weights.get())
             if not state:
                 loss.check(point)
             rate = self.param_groups[0]["lr"]
@@ -162,9 +172,9 @@ class NewtonKrylov(torch.optim.Optimizer):
         if isinstance(step, str):
             self.note = step
         else:
-            self._weights.set(step.point.w)
+            weights.set(step.point.w)
             self.note = "; ".join(step.notes)
-        self._weights.set_gradient(point.grad)
+        weights.set_gradient(point.grad)
         memory.kept = None  # the next step may be on another batch
         state["newton"] = memory.state_dict()
         return point.loss
@@ -200,6 +210,7 @@ class _Weights:
                 f"these are {found}"
             )
         self.parameters = parameters
+        self.device = parameters[0].device
         self.sizes = [p.numel() for p in parameters]
 
     def get(self) -> Tensor:
@@ -237,27 +248,14 @@ class _Weights:
             parameter.grad = part.clone()
 
 
-class _BackwardIsLater(TorchFunctionMode):
-    """Catches a closure's own `loss.backward()`, which would free the graph."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return None if func is Tensor.backward else func(*args, **(kwargs or {}))
-
-
 class _Loss(Objective):
     """A closure as a function of the weights: the same random numbers at every evaluation."""
 
-    def __init__(self, weights: _Weights, closure: Closure) -> None:
+    def __init__(self, weights: _Weights, closure: FixedClosure) -> None:
         first = weights.parameters[0]
         self.weights, self.closure = weights, closure
         self.dim, self.dtype, self.device = sum(weights.sizes), first.dtype, first.device
         self.n_samples, self.counts, self.convexity = 1, Counts(), None
-        self._random = torch.get_rng_state()
-        self._cuda_random = torch.cuda.get_rng_state(self.device) if self._on_cuda else None
-
-    @property
-    def _on_cuda(self) -> bool:
-        return self.device.type == "cuda"
 
     def at(self, w: Tensor) -> "_LossPoint":
         """Evaluate at w, lazily."""
@@ -267,28 +265,17 @@ class _Loss(Objective):
         """Return itself: its samples are the closure's own affair."""
         return self
 
-    def rounding(self, value: float) -> float:
-        """Return how far a computed loss can be off by rounding alone."""
-        return 10 * torch.finfo(self.dtype).eps * (1 + abs(value))
-
     def evaluate(self, parts: Sequence[Tensor], *, graph: bool) -> Tensor:
         """Run the closure with these weights, which the model then holds."""
         self.weights.hold(parts)
-        torch.set_rng_state(self._random)
-        if self._cuda_random is not None:
-            torch.cuda.set_rng_state(self._cuda_random, self.device)
-        with torch.set_grad_enabled(graph), _BackwardIsLater():
-            loss = self.closure()
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise ValueError("the closure must return the loss, a tensor of one element")
-        if graph and not loss.requires_grad:
-            raise ValueError("the closure's loss does not depend on the parameters given")
-        return loss.reshape(())
+        return self.closure(graph=graph)
 
     def check(self, point: "_LossPoint") -> None:
         """Refuse a closure that is not one function of the weights."""
         first, second = float(point.loss), float(self.evaluate(point.parts, graph=False))
-        if abs(first - second) > 100 * self.rounding(first):
+        # A loss near zero may be a difference of large numbers; g'w has its unit, too.
+        size = abs(first) + float(point.grad.abs() @ point.w.abs())
+        if abs(first - second) > 1000 * torch.finfo(self.dtype).eps * size:
             raise UnsupportedError(
                 f"the closure gave the losses {first:.9g} and {second:.9g} at the same weights, so "
                 f"neither a line search nor a Hessian product would be of one function: choose the "

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from newton_krylov.capabilities import LINEAR_MODEL, SAMPLE_GRADIENTS, SAMPLES, SQUARE_ROOT
-from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.data.dataset import Dataset, ImageSet, Split, Table, TransportProblem
 from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.errors import CombinationError, UnsupportedError
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
@@ -140,15 +140,16 @@ class LinearModel(Objective):
     offers = frozenset({SAMPLES, LINEAR_MODEL, SAMPLE_GRADIENTS})
 
     def __init__(self, dataset: Dataset, l2: float, intercept: Intercept = "none") -> None:
+        if not isinstance(dataset, Table):
+            raise CombinationError(
+                f"loss={self.name} is of a linear model and reads tables, but "
+                f"dataset={dataset.name} has {dataset.kind}; choose "
+                f"{_OF_OTHER_KINDS.get(type(dataset), 'another loss')}."
+            )
         if dataset.task != self.task:
             raise CombinationError(
                 f"loss={self.name} needs {_KINDS[self.task]}, but dataset={dataset.name} has "
                 f"{_KINDS[dataset.task]}; choose {_ALTERNATIVES[dataset.task]}."
-            )
-        if dataset.images is not None:
-            raise CombinationError(
-                f"loss={self.name} is of a linear model and reads tables, but "
-                f"dataset={dataset.name} has images; choose loss=cross_entropy."
             )
         self.n_outputs = dataset.n_classes if self.task == "multiclass" else 1
         self.counts = Counts()
@@ -373,13 +374,15 @@ _KINDS = {
     "binary": "two classes",
     "multiclass": "more than two classes",
     "regression": "real-valued targets",
-    "transport": "a transport problem",
+}
+_OF_OTHER_KINDS: dict[type[Dataset], str] = {
+    ImageSet: "loss=cross_entropy",
+    TransportProblem: "loss=entropic_transport",
 }
 _ALTERNATIVES = {
     "binary": "loss=logistic, squared_hinge or sigmoid_least_squares",
     "multiclass": "loss=multinomial",
     "regression": "loss=least_squares",
-    "transport": "loss=entropic_transport",
 }
 
 

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from newton_krylov import distributed
 from newton_krylov.capabilities import unused
-from newton_krylov.data import Dataset, Split, load_dataset
-from newton_krylov.data.on_disk import OnDisk
+from newton_krylov.data import Dataset, LabelledData, load_dataset
 from newton_krylov.data.sparse import by_row_length
 from newton_krylov.device import denormals_flushed
 from newton_krylov.errors import UnsupportedError, UserError
@@ -249,16 +248,9 @@ def _load(
         data_dir=Path(folder).expanduser() if folder else None,
         dtype=getattr(torch, dtype),
     )
-    target = torch.device(place)
-    test = None if loaded.test is None else _moved(loaded.test, target)
-    equation = None if loaded.equation is None else loaded.equation.to(target)
-    train = _moved(by_row_length(loaded.train), target)
-    return replace(loaded, train=train, test=test, equation=equation)
-
-
-def _moved(split: Split, target: torch.device) -> Split:
-    weights = None if split.weights is None else split.weights.to(target)
-    return Split(split.X.to(target), split.y.to(target), weights)
+    if isinstance(loaded, LabelledData):
+        loaded = replace(loaded, train=by_row_length(loaded.train))
+    return loaded.to(torch.device(place))
 
 
 def _hashable(value: Any) -> Any:
@@ -375,7 +367,9 @@ class _Experiment:
         dataset = distributed.shard(whole, team)
         _load.cache_clear()
         local = objective_of(self.config, dataset)
-        return dataset, distributed.data_parallel(local, team, whole.train.X)
+        train, _ = whole.splits
+        assert train is not None  # it has been divided
+        return dataset, distributed.data_parallel(local, team, train.X)
 
     def _optimum(self, dataset: Dataset, objective: Objective) -> Optimum | None:
         settings = self.config.settings
@@ -424,14 +418,15 @@ class _Experiment:
                 self.tracker.log(row)
                 progress(row)
             objective.agreed(0.0)  # no clock runs while one process waits for another to load
+            train, test = dataset.splits
             result = run(
                 optimizer,
                 objective,
                 w0,
                 self.config.stopping,
                 generator,
-                train=dataset.train,
-                test=dataset.test,
+                train=train,
+                test=test,
                 optimum=None if optimum is None else optimum.value,
                 on_row=on_row,
                 on_step=watch.step,
@@ -494,20 +489,5 @@ def _cannot_write(path: Path, error: OSError) -> str:
 
 
 def _description(dataset: Dataset) -> dict[str, Any]:
-    X = dataset.train.X
-    return {
-        "name": dataset.name,
-        "n_samples": len(dataset.train),
-        "n_features": dataset.n_features,
-        "nnz": _stored(X),
-        "task": dataset.task,
-        "source": dataset.source,
-        "checksum": dataset.checksum,
-    }
-
-
-def _stored(X: Tensor) -> int:
-    """Count the entries that a data matrix holds."""
-    if isinstance(X, OnDisk):
-        return X.nnz
-    return int(X.values().numel()) if X.layout is torch.sparse_csr else X.numel()
+    origin = {"source": dataset.source, "checksum": dataset.checksum}
+    return {"name": dataset.name, **dataset.facts(), **origin}

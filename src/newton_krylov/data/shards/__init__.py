@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from newton_krylov.capabilities import LABELLED, TABLE
-from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.data.dataset import Split, Table
 from newton_krylov.data.on_disk import OnDisk, Piece, Shard
 from newton_krylov.data.prepare import checksum
 from newton_krylov.data.shards.layout import Description, SplitSize, read_description
@@ -22,7 +22,7 @@ __all__ = ["read_shards", "shards", "write_shards"]
 
 
 @register("dataset", "shards", offers=(TABLE, LABELLED))
-def shards(*, path: str | None = None, dtype: torch.dtype = torch.float64) -> Dataset:
+def shards(*, path: str | None = None, dtype: torch.dtype = torch.float64) -> Table:
     """Sparse data larger than memory, by its folder of shards on disk.
 
     Parameters
@@ -34,7 +34,7 @@ def shards(*, path: str | None = None, dtype: torch.dtype = torch.float64) -> Da
 
     Returns
     -------
-    Dataset
+    Table
         Its X stay on disk.
 
     Raises
@@ -47,7 +47,7 @@ def shards(*, path: str | None = None, dtype: torch.dtype = torch.float64) -> Da
     return read_shards(Path(path).expanduser(), dtype)
 
 
-def read_shards(folder: Path, dtype: torch.dtype) -> Dataset:
+def read_shards(folder: Path, dtype: torch.dtype) -> Table:
     """Open a folder of shards; every file is read through once and checked.
 
     Parameters
@@ -59,7 +59,7 @@ def read_shards(folder: Path, dtype: torch.dtype) -> Dataset:
 
     Returns
     -------
-    Dataset
+    Table
         Its X stay on disk.
 
     Raises
@@ -76,7 +76,7 @@ def read_shards(folder: Path, dtype: torch.dtype) -> Dataset:
         name: [*(shard.sha256 for shard in size.shards), size.labels_sha256]
         for name, size in description.splits.items()
     }
-    return Dataset(
+    return Table(
         name="shards",
         train=splits["train"],
         test=splits.get("test"),

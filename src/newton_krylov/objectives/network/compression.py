@@ -46,7 +46,7 @@ def compression(f: Passes, w: Tensor) -> Compression | None:
     if stage is None:
         return None
     X = torch.cat([f.inputs.span(*span) for span in f.spans])
-    if X.ndim != 2 or X.shape[1] < _WORTHWHILE * X.shape[0]:
+    if len(X) != f.n or X.ndim != 2 or X.shape[1] < _WORTHWHILE * X.shape[0]:
         return None
     K = X @ X.T
     bias = "bias" in stage.parameters

@@ -10,9 +10,9 @@ from torch import Tensor
 from newton_krylov.data.dataset import Split
 from newton_krylov.objectives.network.chunks import Chunks
 from newton_krylov.objectives.network.forward import FixedForward, Statistics
-from newton_krylov.objectives.network.graphs import Criterion
 from newton_krylov.objectives.network.inputs import Activations, Inputs, Samples
 from newton_krylov.objectives.network.layout import Layout, Stage, run
+from newton_krylov.objectives.network.loss import Loss
 from newton_krylov.objectives.network.passes import Passes
 
 _CALIBRATION = 1000
@@ -60,27 +60,24 @@ class Evaluator:
         The network.
     layout : Layout
         Of its weights.
-    criterion : callable
-        (outputs, targets) -> mean loss.
+    loss : Loss
+        Of outputs and targets.
     training : Samples
         All training samples.
     chunks : Chunks
-        Cuts samples into spans, and knows where batch norm is.
-    memory : float
-        Bytes that a split's activations may take.
+        Cut the samples, and say how many bytes a split's activations may take.
     """
 
     def __init__(
         self,
         stages: Sequence[Stage],
         layout: Layout,
-        criterion: Criterion,
+        loss: Loss,
         training: Samples,
         chunks: Chunks,
-        memory: float,
     ) -> None:
-        self._stages, self._layout, self._criterion = stages, layout, criterion
-        self._training, self._chunks, self._memory = training, chunks, memory
+        self._stages, self._layout, self._loss = stages, layout, loss
+        self._training, self._chunks = training, chunks
         self._splits: list[_Kept] = []
 
     @torch.no_grad()
@@ -129,14 +126,7 @@ class Evaluator:
         if not front:
             kept.inputs = samples
             return
-        kept.inputs = Activations(
-            samples,
-            front,
-            self._layout.views(w),
-            self._chunks.seen,
-            self._chunks.spans,
-            self._memory,
-        )
+        kept.inputs = Activations(samples, front, self._layout.views(w), self._chunks)
 
     def _first_change(self, before: Tensor, after: Tensor) -> int:
         pairs = list(zip(self._layout.views(before), self._layout.views(after), strict=True))
@@ -148,14 +138,21 @@ class Evaluator:
     def _evaluate(self, kept: _Kept, split: Split) -> tuple[float, float]:
         tensors, statistics = self._layout.views(kept.w), self._statistics(kept.w)
         stages, classes = self._stages[kept.depth :], not split.y.is_floating_point()
-        loss = right = 0.0
-        for start, stop in self._chunks.spans(len(split), self._stages):
+        spans = self._chunks.pieces(len(split), self._stages)
+        sums = self._loss.sums(split.y, spans)
+        whole, loss, right = [], 0.0, 0.0
+        for (start, stop), part in zip(spans, sums, strict=True):
             x = kept.inputs.span(start, stop)
             z = run(stages, tensors, x, FixedForward(statistics=statistics))
             y = split.y[start:stop]
-            loss += float(self._criterion(z.double(), y)) * (stop - start)
-            right += float((z.argmax(1) == y).sum()) if classes else math.nan
-        return loss / len(split), right / len(split)
+            if self._loss.whole:
+                whole.append(z)
+            elif part:
+                loss += float(self._loss(z, y)) * part
+            right += float((z.argmax(1) == y).sum()) if classes and z.ndim > 1 else math.nan
+        if self._loss.whole:
+            return float(self._loss(torch.cat(whole), split.y)), right / len(split)
+        return loss / sum(sums), right / len(split)
 
     def _statistics(self, w: Tensor) -> Statistics | None:
         if not self._chunks.seen.batch_norm:

@@ -85,12 +85,19 @@ class OutputGraph:
         Depending on them.
     loss : callable
         Outputs to the mean loss over these samples.
+    shares : Tensor, shape (n,), optional
+        What each row of the outputs weighs in that mean; by default all weigh the same.
     """
 
     def __init__(
-        self, parameters: Sequence[Tensor], outputs: Tensor, loss: Callable[[Tensor], Tensor]
+        self,
+        parameters: Sequence[Tensor],
+        outputs: Tensor,
+        loss: Callable[[Tensor], Tensor],
+        shares: Tensor | None = None,
     ) -> None:
         self.parameters, self.outputs = parameters, outputs
+        self._shares = None if shares is None else shares[:, None]
         self._u = torch.zeros_like(outputs, requires_grad=True)
         self._pulled = torch.autograd.grad(
             outputs, parameters, self._u, create_graph=True, materialize_grads=True
@@ -114,5 +121,15 @@ class OutputGraph:
 
     @property
     def sample_gradients(self) -> Tensor:
-        """The gradient of each sample's own loss by its outputs, shape of the outputs."""
-        return self._loss_gradient.detach() * len(self.outputs)
+        """The gradient of each row's own loss by its outputs, shape (n, outputs of a row).
+
+        A row that weighs nothing has none: zeros.
+        """
+        gradient = self._loss_gradient.detach().reshape(len(self.outputs), -1)
+        if self._shares is None:
+            return gradient * len(gradient)
+        return torch.where(self._shares > 0, gradient / self._shares, 0).to(gradient.dtype)
+
+    def shared(self, x: Tensor) -> Tensor:
+        """Multiply what belongs to the rows, shape (n, ...), by what each weighs in the mean."""
+        return x / len(x) if self._shares is None else (x * self._shares).to(x.dtype)

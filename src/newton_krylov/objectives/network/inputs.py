@@ -1,9 +1,10 @@
 """What a network's first free stage reads: samples, or activations of the frozen stages."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +12,10 @@ from torch import Tensor
 
 from newton_krylov.data.images import Images
 from newton_krylov.data.on_disk import OnDisk
-from newton_krylov.objectives.network.forward import FixedForward, Seen
-from newton_krylov.objectives.network.layout import Stage, run
+from newton_krylov.objectives.network.chunks import Chunks
+from newton_krylov.objectives.network.forward import FixedForward
+from newton_krylov.objectives.network.layout import Stage, mapped, run, tensors_of
 from newton_krylov.objectives.network.noise import Noise
-
-Cut = Callable[[int, Sequence[Stage]], list[tuple[int, int]]]
 
 
 class Inputs(ABC):
@@ -33,8 +33,8 @@ class Inputs(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def span(self, start: int, stop: int) -> Tensor:
-        """Return the inputs of samples start to stop - 1."""
+    def span(self, start: int, stop: int) -> Any:
+        """Return the inputs of samples start to stop - 1, a tensor or a structure of tensors."""
 
     @abstractmethod
     def take(self, index: Tensor, drawn: Noise | None) -> "Inputs":
@@ -71,44 +71,52 @@ class Samples(Inputs):
 
     Attributes
     ----------
-    X : Tensor, shape (n, ...)
+    X : Tensor, shape (n, ...), or a tuple or dict of such
         Bytes of images, or numbers.
     dtype : torch.dtype
-        Of what the network reads.
+        Of what the network reads, where it is real numbers; others stay as they are.
     images : Images or None
         How bytes become numbers, and how images are augmented where there is noise.
     noise : Noise or None
         Of these samples.
+    channels_last : bool
+        Whether images may be laid out with the channels last, which on a processor makes
+        convolutions a fifth faster (measured).
     """
 
-    X: Tensor
+    X: Any
     dtype: torch.dtype
     images: Images | None = None
     noise: Noise | None = None
+    channels_last: bool = False
 
     def __len__(self) -> int:
-        return len(self.X)
+        return len(tensors_of(self.X)[0])
 
-    def span(self, start: int, stop: int) -> Tensor:
+    def span(self, start: int, stop: int) -> Any:
         """Return the normalized inputs of samples start to stop - 1."""
-        X = self.X[start:stop]
-        x = X.to(self.dtype) if self.images is None else self.images.normalize(X, self.dtype)
-        # On a processor convolutions are a fifth faster with the channels last (measured).
-        last = x.ndim == 4 and x.device.type == "cpu"
+        return mapped(lambda X: self._read(X[start:stop]), self.X)
+
+    def _read(self, X: Tensor) -> Tensor:
+        if self.images is not None:
+            x = self.images.normalize(X, self.dtype)
+        else:
+            x = X.to(self.dtype) if X.is_floating_point() else X
+        last = self.channels_last and x.ndim == 4 and x.device.type == "cpu"
         return x.to(memory_format=torch.channels_last) if last else x
 
     def take(self, index: Tensor, drawn: Noise | None) -> "Samples":
-        """Return some samples; new noise augments them anew."""
-        X = self.X[index]
+        """Return some samples; new noise augments them again."""
+        X = mapped(lambda X: X[index], self.X)
         if drawn is not None and self.images is not None:
             state = np.random.SeedSequence(drawn.seed).generate_state(1, np.uint64)[0]
             generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
             X = self.images.augment(X, generator, drawn.rows)
-        return Samples(X, self.dtype, self.images, _noise(self.noise, index, drawn))
+        return replace(self, X=X, noise=_noise(self.noise, index, drawn))
 
-    def like(self, X: Tensor) -> "Samples":
+    def like(self, X: Any) -> "Samples":
         """Return other samples, read in the same way, without noise."""
-        return Samples(dense(X), self.dtype, self.images)
+        return replace(self, X=readable(X), noise=None)
 
     @property
     def augmented(self) -> bool:
@@ -116,9 +124,19 @@ class Samples(Inputs):
         return self.images is not None and self.images.augmentation != "none"
 
 
-def dense(X: Tensor) -> Tensor:
-    """Return samples as a network reads them: a sparse table is filled up with its zeros."""
-    return X if X.layout is torch.strided and not isinstance(X, OnDisk) else X.to_dense()
+def readable(X: Any) -> Any:
+    """Return samples as a network reads them.
+
+    A sparse table is filled up with its zeros. A tensor that was made under inference mode, which
+    no graph may hold, is copied.
+    """
+
+    def read(X: Tensor) -> Tensor:
+        if X.layout is not torch.strided or isinstance(X, OnDisk):
+            return X.to_dense()
+        return X.clone() if X.is_inference() else X.detach()
+
+    return mapped(read, X)
 
 
 class Activations(Inputs):
@@ -132,12 +150,9 @@ class Activations(Inputs):
         The frozen stages.
     tensors : sequence of Tensor
         All the network's parameters, by number.
-    seen : Seen
-        Where the network has dropout and batch norm.
-    cut : callable
-        Cuts so many samples into spans that pass through stages together.
-    memory : float
-        Bytes that the activations may take; beyond, they are computed at each use.
+    chunks : Chunks
+        Cut the samples, and say how many bytes the activations may take; beyond, they are computed
+        at each use.
     """
 
     def __init__(
@@ -145,12 +160,9 @@ class Activations(Inputs):
         source: Inputs,
         stages: Sequence[Stage],
         tensors: Sequence[Tensor],
-        seen: Seen,
-        cut: Cut,
-        memory: float,
+        chunks: Chunks,
     ) -> None:
-        self.source, self.stages, self.tensors, self.seen = source, stages, tensors, seen
-        self.cut, self.memory = cut, memory
+        self.source, self.stages, self.tensors, self.chunks = source, stages, tensors, chunks
         self.noise = source.noise
 
     def __len__(self) -> int:
@@ -181,7 +193,8 @@ class Activations(Inputs):
         """Count the stages whose known activations stay right for other noise and batches."""
         if drawn is not None and augmented(self.source):
             return 0
-        changing = self.seen.batch_norm | (self.seen.dropout if drawn is not None else set())
+        seen = self.chunks.seen
+        changing = seen.batch_norm | (seen.dropout if drawn is not None else set())
         at = [k for k, stage in enumerate(self.stages) if stage.number in changing]
         return at[0] if at else len(self.stages)
 
@@ -197,20 +210,21 @@ class Activations(Inputs):
         return {}
 
     def _with(self, source: Inputs, stages: Sequence[Stage]) -> "Activations":
-        return Activations(source, stages, self.tensors, self.seen, self.cut, self.memory)
+        return Activations(source, stages, self.tensors, self.chunks)
 
     def _compute(self, start: int, stop: int) -> Tensor:
         with torch.no_grad():
             x = self.source.span(start, stop)
-            return run(self.stages, self.tensors, x, self.source.mode(start, stop))
+            y: Tensor = run(self.stages, self.tensors, x, self.source.mode(start, stop))
+        return y
 
     @cached_property
     def _table(self) -> Tensor | None:
-        numbers = len(self) * self.seen.outputs[self.stages[-1].number]
-        if numbers * self.tensors[0].element_size() > self.memory:
+        numbers = len(self) * self.chunks.seen.outputs[self.stages[-1].number]
+        if numbers * self.tensors[0].element_size() > self.chunks.memory:
             return None
         table: Tensor | None = None
-        for start, stop in self.cut(len(self), self.stages):
+        for start, stop in self.chunks.pieces(len(self), self.stages):
             part = self._compute(start, stop)
             if table is None:
                 shape = (len(self), *part.shape[1:])

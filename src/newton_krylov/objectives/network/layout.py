@@ -1,16 +1,18 @@
 """Where a network's weights lie in the flat vector, and the stages a feed-forward network is of."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from itertools import accumulate, pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from newton_krylov.errors import UnsupportedError
-from newton_krylov.objectives.network.forward import FixedForward
+from newton_krylov.objectives.network.forward import FixedForward, no_recomputation
+from newton_krylov.objectives.network.private import protected
 
 
 class Layout:
@@ -64,40 +66,54 @@ class Stage:
     ----------
     number : int
         Its place.
-    module : nn.Module
-        What it applies.
+    module : callable
+        What it applies: a module, or a function without parameters.
     parameters : dict of str to int
         The module's own name of each parameter, to its number in the layout.
+    changing : bool
+        Whether the module changes its buffers or attributes as it runs.
     """
 
     number: int
-    module: nn.Module
+    module: Callable[..., Any]
     parameters: dict[str, int]
+    changing: bool = False
 
     def reads(self, numbers: Iterable[int]) -> bool:
         """Tell whether it has one of these parameters."""
         return not set(numbers).isdisjoint(self.parameters.values())
 
-    def __call__(self, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    def __call__(self, x: Any, tensors: Sequence[Tensor]) -> Any:
         """Apply it, with the parameters given by their numbers."""
+        if self.changing:
+            with protected(cast(nn.Module, self.module)):
+                return self._apply(x, tensors)
+        return self._apply(x, tensors)
+
+    def _apply(self, x: Any, tensors: Sequence[Tensor]) -> Any:
+        args, keywords = _arguments(self.module, x)
         if not self.parameters:
-            return cast(Tensor, self.module(x))
+            return self.module(*args, **keywords)
         own = {name: tensors[number] for name, number in self.parameters.items()}
-        return cast(Tensor, functional_call(self.module, own, (x,)))
+        return functional_call(cast(nn.Module, self.module), own, args, keywords)
 
 
-def stages_of(module: nn.Module) -> list[Stage]:
-    """Cut a module into stages: the parts of an `nn.Sequential`, else the module itself.
+def _arguments(module: Callable[..., Any], x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Pass a tuple or a dict of inputs as a module takes it: as its arguments, or as one."""
+    if not isinstance(module, nn.Module) or not isinstance(x, tuple | dict):
+        return (x,), {}
+    args, keywords = ((), x) if isinstance(x, dict) else (x, {})
+    try:
+        signature(module.forward).bind(*args, **keywords)
+    except TypeError:
+        return (x,), {}
+    return args, keywords
 
-    Parameters
-    ----------
-    module : nn.Module
-        The network.
 
-    Returns
-    -------
-    list of Stage
-        In the order in which a batch passes them.
+def stages_of(module: nn.Module, *, cut: bool = True) -> list[Stage]:
+    """Return the stages in the order in which a batch passes them.
+
+    They are the parts of an `nn.Sequential`; the module itself if it is none, or not to be cut.
     """
     numbers = {id(p): k for k, p in enumerate(module.parameters())}
     return [
@@ -106,7 +122,7 @@ def stages_of(module: nn.Module) -> list[Stage]:
             part,
             {n: numbers[id(p)] for n, p in part.named_parameters(remove_duplicate=False)},
         )
-        for place, part in enumerate(_parts(module))
+        for place, part in enumerate(_parts(module) if cut else [module])
     ]
 
 
@@ -119,9 +135,7 @@ def _parts(module: nn.Module) -> Iterator[nn.Module]:
         yield module
 
 
-def run(
-    stages: Sequence[Stage], tensors: Sequence[Tensor], x: Tensor, mode: FixedForward
-) -> Tensor:
+def run(stages: Sequence[Stage], tensors: Sequence[Tensor], x: Any, mode: FixedForward) -> Any:
     """Pass a batch through stages.
 
     Parameters
@@ -130,7 +144,7 @@ def run(
         In order.
     tensors : sequence of Tensor
         All the network's parameters, by number.
-    x : Tensor, shape (n, ...)
+    x : Tensor, shape (n, ...), or a tuple or dict of such
         Input of the first stage.
     mode : FixedForward
         What is done about dropout and batch norm.
@@ -138,23 +152,43 @@ def run(
     Returns
     -------
     Tensor, shape (n, ...)
-        Output of the last stage.
+        Output of the last stage; what else it returns is the caller's to refuse.
 
     Raises
     ------
     UnsupportedError
         If the first stage changes its input, which is data that others will read.
     """
-    given, version = x, x._version
-    with mode:
+    given = [(t, t._version) for t in tensors_of(x)]
+    with no_recomputation(), mode:
         for stage in stages:
             mode.enter(stage.number)
             x = stage(x, tensors)
             mode.leave(x)
-    if given._version != version:
+    if any(t._version != version for t, version in given):
         raise UnsupportedError(
             "The network changes its input in place: let its first operation return a new tensor."
         )
+    return x
+
+
+def tensors_of(x: Any) -> list[Tensor]:
+    """Return the tensors of a structure of tuples, lists and dicts."""
+    if isinstance(x, Tensor):
+        return [x]
+    parts = x.values() if isinstance(x, dict) else x if isinstance(x, tuple | list) else ()
+    return [t for part in parts for t in tensors_of(part)]
+
+
+def mapped(function: Callable[[Tensor], Tensor], x: Any) -> Any:
+    """Apply a function to each tensor of a structure of tuples, lists and dicts."""
+    if isinstance(x, Tensor):
+        return function(x)
+    if isinstance(x, dict):
+        return {key: mapped(function, part) for key, part in x.items()}
+    if isinstance(x, tuple | list):
+        parts = [mapped(function, part) for part in x]
+        return tuple(parts) if isinstance(x, tuple) else parts
     return x
 
 

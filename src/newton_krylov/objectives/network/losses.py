@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from newton_krylov.capabilities import LABELLED
-from newton_krylov.data.dataset import Dataset
+from newton_krylov.data.dataset import Dataset, ImageSet, LabelledData
 from newton_krylov.errors import CombinationError
 from newton_krylov.objectives.network.graphs import Criterion
 from newton_krylov.objectives.network.objective import GIB, Network
@@ -37,7 +37,7 @@ class DatasetNetwork(Network):
         chunk: int | None,
         memory: float,
     ) -> None:
-        if dataset.task not in self.tasks:
+        if not isinstance(dataset, LabelledData) or dataset.task not in self.tasks:
             raise CombinationError(
                 f"loss={self.name} needs {self.alternatives}; dataset={dataset.name} is no such."
             )
@@ -55,7 +55,8 @@ class DatasetNetwork(Network):
             l2=l2,
             chunk=chunk,
             memory=memory * GIB,
-            images=dataset.images,
+            images=dataset.images if isinstance(dataset, ImageSet) else None,
+            channels_last=True,
         )
 
 

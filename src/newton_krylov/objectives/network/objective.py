@@ -2,9 +2,10 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +14,19 @@ from newton_krylov.allocator import keep_freed_memory
 from newton_krylov.capabilities import LAYERS, SAMPLE_GRADIENTS, SAMPLES
 from newton_krylov.data.dataset import Split
 from newton_krylov.data.images import Images
-from newton_krylov.errors import ConfigError, UnsupportedError, suggest
+from newton_krylov.errors import ConfigError, suggest
 from newton_krylov.objectives.base import Counts
-from newton_krylov.objectives.network.chunks import Chunks
+from newton_krylov.objectives.network.chunks import BATCH_NORM_CHUNK, Chunks
 from newton_krylov.objectives.network.evaluation import Evaluator
-from newton_krylov.objectives.network.forward import FixedForward, Seen
 from newton_krylov.objectives.network.graphs import Criterion, import_early
-from newton_krylov.objectives.network.inputs import Samples, augmented, dense
-from newton_krylov.objectives.network.layout import Layout, Stage, run, stages_of
+from newton_krylov.objectives.network.inputs import Samples, augmented, readable
+from newton_krylov.objectives.network.layout import Layout, tensors_of
+from newton_krylov.objectives.network.loss import tried
 from newton_krylov.objectives.network.noise import Noise
 from newton_krylov.objectives.network.passes import Passes
 from newton_krylov.objectives.network.point import ByPasses, NetworkPoint
+from newton_krylov.objectives.network.private import copied
+from newton_krylov.objectives.network.probe import probe
 
 GIB = 2.0**30
 _EVALUATION_SHARE = 0.25  # of the memory, for each split's activations
@@ -38,29 +41,40 @@ class Network(ByPasses):
 
     An objective is ONE function: the dropout masks of a batch depend on its noise seed and the
     sample alone, batch norm normalizes each span of at most `chunk` samples by the span's own
-    statistics, and nothing depends on what was evaluated before. The module given is not changed,
-    nor are its buffers.
+    statistics, and nothing depends on what was evaluated before: buffers and attributes that a
+    forward pass changes are put back after it, and a module whose value changes nevertheless is
+    refused. The module given is not changed.
 
     Parameters
     ----------
     module : nn.Module
         Takes a batch, samples first. Its present weights are the start; a copy is kept.
     criterion : callable
-        (outputs, targets) -> mean loss over the samples.
-    X : Tensor, shape (n_samples, ...)
-        Inputs: numbers, or bytes with `images`.
+        (outputs, targets) -> mean loss over the samples. Where the mean over a batch is not that
+        of its parts, weighted by classes at most, all samples pass through the network together.
+    X : Tensor, shape (n_samples, ...), or a tuple or dict of such
+        Inputs: numbers, or bytes with `images`. A tuple or dict is passed as arguments, if the
+        module takes them so, and else as one.
     y : Tensor, shape (n_samples, ...)
-        Targets.
+        Targets; of shape (n_samples r, ...) where the outputs have r rows for each sample.
+    output : callable, optional
+        From what the module returns to its outputs, a tensor.
     l2 : float
         The factor lambda >= 0 of |w|^2 / 2, over all of the network's weights.
     chunk : int, optional
         Samples in one forward pass; by default as many as keep the processor's caches and memory
         pages in use, or a GPU busy.
+    together : int or None
+        The same where a sample's outputs depend on the samples beside it, as with batch norm:
+        None takes all.
     memory : float
         Bytes that each of the caches may take: of the graphs that Hessian products reuse, and of
         frozen layers' activations.
     images : Images, optional
         How bytes become inputs.
+    channels_last : bool
+        Whether images may be given with the channels last in memory, which is faster; a module
+        that does not take them so gets them as they are.
     dtype : torch.dtype, optional
         Of the weights; by default as they are.
     convex_loss : bool
@@ -69,8 +83,9 @@ class Network(ByPasses):
     Raises
     ------
     UnsupportedError
-        If the network has no weights, draws random numbers other than dropout, or changes its
-        input in place.
+        If the network has no weights, or not of one real type; if it draws random numbers other
+        than dropout, changes its input in place, or returns what is no tensor with samples first;
+        or if the criterion does not return one number.
 
     Attributes
     ----------
@@ -88,49 +103,55 @@ class Network(ByPasses):
         self,
         module: nn.Module,
         criterion: Criterion,
-        X: Tensor,
+        X: Any,
         y: Tensor,
         *,
+        output: Callable[[Any], Tensor] | None = None,
         l2: float = 0.0,
         chunk: int | None = None,
+        together: int | None = BATCH_NORM_CHUNK,
         memory: float = 4 * GIB,
         images: Images | None = None,
+        channels_last: bool = False,
         dtype: torch.dtype | None = None,
         convex_loss: bool = True,
     ) -> None:
-        if X.device.type == "cpu":
+        device = tensors_of(X)[0].device
+        if device.type == "cpu":
             keep_freed_memory()
         import_early()
-        if not any(True for _ in module.parameters()):
-            raise UnsupportedError("The network has no weights to train.")
-        dtype = dtype or next(module.parameters()).dtype
-        self._module = copy.deepcopy(module).to(X.device, dtype)
+        self._module = copied(module, device, dtype)
         self._convex_loss = convex_loss
         self.counts, self.layout = Counts(), Layout(self._module)
-        stages, samples = stages_of(self._module), Samples(dense(X), dtype, images)
         self._start = torch.cat([p.detach().reshape(-1) for p in self._module.parameters()])
-        seen = _probe(stages, self.layout.views(self._start), samples)
-        chunks = Chunks(seen, chunk, dtype, X.device)
+        dtype = self._start.dtype
+        samples = Samples(readable(X), dtype, images, channels_last=channels_last)
+        rows = _rows(len(samples), len(y))
+        y = y.clone() if y.is_inference() else y
+        found = probe(self._module, samples, output, rows)
+        loss = tried(criterion, found.outputs, y)
+        if rows > 1:
+            y, loss = y.view(len(samples), rows, *y.shape[1:]), replace(loss, rows=True)
+        chunks = Chunks(found.seen, chunk, together, loss.whole, memory, dtype, device)
+        split = isinstance(X, Tensor) and rows == 1 and not found.seen.batch_norm
         self._bind(
             Passes(
-                stages=stages,
+                stages=found.stages,
                 layout=self.layout,
                 numbers=range(len(self.layout.names)),
                 base=None,
-                inputs=samples,
+                inputs=found.samples,
                 y=y,
-                criterion=criterion,
+                loss=loss,
                 l2=l2,
                 chunks=chunks,
                 counts=self.counts,
                 share=1.0,
-                memory=memory,
-                training=None if seen.batch_norm else Split(X, y),
+                training=Split(X, y) if split else None,
             )
         )
-        self._evaluator = Evaluator(
-            stages, self.layout, criterion, samples, chunks, memory * _EVALUATION_SHARE
-        )
+        kept = replace(chunks, memory=memory * _EVALUATION_SHARE)
+        self._evaluator = Evaluator(found.stages, self.layout, loss, found.samples, kept)
 
     def _bind(self, passes: Passes) -> None:
         self.passes = passes
@@ -304,14 +325,13 @@ class Network(ByPasses):
         return self.evaluate(w, split)[0]
 
 
-def _probe(stages: Sequence[Stage], tensors: Sequence[Tensor], samples: Samples) -> Seen:
-    """Run two samples through the network and note what happens."""
-    seen, count = Seen(), min(2, len(samples))
-    with torch.no_grad():
-        run(stages, tensors, samples.span(0, count), FixedForward(seen=seen))
-    for counted in (seen.numbers, seen.outputs):
-        counted |= {stage: -(-numbers // count) for stage, numbers in counted.items()}
-    return seen
+def _rows(n: int, targets: int) -> int:
+    """Return how many targets each of n samples has."""
+    if n == 0:
+        raise ValueError("there are no samples")
+    if targets == 0 or targets % n:
+        raise ValueError(f"{n} inputs, but {targets} targets")
+    return targets // n
 
 
 def _blocks(passes: Passes) -> dict[str, slice]:

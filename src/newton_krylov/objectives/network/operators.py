@@ -10,14 +10,21 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
+from newton_krylov.errors import UnsupportedError
+from newton_krylov.norms import norm
 from newton_krylov.objectives.network.compression import compression
 from newton_krylov.objectives.network.graphs import HessianGraph, Kept, OutputGraph, vjp
 from newton_krylov.objectives.network.passes import Passes
 from newton_krylov.operators import Compression, LinearOperator
 
 G = TypeVar("G")
+
+
+_CHECKED = 3
+"""Products of which the symmetry is checked."""
 
 
 class NetworkOperator(LinearOperator, Generic[G]):
@@ -35,6 +42,8 @@ class NetworkOperator(LinearOperator, Generic[G]):
         super().__init__(passes.dim, passes.dtype, passes.device)
         self._passes = passes
         self._graphs = graphs
+        self._first: tuple[Tensor, Tensor] | None = None  # a vector and its product
+        self._products = 0
 
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply by a vector of shape (dim,)."""
@@ -42,7 +51,40 @@ class NetworkOperator(LinearOperator, Generic[G]):
         f.counts.add(hvp=f.share, passes=f.share)
         parts = f.split(v)
         products = (self._product(self._graphs[number], parts) for number in range(len(f.spans)))
-        return f.regularized(f.mean_of(products), v)
+        product = f.regularized(f.mean_of(products), v)
+        if self._products < _CHECKED:
+            self._check_symmetry(v, product)
+        return product
+
+    def dense(self) -> Tensor:
+        """Form the matrix, shape (dim, dim)."""
+        matrix = super().dense()
+        gap, scale = float((matrix - matrix.T).double().norm()), float(matrix.double().norm())
+        self._refuse_asymmetry(gap, scale)
+        return matrix
+
+    def _check_symmetry(self, v: Tensor, product: Tensor) -> None:
+        """Compare u'(A v) with v'(A u), u the first vector that was multiplied."""
+        self._products += 1
+        if self._first is None:
+            self._first = v.clone(), product.clone()
+            return
+        u, Au = self._first
+        gap = (torch.dot(u, product) - torch.dot(v, Au)).abs()
+        scale = norm(u) * norm(product) + norm(v) * norm(Au)
+        self._refuse_asymmetry(float(gap), float(scale))
+        if self._products == _CHECKED:
+            self._first = None
+
+    def _refuse_asymmetry(self, gap: float, scale: float) -> None:
+        """Refuse what rounding does not explain: errors of derivatives are of the order of 1."""
+        if gap > 30 * torch.finfo(self.dtype).eps ** 0.5 * scale:
+            raise UnsupportedError(
+                f"The products with this matrix are not symmetric (u'Av and v'Au differ by "
+                f"{gap / scale:.1g} of their size), as they are with every Hessian: some operation "
+                f"of the network or of the criterion has a wrong second derivative. "
+                f"torch.autograd.gradgradcheck finds which."
+            )
 
     @abstractmethod
     def _product(self, graph: G, v: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -93,6 +135,7 @@ class EmpiricalFisherOperator(NetworkOperator[OutputGraph]):
     """
 
     def _product(self, graph: OutputGraph, v: Sequence[Tensor]) -> Sequence[Tensor]:
-        r, t = graph.sample_gradients.flatten(1), graph.push(v).flatten(1)
-        weighted = r * (r * t).sum(1, keepdim=True) / len(r)
+        r = graph.sample_gradients
+        t = graph.push(v).reshape(r.shape)
+        weighted = graph.shared(r * (r * t).sum(1, keepdim=True))
         return graph.pull(weighted.view_as(graph.outputs))

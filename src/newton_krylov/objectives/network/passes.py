@@ -10,9 +10,9 @@ from torch import Tensor
 from newton_krylov.data.dataset import Split
 from newton_krylov.objectives.base import Counts
 from newton_krylov.objectives.network.chunks import Chunks
-from newton_krylov.objectives.network.graphs import Criterion
 from newton_krylov.objectives.network.inputs import Activations, Inputs
 from newton_krylov.objectives.network.layout import Layout, Stage, run
+from newton_krylov.objectives.network.loss import Loss
 from newton_krylov.objectives.network.noise import Noise
 
 
@@ -34,8 +34,8 @@ class Passes:
         Of the first stage.
     y : Tensor, shape (n, ...)
         Targets.
-    criterion : callable
-        (outputs, targets) -> mean loss.
+    loss : Loss
+        Of outputs and targets.
     l2 : float
         The factor of |w|^2 / 2 over the whole network's weights.
     chunks : Chunks
@@ -44,8 +44,6 @@ class Passes:
         Of the objective.
     share : float
         The part of all samples that these are; what their evaluations count.
-    memory : float
-        Bytes that each cache may take: of graphs, and of frozen stages' activations.
     training : Split or None
         The same samples as a split, where these are all of the training's, without noise.
     """
@@ -56,12 +54,11 @@ class Passes:
     base: Tensor | None
     inputs: Inputs
     y: Tensor
-    criterion: Criterion
+    loss: Loss
     l2: float
     chunks: Chunks
     counts: Counts
     share: float
-    memory: float
     training: Split | None
 
     # -- other passes of the same network ----------------------------------------------------
@@ -84,8 +81,7 @@ class Passes:
         front, inputs = self.stages[: places[0]], self.inputs
         if front:
             tensors = self.layout.views(base)
-            seen, cut = self.chunks.seen, self.chunks.spans
-            inputs = Activations(inputs, front, tensors, seen, cut, self.memory)
+            inputs = Activations(inputs, front, tensors, self.chunks)
         return replace(
             self,
             stages=self.stages[places[0] :],
@@ -104,18 +100,27 @@ class Passes:
 
     @cached_property
     def spans(self) -> list[tuple[int, int]]:
-        """The spans of samples that pass through the network together."""
-        return self.chunks.spans(self.n, self.stages)
+        """The spans of samples that pass through the network together; each has a loss."""
+        spans = self.chunks.spans(self.n, self.stages)
+        weights = self.loss.weights(self.y, spans)
+        return [span for span, weight in zip(spans, weights, strict=True) if weight != 0]
+
+    @cached_property
+    def _weights(self) -> list[float]:
+        return self.loss.weights(self.y, self.spans)
 
     @property
     def kept_graphs(self) -> int:
         """How many spans' graphs fit in the memory."""
-        return self.chunks.graphs(self.spans, self.stages, self.memory)
+        return self.chunks.kept_graphs(self.spans, self.stages)
 
     def weight(self, number: int) -> float:
-        """Return the share of the samples that one span has."""
-        start, stop = self.spans[number]
-        return (stop - start) / self.n
+        """Return the factor of one span's loss in that of all: its share of the samples."""
+        return self._weights[number]
+
+    def shares(self, number: int) -> Tensor | None:
+        """Return what each row of one span's outputs weighs in its loss; None if all alike."""
+        return self.loss.shares(self.y[slice(*self.spans[number])])
 
     # -- the flat vector ---------------------------------------------------------------------
 
@@ -194,15 +199,12 @@ class Passes:
         start, stop = self.spans[number]
         x = self.inputs.span(start, stop)
         mode = self.inputs.mode(start, stop, linearized=linearized)
-        return run(self.stages, self.tensors(leaves), x, mode)
+        outputs: Tensor = run(self.stages, self.tensors(leaves), x, mode)
+        return outputs
 
     def span_loss(self, outputs: Tensor, number: int) -> Tensor:
-        """Return the mean loss over one span, without the regularizer, in float64.
-
-        The network's own rounding is what it is; that of the loss, which decides in line
-        searches, would come on top and costs nothing to avoid.
-        """
-        return self.criterion(outputs.double(), self.y[slice(*self.spans[number])])
+        """Return the loss of one span, without the regularizer."""
+        return self.loss(outputs, self.y[slice(*self.spans[number])])
 
     def mean_of(self, spans: Iterable[Sequence[Tensor]]) -> Tensor:
         """Average what belongs to the parameters over the spans, by their samples.

@@ -6,6 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Objective, Point, Ray
 from newton_krylov.objectives.network.graphs import HessianGraph, Kept, OutputGraph
 from newton_krylov.objectives.network.operators import (
@@ -45,6 +46,7 @@ class NetworkPoint(Point):
         self._evaluated = evaluated
         self._loss: float | None = None
         self._forward: tuple[list[Tensor], Tensor] | None = None  # leaves, loss: for the gradient
+        self._span_losses: dict[int, Tensor] = {}  # each span's, as first evaluated with a graph
 
     @cached_property
     def value(self) -> float:
@@ -73,7 +75,9 @@ class NetworkPoint(Point):
         f = self.objective.passes
         with torch.enable_grad():
             leaves = f.leaves(self.w)
-            return leaves, f.span_loss(f.outputs(leaves, number), number)
+            loss = f.span_loss(f.outputs(leaves, number), number)
+        check_one_function(self._span_losses, number, loss.detach())
+        return leaves, loss
 
     @cached_property
     def grad(self) -> Tensor:
@@ -107,11 +111,12 @@ class NetworkPoint(Point):
 
     @cached_property
     def _gradient_graphs(self) -> Kept[HessianGraph]:
-        f, w = self.objective.passes, self.w
+        f, w, known = self.objective.passes, self.w, self._span_losses
 
         def build(number: int) -> HessianGraph:
             leaves = f.leaves(w)
             loss = f.span_loss(f.outputs(leaves, number), number)
+            check_one_function(known, number, loss.detach())
             return leaves, torch.autograd.grad(
                 loss, leaves, create_graph=True, materialize_grads=True
             )
@@ -147,3 +152,20 @@ class NetworkRay(Ray):
             w = self.origin.w.add(self.p, alpha=alpha)
             self._last = (alpha, self.origin.objective.at(w))
         return self._last[1]
+
+
+def check_one_function(known: dict[int, Tensor], number: int, loss: Tensor) -> None:
+    """Refuse a network whose loss of a span is another one than the last time.
+
+    On a GPU sums may be taken in another order each time.
+    """
+    first = known.setdefault(number, loss)
+    if first is loss or first.isnan():
+        return
+    eps = torch.finfo(torch.float32).eps if loss.device.type != "cpu" else 0.0
+    if (first - loss).abs() > eps * first.abs():
+        raise UnsupportedError(
+            f"The network gave the losses {float(first):.17g} and {float(loss):.17g} at the same "
+            f"weights and samples: it is not one function, as line searches and Hessian products "
+            f"need it. In evaluation mode (module.eval()) most networks are."
+        )

@@ -1,7 +1,7 @@
 """The residuals that a data set poses: of its equation, its curve, or its targets."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import torch
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from newton_krylov.capabilities import RESIDUALS
-from newton_krylov.data.dataset import Dataset, Split
-from newton_krylov.data.equation import Block, derivatives
+from newton_krylov.data.dataset import CurveFit, Dataset, LabelledData, Split
+from newton_krylov.data.equation import Block, EquationProblem, Jet, derivatives
 from newton_krylov.errors import CombinationError, ConfigError, suggest
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.residual.objective import GIB, ResidualObjective
@@ -55,44 +55,31 @@ class ResidualLoss(ResidualObjective):
     def __init__(
         self, dataset: Dataset, model: nn.Module, residual: str | None = None, memory: Memory = 2.0
     ) -> None:
-        self._equation = dataset.equation
+        self._solved = dataset.equation if isinstance(dataset, EquationProblem) else None
         self._network: Perceptron | None = None
-        self._equations: tuple[Block, ...] = ()
+        self._posing: tuple[Block, ...] = ()
         self._names: list[str] = []
-        X, y = dataset.train.X, dataset.train.y
         bytes_ = memory * GIB
-        if residual is None and dataset.curve is not None:
-            curve = dataset.curve
-            x = X[:, 0] if X.shape[1] == 1 else X
-            self._initial = curve.start.to(X.device)
-            super().__init__(lambda b: curve.formula(x, b) - y, self._initial, memory=bytes_)
+        if residual is None and isinstance(dataset, CurveFit):
+            self._initial = dataset.start
+            super().__init__(dataset.residuals, self._initial, memory=bytes_)
             return
-        if dataset.task not in ("regression", "equation"):
-            raise CombinationError(
-                f"loss=residual needs an equation, a curve or a regression, but dataset="
-                f"{dataset.name} is {dataset.task}; take dataset=poisson_2d, nist_misra1a or "
-                "diabetes."
-            )
-        self._module = copy.deepcopy(model).to(X.device)
+        self._take(model, _points(dataset))
+        if residual is not None:
+            function = _own(residual, _points(dataset), self.outputs)
+            super().__init__(function, self._initial, memory=bytes_)
+            return
+        self._posing = self._solved.blocks if self._solved else (_regression(dataset),)
+        self._network = Perceptron.of(self._module)
+        weights = {block.name: block.weight for block in self._posing}
+        super().__init__(self._posed, self._initial, weights, memory=bytes_)
+
+    def _take(self, model: nn.Module, points: Tensor) -> None:
+        """Keep a copy of the network, where the points are."""
+        self._module = copy.deepcopy(model).to(points.device)
         self._names = [name for name, _ in self._module.named_parameters()]
         self._shapes = [p.shape for p in self._module.parameters()]
         self._initial = torch.cat([p.detach().reshape(-1) for p in self._module.parameters()])
-        if residual is not None:
-            if residual not in names("residual"):
-                known = suggest(residual, names("residual"))
-                raise ConfigError(f"loss.residual={residual} is unknown{known}")
-            posed, points = entry("residual", residual).target, X
-            super().__init__(
-                lambda w: posed(lambda x: self.outputs(w, x), points), self._initial, memory=bytes_
-            )
-            return
-        if dataset.equation is not None:
-            self._equations = dataset.equation.blocks
-        else:
-            self._equations = (_regression(X, y),)
-        self._network = Perceptron.of(self._module)
-        weights = {block.name: block.weight for block in self._equations}
-        super().__init__(self._posed, self._initial, weights, memory=bytes_)
 
     def initial(self) -> Tensor:
         """Return the curve's or the network's first parameters, shape (dim,)."""
@@ -125,7 +112,7 @@ class ResidualLoss(ResidualObjective):
         """Return the Jacobian at w, shape (dim,), and the residuals; by factors where they fit."""
         if self._network is None or self._rows is not None:
             return super().linearized(w)
-        J = FactoredJacobian(self._network, self._equations, w)
+        J = FactoredJacobian(self._network, self._posing, w)
         return J, J.r
 
     def l2_error(self, w: Tensor) -> float | None:
@@ -141,22 +128,22 @@ class ResidualLoss(ResidualObjective):
         float or None
             None where no solution is known.
         """
-        if self._equation is None or not self._names:
+        if self._solved is None:
             return None
         with torch.no_grad():
-            error = self.outputs(w, self._equation.test)[:, 0] - self._equation.solution
-        return euclidean(error) / euclidean(self._equation.solution)
+            error = self.outputs(w, self._solved.test)[:, 0] - self._solved.solution
+        return euclidean(error) / euclidean(self._solved.solution)
 
     def data_loss(self, w: Tensor, split: Split) -> float | None:
         """Return half the mean squared error of the network on a regression's split."""
-        if [block.name for block in self._equations] != [_TARGETS]:
+        if [block.name for block in self._posing] != [_TARGETS]:
             return None
         with torch.no_grad():
             return float((self.outputs(w, split.X)[:, 0] - split.y).square().mean()) / 2
 
     def _posed(self, w: Tensor) -> Mapping[str, Tensor]:
         found = {}
-        for block in self._equations:
+        for block in self._posing:
             if self._network is not None:
                 jet = self._network.push(w, block).jet
             else:
@@ -168,6 +155,37 @@ class ResidualLoss(ResidualObjective):
 _TARGETS = "targets"
 
 
-def _regression(X: Tensor, y: Tensor) -> Block:
-    points = (X if X.layout is torch.strided else X.to_dense())[:, None, :]
-    return Block(_TARGETS, points, lambda jet: jet.value[:, 0] - jet.target, y, 1 / len(y))
+def _points(dataset: Dataset) -> Tensor:
+    """Return the training samples, dense, or an equation's points, shape (n, d)."""
+    if isinstance(dataset, EquationProblem):
+        return torch.cat([block.points.flatten(0, 1) for block in dataset.equation.blocks])
+    if isinstance(dataset, LabelledData) and dataset.task == "regression":
+        X = dataset.train.X
+        return X if X.layout is torch.strided else X.to_dense()
+    what = dataset.task if isinstance(dataset, LabelledData) else dataset.kind
+    raise CombinationError(
+        f"loss=residual needs an equation, a curve or a regression, but dataset={dataset.name} is "
+        f"{what}; take dataset=poisson_2d, nist_misra1a or diabetes."
+    )
+
+
+def _regression(dataset: Dataset) -> Block:
+    assert isinstance(dataset, LabelledData)
+    X, y, weights = _points(dataset), dataset.train.y, dataset.train.weights
+    root = torch.ones_like(y) if weights is None else weights.sqrt()
+
+    def distance(jet: Jet) -> Tensor:
+        return root * (jet.value[:, 0] - jet.target)
+
+    return Block(_TARGETS, X[:, None, :], distance, y, 1 / len(y))
+
+
+def _own(
+    name: str, points: Tensor, outputs: Callable[[Tensor, Tensor], Tensor]
+) -> Callable[[Tensor], Tensor | Mapping[str, Tensor]]:
+    """Bind a registered residual function to the network and the points."""
+    if name not in names("residual"):
+        known = suggest(name, names("residual"))
+        raise ConfigError(f"loss.residual={name} is unknown{known}")
+    posed = entry("residual", name).target
+    return lambda w: posed(lambda x: outputs(w, x), points)
