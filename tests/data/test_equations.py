@@ -1,4 +1,4 @@
-"""Equations: their residuals vanish on the exact solution; their points are where they should be."""
+"""Equations: residuals vanish on the exact solution, points lie where they should."""
 
 import math
 

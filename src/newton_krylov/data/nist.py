@@ -102,9 +102,7 @@ def tables() -> dict[str, dict[str, Any]]:
     return found
 
 
-def _load(
-    problem: str, *, start: Literal[1, 2] = 1, dtype: torch.dtype = torch.float64
-) -> CurveFit:
+def _load(problem: str, start: Literal[1, 2], dtype: torch.dtype) -> CurveFit:
     table = tables()[problem]
     x = torch.tensor(table["x"], dtype=torch.float64)
     y = torch.tensor(table["y"], dtype=torch.float64)
@@ -127,7 +125,7 @@ def _source(problem: str) -> Callable[..., CurveFit]:
     """Make the function that loads a problem, with a signature that the registry can read."""
 
     def load(*, start: Literal[1, 2] = 1, dtype: torch.dtype = torch.float64) -> CurveFit:
-        return _load(problem, start=start, dtype=dtype)
+        return _load(problem, start, dtype)
 
     load.__doc__ = f"{problem}, a certified problem of nonlinear regression."
     load.__qualname__ = f"nist_{problem}"

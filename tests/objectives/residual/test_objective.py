@@ -1,4 +1,4 @@
-"""Residual objectives against dense autograd: value, gradient, Jacobian, curvature, closed forms."""
+"""Residual objectives against dense autograd: values, Jacobians, curvature, closed forms."""
 
 from functools import partial
 
@@ -119,7 +119,7 @@ def test_blocks_have_places():
 
 def test_mistakes_are_one_sentence():
     start = torch.zeros(5, dtype=torch.float64)
-    with pytest.raises(ConfigError, match="'datum' is no block .* did you mean 'data'"):
+    with pytest.raises(ConfigError, match=r"'datum' is no block .* did you mean 'data'"):
         ResidualObjective(function, start, {"datum": 1.0})
     with pytest.raises(ConfigError, match="weight of the residuals 'data' is -1"):
         ResidualObjective(function, start, {"data": -1.0})
