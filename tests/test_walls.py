@@ -17,13 +17,15 @@ LIBRARY = {
     "files": {"errors"},
     "registry": {"errors"},
     "operators": {"errors", "norms"},
-    "rectangular": {"operators"},
+    "rectangular": {"errors", "operators"},
     "capabilities": {"errors", "registry"},
     "device": {"capabilities", "errors", "registry"},
     "data": {"capabilities", "errors", "files", "registry"},
     "models": {"data", "errors", "registry"},
     "spectral": {"errors", "norms", "operators"},
-    "linear_solvers": {"errors", "norms", "operators", "rectangular", "registry"},
+    "linear_solvers": {
+        "capabilities", "errors", "norms", "operators", "rectangular", "registry",
+    },
     "preconditioners": {
         "capabilities", "errors", "linear_solvers", "norms", "operators", "registry", "spectral",
     },

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from newton_krylov.errors import UnsupportedError
 from newton_krylov.operators import LeastSquares, LinearOperator, RectangularOperator
 
 
@@ -220,3 +222,36 @@ def as_rectangular(A: Any, b: Tensor) -> RectangularOperator:
     if operator.shape[0] != b.shape[0]:
         raise ValueError(f"A has shape {tuple(operator.shape)}, but b has shape ({b.shape[0]},)")
     return operator
+
+
+def pose(A: Any, b: Tensor, damp: float) -> LeastSquares:
+    """Return the least-squares problem that a matrix and a right side pose.
+
+    Parameters
+    ----------
+    A : operator or matrix, m by n
+        See `as_rectangular`; or an operator J'J + shift I.
+    b : Tensor, shape (m,)
+        Of an operator J'J + shift I the J'u or -J'u that it is made for, shape (n,).
+    damp : float
+        The root of a damping of its own.
+
+    Returns
+    -------
+    LeastSquares
+        Of J.
+
+    Raises
+    ------
+    UnsupportedError
+        For a square operator that knows no J, or another u than b's.
+    """
+    if not isinstance(A, LinearOperator):
+        return LeastSquares(as_rectangular(A, b), b.detach(), damp**2)
+    problem = A.least_squares(b.detach())
+    if problem is None:
+        raise UnsupportedError(
+            f"{type(A).__name__} is no J'J + tau I with J'u on the right, which least squares "
+            "need: give the matrix J itself, or take another solver"
+        )
+    return replace(problem, shift=problem.shift + damp**2)

@@ -171,8 +171,12 @@ class TestClosure:
     def test_a_loss_that_is_not_finite_changes_nothing(self, bad: float) -> None:
         w = nn.Parameter(torch.ones(2).double())
         optimizer = NewtonKrylov([w])
+        optimizer.step(lambda: w.square().sum())
+        before, tau = w.detach().clone(), optimizer.state[w]["newton"]["damping"]
         optimizer.step(lambda: bad * w.square().sum())
-        assert torch.equal(w.detach(), torch.ones(2).double())
+        assert torch.equal(w.detach(), before)
+        assert optimizer.note == f"the loss is {bad} where the step begins: no step"
+        assert optimizer.state[w]["newton"]["damping"] == tau
 
 
 def classifier(*layers: nn.Module) -> tuple[nn.Module, Tensor, Tensor]:

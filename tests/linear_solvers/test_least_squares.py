@@ -21,7 +21,7 @@ from newton_krylov.linear_solvers.lsqr import lsqr
 from newton_krylov.linear_solvers.minres import minres
 from newton_krylov.linear_solvers.qr import qr
 from newton_krylov.linear_solvers.result import Status
-from newton_krylov.operators import FunctionOperator, ShiftedOperator
+from newton_krylov.operators import FunctionOperator
 from newton_krylov.rectangular import Damped, MatrixMap, NormalOperator
 
 ALL = pytest.mark.parametrize("solver", [lsmr, lsqr, qr], ids=lambda f: f.__name__)
@@ -122,7 +122,7 @@ def test_a_gauss_newton_operator_is_solved_through_its_jacobian(
     """With the gradient on the right, either sign; the residual is that of the system."""
     J, r = system(60, 30, decades=1)
     A = NormalOperator(MatrixMap(J), r)
-    damped = ShiftedOperator(A, shift) if shift else A
+    damped = A.affine(shift=shift) if shift else A
     matrix = J.T @ J + shift * torch.eye(30, dtype=J.dtype)
     for b in (A.b, -A.b):
         result = solver(damped, b, rtol=1e-11, maxiter=2000)
@@ -159,12 +159,47 @@ def test_damped_is_the_stacked_matrix():
     assert torch.allclose(operator.rmatvec(u), stacked.T @ u)
 
 
-@KRYLOV
-def test_a_function_without_a_transpose_is_refused(solver: Callable[..., Any]):
+@ALL
+def test_an_operator_that_knows_no_jacobian_is_refused(solver: Callable[..., Any]):
     b = torch.ones(3, dtype=torch.float64)
-    A = FunctionOperator(lambda v: 2 * v, 3, b.dtype, b.device, symmetric=False)
-    with pytest.raises(UnsupportedError, match="no product with its transpose"):
+    A = FunctionOperator(lambda v: 2 * v, 3, b.dtype, b.device)
+    with pytest.raises(UnsupportedError, match=r"is no J'J .* give the matrix J itself"):
         solver(A, b)
+    known = NormalOperator(MatrixMap(torch.eye(3, dtype=b.dtype)), b)
+    with pytest.raises(UnsupportedError, match="is no J'J"):
+        solver(known, 2 * b)  # not the gradient it is made for
+
+
+@ALL
+def test_numbers_that_are_not_finite_are_a_breakdown(solver: Callable[..., Any]):
+    J, u = system(20, 10, decades=1)
+    for matrix, right in (
+        (torch.where(J[3, 3] == J, torch.nan, J), u),
+        (J, torch.full_like(u, torch.inf)),
+    ):
+        result = solver(matrix, right)
+        assert result.status is Status.BREAKDOWN
+        assert torch.isfinite(result.x).all()
+
+
+@ALL
+def test_nothing_to_do(solver: Callable[..., Any]):
+    J, u = system(20, 10, decades=1)
+    assert solver(J, torch.zeros_like(u)).iterations == 0
+    best = torch.linalg.pinv(J) @ u
+    result = solver(J, u, x0=best, rtol=1e-8)
+    assert result.status is Status.CONVERGED
+    assert torch.equal(result.x, best)
+
+
+@KRYLOV
+def test_float32_and_the_limit_of_iterations(solver: Callable[..., Any]):
+    J, u = system(60, 30, decades=1)
+    result = solver(J.float(), u.float(), rtol=1e-4)
+    assert result.converged
+    assert result.x.dtype == torch.float32
+    assert solver(J, u, rtol=1e-12, maxiter=3).status is Status.MAXITER
+    assert solver(J, u, rtol=0.0, maxiter=5000).status is Status.STAGNATED
 
 
 @ALL

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import newton_krylov
 from newton_krylov.errors import ConfigError, UserError
+from newton_krylov.tracking.address import keep
 
 DONE, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 """Exit codes: all ran; a run failed; the user's mistake; Ctrl-C; SIGTERM."""
@@ -51,7 +52,8 @@ def main(
         The exit code: 0, or 1 if a run failed, 2 for a mistake of the user's (which is told in
         one sentence), 130 or 143 if a signal ended it.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    typed = sys.argv[1:] if arguments is None else arguments
+    given = [keep(word) if "tracking" in word else word for word in typed]
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
     if "OMP_WAIT_POLICY" not in os.environ:
         # OpenMP's threads spin for milliseconds before they sleep. Where another program wants a
@@ -194,6 +196,7 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
     """Run one configuration, or a sweep."""
     from newton_krylov.distributed import in_the_background
     from newton_krylov.runs.interruption import interruptible
+    from newton_krylov.tracking.afterwards import settle
 
     with (
         in_the_background() as hidden,
@@ -202,6 +205,8 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
     ):
         try:
             command = _Command.of(hydra, [*overrides, *hidden], multirun=multirun)
+            if not hidden:
+                settle()
             return (
                 _sweep(hydra, command, interruption) if command.sweep else _single(hydra, command)
             )
@@ -357,6 +362,9 @@ def _job() -> Any:
     from newton_krylov.runs.experiment import Job
 
     hydra = HydraConfig.get()
+    os.chdir(
+        hydra.runtime.cwd
+    )  # hydra.job.chdir or not: paths are from where the command was typed
     folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
     if hydra.mode != RunMode.MULTIRUN:
         return Job(folder, overrides, REPOSITORY)
@@ -377,6 +385,8 @@ def _plain(config: Any) -> dict[str, Any]:
     except COMPOSITION_ERRORS as error:
         text = str(error).partition("\n")[0].rstrip(".")
         raise ConfigError(f"The configuration cannot be resolved: {text}.") from error
+    if isinstance(plain.get("tracking"), dict) and isinstance(plain["tracking"].get("uri"), str):
+        plain["tracking"]["uri"] = keep(plain["tracking"]["uri"])
     return dict(plain)
 
 

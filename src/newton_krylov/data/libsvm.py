@@ -4,15 +4,18 @@ LIBSVM's collection: Chang and Lin, "LIBSVM: a library for support vector machin
 Transactions on Intelligent Systems and Technology 2(3), 2011.
 """
 
+import codecs
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pydantic
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from newton_krylov.data.cache import Arrays, cached
 from newton_krylov.data.dataset import Task
@@ -22,6 +25,7 @@ from newton_krylov.data.libsvm_format import LabelledSamples, line_of_sample, re
 from newton_krylov.data.prepare import RawData, Samples, checksum
 from newton_krylov.data.sources import source
 from newton_krylov.errors import ConfigError, DataError
+from newton_krylov.files import at_home, require_file
 
 SITE = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets"
 
@@ -105,7 +109,10 @@ def read_files(
         line = line_of_sample(path, error.sample)
         raise DataError(f"{path}, line {line} {error.problem}.") from None
     width = n_features or max(part.X.shape[1] for part in parts)
-    samples = [Samples(_widen(p.X, width), y) for p, y in zip(parts, labels, strict=True)]
+    samples = [
+        Samples(_widen(part.X, width), y, places=partial(_place, path))
+        for path, part, y in zip(paths, parts, labels, strict=True)
+    ]
     read_as = {"task": decided, "width": width, "zero_based": zero_based}
     return RawData(
         train=samples[0],
@@ -143,6 +150,10 @@ def _parse(path: Path, digest: str, zero_based: bool, n_features: int | None) ->
     return LabelledSamples(X, kept["y"])
 
 
+def _place(path: Path, sample: int) -> str:
+    return f"{path}, line {line_of_sample(path, sample)}"
+
+
 def _widen(X: sp.csr_array, width: int) -> sp.csr_array:
     return sp.csr_array((X.data, X.indices, X.indptr), shape=(X.shape[0], width))
 
@@ -157,6 +168,7 @@ def libsvm(
     zero_based: bool = False,
     sha256: Sha256 | None = None,
     test_sha256: Sha256 | None = None,
+    weights_path: str | None = None,
 ) -> RawData:
     """Any file of LIBSVM's format by its path, plain or compressed (bz2, xz, gz).
 
@@ -174,6 +186,9 @@ def libsvm(
         Whether indices count from 0.
     sha256, test_sha256 : str, optional
         Refuse files with other checksums.
+    weights_path : str, optional
+        A file with a weight for each training sample, >= 0, one a line: 2 counts as often as two
+        such rows.
 
     Returns
     -------
@@ -187,9 +202,40 @@ def libsvm(
     """
     if path is None:
         raise ConfigError("dataset=libsvm needs a file: dataset.path=FILE.")
-    test = Path(test_path).expanduser() if test_path else None
-    files = LocalFiles(Path(path).expanduser(), test, sha256, test_sha256)
-    return read_files(files, origin=path, task=task, n_features=n_features, zero_based=zero_based)
+    test = at_home(test_path) if test_path else None
+    files = LocalFiles(at_home(path), test, sha256, test_sha256)
+    raw = read_files(files, origin=path, task=task, n_features=n_features, zero_based=zero_based)
+    return raw if weights_path is None else _weighted(raw, at_home(weights_path))
+
+
+def _weighted(raw: RawData, path: Path) -> RawData:
+    """Give the training samples the weights of a file."""
+    weights, digest = _read_weights(path, len(raw.train.y)), verify(path, sha256=None)
+    return replace(
+        raw,
+        train=replace(raw.train, weights=weights),
+        fingerprint=checksum({"data": raw.fingerprint, "weights": digest}),
+    )
+
+
+def _read_weights(path: Path, n: int) -> NDArray[np.float64]:
+    """Read one number a line, as LIBSVM's tools for weights of instances do."""
+    require_file(path)
+    lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("latin-1").split()
+    weights = np.zeros(len(lines))
+    for number, text in enumerate(lines):
+        try:
+            weights[number] = float(text)
+        except ValueError:
+            weights[number] = np.nan
+        if not 0 <= weights[number] < np.inf:
+            wrong = f"{path}, weight {number + 1} is {text[:40]!r}"
+            raise DataError(f"{wrong}; it should be a number of at least 0.")
+    if len(weights) != n:
+        raise DataError(f"{path} has {len(weights):,} weights, but there are {n:,} samples.")
+    if not weights.sum() > 0:
+        raise DataError(f"{path} has no weight above 0.")
+    return weights
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Objective, Point, Ray
 from newton_krylov.objectives.network.noise import Noise
 from newton_krylov.objectives.network.objective import Network
-from newton_krylov.operators import LinearOperator
+from newton_krylov.operators import Capability, LinearOperator
 
 
 def data_parallel(local: Objective, team: Team, X: Tensor) -> "DataParallel":
@@ -284,9 +284,9 @@ class MeanOperator(LinearOperator):
         return self._objective.reduced(self._local.diagonal())
 
     @property
-    def has_diagonal(self) -> bool:
-        """Whether the processes' diagonals are cheap."""
-        return self._local.has_diagonal
+    def capabilities(self) -> frozenset[Capability]:
+        """A diagonal, where the processes have one."""
+        return self._local.capabilities & {"diagonal"}
 
 
 class DataParallelNetwork(DataParallel):

@@ -18,6 +18,7 @@ from newton_krylov.objectives.base import Counts, Objective, Point, Ray
 from newton_krylov.objectives.network.graphs import vjp
 from newton_krylov.objectives.network.layout import flat
 from newton_krylov.operators import FunctionOperator, LinearOperator
+from newton_krylov.optimizers.base import Step
 from newton_krylov.optimizers.damping import Damping, Fixed, Marquardt
 from newton_krylov.optimizers.forcing import Forcing
 from newton_krylov.optimizers.line_search import LineSearch
@@ -168,7 +169,9 @@ class NewtonKrylov(torch.optim.Optimizer):
             if not state:
                 loss.check(point)
             rate = self.param_groups[0]["lr"]
-            step = self._newton(point, memory, self._generator, rate)
+            step: Step | str = f"the loss is {float(point.loss)} where the step begins: no step"
+            if point.loss.isfinite():
+                step = self._newton(point, memory, self._generator, rate)
         if isinstance(step, str):
             self.note = step
         else:

@@ -8,17 +8,131 @@ import torch
 from torch import Tensor
 
 from newton_krylov.linear_solvers.result import Callback, LinearResult, Status
-from newton_krylov.linear_solvers.system import System, solve
 from newton_krylov.norms import euclidean
-from newton_krylov.operators import LeastSquares, RectangularOperator
-from newton_krylov.rectangular import Damped, FunctionMap, NormalOperator, as_rectangular
+from newton_krylov.operators import as_operator, check_vector
+from newton_krylov.rectangular import Damped, pose
 
-Map = Callable[[Tensor], Tensor]
+ITERATIONS_PER_UNKNOWN = 10
+"""The default `maxiter` is this times n."""
 
-_GRADIENT = 4.0
-"""|A'r| is zero within rounding if it is at most this eps |A| |r|."""
 _MEND = 0.25
 """A cycle after the first aims at this part of the tolerance."""
+_MEANINGLESS_AT = 0.01
+"""A recurred gradient below this part of its rounding says nothing any more."""
+_PROGRESS = 0.5
+"""A cycle that does not at least halve the true gradient is the last one."""
+
+
+class Problem:
+    """The minimum of |A x - u| while it is being sought; A = [J; damp I] where there is damping.
+
+    What must get small is the gradient A'(u - A x), the residual of the normal equations: its
+    norm is what `norms` has, and a status is of.
+
+    Parameters
+    ----------
+    A, b, x0, M, damp, rtol, atol, maxiter, callback
+        As of `lsmr`.
+
+    Attributes
+    ----------
+    x : Tensor, shape (n,)
+        The iterate at the start of the cycle.
+    d : Tensor, shape (n,)
+        How far the cycle has gone; added to x at its end, so that a cycle that mends another
+        rounds as its own small numbers do.
+    N : callable or None
+        The preconditioner, near (A'A)^-1.
+    norms : list of float
+        Of the gradients so far.
+    """
+
+    def __init__(
+        self,
+        A: Any,
+        b: Tensor,
+        x0: Tensor | None,
+        *,
+        M: Any,
+        damp: float,
+        rtol: float,
+        atol: float,
+        maxiter: int | None,
+        callback: Callback | None,
+    ) -> None:
+        check_vector("b", b, b)
+        posed = pose(A, b, damp)
+        self.J = posed.J if posed.shift == 0 else Damped(posed.J, posed.shift)
+        n = self.J.shape[1]
+        self._u = torch.cat((posed.u.detach(), b.new_zeros(self.J.shape[0] - len(posed.u))))
+        zero = b.new_zeros(n)
+        if x0 is not None:
+            check_vector("x0", x0, zero)
+        self.x = zero.clone() if x0 is None else x0.detach().clone()
+        self.d = zero
+        self.N = None if M is None else as_operator(M, zero, name="M").matvec
+        self.callback = callback
+        self.iterations = self.matvecs = self.cycles = 0
+        self.maxiter = ITERATIONS_PER_UNKNOWN * n if maxiter is None else maxiter
+        self._eps = torch.finfo(b.dtype).eps
+        self._norm_J = 0.0  # as far as it has been seen
+        first = euclidean(self.J.rmatvec(self._u))
+        self.threshold = max(rtol * first, atol)
+        self.norms = [first if x0 is None else self.gradient()]
+
+    def residual(self) -> Tensor:
+        """Return u - A x at the start of a cycle; the caller may overwrite it."""
+        if not self.x.any():
+            return self._u.clone()
+        self.matvecs += 1
+        return self._u - self.J.matvec(self.x)
+
+    def gradient(self) -> float:
+        """Return |A'(u - A x)|, by products."""
+        return euclidean(self.J.rmatvec(self.residual()))
+
+    def advance(self, B: "Bidiagonalization", gradient: float) -> Status | None:
+        """Record one iteration; return why the cycle has ended, if it has.
+
+        Parameters
+        ----------
+        B : Bidiagonalization
+            After the step.
+        gradient : float
+            |A'(u - A x)|, or an estimate of it.
+
+        Returns
+        -------
+        Status or None
+            `CONVERGED` means that the recurrences say so.
+        """
+        self._norm_J = max(self._norm_J, math.hypot(B.alpha, B.beta))
+        self.record(gradient)
+        aim = self.threshold * (1.0 if self.cycles == 0 else _MEND)
+        rounding = self._eps * self._norm_J * B.start if self.N is None else 0.0
+        if gradient <= max(aim, _MEANINGLESS_AT * rounding):
+            return Status.CONVERGED
+        return Status.MAXITER if self.iterations >= self.maxiter else None
+
+    def record(self, gradient: float) -> None:
+        """Count an iteration, and show it."""
+        self.iterations += 1
+        self.norms.append(gradient)
+        if self.callback is not None:
+            self.callback(self.x + self.d, gradient)
+
+    def close(self) -> float:
+        """End a cycle: go where it led, and return the true gradient's norm there."""
+        self.x.add_(self.d)
+        self.d = torch.zeros_like(self.x)
+        self.cycles += 1
+        return self.gradient()
+
+    def result(self, status: Status) -> LinearResult:
+        """Make the result, with the current iterate."""
+        return LinearResult(
+            self.x, status, self.iterations, self.matvecs, self.norms, tolerance=self.threshold
+        )
 
 
 class Bidiagonalization:
@@ -26,8 +140,8 @@ class Bidiagonalization:
 
     Parameters
     ----------
-    problem : Posed
-        Gives the products and N.
+    problem : Problem
+        Gives A and N.
     u : Tensor, shape (m,)
         The first column of U, up to its length; overwritten.
 
@@ -39,204 +153,71 @@ class Bidiagonalization:
         N^-1 v.
     alpha, beta : float
         The last entries of B: on its diagonal, and below the one before.
+    start : float
+        The first beta, |u|.
     """
 
-    def __init__(self, problem: "Posed", u: Tensor) -> None:
+    def __init__(self, problem: Problem, u: Tensor) -> None:
         self._problem = problem
-        self.beta = euclidean(u)
+        self.start = self.beta = euclidean(u)
         self._u = u.div_(self.beta)
-        self._take(problem.transposed(self._u))
+        self._take(problem.J.rmatvec(self._u))
 
     def step(self) -> None:
-        """Add a column to U and one to V."""
-        self._u.mul_(-self.alpha).add_(self._problem.product(self.v))
+        """Add a column to U and one to V: a product with A, and one with its transpose."""
+        self._problem.matvecs += 1
+        self._u.mul_(-self.alpha).add_(self._problem.J.matvec(self.v))
         self.beta = euclidean(self._u)
         if self.beta > 0:
             self._u.div_(self.beta)
-        self._take(self._problem.transposed(self._u).sub_(self.p, alpha=self.beta))
+        self._take(self._problem.J.rmatvec(self._u).sub_(self.p, alpha=self.beta))
 
     def _take(self, p: Tensor) -> None:
         """Normalize N p, unless it is zero, or N is not positive definite: then alpha is nan."""
         N = self._problem.N
-        v = p if N is None else N(p)
+        v = p if N is None else N(p).detach()
         square = euclidean(p) ** 2 if N is None else float(torch.dot(p, v))
-        self.alpha = math.sqrt(square) if square >= 0 else math.nan
+        self.alpha = euclidean(p) if N is None else math.nan
+        if N is not None and square >= 0:
+            self.alpha = math.sqrt(square)
         if self.alpha > 0:
             p, v = p / self.alpha, v / self.alpha
         self.p, self.v = p, p if N is None else v
 
 
-class Posed:
-    """A system as a least-squares problem: minimize |A x - u|, with what its end is judged by.
-
-    Where the operator tells of a J with A = J'J + shift I and b = J'u, the problem is that of
-    [J; sqrt(shift) I] and [u; 0], and what must get small is the residual of its normal equations,
-    which is that of the system. Any other system is taken as it is.
-
-    Parameters
-    ----------
-    s : System
-        The system.
-    problem : LeastSquares or None
-        Its least-squares form.
-
-    Attributes
-    ----------
-    normal : bool
-        Whether the system is the normal equations of the problem.
-    N : callable or None
-        The preconditioner, near (A'A)^-1.
-    d : Tensor, shape (n,)
-        How far the present cycle has gone; added to x at its end, so that a cycle that mends
-        another rounds as its own small numbers do.
-    """
-
-    def __init__(self, s: System, problem: LeastSquares | None) -> None:
-        self._s = s
-        self.normal = problem is not None
-        self._J: RectangularOperator | None = None
-        self._u = s.b
-        self._norm = 0.0  # of A, as far as it has been seen
-        self._cycles = 0
-        self.d = torch.zeros_like(s.b)
-        self.N: Map | None = s.M
-        if problem is not None:
-            self._J, self._u = problem.J, problem.u.detach()
-            if problem.shift > 0:
-                self._J = Damped(problem.J, problem.shift)
-                self._u = torch.cat((self._u, torch.zeros_like(s.b)))
-        elif s.M is not None:
-            M = s.M
-            self.N = lambda v: M(M(v))
-
-    def product(self, v: Tensor) -> Tensor:
-        """Multiply by the problem's matrix; of normal equations, half a product of the system."""
-        if self._J is None:
-            return self._s.product(v)
-        self._s.matvecs += 1
-        return self._J.matvec(v)
-
-    def transposed(self, u: Tensor) -> Tensor:
-        """Multiply by the transpose; a fresh tensor."""
-        if self._J is not None:
-            return self._J.rmatvec(u)
-        self._s.matvecs += 1
-        return self._s.A.rmatvec(u).detach()
-
-    def residual(self) -> Tensor:
-        """Return u - A x at the start of a cycle; the caller may overwrite it."""
-        self._cycles += 1
-        self.d.zero_()
-        if self._J is None:
-            return self._s.r.clone()
-        if not self._s.x.any():
-            return self._u.clone()
-        return self._u - self.product(self._s.x)
-
-    def advance(
-        self, B: Bidiagonalization, residual: float, gradient: float, plain: float, step: float
-    ) -> Status | None:
-        """Record one iteration; return why the cycle has ended, if it has.
-
-        Parameters
-        ----------
-        B : Bidiagonalization
-            After the step.
-        residual : float
-            |u - A x|.
-        gradient, plain : float
-            |A'(u - A x)| in N's norm, and in the Euclidean one or an estimate of it.
-        step : float
-            How far x went.
-        """
-        s = self._s
-        self._norm = max(self._norm, math.hypot(B.alpha, B.beta))
-        norm, drift = residual, s.eps * self._norm * step
-        s.norm_A = self._norm
-        if self.normal:
-            norm, drift = plain, self._norm * (drift + s.eps * residual)
-            s.norm_A = self._norm**2
-        status = s.advance(norm, drift, s.x + self.d if s.callback else None)
-        status = self._judged(status, norm)
-        if status and self.normal and self.N is not None:
-            s.drift = math.inf  # the norm is an estimate: look at the true one
-        if not status and not self.normal:
-            inconsistent = gradient <= _GRADIENT * s.eps * self._norm * residual
-            status = Status.LEAST_SQUARES if inconsistent else None
-        return status and self.end(status)
-
-    def end(self, status: Status) -> Status:
-        """End the cycle."""
-        self._s.x.add_(self.d)
-        return status
-
-    def _judged(self, status: Status | None, norm: float) -> Status | None:
-        """Let a cycle that mends what the one before claimed go beyond the tolerance."""
-        s = self._s
-        enough = max(_MEND * s.threshold, _MEND * s.uncertainty)
-        mending = status is Status.CONVERGED and self._cycles > 1 and s.iterations < s.maxiter
-        return None if mending and norm > enough else status
+Cycle = Callable[[Problem, Bidiagonalization], Status]
 
 
-def blocked(B: Bidiagonalization) -> Status | None:
-    """Say why there is no first step: A'u is zero, or not finite."""
-    if not math.isfinite(B.alpha):
-        return Status.BREAKDOWN
-    return Status.LEAST_SQUARES if B.alpha == 0.0 else None
-
-
-Cycle = Callable[[System, Posed], Status]
-
-
-def solve_least_squares(
-    cycle: Cycle,
-    A: Any,
-    b: Tensor,
-    x0: Tensor | None,
-    *,
-    M: Any,
-    damp: float,
-    rtol: float,
-    atol: float,
-    maxiter: int | None,
-    callback: Callback | None,
-    method: str,
-) -> LinearResult:
-    """Pose the problem, and run cycles of a method until its end; parameters as of `lsmr`."""
-    problem = posed_by(A, b, damp)
-    if problem is not None:
-        A = NormalOperator(problem.J, problem.u, problem.shift)
-        b = A.b
-    system = System(
-        A, b, x0, M=M, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback,
-        method=method, symmetric=False,
-    )  # fmt: skip
-    posed = Posed(system, problem or system.A.least_squares(system.b))
-    return solve(system, lambda s: cycle(s, posed))
-
-
-def posed_by(A: Any, b: Tensor, damp: float) -> LeastSquares | None:
-    """Return the problem that a rectangular matrix, or damping, poses; None for a square system.
+def minimize(problem: Problem, cycle: Cycle) -> LinearResult:
+    """Run cycles of a method until the true gradient meets the tolerance or cannot.
 
     Parameters
     ----------
-    A, b, damp
-        As of `lsmr`.
+    problem : Problem
+        Fresh.
+    cycle : callable
+        Runs the method from `problem.x` and returns why it ended.
 
     Returns
     -------
-    LeastSquares or None
-        Of J and b.
+    LinearResult
+        Its last norm is true.
     """
-    if isinstance(A, RectangularOperator):
-        return LeastSquares(as_rectangular(A, b), b.detach(), damp**2)
-    shape = getattr(A, "shape", None)
-    if shape is not None and len(shape) == 2 and shape[0] != shape[1]:
-        return LeastSquares(as_rectangular(A, b), b.detach(), damp**2)
-    if damp == 0:
-        return None
-    square = System(
-        A, b, None, rtol=0.0, atol=0.0, maxiter=None, callback=None, method="", symmetric=False
-    ).A
-    J = FunctionMap(square.matvec, square.rmatvec, square.shape, b.dtype, b.device)
-    return LeastSquares(J, b.detach(), damp**2)
+    norm, status = problem.norms[0], None
+    if not math.isfinite(norm):
+        problem.x = torch.zeros_like(problem.x)
+        status = Status.BREAKDOWN
+    best = problem.x.clone()
+    while status is None and norm > problem.threshold:
+        B = Bidiagonalization(problem, problem.residual())
+        ended = cycle(problem, B) if B.alpha > 0 and math.isfinite(B.alpha) else Status.BREAKDOWN
+        problem.norms[-1] = end = problem.close()
+        if not end < norm:  # rounding, or a step that is not finite
+            problem.x, problem.norms[-1] = best, norm
+        if ended is not Status.CONVERGED:
+            status = ended
+        elif not end <= max(_PROGRESS * norm, problem.threshold):
+            status = Status.STAGNATED
+        norm, best = problem.norms[-1], problem.x.clone()
+    converged = norm <= problem.threshold and status is not Status.BREAKDOWN
+    return problem.result(Status.CONVERGED if converged else status or Status.STAGNATED)

@@ -7,19 +7,13 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from newton_krylov.linear_solvers.golub_kahan import (
-    Bidiagonalization,
-    Posed,
-    blocked,
-    solve_least_squares,
-)
+from newton_krylov.capabilities import SUM_OF_SQUARES
+from newton_krylov.linear_solvers.golub_kahan import Bidiagonalization, Problem, minimize
 from newton_krylov.linear_solvers.result import Callback, LinearResult, Status
-from newton_krylov.linear_solvers.system import System
-from newton_krylov.norms import euclidean
 from newton_krylov.registry import register
 
 
-@register("solver", "lsmr")
+@register("solver", "lsmr", needs=(SUM_OF_SQUARES,))
 def lsmr(
     A: Any,
     b: Tensor,
@@ -34,30 +28,30 @@ def lsmr(
 ) -> LinearResult:
     """LSMR: least squares with J itself; the residual of the normal equations always falls.
 
-    Three kinds of systems are taken. Of a rectangular matrix J, the minimizer of
-    |J x - b|^2 + damp^2 |x|^2 is found. Of a Gauss-Newton operator J'J + tau I with the gradient
-    of its own residuals on the right, the same with J, so that the condition number is that of J
-    and not its square; that is what `solver=lsmr` does for residual objectives. Any other square
-    system A x = b is solved by products with A and A'.
+    Of an m by n matrix J, the minimizer of |J x - b|^2 + damp^2 |x|^2 is found. Of a Gauss-Newton
+    operator J'J + tau I with the gradient of its own residuals on the right, the same with its J,
+    so that the condition number is that of J and not its square; that is what `solver=lsmr` does
+    for residual objectives.
 
     In exact arithmetic the iterates are those of MINRES on the normal equations.
 
     Parameters
     ----------
     A : operator or matrix, m by n
-        Anything `operators.as_operator` or `rectangular.as_rectangular` takes.
+        A matrix of torch, NumPy or SciPy, a `RectangularOperator`, a SciPy operator with its
+        transpose, or a Gauss-Newton operator.
     b : Tensor, shape (m,)
-        Right side; float32 or float64.
+        Right side; float32 or float64. Of a Gauss-Newton operator the gradient or its negative,
+        shape (n,).
     x0 : Tensor, shape (n,), optional
         Start; zero by default.
     M : operator, matrix or function v -> M v, optional
-        Symmetric positive definite. For least squares near (J'J + damp^2 I)^-1, for a square
-        system near A^-1.
+        Symmetric positive definite, near (J'J + damp^2 I)^-1.
     damp : float
         The square root of the damping, as in SciPy.
     rtol, atol : float
-        Stop at a residual <= max(rtol |b|, atol); for least squares that of the normal equations,
-        |J'(b - J x) - damp^2 x|, with |J'b| in the place of |b|.
+        Stop at |J'(b - J x) - damp^2 x| <= max(rtol |J'b|, atol), the residual of the normal
+        equations.
     maxiter : int, optional
         Limit of iterations; 10 n by default. One of them takes a product with A and one with A'.
     callback : callable, optional
@@ -66,26 +60,21 @@ def lsmr(
     Returns
     -------
     LinearResult
-        `LEAST_SQUARES` where b is outside the range of a square A. The residual norms are those
-        that decide (see `rtol`).
+        The residual norms are those that decide (see `rtol`).
 
     Raises
     ------
     UnsupportedError
-        If A is not symmetric and has no product with its transpose.
+        For a square operator that knows no least-squares problem, or another one than b's.
     """
-    return solve_least_squares(
-        _cycle, A, b, x0, M=M, damp=damp, rtol=rtol, atol=atol, maxiter=maxiter,
-        callback=callback, method="lsmr",
-    )  # fmt: skip
+    problem = Problem(
+        A, b, x0, M=M, damp=damp, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback
+    )
+    return minimize(problem, _cycle)
 
 
-def _cycle(s: System, posed: Posed) -> Status:
+def _cycle(s: Problem, B: Bidiagonalization) -> Status:
     """Iterate from s.x: the QR factors of B, and of its R, one column a step."""
-    B = Bidiagonalization(posed, posed.residual())
-    if status := blocked(B):
-        return status
-    residual = _ResidualNorm(B.beta)
     first, begin = B.alpha * B.beta, s.norms[-1]
     zeta_bar, alpha_bar = first, B.alpha
     rho = rho_bar = c_bar = 1.0
@@ -95,44 +84,21 @@ def _cycle(s: System, posed: Posed) -> Status:
         B.step()
         rho_old, rho = rho, math.hypot(alpha_bar, B.beta)
         if not math.isfinite(rho + B.alpha):
-            return posed.end(Status.BREAKDOWN)
+            return Status.BREAKDOWN
         if rho == 0.0:
-            return posed.end(Status.LEAST_SQUARES)
+            return Status.CONVERGED
         c, sine = alpha_bar / rho, B.beta / rho
         theta, alpha_bar = sine * B.alpha, c * B.alpha
         rho_bar_old, theta_bar = rho_bar, s_bar * rho
         rho_bar = math.hypot(c_bar * rho, theta)
         if rho_bar == 0.0:
-            return posed.end(Status.LEAST_SQUARES)
+            return Status.CONVERGED
         c_bar, s_bar = c_bar * rho / rho_bar, theta / rho_bar
         zeta, zeta_bar = c_bar * zeta_bar, -s_bar * zeta_bar
         h_bar.mul_(-theta_bar * rho / (rho_old * rho_bar_old)).add_(h)
-        posed.d.add_(h_bar, alpha=zeta / (rho * rho_bar))
-        step = abs(zeta / (rho * rho_bar)) * euclidean(h_bar)
+        s.d.add_(h_bar, alpha=zeta / (rho * rho_bar))
         h.mul_(-theta / rho).add_(B.v)
-        norm = residual.update(c, sine, theta_bar, rho_bar, zeta)
-        gradient = abs(zeta_bar)
-        plain = gradient if posed.N is None else begin * gradient / first
-        if status := posed.advance(B, norm, gradient, plain, step):
+        # With a preconditioner an estimate, which the end of the cycle looks at.
+        gradient = abs(zeta_bar) if s.N is None else begin * abs(zeta_bar) / first
+        if status := s.advance(B, gradient):
             return status
-
-
-class _ResidualNorm:
-    """|u - A x| along the iteration (Fong and Saunders 2011, section 5.2)."""
-
-    def __init__(self, beta: float) -> None:
-        self._beta_dd, self._beta_d = beta, 0.0
-        self._rho_d, self._tau, self._theta, self._zeta = 1.0, 0.0, 0.0, 0.0
-
-    def update(self, c: float, s: float, theta_bar: float, rho_bar: float, zeta: float) -> float:
-        """Return the norm after a step with these rotations."""
-        beta_hat, self._beta_dd = c * self._beta_dd, -s * self._beta_dd
-        rho_tilde = math.hypot(self._rho_d, theta_bar)
-        c_tilde, s_tilde = self._rho_d / rho_tilde, theta_bar / rho_tilde
-        theta_old, self._theta = self._theta, s_tilde * rho_bar
-        self._rho_d = c_tilde * rho_bar
-        self._beta_d = -s_tilde * self._beta_d + c_tilde * beta_hat
-        self._tau = (self._zeta - theta_old * self._tau) / rho_tilde
-        last = (zeta - self._theta * self._tau) / self._rho_d if self._rho_d else 0.0
-        self._zeta = zeta
-        return math.hypot(self._beta_d - last, self._beta_dd)

@@ -175,6 +175,8 @@ class LinearModel(Objective):
         self.features = features
         self.y, self.sample_weight = y, sample_weight
         self.n_samples, width = features.X.shape
+        if self.n_samples == 0:
+            raise ValueError("a mean over samples needs at least one sample, and these are none")
         self.dim = width * self.n_outputs
         self.dtype, self.device = features.X.dtype, features.X.device
         self._targets = self._encode(y)

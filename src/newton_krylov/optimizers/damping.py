@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from newton_krylov.operators import LinearOperator, ShiftedOperator
+from newton_krylov.operators import LinearOperator
 from newton_krylov.registry import register
 
 Factor = Annotated[float, Field(gt=1)]
@@ -121,7 +121,7 @@ class Fixed(Damping):
 
     def damped(self, A: LinearOperator, generator: torch.Generator) -> LinearOperator:
         """Return A + tau I."""
-        return ShiftedOperator(A, self.tau) if self.tau > 0 else A
+        return A.affine(shift=self.tau)
 
 
 @register("damping", "marquardt")
@@ -164,7 +164,7 @@ class Marquardt(Damping):
 
     def damped(self, A: LinearOperator, generator: torch.Generator) -> LinearOperator:
         """Return A + tau I."""
-        return ShiftedOperator(A, self.tau)
+        return A.affine(shift=self.tau)
 
     def judge(self, trial: Trial) -> bool:
         """Move tau, and say whether f went down.
@@ -249,7 +249,7 @@ class LevenbergMarquardt(Damping):
 
     def damped(self, A: LinearOperator, generator: torch.Generator) -> LinearOperator:
         """Return A + tau I."""
-        return ShiftedOperator(A, self.value(A, generator))
+        return A.affine(shift=self.value(A, generator))
 
     def judge(self, trial: Trial) -> bool:
         """Move tau, and say whether f fell by enough of what was promised."""

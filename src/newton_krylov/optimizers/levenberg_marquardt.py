@@ -14,7 +14,6 @@ from newton_krylov.norms import euclidean
 from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.objectives.residual.gauss_newton import GaussNewtonOperator
 from newton_krylov.objectives.residual.objective import ResidualPoint
-from newton_krylov.operators import ShiftedOperator
 from newton_krylov.optimizers.base import ContinuedOptimizer, Memory, State, Step, Steps
 from newton_krylov.optimizers.damping import LevenbergMarquardt as LevenbergMarquardtRule
 from newton_krylov.optimizers.damping import Trial
@@ -134,19 +133,19 @@ class LevenbergMarquardtStep:
     def _begin(self, A: GaussNewtonOperator, size: float, rtol: float) -> None:
         """Choose the first damping so that the step is no longer than w itself, as Moré does."""
         mu = self.damping.value(A)
-        while 0 < size < euclidean(self.solver(ShiftedOperator(A, mu), -A.b, rtol=rtol).x):
+        while 0 < size < euclidean(self.solver(A.affine(shift=mu), -A.b, rtol=rtol).x):
             mu *= 4
         self.damping.tau = mu
 
     def _trial(self, point: ResidualPoint, A: GaussNewtonOperator, rtol: float) -> Tried:
         mu = self.damping.value(A)
-        inner = self.solver(ShiftedOperator(A, mu), -A.b, rtol=rtol)
+        inner = self.solver(A.affine(shift=mu), -A.b, rtol=rtol)
         z, iterations = inner.x, inner.iterations
         # -g'z - |J z|^2 / 2 for z near (J'J + mu I)^-1 (-g), without a difference of large numbers.
         predicted = euclidean(A.J.matvec(z)) ** 2 / 2 + mu * euclidean(z) ** 2
         if self.acceleration:
             bend = A.aimed(point.bend(self._unscaled(z)))
-            second = self.solver(ShiftedOperator(bend, mu), -bend.b, rtol=rtol)
+            second = self.solver(bend.affine(shift=mu), -bend.b, rtol=rtol)
             iterations += second.iterations
             if euclidean(second.x) <= _BEND * euclidean(z):  # 2 |a / 2| <= bound |z|
                 z = z + second.x / 2

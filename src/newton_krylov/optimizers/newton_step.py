@@ -200,7 +200,7 @@ class NewtonStep:
         self, point: Point, damped: LinearOperator, inner: LinearResult
     ) -> tuple[Tensor, tuple[str, ...]]:
         """Turn the solver's answer into a direction of descent, and say what was done."""
-        notes = () if inner.converged else (f"solver: {inner.status}",)
+        notes = () if inner.status is Status.CONVERGED else (f"solver: {inner.status}",)
         p = inner.x
         if self.negative_curvature == "ignore":
             return p, notes

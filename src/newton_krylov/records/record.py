@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike
 
 from newton_krylov.errors import UserError
 from newton_krylov.files import atomic_write
+from newton_krylov.records.notes import forget, remember
+from newton_krylov.records.spectrum import DENSITY, SPECTRUM
 
 try:  # a comparison reads hundreds of configurations, and libyaml is ten times as fast
     from yaml import CSafeLoader as SafeLoader
@@ -29,6 +31,7 @@ ENVIRONMENT = "environment.json"
 WEIGHTS = "weights.npy"
 FIGURES = "figures"
 SWEEP = "sweep.json"
+LOG = "run.log"
 _LOCK = ".lock"
 _KEPT = ("id", "started", "mlflow_run_id", "tracking_uri")  # of a run that is continued
 
@@ -61,6 +64,9 @@ class Record:
 
     config_file = CONFIG
     summary_file = SUMMARY
+    _own_files: tuple[str, ...] = (
+        CONFIG, OVERRIDES, SUMMARY, ENVIRONMENT, TRACE, WEIGHTS, SPECTRUM, DENSITY, LOG,
+    )  # fmt: skip
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -81,6 +87,7 @@ class Record:
         environment: Plain,
         label: str,
         previous: Self | None = None,
+        tracking_uri: str | None = None,
     ) -> Self:
         """Open the record of a run that starts now.
 
@@ -98,6 +105,8 @@ class Record:
             What to call the run.
         previous : Record, optional
             The same run's, from which it is continued.
+        tracking_uri : str, optional
+            Where it will be tracked: a kill may come before the tracker has begun.
 
         Returns
         -------
@@ -117,10 +126,13 @@ class Record:
         if previous is not None:
             record.continued = True
             facts |= {key: previous.summary[key] for key in _KEPT if key in previous.summary}
+        remember(folder, facts["id"])
         try:
             _write(folder / cls.config_file, yaml.safe_dump(record.config, sort_keys=False))
             _write(folder / OVERRIDES, yaml.safe_dump(record.overrides))
             write_json(folder / ENVIRONMENT, record.environment)
+            if tracking_uri is not None:
+                facts["tracking_uri"] = tracking_uri
             record.update(**facts, label=label, status="running")
         except OSError as error:
             record._lock.release(force=True)
@@ -176,8 +188,17 @@ class Record:
         """Write the last of the summary, and let go of the folder."""
         try:
             self.update(**values)
+            forget(self.summary["id"])
         finally:
             self._lock.release(force=True)
+
+    @property
+    def files(self) -> list[str]:
+        """The files that the record is made of, by their names in its folder; not all exist."""
+        drawn = self.summary.get("drawn")
+        names = [str(name) for name in drawn] if isinstance(drawn, list) else []
+        inside = [n for n in names if not Path(n).is_absolute() and ".." not in Path(n).parts]
+        return [*self._own_files, *inside]
 
     @property
     def alive(self) -> bool:
@@ -192,7 +213,7 @@ class Record:
         except OSError:  # a folder that cannot be written has no writer
             return False
 
-    def bury(self) -> bool:
+    def mark_killed(self) -> bool:
         """Mark a run as killed that says it is running while nobody runs it.
 
         Returns
@@ -221,6 +242,10 @@ class SweepRecord(Record):
 
     config_file = "sweep.yaml"
     summary_file = SWEEP
+    _own_files = (
+        config_file, OVERRIDES, summary_file, ENVIRONMENT, LOG,
+        "multirun.yaml", "optimization_results.yaml",
+    )  # fmt: skip
 
 
 def write_json(path: Path, value: Plain) -> None:

@@ -4,7 +4,7 @@ import csv
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self, TextIO, get_type_hints
@@ -298,6 +298,28 @@ def read_trace(path: Path) -> list[Row]:
         if [name for name in Row.columns() if name in found or name not in optional] != found:
             raise ValueError(f"{path} is not a trace: its columns are {reader.fieldnames}")
         return [_parse(record) for record in reader if None not in record.values()]
+
+
+def cut_short(summary: Mapping[str, Any], rows: Sequence[Row]) -> str | None:
+    """Tell whether a trace lacks steps that its run's summary knows of.
+
+    Parameters
+    ----------
+    summary : mapping
+        The run's; written after the steps it knows of.
+    rows : sequence of Row
+        The trace.
+
+    Returns
+    -------
+    str or None
+        The end of a sentence that begins with the file; None for a whole trace.
+    """
+    known, last = summary.get("iteration"), rows[-1].iteration if rows else -1
+    if not isinstance(known, int) or known <= last:
+        return None
+    where = f"ends at step {last}" if rows else "has no steps"
+    return f"is damaged: it {where}, but the run came to step {known}."
 
 
 def _optional(field: Field[Any]) -> bool:

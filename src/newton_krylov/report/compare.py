@@ -5,7 +5,7 @@ from pathlib import Path
 
 from newton_krylov.files import atomic_write
 from newton_krylov.report.context import differences_table, environments_table
-from newton_krylov.report.figures import draw_profiles, draw_scaling, draw_study, slug
+from newton_krylov.report.figures import draw_profiles, draw_scaling, draw_study, slugs
 from newton_krylov.report.html.page import write_page
 from newton_krylov.report.profiles import profiles
 from newton_krylov.report.records import read_records
@@ -92,8 +92,4 @@ def _figure_folders(groups: Sequence[Study], figures: Path) -> list[Path]:
     """Give each problem a folder of its own, where there are several."""
     if len(groups) == 1:
         return [figures]
-    names = [slug(study.problem.title) for study in groups]
-    return [
-        figures / (name if names.count(name) == 1 else f"{name}-{i}")
-        for i, name in enumerate(names)
-    ]
+    return [figures / name for name in slugs([study.problem.title for study in groups])]

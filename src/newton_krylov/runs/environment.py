@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from newton_krylov.tracking.address import masked
+
 _PACKAGES = (
     "newton-krylov",
     "torch",
@@ -49,7 +51,7 @@ def describe(repository: Path) -> dict[str, Any]:
         "cpu": _cpu(),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "command": [sys.executable, *sys.argv],
+        "command": [sys.executable, *map(masked, sys.argv)],
         "git_commit": commit,
         "git_dirty": dirty,
     }
@@ -99,6 +101,7 @@ def _git(repository: Path, *arguments: str) -> str | None:
         done = subprocess.run(  # noqa: S603
             [git, "-C", str(repository), *arguments],
             capture_output=True,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # the user may be committing
             text=True,
             timeout=10,
             check=False,

@@ -1,6 +1,7 @@
 """One run, from a composed configuration to its record: the only place that knows all rooms."""
 
 import logging
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ from newton_krylov.capabilities import unused
 from newton_krylov.data import Dataset, LabelledData, load_dataset
 from newton_krylov.data.sparse import by_row_length
 from newton_krylov.device import denormals_flushed
-from newton_krylov.errors import UnsupportedError, UserError
+from newton_krylov.errors import CombinationError, UnsupportedError, UserError
+from newton_krylov.files import at_home
 from newton_krylov.models import Interface, initialized
 from newton_krylov.objectives.base import Objective, Started
 from newton_krylov.optimizers.base import Optimizer
@@ -107,8 +109,8 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
     with interruptible() as interruption, denormals_flushed():
         place = config.build("device")()
         parts = build_parts(config)
-        record = _begin(config, job, before)
         tracker: Tracker = config.build("tracking")
+        record = _begin(config, job, before, tracker.address)
         checkpoint = None if before is None else before.checkpoint
         experiment = _Experiment(
             config, job, record, tracker, place, parts, interruption, checkpoint
@@ -125,7 +127,7 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
     return record
 
 
-def _begin(config: RunConfig, job: Job, before: Earlier | None) -> Record:
+def _begin(config: RunConfig, job: Job, before: Earlier | None, tracking_uri: str | None) -> Record:
     """Open the run's record: the earlier process's, if its checkpoint is there to go on from."""
     continued = before is not None and before.checkpoint is not None
     record = Record.begin(
@@ -135,6 +137,7 @@ def _begin(config: RunConfig, job: Job, before: Earlier | None) -> Record:
         describe(job.repository),
         config.label,
         previous=before.record if before is not None and continued else None,
+        tracking_uri=tracking_uri,
     )
     if before is not None and not continued:
         record.replaced = before.record.summary.get("mlflow_run_id")
@@ -184,6 +187,11 @@ def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
     """
     parts: dict[str, Any] = {"dataset": dataset}
     if "model" in config.entry_of("loss").parts:
+        if isinstance(dataset, LabelledData) and dataset.train.weights is not None:
+            raise CombinationError(
+                f"loss={config.name_of('loss')} is of a network and counts all samples alike, but "
+                f"the data have weights; leave out dataset.weights_path, or take a linear loss."
+            )
         generator, _ = generators(config.settings.seed)
         module = initialized(config.build("model"), Interface.of(dataset), generator)
         parts["model"] = module.to(getattr(torch, config.settings.dtype))
@@ -245,7 +253,7 @@ def _load(
     loaded = load_dataset(
         name,
         dict(options),
-        data_dir=Path(folder).expanduser() if folder else None,
+        data_dir=at_home(folder) if folder else None,
         dtype=getattr(torch, dtype),
     )
     if isinstance(loaded, LabelledData):
@@ -332,7 +340,7 @@ class _Experiment:
             places.append(("MLflow", str(place.url)))
         if place.problem is not None:
             places.append(("not tracked", place.problem))
-            command = f"python -m newton_krylov.tracking.upload {short(folder)}"
+            command = f"python -m newton_krylov.tracking.upload {shlex.quote(short(folder))}"
             places.append(("send it later", command))
         return places
 
@@ -478,8 +486,9 @@ class _Experiment:
             from newton_krylov.report.figures import draw_run
             from newton_krylov.report.spectrum import draw_spectrum
 
-            draw_run(self.record.folder)
-            draw_spectrum(self.record.folder)
+            folder = self.record.folder
+            drawn = [*draw_run(folder), *draw_spectrum(folder)]
+            self._note(drawn=[str(path.relative_to(folder)) for path in drawn])
         except Exception as error:
             _log.info("no figures", exc_info=error)
 

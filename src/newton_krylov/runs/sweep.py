@@ -6,6 +6,7 @@ sweep's own record, which lies in the folder above, to which run of the tracker 
 
 import logging
 import math
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -184,13 +185,19 @@ class Sweep:
         """
         register_parts()
         import_plugins()
+        tracker: Tracker = build_part("tracking", plain.get("tracking"))
         previous = _previous(folder, overrides, resume=bool(plain.get("resume")))
         shared = {key: value for key, value in plain.items() if key != "resume"}
         label = " ".join(task_overrides(overrides)) or "sweep"
         record = SweepRecord.begin(
-            folder, shared, task_overrides(overrides), describe(repository), label, previous
+            folder,
+            shared,
+            task_overrides(overrides),
+            describe(repository),
+            label,
+            previous,
+            tracker.address,
         )
-        tracker: Tracker = build_part("tracking", plain.get("tracking"))
         tracker.start(record, None)
         return cls(record, tracker)
 
@@ -217,6 +224,7 @@ class Sweep:
             outcome=None,
             reason=reason or f"{len(members)} runs, {len(failed)} failed",
             members=len(members),
+            drawn=[str(path.relative_to(self.record.folder)) for path in files],
             failed_members=len(failed),
             runs=[_facts(member) for member in members],
             wall_seconds=time.perf_counter() - self._started,
@@ -236,7 +244,7 @@ class Sweep:
             except UserError as error:
                 _log.info("%s", error)
                 continue
-            if record.bury():
+            if record.mark_killed():
                 self.tracker.send(record)
             members.append(Member(record))
         return members
@@ -264,7 +272,7 @@ class Sweep:
         if place.run_id is not None:
             lines.append(("MLflow", str(place.url)))
         if place.problem is not None:
-            command = f"python -m newton_krylov.tracking.upload {short(folder)}"
+            command = f"python -m newton_krylov.tracking.upload {shlex.quote(short(folder))}"
             lines += [("not tracked", place.problem), ("send it later", command)]
         if self.record.summary["status"] in ("interrupted", "killed"):
             lines.append(("to go on", "repeat the command with resume=true"))

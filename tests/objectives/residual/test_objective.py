@@ -13,7 +13,6 @@ from newton_krylov.errors import ConfigError, UnsupportedError
 from newton_krylov.objectives.residual.jacobian import Jacobian
 from newton_krylov.objectives.residual.objective import ResidualObjective
 from newton_krylov.objectives.residual.taylor import FactoredJacobian, Perceptron
-from newton_krylov.operators import ShiftedOperator
 
 WEIGHTS = {"data": 2.0, "bound": 0.5}
 
@@ -87,7 +86,7 @@ def test_the_routes_give_the_same_step():
 
     w = randn(30, seed=1)
     A = objective(30, 6).at(w).gauss_newton()
-    damped = ShiftedOperator(A, 1e-2)
+    damped = A.affine(shift=1e-2)
     dense = torch.linalg.solve(A.dense() + 1e-2 * torch.eye(30, dtype=w.dtype), -A.b)
     for name in ("exact", "qr", "lsmr", "lsqr", "cg"):
         x = entry("solver", name).target(damped, -A.b, rtol=1e-11).x

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from newton_krylov.objectives.base import Counts
-from newton_krylov.operators import RectangularOperator
+from newton_krylov.operators import Capability, RectangularOperator
 from newton_krylov.rectangular import NormalOperator
 
 Factor = Callable[[Tensor], Tensor]
@@ -69,15 +69,11 @@ class GaussNewtonOperator(NormalOperator):
         return self.matrix.square().sum(0)
 
     @property
-    def has_diagonal(self) -> bool:
-        """Whether J fits in the memory."""
+    def capabilities(self) -> frozenset[Capability]:
+        """A diagonal and a closed form, where J fits in the memory."""
         m, n = self.J.shape
-        return m * n * self.u.element_size() <= self._memory
-
-    @property
-    def has_solve(self) -> bool:
-        """Whether J fits in the memory."""
-        return self.has_diagonal
+        fits = m * n * self.u.element_size() <= self._memory
+        return super().capabilities if fits else frozenset()
 
     def solve(self, b: Tensor, shift: float = 0.0) -> Tensor:
         """Solve (J'J + shift I) x = b, shape (n,): the shortest solution if it is singular."""
