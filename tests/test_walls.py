@@ -58,7 +58,9 @@ BENCH = {
         "objectives", "operators", "optimizers", "records", "registry", "report", "spectral",
         "terminal", "tracking",
     },
-    "cli": {"distributed", "errors", "registry", "report", "runs", "tracking"},
+    "cli": {
+        "data", "distributed", "errors", "registry", "report", "runs", "terminal", "tracking",
+    },
 }  # fmt: skip
 KNOWN = LIBRARY | BENCH
 

@@ -8,14 +8,13 @@ attributes and the methods of `Dataset`, and a loss that takes it.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from newton_krylov.data.catalogue import Task
 from newton_krylov.data.images import Images
-
-Task = Literal["binary", "multiclass", "regression"]
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def check(plain: Mapping[str, Any]) -> RunConfig:
         For the first thing that is wrong.
     """
     top = [field.name for field in fields(Settings)]
-    known = [*GROUPS, "stop", "spectrum", *top]
+    known = [*GROUPS, "stop", "spectrum", *top, "verdict"]  # the last is the command's alone
     for key in plain:
         if key not in known:
             raise ConfigError(f"'{key}' is not a key of the configuration{suggest(key, known)}")
