@@ -22,7 +22,7 @@ from newton_krylov.device import denormals_flushed
 from newton_krylov.errors import CombinationError, UnsupportedError, UserError
 from newton_krylov.files import at_home
 from newton_krylov.models import Interface, initialized
-from newton_krylov.objectives.base import Layered, Objective
+from newton_krylov.objectives.base import Objective, Started
 from newton_krylov.optimizers.base import Optimizer
 from newton_krylov.records.checkpoint import CHECKPOINT, Checkpoint, Saver
 from newton_krylov.records.record import FIGURES, TRACE, Record
@@ -237,7 +237,7 @@ def start_of(config: RunConfig, objective: Objective) -> Tensor:
     """
     generator, _ = generators(config.settings.seed)
     shape, kind = objective.dim, config.settings.start
-    if kind == "model" and isinstance(objective, Layered):
+    if kind == "model" and isinstance(objective, Started):
         return objective.initial()
     if kind == "uniform":
         w0 = torch.rand(shape, generator=generator, dtype=torch.float64)
