@@ -16,7 +16,7 @@ from torch import Tensor
 
 from newton_krylov import distributed
 from newton_krylov.capabilities import unused
-from newton_krylov.data import Dataset, LabelledData, load_dataset
+from newton_krylov.data import Dataset, LabelledData, Table, load_dataset
 from newton_krylov.data.sparse import by_row_length
 from newton_krylov.device import denormals_flushed
 from newton_krylov.errors import CombinationError, UnsupportedError, UserError
@@ -220,6 +220,25 @@ def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
     return loss
 
 
+_MADE_WITHOUT_INTERCEPT = ("a9a", "synthetic")
+"""The paper's data set, which its authors give a column of ones, and data drawn without a mean."""
+
+
+def _without_intercept(config: RunConfig, dataset: Dataset) -> str | None:
+    """Say that a linear model of somebody's table has no intercept."""
+    free = config.options_of("loss").get("intercept", "free")  # other losses have no such key
+    if free == "free" or not isinstance(dataset, Table) or dataset.bias:
+        return None
+    if dataset.name in _MADE_WITHOUT_INTERCEPT:
+        return None
+    centred = config.options_of("dataset").get("scaling") == "standardize"
+    centred = centred and dataset.train.X.layout is torch.strided
+    return (
+        f"There is no intercept{', and the columns are centred' if centred else ''}: "
+        "loss.intercept=free adds one that l2 leaves alone, dataset.bias=true one that it does not."
+    )
+
+
 def start_of(config: RunConfig, objective: Objective) -> Tensor:
     """Draw w0: by the seed alone, so all methods of a sweep start at the same point.
 
@@ -322,6 +341,8 @@ class _Experiment:
         del whole  # of several processes, each keeps its own part alone
         if not self.job.in_sweep:
             print_heading(self.out, self.config.label, self.record.summary)
+            if sentence := _without_intercept(self.config, dataset):
+                self.out.print(sentence, markup=False, highlight=False, soft_wrap=True)
         result = self._optimize(optimizer, objective, dataset, optimum)
         self.interruption.hold()
         self._keep(result)
