@@ -52,7 +52,7 @@ BENCH = {
         "objectives", "operators", "optimizers", "records", "registry", "report", "spectral",
         "terminal", "tracking",
     },
-    "cli": {"distributed", "errors", "registry", "report", "runs", "tracking"},
+    "cli": {"distributed", "errors", "records", "registry", "report", "runs", "tracking"},
 }  # fmt: skip
 KNOWN = LIBRARY | BENCH
 

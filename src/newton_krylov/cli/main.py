@@ -290,13 +290,15 @@ def _single(hydra: Any, command: _Command) -> int:
 
 
 def _sweep(hydra: Any, command: _Command, interruption: Any) -> int:
+    from newton_krylov.cli.search import search_continued
     from newton_krylov.runs.sweep import Sweep
 
     overrides = list(command.config.hydra.overrides.task)
     sweep = Sweep.begin(command.folder, _plain(command.config), overrides, REPOSITORY)
     status, reason = "finished", None
     try:
-        hydra.multirun(_CONFIG, member, command.overrides)
+        with search_continued(command.config, command.folder):
+            hydra.multirun(_CONFIG, member, command.overrides)
     except KeyboardInterrupt:
         status = interruption.status
     except Exception as error:  # a launcher's or sweeper's: members' own are in their records
