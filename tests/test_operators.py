@@ -10,11 +10,10 @@ from torch import Tensor
 
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.operators import (
+    AffineOperator,
     FunctionOperator,
     LinearOperator,
     MatrixOperator,
-    ScaledOperator,
-    ShiftedOperator,
     as_operator,
 )
 
@@ -46,11 +45,11 @@ MAKERS: dict[str, Callable[[Tensor], LinearOperator]] = {
     "CSR": lambda A: MatrixOperator(A.to_sparse_csr()),
     "function": lambda A: FunctionOperator(lambda v: A @ v, len(A), A.dtype, A.device),
     "subclass": Minimal,
-    "shifted": lambda A: ShiftedOperator(
-        MatrixOperator(A - 0.7 * torch.eye(len(A), dtype=A.dtype, device=A.device)), 0.7
+    "shifted": lambda A: AffineOperator(
+        MatrixOperator(A - 0.7 * torch.eye(len(A), dtype=A.dtype, device=A.device)), shift=0.7
     ),
-    "scaled": lambda A: ScaledOperator(MatrixOperator(A / -3.0), -3.0),
-    "nested": lambda A: ScaledOperator(ShiftedOperator(Minimal(A / 2.0), 0.0), 2.0),
+    "scaled": lambda A: AffineOperator(MatrixOperator(A / -3.0), scale=-3.0),
+    "nested": lambda A: AffineOperator(AffineOperator(Minimal(A / 2.0), shift=0.0), scale=2.0),
 }
 
 
@@ -85,14 +84,14 @@ def test_a_product_is_never_its_argument(kind: str) -> None:
     operator.matvec(v).zero_()
     assert torch.equal(v, before)
     identity = FunctionOperator(lambda v: v, 5, v.dtype, v.device)
-    ShiftedOperator(identity, 1.0).matvec(v)
+    AffineOperator(identity, shift=1.0).matvec(v)
     assert torch.equal(v, before)
 
 
 def test_dense_and_diagonal_do_not_alias_into_damage() -> None:
     A = symmetric([1.0, 2.0, 3.0])
     before = A.clone()
-    ShiftedOperator(MatrixOperator(A), 1.0).dense()
+    AffineOperator(MatrixOperator(A), shift=1.0).dense()
     MatrixOperator(A).diagonal().zero_()
     assert torch.equal(A, before)
 
@@ -108,18 +107,18 @@ class TestClosedForm:
     def test_survives_damping_and_scaling(self, shift: float) -> None:
         b = randn(4, seed=0)
         for operator in (
-            ShiftedOperator(Closed(2.0, 4), 0.25),
-            ScaledOperator(Closed(2.0, 4), 4.0),
-            ScaledOperator(ShiftedOperator(Closed(2.0, 4), 1.0), 0.5),
-            ShiftedOperator(ScaledOperator(Closed(2.0, 4), 0.5), 1.0),
+            AffineOperator(Closed(2.0, 4), shift=0.25),
+            AffineOperator(Closed(2.0, 4), scale=4.0),
+            AffineOperator(AffineOperator(Closed(2.0, 4), shift=1.0), scale=0.5),
+            AffineOperator(AffineOperator(Closed(2.0, 4), scale=0.5), shift=1.0),
         ):
             assert operator.has_solve
             matrix = operator.dense() + shift * torch.eye(4).double()
             assert_close(operator.solve(b, shift), torch.linalg.solve(matrix, b), 1e-14)
 
     def test_is_not_invented(self) -> None:
-        assert not ShiftedOperator(MatrixOperator(torch.eye(3)), 1.0).has_solve
-        assert not ScaledOperator(MatrixOperator(torch.eye(3)), 1.0).has_solve
+        assert not AffineOperator(MatrixOperator(torch.eye(3)), shift=1.0).has_solve
+        assert not AffineOperator(MatrixOperator(torch.eye(3)), scale=1.0).has_solve
 
 
 class TestAsOperator:
@@ -135,5 +134,5 @@ class TestAsOperator:
 
     def test_wrappers_keep_symmetry(self) -> None:
         operator = MatrixOperator(torch.eye(3), symmetric=False)
-        assert not ShiftedOperator(operator, 1.0).symmetric
-        assert not ScaledOperator(operator, 1.0).symmetric
+        assert not AffineOperator(operator, shift=1.0).symmetric
+        assert not AffineOperator(operator, scale=1.0).symmetric

@@ -15,7 +15,7 @@ from newton_krylov.operators import LinearOperator
 from newton_krylov.optimizers.base import Memory, State, Step
 from newton_krylov.optimizers.damping import Damping, Trial
 from newton_krylov.optimizers.forcing import Forcing, Inner, Outer
-from newton_krylov.optimizers.line_search import LineSearch
+from newton_krylov.optimizers.line_search import LineSearch, none
 from newton_krylov.preconditioners.base import PreconditionerBuilder
 from newton_krylov.registry import assembled
 from newton_krylov.spectral.lanczos import lanczos
@@ -200,7 +200,7 @@ class NewtonStep:
         self, point: Point, damped: LinearOperator, inner: LinearResult
     ) -> tuple[Tensor, tuple[str, ...]]:
         """Turn the solver's answer into a direction of descent, and say what was done."""
-        notes = () if inner.converged else (f"solver: {inner.status}",)
+        notes = () if inner.status is Status.CONVERGED else (f"solver: {inner.status}",)
         p = inner.x
         if self.negative_curvature == "ignore":
             return p, notes
@@ -243,7 +243,8 @@ class NewtonStep:
 
     def _try(self, point: Point, direction: Direction, memory: NewtonMemory) -> Step | str:
         """Make the step or refuse it, as the damping judges."""
-        found = self.line_search(point.ray(direction.p))
+        search = none if memory.damping.full_steps else self.line_search
+        found = search(point.ray(direction.p))
         p = direction.p * (found.alpha or 1.0)
         trial = _trial(point, direction.A, p, found.point.value - point.value)
         accepted = memory.damping.judge(trial) and found.accepted
