@@ -2,6 +2,7 @@
 
 import math
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -174,6 +175,21 @@ class LinearOperator:
         """
         return None
 
+    def least_squares(self, b: Tensor) -> "LeastSquares | None":
+        """Return the least-squares problem whose normal equations are A x = b, where one is known.
+
+        Parameters
+        ----------
+        b : Tensor, shape (n,)
+            Right side.
+
+        Returns
+        -------
+        LeastSquares or None
+            None unless A = J'J + shift I and b = J'u with a known u.
+        """
+        return None
+
     def compression(self) -> "Compression | None":
         """Return a smaller operator with the same nonzero eigenvalues, where one is known.
 
@@ -269,6 +285,55 @@ class Compression:
     operator: LinearOperator
     expand: Callable[[Tensor], Tensor]
     reduce: Callable[[Tensor], Tensor]
+
+
+class RectangularOperator(ABC):
+    """An m by n linear map given by its products and those of its transpose.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (m, n).
+    dtype : torch.dtype
+        Of the vectors it takes and returns.
+    device : torch.device
+        Where those vectors live.
+    """
+
+    def __init__(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
+        self.shape, self.dtype, self.device = shape, dtype, device
+
+    @abstractmethod
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply by a vector of shape (n,); returns shape (m,), never an alias of `v`."""
+
+    @abstractmethod
+    def rmatvec(self, u: Tensor) -> Tensor:
+        """Multiply the transpose by a vector of shape (m,); a fresh tensor of shape (n,)."""
+
+    def dense(self) -> Tensor:
+        """Form the matrix, shape (m, n); n products unless a subclass knows a better way."""
+        eye = torch.eye(self.shape[1], dtype=self.dtype, device=self.device)
+        return torch.stack([self.matvec(v) for v in eye], dim=1)
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """The problem of minimizing |J x - u|^2 + shift |x|^2.
+
+    Attributes
+    ----------
+    J : RectangularOperator
+        m by n.
+    u : Tensor, shape (m,)
+        Right side.
+    shift : float
+        At least 0.
+    """
+
+    J: RectangularOperator
+    u: Tensor
+    shift: float = 0.0
 
 
 class MatrixOperator(LinearOperator):
@@ -507,6 +572,14 @@ class AffineOperator(LinearOperator):
         """Return an estimate from `size` of A's terms, scaled and shifted alike."""
         part = self._operator.sampled(size, generator)
         return None if part is None else part.affine(**self._terms())
+
+    def least_squares(self, b: Tensor) -> LeastSquares | None:
+        """Return A's problem with the shift added to its own, where only a shift is added."""
+        plain = self._diagonal is None and self.scale == 1.0
+        problem = self._operator.least_squares(b) if plain else None
+        if problem is None or problem.shift + self.shift < 0:
+            return None
+        return replace(problem, shift=problem.shift + self.shift)
 
     def compression(self) -> Compression | None:
         """Return A's compression, scaled and shifted alike."""

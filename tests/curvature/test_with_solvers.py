@@ -11,8 +11,9 @@ from newton_krylov.operators import AffineOperator
 from newton_krylov.registry import entry, names
 from newton_krylov.runs.runner import Stopping, run
 
-CURVATURES = ["hvp", "exact", "ggn", "empirical_fisher", "diagonal", "rank1", "lowrank",
-              "rank1_pyhessian", "subsampled", "thresholded_sparse"]  # fmt: skip
+CURVATURES = ["hvp", "exact", "ggn", "empirical_fisher", "monte_carlo_fisher", "diagonal",
+              "rank1", "lowrank", "rank1_pyhessian", "subsampled",
+              "thresholded_sparse"]  # fmt: skip
 SOLVERS = sorted(names("solver"))
 
 

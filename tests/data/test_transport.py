@@ -123,3 +123,49 @@ def test_a_user_s_problem_keeps_its_numbers():
     np.testing.assert_array_equal(data.row_marginal.numpy(), GOOD[1])
     np.testing.assert_array_equal(data.column_marginal.numpy(), GOOD[2])
     assert data.checksum != transport_problem(2 * GOOD[0], *GOOD[1:]).checksum
+
+
+class TestRoundingAndRange:
+    def problem(self, seed=0, n=784):
+        rng = np.random.default_rng(seed)
+        return rng.random((n, n)), *(rng.random(n) for _ in range(2))
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    @pytest.mark.parametrize("seed", range(5))
+    def test_histograms_are_normalized_to_their_precision(self, dtype, seed):
+        cost, a, b = self.problem(seed)
+        a, b = (h.astype(dtype) / h.astype(dtype).sum() for h in (a, b))
+        assert transport_problem(cost, a, b).cost.shape == (784, 784)
+        with pytest.raises(DataError, match=r"same total; theirs are 1\.000\d* and \d"):
+            transport_problem(cost, a * dtype(1.0001), b)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda c, a, b: (c * 1j, a, b), "needs real numbers; the types are complex128"),
+            (lambda c, a, b: (c, a + 0j, b), "needs real numbers"),
+            (lambda c, a, b: (c, a * np.inf, b * np.inf), "must be positive and finite"),
+            (
+                lambda c, a, b: (c, np.where(a == a.max(), np.nan, a), b),
+                "must be positive and finite",
+            ),
+            (lambda c, a, b: (c[:0], a[:0], b), "at least one source and one target"),
+            (lambda c, a, b: (np.array([["x"]]), a[:1], b[:1]), "needs real numbers"),
+        ],
+    )
+    def test_mistakes(self, change, message):
+        cost, a, b = self.problem(n=4)
+        with pytest.raises(DataError, match=message):
+            transport_problem(*change(cost, a / a.sum(), b / b.sum()))
+
+    def test_what_single_precision_cannot_hold(self):
+        cost, a, b = self.problem(n=4)
+        with pytest.raises(DataError, match=r"a number of 1e\+40, more than float32 can hold"):
+            transport_problem(
+                cost / cost.max() * 1e40, a / a.sum(), b / b.sum(), dtype=torch.float32
+            )
+
+    def test_lists_and_whole_numbers(self):
+        problem = transport_problem([[0, 1], [1, 0]], [1, 3], [2, 2])
+        assert problem.row_marginal.tolist() == [1, 3]
+        assert problem.column_marginal.tolist() == [2, 2]

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from newton_krylov.data.catalogue import Task
 from newton_krylov.data.columns import Matrix, largest, moments, over_columns, over_rows, row_norms
-from newton_krylov.data.dataset import Split, Table, Task
+from newton_krylov.data.dataset import Split, Table
 from newton_krylov.data.sparse import NUMPY_DTYPES, csr_to_torch
 from newton_krylov.errors import ConfigError, DataError
 from newton_krylov.files import require_memory

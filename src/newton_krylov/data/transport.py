@@ -131,10 +131,10 @@ def transport_problem(
     Raises
     ------
     DataError
-        If shapes do not fit, a cost is not finite, a mass is not positive, or the totals differ.
+        If shapes do not fit, a cost is not real and finite in the dtype, a mass is not positive and
+        finite, or the totals differ by more than rounding in the marginals' own dtype.
     """
-    problem = _Problem(cost, row_marginal, column_marginal)
-    _check(problem)
+    problem = _checked(cost, row_marginal, column_marginal)
     digest = hashlib.sha256(b"".join(np.float64(part).tobytes() for part in vars(problem).values()))
     return _dataset(problem, name, "user", {"data": digest.hexdigest()}, dtype)
 
@@ -150,7 +150,13 @@ def _dataset(
     problem: _Problem, name: str, source: str, defining: dict[str, Any], dtype: torch.dtype
 ) -> TransportProblem:
     def tensor(values: NDArray[np.float64]) -> torch.Tensor:
-        return torch.from_numpy(np.array(values, dtype=NUMPY_DTYPES[dtype]))
+        kind, largest = NUMPY_DTYPES[dtype], float(np.abs(values).max())
+        if largest > np.finfo(kind).max:
+            raise DataError(
+                f"The transport problem has a number of {largest:.4g}, more than "
+                f"{np.dtype(kind)} can hold; take dtype=float64, or another unit."
+            )
+        return torch.from_numpy(np.array(values, dtype=kind))
 
     return TransportProblem(
         name=name,
@@ -162,24 +168,36 @@ def _dataset(
     )
 
 
-def _check(problem: _Problem) -> None:
-    cost, rows, columns = vars(problem).values()
+def _checked(*given: Any) -> _Problem:
+    """Return a user's cost and marginals in double precision, or refuse them."""
+    arrays = [np.asarray(part) for part in given]
+    if any(array.dtype.kind not in "biuf" for array in arrays):
+        kinds = ", ".join(str(array.dtype) for array in arrays)
+        raise DataError(f"A transport problem needs real numbers; the types are {kinds}.")
+    eps = max(np.finfo(a.dtype).eps if a.dtype.kind == "f" else 0.0 for a in arrays[1:])
+    cost, rows, columns = (np.asarray(array, dtype=np.float64) for array in arrays)
     if cost.ndim != 2 or rows.shape != cost.shape[:1] or columns.shape != cost.shape[1:]:
         raise DataError(
             f"A transport problem needs a cost of shape (n, m) and marginals of shapes (n,) and "
             f"(m,); the shapes are {cost.shape}, {rows.shape} and {columns.shape}."
         )
+    if not cost.size:
+        raise DataError("A transport problem needs at least one source and one target.")
     if not np.isfinite(cost).all():
         raise DataError("Every cost of a transport problem must be finite.")
-    if not (rows.min() > 0 and columns.min() > 0):
+    masses = np.concatenate([rows, columns])
+    if not (masses.min() > 0 and np.isfinite(masses).all()):
         raise DataError(
-            "Every mass of a transport problem must be positive: leave out what has none."
+            "Every mass of a transport problem must be positive and finite: leave out what has "
+            "none."
         )
-    if not math.isclose(rows.sum(), columns.sum(), rel_tol=1e-12):
+    # Histograms that were normalized in single precision sum to 1 in single precision.
+    if not math.isclose(rows.sum(), columns.sum(), rel_tol=max(1e-12, 16 * float(eps))):
         raise DataError(
             f"The marginals of a transport problem must have the same total; theirs are "
-            f"{rows.sum():g} and {columns.sum():g}."
+            f"{rows.sum():.10g} and {columns.sum():.10g}."
         )
+    return _Problem(cost, rows, columns)
 
 
 def _random_assignment(n: int, seed: int) -> _Problem:

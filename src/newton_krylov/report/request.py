@@ -1,6 +1,7 @@
 """Carries out what a command line asks of a comparison, and prints its tables."""
 
 import argparse
+import hashlib
 import tempfile
 from pathlib import Path
 
@@ -72,4 +73,8 @@ def _default_place(options: argparse.Namespace) -> Path:
         if first.is_dir():
             return first
         return OUTPUTS / f"comparison-{first.name.removesuffix(SUFFIX)}"
-    return OUTPUTS / f"comparison-{slug(options.experiment or options.parent or 'filter')}"
+    name = options.experiment or options.parent or "filter"
+    words = [slug(name)] if slug(name) else []
+    if not name.isascii():  # the letters that a slug leaves out may be all that tells two apart
+        words.append(hashlib.sha256(name.encode()).hexdigest()[:8])
+    return OUTPUTS / "-".join(["comparison", *words])

@@ -1,6 +1,7 @@
 """One run, from a composed configuration to its record: the only place that knows all rooms."""
 
 import logging
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,9 +19,10 @@ from newton_krylov.capabilities import unused
 from newton_krylov.data import Dataset, LabelledData, load_dataset
 from newton_krylov.data.sparse import by_row_length
 from newton_krylov.device import denormals_flushed
-from newton_krylov.errors import UnsupportedError, UserError
+from newton_krylov.errors import CombinationError, UnsupportedError, UserError
+from newton_krylov.files import at_home
 from newton_krylov.models import Interface, initialized
-from newton_krylov.objectives.base import Layered, Objective
+from newton_krylov.objectives.base import Objective, Started
 from newton_krylov.optimizers.base import Optimizer
 from newton_krylov.records.checkpoint import CHECKPOINT, Checkpoint, Saver
 from newton_krylov.records.record import FIGURES, TRACE, Record
@@ -168,6 +170,27 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
     }
 
 
+def dataset_of(config: RunConfig, place: torch.device | None = None) -> Dataset:
+    """Load the data of a configuration; a sweep's jobs share the last one loaded.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Checked.
+    place : torch.device, optional
+        Where to; by default, where the configuration's device is.
+
+    Returns
+    -------
+    Dataset
+        On its device.
+    """
+    settings = config.settings
+    options = tuple((k, _hashable(v)) for k, v in config.options_of("dataset").items())
+    place = config.build("device")() if place is None else place
+    return _load(config.name_of("dataset"), options, settings.data_dir, settings.dtype, str(place))
+
+
 def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
     """Bind the loss to the data, and to the network if it takes one.
 
@@ -185,6 +208,11 @@ def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
     """
     parts: dict[str, Any] = {"dataset": dataset}
     if "model" in config.entry_of("loss").parts:
+        if isinstance(dataset, LabelledData) and dataset.train.weights is not None:
+            raise CombinationError(
+                f"loss={config.name_of('loss')} is of a network and counts all samples alike, but "
+                f"the data have weights; leave out dataset.weights_path, or take a linear loss."
+            )
         generator, _ = generators(config.settings.seed)
         module = initialized(config.build("model"), Interface.of(dataset), generator)
         parts["model"] = module.to(getattr(torch, config.settings.dtype))
@@ -209,7 +237,7 @@ def start_of(config: RunConfig, objective: Objective) -> Tensor:
     """
     generator, _ = generators(config.settings.seed)
     shape, kind = objective.dim, config.settings.start
-    if kind == "model" and isinstance(objective, Layered):
+    if kind == "model" and isinstance(objective, Started):
         return objective.initial()
     if kind == "uniform":
         w0 = torch.rand(shape, generator=generator, dtype=torch.float64)
@@ -246,7 +274,7 @@ def _load(
     loaded = load_dataset(
         name,
         dict(options),
-        data_dir=Path(folder).expanduser() if folder else None,
+        data_dir=at_home(folder) if folder else None,
         dtype=getattr(torch, dtype),
     )
     if isinstance(loaded, LabelledData):
@@ -281,7 +309,7 @@ class _Experiment:
 
     def run(self) -> None:
         """Load, solve for the optimum, run the optimizer, keep what came of it."""
-        whole = self._dataset()
+        whole = dataset_of(self.config, self.place)
         self._note(
             device=str(self.place),
             dtype=self.config.settings.dtype,
@@ -333,7 +361,7 @@ class _Experiment:
             places.append(("MLflow", str(place.url)))
         if place.problem is not None:
             places.append(("not tracked", place.problem))
-            command = f"python -m newton_krylov.tracking.upload {short(folder)}"
+            command = f"python -m newton_krylov.tracking.upload {shlex.quote(short(folder))}"
             places.append(("send it later", command))
         return places
 
@@ -347,17 +375,6 @@ class _Experiment:
             action()
         except OSError as error:
             self.problems.append(_cannot_write(self.record.folder, error))
-
-    def _dataset(self) -> Dataset:
-        settings = self.config.settings
-        options = tuple((k, _hashable(v)) for k, v in self.config.options_of("dataset").items())
-        return _load(
-            self.config.name_of("dataset"),
-            options,
-            settings.data_dir,
-            settings.dtype,
-            str(self.place),
-        )
 
     def _shared_out(self, whole: Dataset) -> tuple[Dataset, Objective]:
         """Return this process's samples, and the objective over those of all processes."""

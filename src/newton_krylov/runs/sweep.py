@@ -6,6 +6,7 @@ sweep's own record, which lies in the folder above, to which run of the tracker 
 
 import logging
 import math
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,14 @@ from newton_krylov.errors import UnsupportedError, UserError
 from newton_krylov.records.record import FIGURES, Record, SweepRecord, read_yaml
 from newton_krylov.records.trace import COLUMNS
 from newton_krylov.registry import import_plugins
+from newton_krylov.report.verdict import PLAN, read_race
 from newton_krylov.runs.config import build_part, label_of
-from newton_krylov.runs.console import MemberLine, print_members, print_places
+from newton_krylov.runs.console import (
+    MemberLine,
+    print_members,
+    print_places,
+    print_verdict,
+)
 from newton_krylov.runs.environment import describe
 from newton_krylov.runs.experiment import Job, run_experiment
 from newton_krylov.runs.parts import register_parts
@@ -218,8 +225,10 @@ class Sweep:
         members = self._members()
         failed = [member for member in members if member.failed]
         files = self._compare() if members else []
+        # In a race, a setting with which a method diverges is a result.
+        broken = failed and not (self.record.folder / PLAN).exists()
         self.record.update(
-            status="failed" if status == "finished" and failed else status,
+            status="failed" if status == "finished" and broken else status,
             outcome=None,
             reason=reason or f"{len(members)} runs, {len(failed)} failed",
             members=len(members),
@@ -251,9 +260,13 @@ class Sweep:
     def _compare(self) -> list[Path]:
         """Draw and tabulate; a sweep is not lost for a picture of it."""
         from newton_krylov.report.compare import compare
+        from newton_krylov.report.verdict import write_verdict
 
+        folder = self.record.folder
         try:
-            return compare([self.record.folder], self.record.folder)
+            if (folder / PLAN).exists():
+                return write_verdict(folder)
+            return compare([folder], folder)
         except Exception as error:
             _log.info("no comparison", exc_info=error)
             console(stderr=True).print(f"The runs could not be compared: {error}", markup=False)
@@ -262,7 +275,9 @@ class Sweep:
     def _print(self, members: Sequence[Member], files: Sequence[Path]) -> None:
         """Show what the members came to, and where everything lies."""
         out, place, folder = console(), self.tracker.place, self.record.folder
-        if members:
+        if (folder / PLAN).exists():
+            print_verdict(out, read_race(folder))
+        elif members:
             print_members(out, [member.line for member in members], self._best())
         pages = [file for file in files if file.suffix in (".html", ".md")]
         lines = [("sweep", short(folder)), *(("comparison", short(file)) for file in pages)]
@@ -271,7 +286,7 @@ class Sweep:
         if place.run_id is not None:
             lines.append(("MLflow", str(place.url)))
         if place.problem is not None:
-            command = f"python -m newton_krylov.tracking.upload {short(folder)}"
+            command = f"python -m newton_krylov.tracking.upload {shlex.quote(short(folder))}"
             lines += [("not tracked", place.problem), ("send it later", command)]
         if self.record.summary["status"] in ("interrupted", "killed"):
             lines.append(("to go on", "repeat the command with resume=true"))
