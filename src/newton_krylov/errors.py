@@ -24,6 +24,10 @@ class UnsupportedError(UserError):
     """A combination of parts that makes no sense, such as `cg` on a nonsymmetric operator."""
 
 
+class NotFiniteError(UserError, ValueError):
+    """Numbers that are nan or infinite where a method needs finite ones."""
+
+
 class CombinationError(ConfigError, UnsupportedError):
     """Choices that are right each by itself but do not go together; a sweep leaves them out."""
 
