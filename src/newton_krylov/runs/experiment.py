@@ -1,5 +1,6 @@
 """One run, from a composed configuration to its record: the only place that knows all rooms."""
 
+import json
 import logging
 import shlex
 import time
@@ -35,7 +36,7 @@ from newton_krylov.runs.console import (
     print_line,
     print_summary,
 )
-from newton_krylov.runs.environment import describe
+from newton_krylov.runs.environment import code_checksum, describe
 from newton_krylov.runs.interruption import Interruption, interruptible
 from newton_krylov.runs.optimum import Optimum, certified_optimum
 from newton_krylov.runs.parts import register_parts
@@ -324,6 +325,7 @@ class _Experiment:
         self.checkpoint = checkpoint
         self.out = console()
         self.problems: list[str] = []
+        self.origin: dict[str, str] = {}
         self.last = None if checkpoint is None else checkpoint.rows[-1]
 
     def run(self) -> None:
@@ -334,6 +336,9 @@ class _Experiment:
             dtype=self.config.settings.dtype,
             dataset=_description(whole),
         )
+        self.origin = {"data": whole.checksum, "code": code_checksum()}
+        if self.checkpoint is not None:
+            self._compare(self.checkpoint.origin)
         dataset, objective = self._shared_out(whole)
         optimizer: Optimizer = self.config.build("optimizer", **self.parts)
         self.tracker.start(self.record, self.job.parent)
@@ -346,6 +351,19 @@ class _Experiment:
         result = self._optimize(optimizer, objective, dataset, optimum)
         self.interruption.hold()
         self._keep(result)
+
+    def _compare(self, before: Mapping[str, str]) -> None:
+        """Refuse to go on with other data; say so where the program is another one."""
+        if before.get("data") != self.origin["data"]:
+            raise UserError(
+                f"The data has changed since the run in {short(self.record.folder)} began "
+                f"(its checksum was {str(before.get('data'))[:12]}, and is "
+                f"{self.origin['data'][:12]} now): restore it, or start again in another folder."
+            )
+        if before.get("code") != self.origin["code"]:
+            self.problems.append(
+                "The program has changed since the run began: its trace is of both versions."
+            )
 
     def fail(self, error: BaseException) -> None:
         """Record why the run did not come to its end."""
@@ -403,6 +421,14 @@ class _Experiment:
         if team is None:
             return whole, objective_of(self.config, whole)
         self._note(processes=team.size)
+        settings = {k: v for k, v in self.config.plain.items() if k not in ("tracking", "label")}
+        told = {**self.origin, "configuration": json.dumps(settings, default=str)}
+        for what, text in told.items():
+            if not team.agree(text):
+                raise UserError(
+                    f"The processes of the run do not have the same {what}: give each machine the "
+                    f"same files, program and command."
+                )
         dataset = distributed.shard(whole, team)
         _load.cache_clear()
         local = objective_of(self.config, dataset)
@@ -471,7 +497,9 @@ class _Experiment:
                 on_step=watch.step,
                 resume=self.checkpoint,
                 on_checkpoint=Saver(
-                    self.record.folder / CHECKPOINT, self.config.settings.checkpoint_seconds
+                    self.record.folder / CHECKPOINT,
+                    self.config.settings.checkpoint_seconds,
+                    self.origin,
                 ),
             )
             watch.end(result)
