@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 import torch
 
-from newton_krylov.capabilities import LABELLED, TABLE
+from newton_krylov.capabilities import LABELLED, RESIDUALS, TABLE
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.data.prepare import Options, RawData, prepare
 from newton_krylov.files import default_data_dir
@@ -107,7 +107,7 @@ def source(name: str, **defaults: Any) -> Callable[[Reader], Callable[..., Datas
         load.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         load.__annotations__ = hints | {key: hint for key, (hint, _) in common.items()}
         load.__annotations__ |= {"dtype": torch.dtype, "return": Dataset}
-        return register("dataset", name, offers=(TABLE, LABELLED))(load)
+        return register("dataset", name, offers=(TABLE, LABELLED, RESIDUALS))(load)
 
     return decorate
 

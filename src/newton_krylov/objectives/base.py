@@ -443,6 +443,29 @@ class Objective(ABC):
         """
         return None
 
+    def l2_error(self, w: Tensor) -> float | None:
+        """Return the relative error of a solution, on points that no residual is taken at.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters.
+
+        Returns
+        -------
+        float or None
+            |u - u*| / |u*|; None where the objective solves no equation, or none that is known.
+        """
+        return None
+
+
+@runtime_checkable
+class Started(Protocol):
+    """An objective that has first parameters of its own."""
+
+    def initial(self) -> Tensor:
+        """Return them, shape (dim,)."""
+
 
 @runtime_checkable
 class Layered(Protocol):

@@ -1,6 +1,7 @@
 """The trace: one row a step, written as the run goes, so a killed run keeps what it had."""
 
 import csv
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -160,6 +161,13 @@ class Row:
             heading="Time", kind="cost", form=".4f", width=9, unit="seconds",
         ),
     ]  # fmt: skip
+    l2_error: Annotated[
+        float,
+        Column(
+            "relative error of the solution", "‖u − u*‖ / ‖u*‖", brief="l2 error", form=".2e",
+            full=".3e", width=10, log=True,
+        ),
+    ] = math.nan  # fmt: skip
     notes: tuple[str, ...] = ()
 
     @classmethod
