@@ -277,7 +277,7 @@ def _encoded(
 
 def _plain_matrix(X: Any) -> Matrix:
     dense = not sp.issparse(X)
-    return np.ascontiguousarray(X) if dense else sp.csr_array(X)  # type: ignore[call-overload]
+    return np.ascontiguousarray(X) if dense else sp.csr_array(X)
 
 
 def _plain(frame: "pd.DataFrame", numeric: list[str], other: list[str]) -> "pd.DataFrame":
