@@ -796,3 +796,75 @@ def as_operator(A: Any, b: Tensor, *, symmetric: bool = True, name: str = "A") -
     if operator.shape != (n, n):
         raise ValueError(f"{name} has shape {operator.shape}, but b has shape ({n},)")
     return operator
+
+
+def to_operator(A: Any, v: Tensor | None = None) -> LinearOperator:
+    """Take a matrix, which knows its own size, and return a `LinearOperator`.
+
+    Parameters
+    ----------
+    A : LinearOperator, Tensor, or a SciPy or NumPy matrix or operator
+        Symmetric.
+    v : Tensor, shape (n,), optional
+        A vector the operator will meet. With one, a function will do for A.
+
+    Returns
+    -------
+    LinearOperator
+        `A` itself if it is one already; declared nonsymmetric where it is an explicit matrix that
+        is not symmetric.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `A` has no size or none that fits v, or is not real.
+    """
+    if v is None and not hasattr(A, "shape"):
+        raise TypeError(
+            f"A must be an operator or a matrix, not {type(A).__name__}: a function does not know "
+            f"its size, FunctionOperator(function, n, dtype, device) does"
+        )
+    if v is None:
+        kind = str(getattr(A, "dtype", None) or "float64").removeprefix("torch.")
+        dtype = torch.float32 if kind in ("float32", "float16") else torch.float64
+        v = torch.empty(A.shape[0], dtype=dtype, device=getattr(A, "device", None))
+    if not (isinstance(A, LinearOperator) and A.shape[0] != v.shape[0]):
+        check_vector("v0", v, v)
+    operator = as_operator(A, v)
+    if operator.dtype != v.dtype or operator.device != v.device:
+        raise TypeError(
+            f"A is {operator.dtype} on {operator.device}, but v0 is {v.dtype} on {v.device}"
+        )
+    operator.symmetric = is_symmetric(A, operator)
+    return operator
+
+
+def is_symmetric(A: Any, operator: LinearOperator) -> bool:
+    """Believe an operator and a function; test a matrix: u'A v = v'A u for random u, v.
+
+    Parameters
+    ----------
+    A : object
+        What the user gave.
+    operator : LinearOperator
+        What `as_operator` made of it.
+
+    Returns
+    -------
+    bool
+        False for an explicit matrix that differs from its transpose by more than rounding.
+    """
+    explicit = isinstance(operator, MatrixOperator) or hasattr(A, "__array__") or hasattr(A, "nnz")
+    if A is operator or not explicit:
+        return operator.symmetric
+    generator = torch.Generator().manual_seed(0)
+    uv = torch.randn(2, operator.shape[0], generator=generator, dtype=operator.dtype)
+    u, v = uv.to(operator.device)
+    images = operator.matvec(u).detach(), operator.matvec(v).detach()
+    k = max(map(exponent, images))
+    Au, Av = (scaled_by_power(image, -k) for image in images)
+    difference = abs(torch.dot(u, Av) - torch.dot(v, Au))
+    size = euclidean(u) * euclidean(Av) + euclidean(v) * euclidean(Au)
+    info = torch.finfo(operator.dtype)
+    denormal = scaled(len(u) * info.tiny * info.eps, -k)
+    return not float(difference) > info.eps**0.5 * size + denormal * euclidean(u) * euclidean(v)

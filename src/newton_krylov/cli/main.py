@@ -265,7 +265,10 @@ def _single(hydra: Any, command: _Command) -> int:
 
 
 def _multirun(hydra: Any, command: _Command, member: Callable[[Any], float]) -> None:
-    hydra.multirun(_CONFIG, member, command.overrides)
+    from newton_krylov.cli.search import search_continued
+
+    with search_continued(command.config, command.folder):
+        hydra.multirun(_CONFIG, member, command.overrides)
 
 
 def _sweep(
