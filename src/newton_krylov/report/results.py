@@ -77,7 +77,9 @@ def endings_table(study: Study) -> Table:
         A row a method.
     """
     benchmark = None if study.benchmark is None else study.final_loss(study.benchmark)
-    columns = shown("table")
+    columns = shown(
+        "table", lambda name: any(np.isfinite(e.last(name)).any() for e in study.entries)
+    )
     heads = ["Method", *(column.heading for column in columns), "Ending"]
     if benchmark is not None:
         heads.insert(3, f"f − {str(study.benchmark).lower()}'s")
