@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self, TextIO, get_type_hints
 
@@ -168,6 +168,20 @@ class Row:
             full=".3e", width=10, log=True,
         ),
     ] = math.nan  # fmt: skip
+    test_balanced_accuracy: Annotated[
+        float,
+        Column(
+            "balanced test accuracy", brief="balanced", heading="Balanced acc.", form=".4f",
+            rising=True, unit="share", shown=("summary", "table"),
+        ),
+    ] = math.nan  # fmt: skip
+    test_auc: Annotated[
+        float,
+        Column(
+            "test area under the curve", words="test AUC", brief="AUC", form=".4f", rising=True,
+            unit="share", shown=("summary", "table"),
+        ),
+    ] = math.nan  # fmt: skip
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -207,6 +221,10 @@ def _table() -> dict[str, Column]:
 
 COLUMNS: Mapping[str, Column] = _table()
 """The trace's numeric columns by name, in order."""
+
+
+OPTIONAL = frozenset(f.name for f in fields(Row) if f.default is not MISSING)
+"""Columns that only some problems have, which are shown where they are known."""
 
 
 def shown(place: Place) -> list[Column]:
@@ -293,7 +311,7 @@ def read_trace(path: Path) -> list[Row]:
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         found = reader.fieldnames or []
-        optional = ["note", *(f.name for f in fields(Row) if _optional(f))]
+        optional = {"note", *OPTIONAL}
         # A trace of an earlier version lacks the columns that came later, and no others.
         if [name for name in Row.columns() if name in found or name not in optional] != found:
             raise ValueError(f"{path} is not a trace: its columns are {reader.fieldnames}")
@@ -320,11 +338,6 @@ def cut_short(summary: Mapping[str, Any], rows: Sequence[Row]) -> str | None:
         return None
     where = f"ends at step {last}" if rows else "has no steps"
     return f"is damaged: it {where}, but the run came to step {known}."
-
-
-def _optional(field: Field[Any]) -> bool:
-    """Tell whether a row can do without a column."""
-    return field.default is not MISSING
 
 
 def _parse(record: dict[str, str]) -> Row:
