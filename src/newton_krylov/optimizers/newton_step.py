@@ -53,6 +53,7 @@ class Direction:
     solved: bool = True
 
 
+_PATIENCE = 3
 _MOST_PRODUCTS = 200
 """To learn a curvature's diagonal, where nothing else helps any more."""
 
@@ -88,6 +89,10 @@ class NewtonMemory(Memory):
     scaled : bool
         Whether systems are solved in variables scaled by the curvature's diagonal: from where
         nothing else had helped any more.
+    value : float or None
+        The loss where the last step began, where that need not be convex.
+    still : int
+        How many steps in a row have not changed it beyond rounding.
     """
 
     def __init__(
@@ -96,6 +101,8 @@ class NewtonMemory(Memory):
         self.curvature, self.damping, self.preconditioner = curvature, damping, preconditioner
         self.last: Inner | None = None
         self.scaled = False
+        self.value: float | None = None
+        self.still = 0
 
     def state_dict(self) -> State:
         """Return the attributes, the last inner solve as a dict."""
@@ -196,6 +203,8 @@ class NewtonStep:
         """
         eta = self.forcing(Outer(point.grad_norm, memory.last))
         eps = torch.finfo(A.dtype).eps
+        if _stands_still(point, A, memory):
+            memory.scaled, eta = True, min(eta, math.sqrt(eps))
         tighter = iter([tight for tight in (math.sqrt(eps), 10 * eps) if tight < eta])
         while True:
             direction = self.direction(point, A, memory, generator, eta)
@@ -379,6 +388,20 @@ def _failed(inner: LinearResult) -> bool:
     """Tell whether rounding errors kept a solver from bringing the residual down at all."""
     gave_up = inner.status in (Status.BREAKDOWN, Status.STAGNATED)
     return gave_up and inner.residual_norms[-1] > inner.residual_norms[0]
+
+
+def _stands_still(point: Point, A: LinearOperator, memory: NewtonMemory) -> bool:
+    """Tell whether steps that a line search accepts have long changed nothing.
+
+    It allows for the rounding error of the loss. A convex loss is minimal there; another one may
+    have no better step in the parameters' own units.
+    """
+    if memory.damping.adaptive or point.objective.convexity is not None or not _has_scale(A):
+        return False
+    value, memory.value = memory.value, point.value
+    same = value is not None and abs(value - point.value) <= point.objective.rounding(point.value)
+    memory.still = memory.still + 1 if same else 0
+    return memory.still >= _PATIENCE
 
 
 def _has_scale(A: LinearOperator) -> bool:
