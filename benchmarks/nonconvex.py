@@ -21,7 +21,9 @@ import torch
 from torch import Tensor
 
 from newton_krylov.data import load_dataset
-from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.data.dataset import ImageSet, Split
+from newton_krylov.data.images import Images
+from newton_krylov.data.images import statistics as channel_statistics
 from newton_krylov.errors import UserError
 from newton_krylov.models import Interface, initialized
 from newton_krylov.objectives.network.losses import CrossEntropy
@@ -46,21 +48,19 @@ CURVATURES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def images(n: int, device: torch.device) -> Dataset:
+def images(n: int, device: torch.device) -> ImageSet:
     """Return n training images, on the device."""
     try:
-        dataset = load_dataset("cifar10", {"limit": n, "test_limit": 10})
-        X, y = dataset.train.X, dataset.train.y
+        split = load_dataset("cifar10", {"limit": n, "test_limit": 10}).train
     except UserError as error:
         print(f"random pixels: {error}")
-        dataset = load_dataset("digits_images", {})
-        X, y = torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8), torch.randint(10, (n,))
-    split = Split(X.to(device), y.to(device))
-    kept = dataset.images if X.shape[1] == 3 and len(dataset.train.X) == n else None
-    return Dataset("pictures", split, None, "multiclass", 10, "", "", images=kept)
+        X = torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8)
+        split = Split(X, torch.randint(10, (n,)))
+    images = Images(*channel_statistics(split.X))
+    return ImageSet("pictures", split.to(device), None, "multiclass", 10, "", "", images)
 
 
-def network(dataset: Dataset, seed: int = 0) -> CrossEntropy:
+def network(dataset: ImageSet, seed: int = 0) -> CrossEntropy:
     """Return the objective of the paper's network, its dropout in place."""
     build = entry("model", "paper_cnn").build({})
     module = initialized(build, Interface.of(dataset), torch.Generator().manual_seed(seed))

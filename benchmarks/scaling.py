@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 
-from newton_krylov.data import Dataset, Split, load_dataset
+from newton_krylov.data import Dataset, ImageSet, Split, load_dataset
 from newton_krylov.data.images import Images
 from newton_krylov.distributed import DataParallel, Team, data_parallel, shard
 from newton_krylov.distributed.team import join
@@ -81,7 +81,7 @@ def pictures(samples: int) -> Dataset:
     X = torch.randint(256, (samples, 3, 32, 32), generator=generator, dtype=torch.uint8)
     y = torch.randint(10, (samples,), generator=generator)
     images = Images((0.5,) * 3, (0.29,) * 3)
-    return Dataset("noise", Split(X, y), None, "multiclass", 10, "noise", "", images)
+    return ImageSet("noise", Split(X, y), None, "multiclass", 10, "noise", "", images)
 
 
 CASES: dict[str, tuple[Callable[[int], Dataset], int]] = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from problems import randn
 from torch import Tensor
@@ -287,6 +288,55 @@ CASE = {case.name: case for case in CASES}
 SYMMETRIC_CASES = [case for case in CASES if case.kind in SYMMETRIC]
 
 
+def hilbert(n: int) -> Tensor:
+    """Return the Hilbert matrix: positive definite, of condition e^(3.5 n)."""
+    i = torch.arange(n, dtype=torch.float64)
+    return 1 / (i[:, None] + i + 1)
+
+
+def frank(n: int) -> Tensor:
+    """Return Frank's matrix: upper Hessenberg, determinant 1, ill-conditioned small eigenvalues."""
+    i = torch.arange(1, n + 1, dtype=torch.float64)
+    A = torch.minimum(i[:, None], i).where(i >= i[:, None] - 1, torch.zeros(()).double())
+    return A.flip(0, 1)
+
+
+def graded(n: int, decades: float, *, indefinite: bool = False) -> Tensor:
+    """Return D B D with rows and columns falling over so many decades."""
+    d = torch.logspace(0, -decades / 2, n).double()
+    signs = torch.sign(randn(n, seed=7)) if indefinite else torch.ones(n).double()
+    return d[:, None] * (torch.diag(signs) + 0.1 * symmetric(torch.linspace(0.5, 1.5, n))) * d
+
+
+def spoiled(n: int, condition: float, *, singular: bool = False) -> Tensor:
+    """Return an indefinite matrix whose eigenvalues fall over many decades, a quarter to zero."""
+    values = spread(n, condition) * torch.sign(randn(n, seed=11))
+    if singular:
+        values[-(n // 4) :] = 0.0
+    return symmetric(values, seed=3)
+
+
+HARD = {
+    "hilbert": hilbert(12),
+    "large hilbert": hilbert(40),
+    "frank": frank(18),
+    "large frank": frank(40),
+    "graded": graded(30, 12),
+    "graded indefinite": graded(30, 12, indefinite=True),
+    "far graded indefinite": graded(18, 24, indefinite=True),
+    "ill-conditioned indefinite": spoiled(40, 1e12),
+    "ill-conditioned singular": spoiled(40, 1e8, singular=True),
+    "one tiny, one tinier": torch.diag(torch.tensor([0.02649, 1.312e-07, -2.129e-09]).double()),
+}
+"""Matrices on which recurrences leave the true residual."""
+
+SCALES = {
+    torch.float32: [1e-37, 1e-30, 1e-22, 1e22, 1e30, 1e37],
+    torch.float64: [1e-300, 1e-170, 1e-22, 1e22, 1e170, 1e300],
+}
+"""Units of which squares, or products of two, are beyond a type's range."""
+
+
 def solvable() -> list[tuple[Solver, Case]]:
     """Return every solver with every system that it must solve."""
     return [(s, c) for s in SOLVERS for c in CASES if c.kind in s.solves and c.consistent]
@@ -300,6 +350,12 @@ def admissible() -> list[tuple[Solver, Case]]:
 def true_residual(A: Tensor, b: Tensor, x: Tensor) -> float:
     """Return |b - A x|, evaluated in float64."""
     return float(torch.linalg.vector_norm(b.double() - A.double() @ x.double()))
+
+
+def extended_residual(A: Tensor, b: Tensor, x: Tensor) -> float:
+    """Return |b - A x|, evaluated in extended precision and range."""
+    A, b, x = (v.numpy().astype(np.longdouble) for v in (A, b, x))
+    return float(np.sqrt(((b - A @ x) ** 2).sum()))
 
 
 def rounding(A: Tensor, b: Tensor, x: Tensor) -> float:

@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.data.dataset import Dataset, Split, Table
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
 from newton_krylov.objectives.linear_model import LinearModel
 from newton_krylov.operators import LinearOperator, MatrixOperator
@@ -129,7 +129,7 @@ def make_dataset(
         )
     y = y.to(device, dtype) if task == "regression" else y.to(device)
     classes = {"binary": 2, "multiclass": n_classes, "regression": 0}[task]
-    return Dataset("zoo", Split(X, y), None, task, classes, "synthetic", _checksum(X, y))
+    return Table("zoo", Split(X, y), None, task, classes, "synthetic", _checksum(X, y))
 
 
 def _checksum(*tensors: Tensor) -> str:

@@ -5,7 +5,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.data.dataset import Split, Table
 from newton_krylov.objectives.network.losses import CrossEntropy
 from newton_krylov.optimizers.base import Optimizer
 from newton_krylov.registry import entry
@@ -24,13 +24,13 @@ def marquardt(tau: float = 1.0, **options: float) -> dict[str, object]:
 LAYERS = ("first", "middle", "last")
 
 
-def data(n: int = 90, seed: int = 0) -> Dataset:
+def data(n: int = 90, seed: int = 0) -> Table:
     """Draw three classes around three centres, not separable."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.arange(n) % 3
     centres = torch.randn(3, 5, generator=generator, dtype=torch.float64)
     X = centres[y] + 1.5 * torch.randn(n, 5, generator=generator, dtype=torch.float64)
-    return Dataset("blobs", Split(X, y), Split(X, y), "multiclass", 3, "drawn", f"blobs-{seed}")
+    return Table("blobs", Split(X, y), Split(X, y), "multiclass", 3, "drawn", f"blobs-{seed}")
 
 
 def module(dropout: float = 0.0, seed: int = 0) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 
 import pytest
 
@@ -10,6 +11,7 @@ from newton_krylov.files import (
     atomic_write,
     cache_dir,
     default_data_dir,
+    override,
     require_file,
     require_memory,
     sha256_file,
@@ -87,3 +89,21 @@ def test_folders_come_from_the_environment_or_are_the_users(monkeypatch, tmp_pat
     monkeypatch.setenv("XDG_CACHE_HOME", "/home/somebody/xdg")
     assert default_data_dir().name == cache_dir().name == "newton-krylov"
     assert default_data_dir() != cache_dir()
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("a/b-1.svm", "dataset.path=a/b-1.svm"),
+        ("my file.svm", "'dataset.path=\"my file.svm\"'"),
+        ("a,b=(1).svm", "'dataset.path=\"a,b=(1).svm\"'"),
+        ("it's.svm", "'dataset.path=\"it'\"'\"'s.svm\"'"),
+        ("~x", "'dataset.path=\"~x\"'"),
+    ],
+)
+def test_an_override_is_quoted_where_it_must_be(path, line):
+    assert override("dataset.path", path) == line
+    (word,) = shlex.split(line)
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    assert OverridesParser.create().parse_override(word).value() == path

@@ -28,9 +28,7 @@ def dual(
     """Make the dual of a drawn problem, its cost multiplied by `scale`."""
     cost, r, c = draw(n, m, seed)
     dataset = transport_problem(scale * cost, r, c, dtype=dtype)
-    X, y = dataset.train.X.to(device), dataset.train.y.to(device)
-    moved = type(dataset)(**{**vars(dataset), "train": type(dataset.train)(X, y)})
-    return EntropicTransport(moved, eta=eta)
+    return EntropicTransport(dataset.to(torch.device(device)), eta=eta)
 
 
 def zeros(f: EntropicTransport) -> Tensor:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from newton_krylov.interfaces.module import empirical_fisher as empirical_fisher
     from newton_krylov.interfaces.module import gauss_newton as gauss_newton
     from newton_krylov.interfaces.module import hessian as hessian
+    from newton_krylov.interfaces.module import monte_carlo_fisher as monte_carlo_fisher
     from newton_krylov.interfaces.sklearn import NewtonKrylovClassifier as NewtonKrylovClassifier
     from newton_krylov.interfaces.torch_optim import NewtonKrylov as NewtonKrylov
     from newton_krylov.linear_solvers.cg import cg as cg
@@ -55,6 +56,7 @@ _HOME = {
     "lanczos": "spectral.lanczos",
     "minres": "linear_solvers.minres",
     "minres_qlp": "linear_solvers.minres_qlp",
+    "monte_carlo_fisher": "interfaces.module",
 }
 
 __all__ = list(_HOME)

@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import re
 import secrets
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,26 @@ CACHE_VARIABLE = "NEWTON_KRYLOV_CACHE"
 _APPLICATION = "newton-krylov"
 
 
+def at_home(path: str) -> Path:
+    """Return a path with a leading `~` or `~user` replaced by that home, where there is one.
+
+    A name that only begins with a tilde (`~data.svm`) is a name.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def override(key: str, path: object) -> str:
+    """Write `key=path` as a command line takes it: quoted for Hydra and the shell where need be."""
+    text = str(path)
+    if re.fullmatch(r"[\w./~-]+", text, re.ASCII) and not text.startswith("~"):
+        return f"{key}={text}"
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return shlex.quote(f'{key}="{escaped}"')
+
+
 def default_data_dir() -> Path:
     """Return the folder of downloaded data: `$NEWTON_KRYLOV_DATA`, else the user's data folder.
 
@@ -24,7 +46,7 @@ def default_data_dir() -> Path:
         Need not exist yet.
     """
     if chosen := os.environ.get(DATA_VARIABLE):
-        return Path(chosen).expanduser()
+        return at_home(chosen)
     from platformdirs import user_data_path
 
     return user_data_path(_APPLICATION)
@@ -39,7 +61,7 @@ def cache_dir() -> Path:
         Need not exist yet.
     """
     if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen).expanduser()
+        return at_home(chosen)
     from platformdirs import user_cache_path
 
     return user_cache_path(_APPLICATION)

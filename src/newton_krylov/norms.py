@@ -1,11 +1,21 @@
-"""Euclidean norms to the last digits."""
+"""Euclidean norms to the last digits, of vectors of any size.
+
+Sums of squares leave the range of a floating-point type long before the numbers do: below 1e-19 and
+above 1e19 in single precision, 1e-154 and 1e154 in double. `euclidean` is right for every finite
+vector. `norm` stays on the device and costs one pass, for loops whose vectors are brought near 1
+first: by `scaled_by_power`, exactly, since a power of two changes no digit.
+"""
+
+import math
 
 import torch
 from torch import Tensor
 
 _BLOCK = 1024
-_SAFE = (1e-12, 1e18)
-"""Norms in single precision of which no square that counts was too small or too large."""
+_SAFE = {torch.float32: (1e-12, 1e18), torch.float64: (1e-130, 1e150)}
+"""Norms of which no square that counts was too small or too large."""
+_MODERATE = {torch.float32: (1e-10, 1e10), torch.float64: (1e-75, 1e75)}
+"""Sizes from which a method can go up and down by some orders of magnitude."""
 
 
 def norm(v: Tensor) -> Tensor:
@@ -40,7 +50,7 @@ def _norm(v: Tensor) -> Tensor:
 
 
 def euclidean(v: Tensor) -> float:
-    """Compute |v|, safe from under- and overflow of the squares in single precision.
+    """Compute |v| whatever its size: no square under- or overflows.
 
     Parameters
     ----------
@@ -50,9 +60,92 @@ def euclidean(v: Tensor) -> float:
     Returns
     -------
     float
-        The Euclidean norm.
+        The Euclidean norm; infinite only where it is beyond double precision itself.
     """
     size = float(norm(v))
-    if v.dtype == torch.float64 or _SAFE[0] < size < _SAFE[1]:
+    low, high = _SAFE[v.dtype]
+    if low < size < high or v.numel() == 0:
         return size
-    return float(torch.linalg.vector_norm(v, dtype=torch.float64))
+    k = exponent(v)
+    return scaled(float(norm(scaled_by_power(v, -k))), k)
+
+
+def exponent(v: Tensor) -> int:
+    """Return the k for which the largest |entry| is in [2^(k-1), 2^k); 0 if it is 0 or not finite.
+
+    Parameters
+    ----------
+    v : Tensor, shape (n,)
+        Any vector.
+
+    Returns
+    -------
+    int
+        The binary exponent of v's size.
+    """
+    largest = float(v.abs().amax()) if v.numel() else 0.0
+    return math.frexp(largest)[1] if math.isfinite(largest) else 0
+
+
+def is_moderate(size: float, dtype: torch.dtype) -> bool:
+    """Tell whether numbers of this size can be squared, and their squares grow and fall.
+
+    Parameters
+    ----------
+    size : float
+        A norm.
+    dtype : torch.dtype
+        float32 or float64.
+
+    Returns
+    -------
+    bool
+        False for zero, too.
+    """
+    low, high = _MODERATE[dtype]
+    return low < size < high
+
+
+def scaled_by_power(v: Tensor, k: int) -> Tensor:
+    """Return 2^k v: exact, unless an entry leaves the range of its type.
+
+    Parameters
+    ----------
+    v : Tensor, shape (n,)
+        Any vector.
+    k : int
+        The exponent.
+
+    Returns
+    -------
+    Tensor, shape (n,)
+        A new vector.
+    """
+    half = 120 if v.dtype == torch.float32 else 1000  # so that 2^half is a number of that type
+    product = v.clone()
+    while k != 0:
+        part = max(-half, min(half, k))
+        product.mul_(math.ldexp(1.0, part))
+        k -= part
+    return product
+
+
+def scaled(number: float, k: int) -> float:
+    """Return 2^k times a number; infinite where that is out of range.
+
+    Parameters
+    ----------
+    number : float
+        Not negative.
+    k : int
+        The exponent.
+
+    Returns
+    -------
+    float
+        The product.
+    """
+    try:
+        return math.ldexp(number, k)
+    except OverflowError:
+        return math.inf

@@ -1,20 +1,42 @@
 """The linear operator: all that a solver, a preconditioner or Lanczos knows of a matrix."""
 
+import math
+import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from newton_krylov.errors import UnsupportedError
+from newton_krylov.norms import euclidean, exponent, is_moderate, scaled, scaled_by_power
+
+if TYPE_CHECKING:
+    import scipy.sparse.linalg
+
+REAL_FORM = (
+    "solve the real system of twice the size, [[Re A, -Im A], [Im A, Re A]] [Re x; Im x] = "
+    "[Re b; Im b], which is symmetric where A is Hermitian"
+)
+"""What messages say of complex numbers."""
+
+
+Capability = Literal["diagonal", "solve", "sampled", "compression"]
+"""What an operator may offer beyond its products: `diagonal` without forming the matrix, `solve` in
+closed form, `sampled`: an estimate from a part of the terms it sums, `compression`: a smaller
+operator with the same nonzero eigenvalues."""
+
+_OPTIONAL: tuple[Capability, ...] = ("diagonal", "solve", "sampled", "compression")
 
 
 class LinearOperator:
     """A square linear map given by its products.
 
-    Subclasses override `matvec`, and where they can do better than columns one by one, `matmat`,
-    `dense`, `diagonal` and `solve`.
+    Subclasses override `matvec`, and where they can do better than columns one by one, `matmat` and
+    `dense`; what they can beyond that is declared by overriding it (see `capabilities`).
 
     Parameters
     ----------
@@ -26,15 +48,40 @@ class LinearOperator:
         Where those vectors live.
     symmetric : bool
         Declared by whoever builds it; methods for symmetric operators refuse one that is not.
+
+    Raises
+    ------
+    TypeError
+        If the type is complex.
     """
 
     def __init__(
         self, n: int, dtype: torch.dtype, device: torch.device, *, symmetric: bool = True
     ) -> None:
+        if dtype.is_complex:
+            raise TypeError(f"the operator is {dtype}: {REAL_FORM}")
         self.shape = (n, n)
         self.dtype = dtype
         self.device = device
         self.symmetric = symmetric
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What it offers beyond products: the optional methods that its class overrides."""
+        mine = type(self)
+        return frozenset(
+            name for name in _OPTIONAL if getattr(mine, name) is not getattr(LinearOperator, name)
+        )
+
+    @property
+    def has_solve(self) -> bool:
+        """Whether `solve` is there: a closed form that needs no matrix."""
+        return "solve" in self.capabilities
+
+    @property
+    def has_diagonal(self) -> bool:
+        """Whether `diagonal` is cheap: it needs no matrix."""
+        return "diagonal" in self.capabilities
 
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply by a vector.
@@ -47,7 +94,7 @@ class LinearOperator:
         Returns
         -------
         Tensor, shape (n,)
-            The product; never an alias of `v`.
+            The product, which the caller may overwrite: a tensor of its own, no alias of `v`.
         """
         raise NotImplementedError
 
@@ -64,7 +111,10 @@ class LinearOperator:
         Tensor, shape (n, k)
             The products, as columns.
         """
-        return torch.stack([self.matvec(v) for v in V.T], dim=1)
+        product = torch.empty_like(V)
+        for j, v in enumerate(V.T):
+            product[:, j] = self.matvec(v)  # at once: the next product may reuse its memory
+        return product
 
     def dense(self) -> Tensor:
         """Form the matrix; n products unless a subclass knows a better way.
@@ -85,16 +135,6 @@ class LinearOperator:
             The diagonal.
         """
         return self.dense().diagonal().clone()
-
-    @property
-    def has_solve(self) -> bool:
-        """Whether `solve` is there: a closed form that needs no matrix."""
-        return type(self).solve is not LinearOperator.solve
-
-    @property
-    def has_diagonal(self) -> bool:
-        """Whether `diagonal` is cheap: it needs no matrix."""
-        return type(self).diagonal is not LinearOperator.diagonal
 
     def solve(self, b: Tensor, shift: float = 0.0) -> Tensor:
         """Solve (A + shift I) x = b in closed form, where the operator has one (see `has_solve`).
@@ -135,6 +175,21 @@ class LinearOperator:
         """
         return None
 
+    def least_squares(self, b: Tensor) -> "LeastSquares | None":
+        """Return the least-squares problem whose normal equations are A x = b, where one is known.
+
+        Parameters
+        ----------
+        b : Tensor, shape (n,)
+            Right side.
+
+        Returns
+        -------
+        LeastSquares or None
+            None unless A = J'J + shift I and b = J'u with a known u.
+        """
+        return None
+
     def compression(self) -> "Compression | None":
         """Return a smaller operator with the same nonzero eigenvalues, where one is known.
 
@@ -144,6 +199,68 @@ class LinearOperator:
             None unless a subclass knows one.
         """
         return None
+
+    def affine(
+        self, *, scale: float = 1.0, shift: float = 0.0, diagonal: Tensor | None = None
+    ) -> "LinearOperator":
+        """Return scale A + shift I + diag(diagonal), with whatever A can.
+
+        Parameters
+        ----------
+        scale : float
+            Multiplies A.
+        shift : float
+            Added to the diagonal: damping.
+        diagonal : Tensor, shape (n,), optional
+            Added to the diagonal.
+
+        Returns
+        -------
+        LinearOperator
+            `self` where nothing changes.
+        """
+        if scale == 1.0 and shift == 0.0 and diagonal is None:
+            return self
+        return AffineOperator(self, scale, shift, diagonal)
+
+    def cast(self, dtype: torch.dtype) -> "LinearOperator":
+        """Return the operator for vectors of another floating-point type.
+
+        Parameters
+        ----------
+        dtype : torch.dtype
+            Of the vectors that come and go.
+
+        Returns
+        -------
+        LinearOperator
+            `self` where it is of that type; else its products are rounded to the lower of the two.
+        """
+        return self if dtype == self.dtype else CastOperator(self, dtype)
+
+    def to_scipy(self) -> "scipy.sparse.linalg.LinearOperator":
+        """Return a SciPy LinearOperator, for SciPy's own solvers.
+
+        Returns
+        -------
+        scipy.sparse.linalg.LinearOperator
+            On NumPy arrays; its transpose is there if A is symmetric.
+        """
+        from scipy.sparse.linalg import LinearOperator as Peer
+
+        def apply(V: Any) -> Any:
+            V = torch.as_tensor(V, dtype=self.dtype, device=self.device)
+            product = self.matvec(V.reshape(-1)) if V.numel() == self.shape[0] else self.matmat(V)
+            return product.detach().cpu().numpy()
+
+        return Peer(
+            self.shape,
+            matvec=apply,
+            matmat=apply,
+            rmatvec=apply if self.symmetric else None,
+            rmatmat=apply if self.symmetric else None,
+            dtype=str(self.dtype).removeprefix("torch."),
+        )
 
     def __matmul__(self, v: Tensor) -> Tensor:
         return self.matvec(v) if v.ndim == 1 else self.matmat(v)
@@ -168,6 +285,55 @@ class Compression:
     operator: LinearOperator
     expand: Callable[[Tensor], Tensor]
     reduce: Callable[[Tensor], Tensor]
+
+
+class RectangularOperator(ABC):
+    """An m by n linear map given by its products and those of its transpose.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (m, n).
+    dtype : torch.dtype
+        Of the vectors it takes and returns.
+    device : torch.device
+        Where those vectors live.
+    """
+
+    def __init__(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
+        self.shape, self.dtype, self.device = shape, dtype, device
+
+    @abstractmethod
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply by a vector of shape (n,); returns shape (m,), never an alias of `v`."""
+
+    @abstractmethod
+    def rmatvec(self, u: Tensor) -> Tensor:
+        """Multiply the transpose by a vector of shape (m,); a fresh tensor of shape (n,)."""
+
+    def dense(self) -> Tensor:
+        """Form the matrix, shape (m, n); n products unless a subclass knows a better way."""
+        eye = torch.eye(self.shape[1], dtype=self.dtype, device=self.device)
+        return torch.stack([self.matvec(v) for v in eye], dim=1)
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """The problem of minimizing |J x - u|^2 + shift |x|^2.
+
+    Attributes
+    ----------
+    J : RectangularOperator
+        m by n.
+    u : Tensor, shape (m,)
+        Right side.
+    shift : float
+        At least 0.
+    """
+
+    J: RectangularOperator
+    u: Tensor
+    shift: float = 0.0
 
 
 class MatrixOperator(LinearOperator):
@@ -204,10 +370,9 @@ class MatrixOperator(LinearOperator):
         """Return the matrix itself, dense, shape (n, n)."""
         return self.matrix if self.matrix.layout is torch.strided else self.matrix.to_dense()
 
-    @property
-    def has_diagonal(self) -> bool:
-        """Yes: the matrix is there."""
-        return True
+    def diagonal(self) -> Tensor:
+        """Return the diagonal, shape (n,): the matrix is there."""
+        return super().diagonal()
 
 
 class FunctionOperator(LinearOperator):
@@ -240,12 +405,86 @@ class FunctionOperator(LinearOperator):
         self._function = function
 
     def matvec(self, v: Tensor) -> Tensor:
-        """Multiply by a vector of shape (n,)."""
+        """Multiply by a vector of shape (n,); the product is the caller's to overwrite."""
         Av = self._function(v)
         if not isinstance(Av, Tensor):
             raise TypeError(f"the function must return a torch tensor, not {type(Av).__name__}")
-        # An identity may hand back its argument, which a caller could then overwrite.
-        return Av.clone() if Av.data_ptr() == v.data_ptr() else Av
+        return Av if _is_fresh(Av, v) else Av.clone()
+
+
+def _is_fresh(Av: Tensor, v: Tensor) -> bool:
+    """Tell whether nobody but the caller holds the product's memory.
+
+    An identity may hand back its argument, and a function its own buffer, a part of it, or a view
+    of NumPy's memory: the next product would overwrite this one, or its user what is the
+    function's. A copy is made only then, for a copy of each product costs a vector.
+    """
+    held = sys.getrefcount(Av) > 3  # the caller's, this function's and the count's own references
+    foreign = not Av.untyped_storage().resizable()
+    return not (held or foreign or Av._is_view() or Av.data_ptr() == v.data_ptr())
+
+
+class ArrayOperator(LinearOperator):
+    """A NumPy array, a SciPy sparse matrix or a SciPy LinearOperator, by way of the CPU.
+
+    Products are computed in the array's own type and rounded to the operator's.
+
+    Parameters
+    ----------
+    array : object
+        Anything with `shape` and `@` on NumPy arrays; real.
+    dtype : torch.dtype
+        Of its vectors.
+    device : torch.device
+        Of its vectors.
+    symmetric : bool
+        The caller's word.
+    name : str
+        What messages call it.
+
+    Raises
+    ------
+    ValueError
+        If it is not square.
+    TypeError
+        If its entries are no real numbers.
+    """
+
+    def __init__(
+        self,
+        array: Any,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        symmetric: bool = True,
+        name: str = "A",
+    ) -> None:
+        shape = tuple(array.shape)
+        if len(shape) != 2 or shape[0] != shape[1]:
+            raise ValueError(f"expected a square matrix, got shape {shape}")
+        super().__init__(shape[0], dtype, device, symmetric=symmetric)
+        # A matrix of NumPy's class `matrix` has products of two dimensions.
+        self._array = np.asarray(array) if isinstance(array, np.ndarray) else array
+        self._name = name
+        kind = getattr(getattr(array, "dtype", None), "kind", "f")
+        if kind == "c":
+            raise TypeError(f"{name} is complex ({array.dtype}): {REAL_FORM}")
+        if kind not in "fiub":
+            raise TypeError(f"{name} must hold real numbers, not {array.dtype}")
+        if np.ma.is_masked(array):
+            raise TypeError(f"{name} has masked entries: fill them first")
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply by a vector of shape (n,)."""
+        return self.matmat(v)
+
+    def matmat(self, V: Tensor) -> Tensor:
+        """Multiply by the columns of V, shape (n, k)."""
+        product = np.asarray(self._array @ V.detach().cpu().numpy())
+        if product.dtype.kind == "c":
+            raise TypeError(f"the product {self._name} v is complex: {REAL_FORM}")
+        # A copy: an operator of the user's may write all its products into one array.
+        return torch.tensor(product, dtype=self.dtype, device=self.device)
 
 
 def add_diagonal(out: Tensor, v: Tensor, diagonal: "float | Tensor") -> Tensor:
@@ -255,64 +494,115 @@ def add_diagonal(out: Tensor, v: Tensor, diagonal: "float | Tensor") -> Tensor:
     return out.addcmul_(v, diagonal if v.dim() == 1 else diagonal[:, None])
 
 
-class ShiftedOperator(LinearOperator):
-    """A + shift I, for damping.
+class AffineOperator(LinearOperator):
+    """scale A + shift I + diag(diagonal): damping, scaling and a diagonal added.
+
+    It can whatever A can, except that a diagonal takes A's closed form and its compression away.
 
     Parameters
     ----------
     operator : LinearOperator
         A.
-    shift : float
-        Added to the diagonal.
+    scale, shift : float
+        See above.
+    diagonal : Tensor, shape (n,), optional
+        See above.
     """
 
-    def __init__(self, operator: LinearOperator, shift: float) -> None:
+    def __init__(
+        self,
+        operator: LinearOperator,
+        scale: float = 1.0,
+        shift: float = 0.0,
+        diagonal: Tensor | None = None,
+    ) -> None:
         super().__init__(
             operator.shape[0], operator.dtype, operator.device, symmetric=operator.symmetric
         )
         self._operator = operator
+        self.scale = scale
         self.shift = shift
+        self._diagonal = diagonal
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What A offers, as far as it survives."""
+        lost: set[Capability] = set() if self._diagonal is None else {"solve", "compression"}
+        return self._operator.capabilities - (lost | ({"solve"} if self.scale == 0.0 else set()))
 
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply by a vector of shape (n,)."""
-        return self._operator.matvec(v).add_(v, alpha=self.shift)
+        return self._add(self._operator.matvec(v), v)
 
     def matmat(self, V: Tensor) -> Tensor:
         """Multiply by the columns of V, shape (n, k)."""
-        return self._operator.matmat(V).add_(V, alpha=self.shift)
+        return self._add(self._operator.matmat(V), V)
+
+    def _add(self, product: Tensor, V: Tensor) -> Tensor:
+        """Turn A V into the product, in place."""
+        if self.scale != 1.0:
+            product.mul_(self.scale)
+        if self.shift != 0.0:
+            add_diagonal(product, V, self.shift)
+        if self._diagonal is not None:
+            add_diagonal(product, V, self._diagonal)
+        return product
 
     def dense(self) -> Tensor:
         """Form the matrix, shape (n, n)."""
-        matrix = self._operator.dense().clone()
-        matrix.diagonal().add_(self.shift)
+        matrix = self._operator.dense() * self.scale
+        matrix.diagonal().add_(self._added())
         return matrix
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, shape (n,)."""
-        return self._operator.diagonal() + self.shift
+        return self._operator.diagonal() * self.scale + self._added()
 
-    @property
-    def has_diagonal(self) -> bool:
-        """Whether A's diagonal is cheap."""
-        return self._operator.has_diagonal
-
-    def sampled(self, size: int, generator: torch.Generator) -> LinearOperator | None:
-        """Return an estimate from `size` of A's terms."""
-        part = self._operator.sampled(size, generator)
-        return None if part is None else ShiftedOperator(part, self.shift)
-
-    @property
-    def has_solve(self) -> bool:
-        """Whether A has a closed form."""
-        return self._operator.has_solve
+    def _added(self) -> Tensor | float:
+        return self.shift if self._diagonal is None else self._diagonal + self.shift
 
     def solve(self, b: Tensor, shift: float = 0.0) -> Tensor:
-        """Solve (A + (this shift + shift) I) x = b by A's closed form, b of shape (n,)."""
-        return self._operator.solve(b, self.shift + shift)
+        """Solve (this + shift I) x = b by A's closed form, b of shape (n,)."""
+        if not self.has_solve:
+            return super().solve(b, shift)
+        x = self._operator.solve(b, (self.shift + shift) / self.scale)
+        return x if self.scale == 1.0 else x / self.scale
+
+    def sampled(self, size: int, generator: torch.Generator) -> LinearOperator | None:
+        """Return an estimate from `size` of A's terms, scaled and shifted alike."""
+        part = self._operator.sampled(size, generator)
+        return None if part is None else part.affine(**self._terms())
+
+    def least_squares(self, b: Tensor) -> LeastSquares | None:
+        """Return A's problem with the shift added to its own, where only a shift is added."""
+        plain = self._diagonal is None and self.scale == 1.0
+        problem = self._operator.least_squares(b) if plain else None
+        if problem is None or problem.shift + self.shift < 0:
+            return None
+        return replace(problem, shift=problem.shift + self.shift)
+
+    def compression(self) -> Compression | None:
+        """Return A's compression, scaled and shifted alike."""
+        small = None if self._diagonal is not None else self._operator.compression()
+        return (
+            None
+            if small is None
+            else replace(small, operator=small.operator.affine(**self._terms()))
+        )
+
+    def cast(self, dtype: torch.dtype) -> LinearOperator:
+        """Return the same of A in the other type: what is added is not rounded."""
+        terms = self._terms()
+        if self._diagonal is not None:
+            terms["diagonal"] = self._diagonal.to(dtype)
+        return self if dtype == self.dtype else self._operator.cast(dtype).affine(**terms)
+
+    def _terms(self) -> dict[str, Any]:
+        return {"scale": self.scale, "shift": self.shift, "diagonal": self._diagonal}
 
 
 class CastOperator(LinearOperator):
-    """An operator of one floating-point type for vectors of another.
+    """An operator of one floating-point type for vectors of another: `LinearOperator.cast`.
 
     Products are rounded to the lower of the two; everything else of a solver keeps its own.
 
@@ -327,6 +617,11 @@ class CastOperator(LinearOperator):
     def __init__(self, operator: LinearOperator, dtype: torch.dtype) -> None:
         super().__init__(operator.shape[0], dtype, operator.device, symmetric=operator.symmetric)
         self._operator = operator
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What the operator offers."""
+        return self._operator.capabilities
 
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply by a vector of shape (n,)."""
@@ -344,64 +639,116 @@ class CastOperator(LinearOperator):
         """Return the diagonal, shape (n,)."""
         return self._operator.diagonal().to(self.dtype)
 
-    @property
-    def has_diagonal(self) -> bool:
-        """Whether the operator's diagonal is cheap."""
-        return self._operator.has_diagonal
+    def solve(self, b: Tensor, shift: float = 0.0) -> Tensor:
+        """Solve (A + shift I) x = b by the operator's closed form, b of shape (n,)."""
+        return self._operator.solve(b.to(self._operator.dtype), shift).to(self.dtype)
 
     def sampled(self, size: int, generator: torch.Generator) -> LinearOperator | None:
         """Return an estimate from `size` of the operator's terms."""
         part = self._operator.sampled(size, generator)
-        return None if part is None else CastOperator(part, self.dtype)
+        return None if part is None else part.cast(self.dtype)
+
+    def compression(self) -> Compression | None:
+        """Return the operator's compression, for vectors of this type."""
+        small = self._operator.compression()
+        if small is None:
+            return None
+        inner = self._operator.dtype
+        return Compression(
+            small.operator.cast(self.dtype),
+            lambda U: small.expand(U.to(inner)).to(self.dtype),
+            lambda v: small.reduce(v.to(inner)).to(self.dtype),
+        )
+
+    def cast(self, dtype: torch.dtype) -> LinearOperator:
+        """Return the operator for vectors of another type."""
+        return self._operator.cast(dtype)
 
 
-class ScaledOperator(LinearOperator):
-    """scale A.
+class Products:
+    """v -> A v / unit, for vectors v of moderate size: counted, checked, and safe to square.
+
+    `unit` is 1 unless the first product that is not zero is so small or so large that squares in
+    the recurrences of a method would leave the range of the type; then it is a power of two near
+    that product's size, and the method works on A / unit, which has the same digits.
 
     Parameters
     ----------
-    operator : LinearOperator
-        A.
-    scale : float
-        Multiplies it.
+    A : LinearOperator
+        n by n.
+    name : str
+        What messages call it.
     """
 
-    def __init__(self, operator: LinearOperator, scale: float) -> None:
-        super().__init__(
-            operator.shape[0], operator.dtype, operator.device, symmetric=operator.symmetric
+    def __init__(self, A: LinearOperator, name: str = "A") -> None:
+        self.A = A
+        self.count = 0
+        self.exponent = 0
+        self._name = name
+        self._sized = False
+
+    @property
+    def unit(self) -> float:
+        """2^exponent."""
+        return scaled(1.0, self.exponent)
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Multiply.
+
+        Parameters
+        ----------
+        v : Tensor, shape (n,)
+            Of moderate size.
+
+        Returns
+        -------
+        Tensor, shape (n,)
+            A v / unit.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the first product does not have the vector's shape, dtype and device.
+        """
+        self.count += 1
+        Av = self.A.matvec(v).detach()  # a user's operator may be one that autograd records
+        if not self._sized:
+            check_vector(f"the product {self._name} v", Av, v)
+            size = euclidean(Av)
+            self._sized = 0.0 < size < math.inf
+            if self._sized and not is_moderate(size, v.dtype):
+                self.exponent = exponent(Av)
+        return Av if self.exponent == 0 else scaled_by_power(Av, -self.exponent)
+
+
+def check_vector(name: str, v: Tensor, like: Tensor) -> None:
+    """Refuse what is not a real vector of the shape, dtype and device of another.
+
+    Parameters
+    ----------
+    name : str
+        What messages call it.
+    v : Tensor
+        To be looked at.
+    like : Tensor, shape (n,)
+        The other; messages call it b.
+
+    Raises
+    ------
+    TypeError, ValueError
+        In one sentence.
+    """
+    if not isinstance(v, Tensor):
+        raise TypeError(f"{name} must be a torch tensor, not {type(v).__name__}")
+    if v.ndim != 1 or v.shape != like.shape:
+        raise ValueError(f"{name} must have shape ({like.shape[0]},), not {tuple(v.shape)}")
+    if v.dtype not in (torch.float32, torch.float64):
+        hint = f"; {REAL_FORM}" if v.is_complex() else ""
+        raise TypeError(f"{name} must be float32 or float64, not {v.dtype}{hint}")
+    if v.dtype != like.dtype or v.device != like.device:
+        raise TypeError(
+            f"{name} is {v.dtype} on {v.device}, but b is {like.dtype} on {like.device}"
         )
-        self._operator = operator
-        self.scale = scale
-
-    def matvec(self, v: Tensor) -> Tensor:
-        """Multiply by a vector of shape (n,)."""
-        return self._operator.matvec(v).mul_(self.scale)
-
-    def matmat(self, V: Tensor) -> Tensor:
-        """Multiply by the columns of V, shape (n, k)."""
-        return self._operator.matmat(V).mul_(self.scale)
-
-    def dense(self) -> Tensor:
-        """Form the matrix, shape (n, n)."""
-        return self._operator.dense() * self.scale
-
-    def diagonal(self) -> Tensor:
-        """Return the diagonal, shape (n,)."""
-        return self._operator.diagonal() * self.scale
-
-    @property
-    def has_diagonal(self) -> bool:
-        """Whether A's diagonal is cheap."""
-        return self._operator.has_diagonal
-
-    @property
-    def has_solve(self) -> bool:
-        """Whether A has a closed form."""
-        return self._operator.has_solve
-
-    def solve(self, b: Tensor, shift: float = 0.0) -> Tensor:
-        """Solve (scale A + shift I) x = b by A's closed form, b of shape (n,)."""
-        return self._operator.solve(b, shift / self.scale).div_(self.scale)
 
 
 def as_operator(A: Any, b: Tensor, *, symmetric: bool = True, name: str = "A") -> LinearOperator:
@@ -434,10 +781,11 @@ def as_operator(A: Any, b: Tensor, *, symmetric: bool = True, name: str = "A") -
     if isinstance(A, LinearOperator):
         operator = A
     elif isinstance(A, Tensor):
+        if A.is_complex():
+            raise TypeError(f"{name} is complex ({A.dtype}): {REAL_FORM}")
         operator = MatrixOperator(A, symmetric=symmetric)
-    elif hasattr(A, "shape") and hasattr(A, "__matmul__"):  # NumPy, SciPy: by way of the CPU
-        operator = FunctionOperator(_numpy_product(A), n, b.dtype, b.device, symmetric=symmetric)
-        operator.shape = tuple(A.shape)
+    elif hasattr(A, "shape") and hasattr(A, "__matmul__"):
+        operator = ArrayOperator(A, b.dtype, b.device, symmetric=symmetric, name=name)
     elif callable(A):
         operator = FunctionOperator(A, n, b.dtype, b.device, symmetric=symmetric)
     else:
@@ -450,5 +798,73 @@ def as_operator(A: Any, b: Tensor, *, symmetric: bool = True, name: str = "A") -
     return operator
 
 
-def _numpy_product(A: Any) -> Callable[[Tensor], Tensor]:
-    return lambda v: torch.as_tensor(A @ v.cpu().numpy(), dtype=v.dtype, device=v.device)
+def to_operator(A: Any, v: Tensor | None = None) -> LinearOperator:
+    """Take a matrix, which knows its own size, and return a `LinearOperator`.
+
+    Parameters
+    ----------
+    A : LinearOperator, Tensor, or a SciPy or NumPy matrix or operator
+        Symmetric.
+    v : Tensor, shape (n,), optional
+        A vector the operator will meet. With one, a function will do for A.
+
+    Returns
+    -------
+    LinearOperator
+        `A` itself if it is one already; declared nonsymmetric where it is an explicit matrix that
+        is not symmetric.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `A` has no size or none that fits v, or is not real.
+    """
+    if v is None and not hasattr(A, "shape"):
+        raise TypeError(
+            f"A must be an operator or a matrix, not {type(A).__name__}: a function does not know "
+            f"its size, FunctionOperator(function, n, dtype, device) does"
+        )
+    if v is None:
+        kind = str(getattr(A, "dtype", None) or "float64").removeprefix("torch.")
+        dtype = torch.float32 if kind in ("float32", "float16") else torch.float64
+        v = torch.empty(A.shape[0], dtype=dtype, device=getattr(A, "device", None))
+    if not (isinstance(A, LinearOperator) and A.shape[0] != v.shape[0]):
+        check_vector("v0", v, v)
+    operator = as_operator(A, v)
+    if operator.dtype != v.dtype or operator.device != v.device:
+        raise TypeError(
+            f"A is {operator.dtype} on {operator.device}, but v0 is {v.dtype} on {v.device}"
+        )
+    operator.symmetric = is_symmetric(A, operator)
+    return operator
+
+
+def is_symmetric(A: Any, operator: LinearOperator) -> bool:
+    """Believe an operator and a function; test a matrix: u'A v = v'A u for random u, v.
+
+    Parameters
+    ----------
+    A : object
+        What the user gave.
+    operator : LinearOperator
+        What `as_operator` made of it.
+
+    Returns
+    -------
+    bool
+        False for an explicit matrix that differs from its transpose by more than rounding.
+    """
+    explicit = isinstance(operator, MatrixOperator) or hasattr(A, "__array__") or hasattr(A, "nnz")
+    if A is operator or not explicit:
+        return operator.symmetric
+    generator = torch.Generator().manual_seed(0)
+    uv = torch.randn(2, operator.shape[0], generator=generator, dtype=operator.dtype)
+    u, v = uv.to(operator.device)
+    images = operator.matvec(u).detach(), operator.matvec(v).detach()
+    k = max(map(exponent, images))
+    Au, Av = (scaled_by_power(image, -k) for image in images)
+    difference = abs(torch.dot(u, Av) - torch.dot(v, Au))
+    size = euclidean(u) * euclidean(Av) + euclidean(v) * euclidean(Au)
+    info = torch.finfo(operator.dtype)
+    denormal = scaled(len(u) * info.tiny * info.eps, -k)
+    return not float(difference) > info.eps**0.5 * size + denormal * euclidean(u) * euclidean(v)

@@ -6,7 +6,7 @@ from problems import LOSSES, assert_close, make, quadratic, randn
 
 from newton_krylov.curvature.diagonal import Diagonal
 from newton_krylov.errors import ConfigError
-from newton_krylov.operators import FunctionOperator, LinearOperator, ShiftedOperator
+from newton_krylov.operators import AffineOperator, FunctionOperator, LinearOperator
 from newton_krylov.registry import entry
 
 MIXED = torch.tensor([6.0, 4.0, 1.0, -0.5, -3.0]).double()
@@ -64,7 +64,7 @@ def test_the_rules_for_negative_entries(negative, rule):
     A = Diagonal(probes=1, negative=negative).at(point, generator())
     assert_close(A.dense(), rule(MIXED).diag(), 1e-15)
     b = randn(5, seed=1)
-    assert_close(ShiftedOperator(A, 7.0).solve(b), b / (rule(MIXED) + 7.0), 1e-14)
+    assert_close(AffineOperator(A, shift=7.0).solve(b), b / (rule(MIXED) + 7.0), 1e-14)
 
 
 def test_a_running_mean_is_that_of_all_steps_with_falling_weights():

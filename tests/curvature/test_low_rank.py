@@ -15,7 +15,7 @@ from newton_krylov.curvature.lowrank import LowRank, Rank1
 from newton_krylov.errors import ConfigError
 from newton_krylov.linear_solvers.result import Status
 from newton_krylov.objectives.network.objective import Network
-from newton_krylov.operators import LinearOperator, ScaledOperator, ShiftedOperator
+from newton_krylov.operators import AffineOperator, LinearOperator
 from newton_krylov.registry import entry
 
 
@@ -63,15 +63,17 @@ def test_woodbury_is_the_dense_inverse(seed, n, k, tau, size):
     b = randn(n, seed=seed + 1)
     dense = matrix(A) + tau * torch.eye(n).double()
     condition = float((values.max() + tau) / tau)
-    assert_close(ShiftedOperator(A, tau).solve(b), torch.linalg.solve(dense, b), 1e-13 * condition)
+    assert_close(
+        AffineOperator(A, shift=tau).solve(b), torch.linalg.solve(dense, b), 1e-13 * condition
+    )
 
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), value=st.floats(1e-3, 1e3), tau=st.floats(1e-5, 1e2))
 def test_one_pair_is_sherman_and_morrison_s_formula(seed, value, tau):
     v, g = orthonormal(8, 1, seed)[:, 0], randn(8, seed=seed + 1)
-    A = ShiftedOperator(
-        LowRankOperator(v[:, None], torch.tensor([value], dtype=torch.float64)), tau
+    A = AffineOperator(
+        LowRankOperator(v[:, None], torch.tensor([value], dtype=torch.float64)), shift=tau
     )
     expected = (g - value * (v @ g) / (tau + value) * v) / tau
     assert_close(A.solve(g), expected, 1e-13 * (1 + value / tau))
@@ -81,12 +83,12 @@ def test_negative_values_are_solved_with_too():
     A = LowRankOperator(orthonormal(6, 2), torch.tensor([-3.0, 2.0]).double())
     b = randn(6, seed=1)
     expected = torch.linalg.solve(matrix(A) + 0.5 * torch.eye(6).double(), b)
-    assert_close(ShiftedOperator(A, 0.5).solve(b), expected, 1e-13)
+    assert_close(AffineOperator(A, shift=0.5).solve(b), expected, 1e-13)
 
 
 def test_damping_and_scaling_of_any_order_keep_the_closed_form():
     A = LowRankOperator(orthonormal(7, 2), torch.tensor([4.0, 1.0]).double())
-    nested = ShiftedOperator(ScaledOperator(ShiftedOperator(A, 0.3), 2.0), 0.1)
+    nested = AffineOperator(AffineOperator(AffineOperator(A, shift=0.3), scale=2.0), shift=0.1)
     assert nested.has_solve
     b = randn(7, seed=1)
     expected = torch.linalg.solve(2 * (matrix(A) + 0.3 * torch.eye(7).double()) + 0.1 *
@@ -108,7 +110,7 @@ class Undense(LowRankOperator):
 def test_a_million_dimensions_are_no_matter():
     n = 10**6
     v = torch.nn.functional.normalize(randn(n, seed=0, dtype=torch.float32), dim=0)
-    A = ShiftedOperator(Undense(v[:, None], torch.tensor([50.0])), 0.1)
+    A = AffineOperator(Undense(v[:, None], torch.tensor([50.0])), shift=0.1)
     b = randn(n, seed=1, dtype=torch.float32)
     result = entry("solver", "exact").build({})(A, b, rtol=1e-3)
     assert result.status is Status.CONVERGED
@@ -162,7 +164,7 @@ def test_the_rules_for_negative_eigenvalues(negative, keep, values):
 def test_truncation_leaves_nothing_of_a_negative_definite_hessian():
     A, _ = at(LowRank(3, negative="truncate", rtol=1e-12), -POSITIVE)
     assert_close(A.dense().norm(), 0.0, 0.0)
-    assert_close(ShiftedOperator(A, 2.0).solve(randn(8, seed=1)), randn(8, seed=1) / 2, 1e-14)
+    assert_close(AffineOperator(A, shift=2.0).solve(randn(8, seed=1)), randn(8, seed=1) / 2, 1e-14)
 
 
 @pytest.mark.parametrize("negative", ["absolute", "truncate"])

@@ -12,7 +12,7 @@ from torch import nn
 from newton_krylov.curvature.lowrank import Rank1
 from newton_krylov.curvature.rank1_pyhessian import Rank1PyHessian, top_eigenpair
 from newton_krylov.objectives.network.objective import Network
-from newton_krylov.operators import ShiftedOperator
+from newton_krylov.operators import AffineOperator
 from newton_krylov.spectral.lanczos import lanczos
 
 pyhessian = pytest.importorskip("pyhessian", reason="PyHessian is not installed")
@@ -97,7 +97,7 @@ def test_the_largest_in_absolute_value_may_be_negative_and_each_rule_deals_with_
         assert float(A.values[0]) == pytest.approx(expected, rel=1e-8)
         b = randn(3, seed=1)
         dense = A.dense() + 0.1 * torch.eye(3).double()
-        assert_close(ShiftedOperator(A, 0.1).solve(b), torch.linalg.solve(dense, b), 1e-12)
+        assert_close(AffineOperator(A, shift=0.1).solve(b), torch.linalg.solve(dense, b), 1e-12)
 
 
 def test_the_value_belongs_to_the_vector_and_the_residual_is_told():
@@ -125,7 +125,7 @@ def test_a_vanishing_hessian_gives_no_curvature_and_no_nan():
     f = quadratic(torch.zeros(3).double())
     A = Rank1PyHessian().at(f.at(torch.ones(3).double()), generator())
     b = randn(3, seed=1)
-    assert_close(ShiftedOperator(A, 2.0).solve(b), b / 2, 1e-15)
+    assert_close(AffineOperator(A, shift=2.0).solve(b), b / 2, 1e-15)
 
 
 # --- what PyHessian would leave behind ------------------------------------------------------

@@ -7,12 +7,13 @@ import torch
 from problems import assert_close, make, randn
 from small_networks import fixed, network, optimizer
 
-from newton_krylov.operators import ShiftedOperator
+from newton_krylov.operators import AffineOperator
 from newton_krylov.registry import entry, names
 from newton_krylov.runs.runner import Stopping, run
 
-CURVATURES = ["hvp", "exact", "ggn", "empirical_fisher", "diagonal", "rank1", "lowrank",
-              "rank1_pyhessian", "subsampled", "thresholded_sparse"]  # fmt: skip
+CURVATURES = ["hvp", "exact", "ggn", "empirical_fisher", "monte_carlo_fisher", "diagonal",
+              "rank1", "lowrank", "rank1_pyhessian", "subsampled",
+              "thresholded_sparse"]  # fmt: skip
 SOLVERS = sorted(names("solver"))
 
 
@@ -39,7 +40,7 @@ def test_the_damped_system_is_solved(curvature, solver, where):
     assert_close(dense, dense.T, 1e-10, "symmetry")
     tau = 1.0 + 2 * max(0.0, -float(torch.linalg.eigvalsh(dense)[0]))
     b = -point.grad
-    result = entry("solver", solver).build({"rtol": 1e-8})(ShiftedOperator(A, tau), b)
+    result = entry("solver", solver).build({"rtol": 1e-8})(AffineOperator(A, shift=tau), b)
     assert result.converged, result.status.remedy
     assert_close(result.x, torch.linalg.solve(dense + tau * torch.eye(len(b)).to(b), b), 1e-6)
     assert float(torch.dot(point.grad, result.x)) < 0  # a direction of descent
@@ -49,7 +50,7 @@ def test_the_damped_system_is_solved(curvature, solver, where):
 def test_a_closed_form_is_used_and_forms_no_matrix(name, monkeypatch):
     point = point_of("network")
     A = entry("hessian_approx", name).build({}).at(point, torch.Generator().manual_seed(0))
-    damped = ShiftedOperator(A, 0.5)
+    damped = AffineOperator(A, shift=0.5)
     monkeypatch.setattr(type(A), "dense", lambda self: pytest.fail("a matrix was formed"))
     result = entry("solver", "exact").build({"rtol": 1e-8})(damped, point.grad)
     assert result.converged

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from newton_krylov.data import load_dataset
-from newton_krylov.data.libsvm import KNOWN, SITE, find_files
+from newton_krylov.data.catalogue import LIBSVM
+from newton_krylov.data.libsvm import SITE, find_files
 from newton_krylov.errors import ConfigError, DataError
 
 TRAIN = "".join(f"{2 * (k % 2) - 1:+d} {k % 5 + 1}:{k + 1}\n" for k in range(20))
@@ -228,9 +229,9 @@ def test_a_mirror_is_on_the_web(data_dir, mirror):
 
 
 @pytest.mark.usefixtures("data_dir")
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", LIBSVM)
 def test_names_of_the_site_are_names_of_files(name, tmp_path):
-    known = KNOWN[name]
+    known = LIBSVM[name]
     for file in filter(None, (known.train, known.test)):
         assert "/" not in file
     laid(tmp_path, {known.train: TRAIN})
@@ -244,3 +245,115 @@ def test_real_sets(shared_file, name, n, d, nnz):
     assert data.train.X.shape == (n, d)
     assert data.train.X.values().numel() == nnz
     assert np.isin(data.train.y, [0, 1]).all()
+
+
+class TestWeights:
+    def load(self, files, tmp_path, text, dtype=torch.float64, **options):
+        (tmp_path / "weights").write_text(text)
+        chosen = {"path": files["path"], "weights_path": str(tmp_path / "weights")}
+        return load_dataset("libsvm", chosen | {"test_fraction": 0} | options, dtype=dtype)
+
+    def test_a_file_of_them(self, files, tmp_path):
+        text = "\n".join(str(k) for k in range(20))
+        data = self.load(files, tmp_path, text)
+        assert torch.allclose(data.train.weights, torch.arange(20).double() / 9.5)
+        plain = load_dataset("libsvm", {"path": files["path"], "test_fraction": 0})
+        assert plain.train.weights is None
+        assert plain.checksum != data.checksum
+        assert data.checksum != self.load(files, tmp_path, text.replace("19", "20")).checksum
+        held = self.load(files, tmp_path, text, test_fraction=0.5, dtype=torch.float32)
+        assert held.train.weights.dtype is torch.float32
+        assert len(held.train.weights) == len(held.test.weights) == 10
+        assert float(held.train.weights.mean()) == pytest.approx(1)
+
+    @pytest.mark.parametrize("scaling", ["standardize", "maxabs"])
+    @pytest.mark.parametrize("format", ["dense", "sparse"])
+    def test_scaling_counts_a_weight_as_repetitions(self, files, tmp_path, scaling, format):
+        times = [k % 3 for k in range(20)]
+        options = {"scaling": scaling, "format": format}
+        data = self.load(files, tmp_path, "\n".join(map(str, times)), **options)
+        rows = [line for line, k in zip(TRAIN.splitlines(), times, strict=True) for _ in range(k)]
+        (tmp_path / "copies").write_text("\n".join(rows) + "\n")
+        copies = load_dataset(
+            "libsvm", {"path": str(tmp_path / "copies"), "test_fraction": 0} | options
+        )
+        index = torch.repeat_interleave(torch.tensor(times))
+        if scaling == "standardize":
+            ours, theirs = (
+                d.train.X.to_dense() if format == "sparse" else d.train.X for d in (data, copies)
+            )
+            assert torch.allclose(ours[index], theirs)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("1\n2\n", "has 2 weights, but there are 20 samples"),
+            ("1\nx\n", "weight 2 is 'x'; it should be a number of at least 0"),
+            ("-1\n" * 20, "weight 1 is '-1'"),
+            ("inf\n" * 20, "weight 1 is 'inf'"),
+            ("0\n" * 20, "no weight above 0"),
+        ],
+    )
+    def test_mistakes(self, files, tmp_path, text, message):
+        with pytest.raises(DataError, match=message):
+            self.load(files, tmp_path, text)
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    path = tmp_path / "t.svm"
+    for text in (TRAIN, "# a comment\n" + TRAIN, "\n" + TRAIN):
+        path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+        assert len(load_dataset("libsvm", {"path": str(path), "test_fraction": 0}).train) == 20
+    path.write_bytes(b"\xef\xbb\xbf" + TRAIN.encode().replace(b"1:1\n", b"1:x\n", 1))
+    with pytest.raises(DataError, match="line 1 has '1:x'"):
+        load_dataset("libsvm", {"path": str(path)})
+    path.write_text(TRAIN, encoding="utf-16")
+    with pytest.raises(DataError, match="is UTF-16 text; save it as UTF-8"):
+        load_dataset("libsvm", {"path": str(path)})
+
+
+def test_a_name_may_begin_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~data.svm").write_text(TRAIN)
+    assert len(load_dataset("libsvm", {"path": "~data.svm", "test_fraction": 0}).train) == 20
+    with pytest.raises(DataError, match=r"There is no file ~none\.svm"):
+        load_dataset("libsvm", {"path": "~none.svm"})
+
+
+class TestPrecision:
+    """What float32 cannot hold is named by its line, whatever sample of which split it is."""
+
+    @pytest.mark.parametrize("format", ["dense", "sparse"])
+    def test_a_value_that_overflows(self, tmp_path, format):
+        path = tmp_path / "big.svm"
+        path.write_text("# one\n+1 1:1\n\n-1 1:2 2:1e39\n+1 2:3\n")
+        options = {"path": str(path), "test_fraction": 0, "format": format}
+        match = r"line 4 has a value of 1e\+39 .*which float32 cannot hold; take dtype=float64, or"
+        with pytest.raises(DataError, match=match):
+            load_dataset("libsvm", options, dtype=torch.float32)
+        assert load_dataset("libsvm", options).train.X.dtype is torch.float64
+        scaled = load_dataset("libsvm", options | {"scaling": "maxabs"}, dtype=torch.float32)
+        assert scaled.train.X.to_dense().max() == 1
+
+    def test_of_a_held_out_sample(self, tmp_path):
+        rows = [f"{2 * (k % 2) - 1:+d} 1:{1 if k != 7 else 1e200}\n" for k in range(20)]
+        (tmp_path / "big.svm").write_text("".join(rows))
+        for seed in range(4):
+            options = {"path": str(tmp_path / "big.svm"), "test_fraction": 0.5, "seed": seed}
+            with pytest.raises(DataError, match="line 8 has a value"):
+                load_dataset("libsvm", options, dtype=torch.float32)
+
+    def test_a_target_that_overflows(self, tmp_path):
+        (tmp_path / "big.svm").write_text("1.5 1:1\n1e39 1:2\n2.5 1:3\n")
+        options = {"path": str(tmp_path / "big.svm"), "test_fraction": 0, "task": "regression"}
+        with pytest.raises(DataError, match=r"line 2 has a target of 1e\+39"):
+            load_dataset("libsvm", options, dtype=torch.float32)
+
+    def test_a_column_that_vanishes(self, tmp_path):
+        (tmp_path / "small.svm").write_text("+1 1:1 2:1e-60\n-1 1:2 2:-3e-60\n")
+        options = {"path": str(tmp_path / "small.svm"), "test_fraction": 0}
+        match = "Column 2 of 'libsvm' has values of at most 3e-60, which float32 rounds to zero"
+        with pytest.raises(DataError, match=match):
+            load_dataset("libsvm", options, dtype=torch.float32)
+        scaled = load_dataset("libsvm", options | {"scaling": "standardize"}, dtype=torch.float32)
+        assert scaled.train.X.to_dense().abs().min() > 0.4

@@ -212,7 +212,7 @@ def number(text):
 def read_slowly(data, zero_based, n_features):
     """Return {(sample, column): value}, labels and width; ValueError for what is not the format."""
     entries, labels, width = {}, [], 0
-    for line in data.split(b"\n"):
+    for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
         words = [word for word in BLANKS.split(line.split(b"#")[0]) if word]
         if not words:
             continue

@@ -198,3 +198,24 @@ def test_checksums_do_not_depend_on_the_order_of_keys():
 def test_the_options_are_all_documented():
     for field in vars(Options()):
         assert f"    {field} : " in prepare_module.Options.__doc__
+
+
+@pytest.mark.parametrize("exponent", [-300, -200, -170, 170, 200, 300])
+@pytest.mark.parametrize("scaling", ["standardize", "maxabs", "unit_rows"])
+def test_scaling_at_the_ends_of_the_range_is_scaling_of_the_same_data(layout, scaling, exponent):
+    """Squares over- and underflow; a power of two in the columns changes no bit."""
+    X = draw()
+    far = np.ldexp(X, int(exponent / np.log10(2)))
+    usual, found = (
+        made(Z if layout == "dense" else sp.csr_array(Z), scaling=scaling, format=layout)
+        for Z in (X, far)
+    )
+    assert np.allclose(dense(found.train.X), dense(usual.train.X), rtol=1e-15, atol=0)
+    assert np.isfinite(dense(found.train.X)).all()
+    assert dense(found.train.X).any()
+
+
+def test_a_difference_that_overflows_is_told():
+    X = np.array([[1.7e308, 1.0], [-1.7e308, 2.0], [-1.7e308, 3.0]])
+    with pytest.raises(DataError, match=r"sample 1, has a value of .*which float64 cannot hold"):
+        made(X, scaling="standardize")

@@ -10,6 +10,7 @@ import yaml
 
 from newton_krylov import registry
 from newton_krylov.data import load_dataset, source
+from newton_krylov.data.catalogue import summaries
 from newton_krylov.data.prepare import RawData, Samples
 from newton_krylov.errors import ConfigError
 from newton_krylov.registry import entry, names
@@ -23,7 +24,7 @@ def configured():
 
 
 def test_every_data_set_has_its_file_and_every_file_its_data_set():
-    assert list(configured()) == names("dataset")
+    assert sorted([*configured(), *summaries()]) == names("dataset")
 
 
 @pytest.mark.parametrize("name", configured())

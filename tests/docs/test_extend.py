@@ -1,30 +1,50 @@
-"""The page's solver works as it says: by name in a run, and on the zoo."""
+"""The page's parts work as it says: each by name in a run, and the solver on the zoo."""
 
 import importlib.util
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
 import torch
 from cases import CASES, LIMIT, true_residual
-from command import QUICK, ROOT, command
+from command import ROOT, command
 
 from newton_krylov.errors import ConfigError
 from newton_krylov.registry import Entry, entry
+from newton_krylov.runs.config import GROUPS
 
 PAGE = ROOT / "docs" / "extend.md"
 
 
+def examples() -> dict[str, tuple[str, str]]:
+    """The page's examples: the name of a file to its code and to the command that uses it."""
+    sections = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    found = {}
+    for section in sections:
+        if named := re.search(r"[Ii]n\s`(my_\w+\.py)`:", section):
+            code = re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)[0]
+            (line,) = re.findall(r"^    python run\.py (.*)$", section, re.MULTILINE)
+            found[named[1]] = (code, line)
+    return found
+
+
+EXAMPLES = examples()
+
+
 @pytest.fixture(scope="module")
-def my_solvers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page's module as a file of the name that the page gives it."""
-    text = PAGE.read_text(encoding="utf-8")
-    (name,) = re.findall(r"put it in a module of your own, `(\w+\.py)`", text)
-    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    path = tmp_path_factory.mktemp("page") / name
-    path.write_text(code, encoding="utf-8")
-    return path
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page's modules as files of the names that the page gives them."""
+    folder = tmp_path_factory.mktemp("page")
+    for name, (code, _) in EXAMPLES.items():
+        (folder / name).write_text(code, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def my_solvers(modules: Path) -> Path:
+    return modules / "my_solver.py"
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +83,37 @@ def test_its_keywords_are_checked(mr: Entry) -> None:
         mr.validate({"relaxation": -1})
 
 
+def test_there_is_an_example_of_every_kind() -> None:
+    kinds = {
+        group
+        for code, _ in EXAMPLES.values()
+        for group in re.findall(r'^@register\("(\w+)"', code, re.MULTILINE)
+    }
+    assert "@source(" in EXAMPLES["my_dataset.py"][0]
+    without = {"device", "tracking", "schedule"}  # nobody's to extend but the bench's own
+    assert kinds | {"dataset"} == set(GROUPS) - without
+
+
 @pytest.mark.slow
-def test_it_runs_by_name(my_solvers: Path, tmp_path: Path) -> None:
-    """Both of the page's commands, on a quicker problem."""
-    plugin = {"NEWTON_KRYLOV_PLUGINS": "my_solvers", "PYTHONPATH": str(my_solvers.parent)}
-    run = [*QUICK, "solver=mr", "solver.relaxation=0.9", "loss.l2=0.1", "tracking=none"]
-    command(*run, "hydra.run.dir=r", cwd=tmp_path, **plugin)
+@pytest.mark.parametrize("name", list(EXAMPLES))
+def test_its_command_runs_and_uses_it(name: str, modules: Path, tmp_path: Path) -> None:
+    """One file each: no other part of the page is there."""
+    plugin = {"NEWTON_KRYLOV_PLUGINS": Path(name).stem, "PYTHONPATH": str(modules)}
+    out, err = command(
+        *EXAMPLES[name][1].split(), "tracking=none", "hydra.run.dir=r", cwd=tmp_path,
+        **plugin_environment(plugin),
+    )  # fmt: skip
     summary = json.loads((tmp_path / "r" / "summary.json").read_text(encoding="utf-8"))
-    assert summary["outcome"] == "converged", summary
+    assert summary["status"] == "finished", (out, err)
+    trace = (tmp_path / "r" / "trace.csv").read_text(encoding="utf-8").splitlines()
+    head, first, last = (line.split(",") for line in (trace[0], trace[1], trace[-1]))
+    loss = head.index("loss")
+    assert float(last[loss]) < float(first[loss])
+    if "stop.epochs" not in EXAMPLES[name][1]:
+        assert summary["outcome"] == "converged", summary
+
+
+def plugin_environment(plugin: dict[str, str]) -> dict[str, str]:
+    """The package is still found where it was."""
+    known = os.environ.get("PYTHONPATH")
+    return plugin | ({"PYTHONPATH": f"{plugin['PYTHONPATH']}{os.pathsep}{known}"} if known else {})

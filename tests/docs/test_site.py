@@ -1,5 +1,6 @@
 """The documentation site builds without a warning; its gallery runs, its API is all there."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,15 @@ import pytest
 from command import ROOT
 
 import newton_krylov
+
+
+def test_every_page_is_in_the_index_once_in_a_reader_s_order() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^(\w+)$", "".join(re.findall(r"(?s)```{toctree}(.*?)```", index)), re.M)
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
+    assert sorted(listed) == sorted(pages)
+    order = ["start", "tutorial", "library", "extend", "api", "reproduction"]
+    assert [page for page in listed if page in order] == order
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from command import ROOT, artifacts, client, command, environment, tracked
+from command import ROOT, artifacts, client, command, environment, inside, tracked
 
 from newton_krylov.records.trace import Row, read_trace
 
@@ -176,3 +176,46 @@ def test_a_plain_mlflow_server_shows_the_run(cwd, run, rows):
     finally:
         server.terminate()
         server.wait(timeout=30)
+
+
+@pytest.mark.slow
+def test_a_relative_path_is_from_where_the_command_was_typed_whatever_hydra_does(tmp_path):
+    (tmp_path / "d.svm").write_text("+1 1:0.5 3:1.5\n-1 2:0.25\n+1 1:1 2:2\n-1 3:1\n")
+    go = ("dataset=libsvm", "dataset.path=d.svm", "dataset.test_fraction=0", "tracking=none")
+    command(*go, "hydra.job.chdir=true", "hydra.run.dir=r", cwd=tmp_path)
+    assert (tmp_path / "r" / "trace.csv").exists()
+    sweep = ("-m", "solver=cg,cr", "hydra.job.chdir=true", "hydra.sweep.dir=s")
+    command(*go, *sweep, cwd=tmp_path)
+    assert (tmp_path / "s" / "1" / "trace.csv").exists()
+
+
+@pytest.mark.slow
+def test_weights_and_a_free_intercept_in_a_run(tmp_path):
+    """Repeated rows in a file give the loss that a file of weights gives, its optimum too."""
+    rows = [f"{1 if k % 4 else -1} 1:{(7 * k) % 11} 2:{k % 4 + 1}" for k in range(30)]
+    (tmp_path / "once.svm").write_text("\n".join(rows))
+    (tmp_path / "weights").write_text("\n".join(str(k % 3) for k in range(30)))
+    copies = [row for k, row in enumerate(rows) for _ in range(k % 3)]
+    (tmp_path / "copies.svm").write_text("\n".join(copies))
+    common = ("dataset=libsvm", "dataset.test_fraction=0", "loss.intercept=free", "tracking=none")
+    ends = []
+    for name, more in (("once.svm", ["dataset.weights_path=weights"]), ("copies.svm", [])):
+        command(*common, f"dataset.path={name}", *more, f"hydra.run.dir={name}.d", cwd=tmp_path)
+        ends.append(json.loads((tmp_path / f"{name}.d" / "summary.json").read_text()))
+    for key in ("loss", "optimum", "train_accuracy"):
+        assert ends[0][key] == pytest.approx(ends[1][key], rel=1e-12)
+    assert ends[0]["optimum_gap_bound"] < 1e-11
+
+
+def test_a_table_without_an_intercept_is_told_of(tmp_path):
+    rows = [f"{1 if k % 9 == 0 else -1} 1:{(7 * k) % 11 + 1} 2:{k % 4 + 1}" for k in range(40)]
+    (tmp_path / "d.svm").write_text("\n".join(rows))
+    go = ("dataset=libsvm", f"dataset.path={tmp_path / 'd.svm'}", "tracking=none", "stop.epochs=2")
+    said = "There is no intercept"
+    out, _ = inside(*go, "hydra.run.dir=a", cwd=tmp_path)
+    assert f"{said}: loss.intercept=free adds one" in out
+    out, _ = inside(*go, "dataset.scaling=standardize", "hydra.run.dir=b", cwd=tmp_path)
+    assert f"{said}, and the columns are centred: loss.intercept=free" in out
+    for name, enough in enumerate(("loss.intercept=free", "dataset.bias=true")):
+        out, _ = inside(*go, enough, f"hydra.run.dir=c{name}", cwd=tmp_path)
+        assert said not in out

@@ -11,7 +11,7 @@ import torch
 from cases import CASE, CASES, LIMIT, Case, spread, symmetric, true_residual
 from problems import randn
 
-from newton_krylov.linear_solvers import cg, cr, exact, gcr, gmres, minres, minres_qlp
+from newton_krylov import cg, cr, exact, gcr, gmres, minres, minres_qlp
 
 DEFINITE = ["spd", "identity", "laplacian", "badly_scaled", "semidefinite", "neumann"]
 SYMMETRIC = [*DEFINITE, "indefinite", "one_negative", "saddle_point", "swap", "singular"]

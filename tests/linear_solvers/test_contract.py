@@ -1,5 +1,7 @@
 """What every solver takes and returns: operands, options, callbacks, statuses, costs, memory."""
 
+import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +36,29 @@ def _linear(A: Tensor) -> torch.nn.Module:
     return layer
 
 
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array.setflags(write=False)
+    return array
+
+
+def _with_buffer(A: Tensor) -> Callable[[Tensor], Tensor]:
+    """A function whose products all lie in one place, which it looks at again."""
+    buffer, last = torch.empty(len(A), dtype=A.dtype), torch.zeros(len(A), dtype=A.dtype)
+
+    def multiply(v: Tensor) -> Tensor:
+        assert torch.equal(buffer, last) or not last.any(), "the solver has written into it"
+        torch.mv(A, v, out=buffer)
+        last.copy_(buffer)
+        return buffer
+
+    return multiply
+
+
+def _with_array(A: np.ndarray) -> Callable[[Tensor], Tensor]:
+    buffer = np.empty(len(A), dtype=A.dtype)
+    return lambda v: torch.from_numpy(np.dot(A, v.numpy(), out=buffer))
+
+
 OPERANDS: dict[str, Callable[[Tensor], Any]] = {
     "tensor": lambda A: A,
     "sparse CSR": lambda A: A.to_sparse_csr(),
@@ -41,15 +66,30 @@ OPERANDS: dict[str, Callable[[Tensor], Any]] = {
     "sparse COO": lambda A: A.to_sparse_coo(),
     "operator": MatrixOperator,
     "function": lambda A: lambda v: A @ v,
+    "function with a buffer": _with_buffer,
+    "function with NumPy's buffer": lambda A: _with_array(A.numpy()),
     "module": _linear,
     "tensor with requires_grad": lambda A: A.clone().requires_grad_(),
     "NumPy": lambda A: A.numpy(),
+    "NumPy matrix": lambda A: np.asmatrix(A.numpy()),
+    "NumPy, read-only": lambda A: _read_only(A.numpy().copy()),
     "SciPy sparse": lambda A: scipy.sparse.csr_array(A.numpy()),
     "SciPy operator": lambda A: scipy.sparse.linalg.aslinearoperator(A.numpy()),
     "SciPy operator without transpose": lambda A: scipy.sparse.linalg.LinearOperator(
         A.shape, matvec=lambda v: A.numpy() @ v
     ),
 }
+
+
+def _undeclared(factor: complex) -> Any:
+    """A SciPy operator whose type is not told."""
+    operator = scipy.sparse.linalg.LinearOperator((3, 3), matvec=lambda v: factor * v)
+    operator.dtype = None
+    return operator
+
+
+def _declared(factor: complex) -> Any:
+    return scipy.sparse.linalg.aslinearoperator(factor * np.eye(3))
 
 
 class TestOperands:
@@ -115,6 +155,14 @@ class TestOperands:
             (torch.eye(3), torch.ones(3).long(), TypeError, "b must be float32 or float64"),
             (torch.eye(3).half(), torch.ones(3).half(), TypeError, "b must be float32 or float64"),
             (torch.eye(3).cfloat(), torch.ones(3).cfloat(), TypeError, "b must be float32 or"),
+            (torch.eye(3).cfloat(), torch.ones(3), TypeError, "A is complex .*: solve the real"),
+            (1j * np.eye(3), torch.ones(3), TypeError, "A is complex .*: solve the real"),
+            (scipy.sparse.csr_array(1j * np.eye(3)), torch.ones(3), TypeError, "A is complex"),
+            (_declared(1j), torch.ones(3), TypeError, "A is"),
+            (_undeclared(1j), torch.ones(3), TypeError, "the product A v is complex"),
+            (lambda v: 1j * v, torch.ones(3), TypeError, "the product A v must be .* real system"),
+            (np.full((3, 3), "a"), torch.ones(3), TypeError, "A must hold real numbers, not <U1"),
+            (np.ma.masked_less(np.eye(3), 0.5), torch.ones(3), TypeError, "A has masked entries"),
             ("matrix", torch.ones(3), TypeError, "A must be a tensor, .* not str"),
             (lambda v: v[:2], torch.ones(3), ValueError, r"the product A v must have shape \(3,\)"),
             (lambda v: v.double(), torch.ones(3), TypeError, "the product A v is torch.float64"),
@@ -140,6 +188,66 @@ class TestOperands:
             solver(A, b, M=torch.eye(3).double())
         with pytest.raises(TypeError, match=r"M must be a tensor, .* not str"):
             solver(A, b, M="jacobi")
+
+
+MISTAKES = [
+    ({"maxiter": 0}, "maxiter=0 is not valid: it should be greater than 0"),
+    ({"maxiter": -3}, "maxiter=-3 is not valid"),
+    ({"maxiter": 2.5}, "maxiter=2.5 is not valid: it should be a valid integer"),
+    ({"rtol": -1.0}, "rtol=-1.0 is not valid: it should be greater than or equal to 0"),
+    ({"rtol": float("nan")}, "rtol=nan is not valid"),
+    ({"atol": -1e-3}, "atol=-0.001 is not valid"),
+    ({"rtol": "small"}, "rtol='small' is not valid: it should be a valid number"),
+]
+
+
+class TestValues:
+    """The annotations hold in calls, as they do in configurations."""
+
+    @pytest.mark.parametrize(("options", "message"), MISTAKES, ids=str)
+    @ALL
+    def test_a_wrong_value_is_one_sentence(
+        self, solver: Solver, options: dict[str, Any], message: str
+    ) -> None:
+        A, b = CASE["spd"].system
+        with pytest.raises(ValueError, match=message) as caught:
+            solver(A, b, **options)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            ("gcr", {"restart": 0}), ("gcr", {"truncate": -1}), ("gmres", {"restart": 0}),
+            ("gmres", {"side": "up"}), ("gmres", {"orthogonalization": "qr"}),
+            ("minres", {"negative_curvature": "follow"}), ("minres_qlp", {"negative_curvature": 1}),
+        ],
+    )  # fmt: skip
+    def test_own_options_too(self, name: str, options: dict[str, Any]) -> None:
+        A, b = CASE["spd"].system
+        with pytest.raises(ValueError, match="is not valid: it should be"):
+            entry("solver", name).target(A, b, **options)
+
+    @ALL
+    def test_an_unknown_option_is_suggested(self, solver: Solver) -> None:
+        A, b = CASE["spd"].system
+        with pytest.raises(TypeError, match=f"{solver} has no parameter 'tol'.*rtol"):
+            solver(A, b, tol=1e-3)
+        with pytest.raises(TypeError, match="callback must be a function, not int"):
+            solver(A, b, callback=3)
+
+    @ALL
+    def test_numbers_of_numpy_and_torch(self, solver: Solver) -> None:
+        A, b = CASE["spd"].system
+        result = solver(A, b, rtol=torch.tensor(1e-3), maxiter=np.int64(40), atol=np.float32(0))
+        assert result.converged
+
+    @ALL
+    def test_the_signature_and_the_text_are_whole(self, solver: Solver) -> None:
+        target = entry("solver", solver.name).target
+        text = inspect.getdoc(target) or ""
+        for name in inspect.signature(target).parameters:
+            assert re.search(rf"^({name}\b|rtol, {name}\b).* : ", text, re.M) or name == "atol"
+        assert text.count("\nParameters\n----------\n") == text.count("\nReturns\n") == 1
 
 
 class TestOptions:
@@ -293,6 +401,37 @@ class TestStatus:
         remedies = [status.remedy for status in Status]
         assert len(set(remedies)) == len(Status)
         assert all(len(remedy) > 20 for remedy in remedies)
+
+
+class TestConverged:
+    def test_is_whether_the_tolerance_was_met(self) -> None:
+        """Whatever else the status says of A."""
+        A, b = CASE["indefinite"].system
+        result = BY_NAME["exact"](A, b)
+        assert result.status is Status.NEGATIVE_CURVATURE
+        assert result.converged
+        assert result.tolerance == pytest.approx(1e-10 * float(torch.linalg.vector_norm(b)))
+
+    @pytest.mark.parametrize("b", [[0.0, 1.0], [1.0, 2.0]])
+    def test_a_nonsymmetric_matrix_has_no_curvature(self, b: list[float]) -> None:
+        A = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).double()
+        result = BY_NAME["exact"](A, torch.tensor(b).double())
+        assert result.converged
+        assert (result.status, result.direction) == (Status.CONVERGED, None)
+
+    def test_a_scipy_operator_is_believed(self) -> None:
+        products = 0
+
+        def multiply(v: np.ndarray) -> np.ndarray:
+            nonlocal products
+            products += 1
+            return 2.0 * v
+
+        A = scipy.sparse.linalg.LinearOperator((4, 4), matvec=multiply, dtype=float)
+        products = 0  # SciPy's constructor may look at the type of a product
+        for solver in SOLVERS[:2]:
+            assert solver(A, torch.ones(4).double()).matvecs == products
+            products = 0
 
 
 class TestOneMethodsOptions:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from problems import randn
 from torch import Tensor
 
-from newton_krylov.linear_solvers import cg, cr, gcr, gmres, minres, minres_qlp
+from newton_krylov import cg, cr, gcr, gmres, minres, minres_qlp
 from newton_krylov.linear_solvers.result import Status
 
 SEEDS = st.integers(0, 10_000)

@@ -215,3 +215,9 @@ def test_data_on_disk_say_that_they_keep_their_columns(tmp_path):
     on_disk = read_shards(tmp_path / "s", torch.float64)
     with pytest.raises(UnsupportedError, match="intercept=free adds a column"):
         bind(LOSSES[0], on_disk, intercept="free")
+
+
+def test_a_mean_over_no_samples_is_refused():
+    f = bind(LOSSES[0], make_dataset("binary"))
+    with pytest.raises(ValueError, match="at least one sample"):
+        f.subset(torch.zeros(0, dtype=torch.int64))

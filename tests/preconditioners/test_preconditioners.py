@@ -8,9 +8,9 @@ from cases import CASE, ITERATIVE, LIMIT, Solver, rounding, spread, symmetric, t
 from problems import DTYPES, assert_close, make, randn, ulps
 from torch import Tensor
 
+from newton_krylov import cg, cr, gmres, minres
 from newton_krylov.errors import UnsupportedError
-from newton_krylov.linear_solvers import cg, cr, gmres, minres
-from newton_krylov.operators import LinearOperator, MatrixOperator, ShiftedOperator
+from newton_krylov.operators import AffineOperator, LinearOperator, MatrixOperator
 from newton_krylov.preconditioners.base import PreconditionerBuilder
 from newton_krylov.preconditioners.jacobi import Jacobi
 from newton_krylov.preconditioners.none import NoPreconditioner
@@ -172,7 +172,7 @@ class TestNystrom:
         """kappa(P^-1/2 (A + mu I) P^-1/2) < 28 in expectation (Frangella et al., theorem 5.3)."""
         mu, n = 1e-3, 100
         B = symmetric(torch.cat((spread(20, 1e3), torch.full((n - 20,), 1e-9).double())), seed)
-        A = ShiftedOperator(MatrixOperator(B), mu)
+        A = AffineOperator(MatrixOperator(B), shift=mu)
         M = Nystrom(rank=40, shift=mu).build(A, generator(seed))
         assert M is not None
         P = torch.stack([M(e) for e in torch.eye(n).double()], dim=1)
@@ -182,7 +182,7 @@ class TestNystrom:
     def test_saves_iterations_on_a_decaying_spectrum(self) -> None:
         n, mu = 200, 1e-4
         values = torch.cat((spread(30, 1e3), torch.zeros(n - 30))).double()
-        A = ShiftedOperator(MatrixOperator(symmetric(values)), mu)
+        A = AffineOperator(MatrixOperator(symmetric(values)), shift=mu)
         b = randn(n, seed=1)
         M = Nystrom(rank=40, shift=mu).build(A, generator())
         plain, preconditioned = cg(A, b, rtol=1e-8), cg(A, b, M=M, rtol=1e-8)
@@ -221,10 +221,10 @@ class TestSubsampled:
     def test_of_all_samples_is_the_inverse(self, sparse: bool) -> None:
         f = make("logistic", sparse=sparse)
         A = f.at(randn(f.dim, seed=1)).hessian()
-        M = Subsampled(samples=10**6, first=0).build(ShiftedOperator(A, 0.5), generator())
+        M = Subsampled(samples=10**6, first=0).build(AffineOperator(A, shift=0.5), generator())
         assert M is not None
         v = randn(f.dim, seed=2)
-        assert_close(M(ShiftedOperator(A, 0.5) @ v), v, ulps(f.dtype))
+        assert_close(M(AffineOperator(A, shift=0.5) @ v), v, ulps(f.dtype))
         assert cg(A, v, M=Subsampled(10**6, 0).build(A, generator())).iterations == 1
 
     def test_a_sample_s_estimate_is_unbiased_and_counted(self) -> None:
@@ -257,7 +257,7 @@ class TestSubsampled:
 
     def test_leaves_an_indefinite_sample_alone(self) -> None:
         f = make("sigmoid_least_squares", l2=0.0)
-        A = ShiftedOperator(f.at(3 * randn(f.dim, seed=1)).hessian(), -1.0)
+        A = AffineOperator(f.at(3 * randn(f.dim, seed=1)).hessian(), shift=-1.0)
         assert Subsampled(first=0).build(A, generator()) is None
 
     def test_an_operator_without_samples_is_refused(self) -> None:

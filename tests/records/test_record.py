@@ -19,7 +19,7 @@ from newton_krylov.records.record import (
     read_yaml,
     write_json,
 )
-from newton_krylov.tracking.unfinished import bury_the_dead, forget, remember
+from newton_krylov.records.unfinished import mark_killed
 
 
 def begin(folder: Path, **config: object) -> Record:
@@ -46,7 +46,7 @@ def test_one_process_at_a_time_writes_it(tmp_path):
         begin(tmp_path / "r")
     record.end(status="finished")
     assert not Record.load(tmp_path / "r").alive
-    assert not record.bury()  # it has ended
+    assert not record.mark_killed()  # it has ended
 
 
 def test_a_folder_without_a_lock_has_no_writer(tmp_path):
@@ -106,9 +106,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from newton_krylov.records.record import {kind}
-from newton_krylov.tracking.unfinished import remember
 record = {kind}.begin(Path(sys.argv[1]), {{"name": "x"}}, [], {{}}, "killed")
-remember(record)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -122,14 +120,12 @@ def test_what_a_killed_process_leaves_is_found_and_marked(kind, tmp_path, monkey
     found = kind.load(folder)
     assert found.summary["status"] == "running" and not found.alive
     living = begin(tmp_path / "living")
-    remember(living)
-    (dead,) = bury_the_dead()
+    (dead,) = mark_killed()
     assert dead.folder == folder and isinstance(dead, kind)
     assert kind.load(folder).summary["status"] == "killed"
     assert kind.load(folder).summary["reason"] == "the process was killed"
-    assert bury_the_dead() == []  # once is enough, and the living are left alone
+    assert mark_killed() == []  # once is enough, and the living are left alone
     assert Record.load(tmp_path / "living").summary["status"] == "running"
-    forget(living)
     living.end()
 
 
@@ -140,5 +136,5 @@ def test_notes_of_another_machine_and_damaged_ones_are_left_alone(tmp_path, monk
     (notes / "a.json").write_text(json.dumps({"folder": str(tmp_path), "host": "elsewhere"}))
     (notes / "b.json").write_text("{")
     (notes / "c.json").write_text("[]")
-    assert bury_the_dead() == []
+    assert mark_killed() == []
     assert len(list(notes.iterdir())) == 3

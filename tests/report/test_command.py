@@ -22,3 +22,14 @@ def test_help_answers_in_half_a_second() -> None:
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not imported & set(HEAVY)
     assert min(times) < 0.5
+
+
+def test_studies_whose_names_have_other_letters_get_folders_of_their_own():
+    from argparse import Namespace
+
+    from newton_krylov.report.request import _default_place
+
+    names = ["\u5b9e\u9a8c", "\u6d4b\u8bd5", "\u00e9tude", "\u00e8tude", "study", "filter"]
+    places = [_default_place(Namespace(folders=[], experiment=n, parent=None)) for n in names]
+    assert len(set(places)) == len(names)
+    assert places[4].name == "comparison-study"

@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from run_folders import row, rows, write_run
 
-from newton_krylov.report.figures import draw_run, draw_study, slug
+from newton_krylov.report.figures import draw_run, draw_study, slug, slugs
 from newton_krylov.report.panel import (
     EPOCH,
     PRODUCTS,
@@ -213,4 +213,5 @@ def test_costs_that_count_parts_of_the_samples_are_not_rounded_to_zero(
 def test_ticks_and_file_names() -> None:
     assert power_of_ten(1e-12) == "10⁻¹²"
     assert (power_of_ten(1.0), power_of_ten(0.2), power_of_ten(0.0)) == ("10⁰", "0.2", "0")
+    assert slugs(["a b", "a-b", "c", "\u5b9e\u9a8c"]) == ["a-b-0", "a-b-1", "c", "3"]
     assert slug("a9a · n = 32,561, λ = 0.01") == "a9a-n-32-561-0-01"

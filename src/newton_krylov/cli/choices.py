@@ -1,9 +1,16 @@
 """The configuration's groups and choices, read from the files alone: quick, nothing is imported."""
 
-from collections.abc import Iterator, Mapping
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from newton_krylov.errors import ConfigError, suggest
+from newton_krylov.registry import Entry
 
 _LAST = ("experiment", "method")
+_KEY = re.compile(r"(?P<key>\w+): *(?P<value>[^#]*?) *(?:# *(?P<meaning>.*))?$")
 _EXAMPLES = """\
 Examples
   {prog} solver=cr dataset=a9a
@@ -15,6 +22,7 @@ Examples
 
 Options
   -m, --multirun            sweep over all combinations of values with commas
+  -h, --help                this; with choices, as in solver=gmres --help, the keys of these
   -cd, --config-dir FOLDER  a folder of your own YAML files, in groups as in conf/
   --cfg job [--resolve]     print the composed configuration, run nothing
   --info searchpath         where files are looked for; also: defaults, plugins, config
@@ -45,13 +53,90 @@ def help_text(config_dir: Path, others: Mapping[str, Mapping[str, str]], prog: s
     """
     lines = [f"Usage: {prog} [-m] [group=choice ...] [key=value ...]", ""]
     for group in groups(config_dir):
-        known = {**choices(config_dir, group), **others.get(group, {})}
+        known = dict(sorted({**others.get(group, {}), **choices(config_dir, group)}.items()))
         width = max(map(len, known))
         lines.append(group)
         lines += [f"  {name:<{width}}  {summary}".rstrip() for name, summary in known.items()]
         lines.append("")
     lines += ["Keys of the top level", *_top_level(config_dir), "", _EXAMPLES.format(prog=prog)]
     return "\n".join(lines)
+
+
+def part_help(
+    folders: Sequence[Path], group: str, name: str, others: Mapping[str, Sequence[Entry]]
+) -> str:
+    """Return what `group=name --help` prints: the part's keys, their defaults and meanings.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        Folders of groups, those that come first hiding the others.
+    group, name : str
+        The choice.
+    others : mapping of str to sequence of Entry
+        Third parties' parts, which have no files, by group.
+
+    Returns
+    -------
+    str
+        A line on the part, then a line on each key; of a study or a method, its file.
+
+    Raises
+    ------
+    ConfigError
+        For a name that is not there.
+    """
+    for folder in folders:
+        path = folder / group / f"{name}.yaml"
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            summary = " ".join(_leading_comment(path))
+            if group in _LAST:
+                content = [line for line in text.splitlines() if not line.startswith("#")]
+                return "\n".join([f"{group}={name}  {summary}", "", *content])
+            return _keys(group, name, summary, [_KEY.match(line) for line in text.splitlines()])
+    parts = {part.name: part for part in others.get(group, ())}
+    if name not in parts:
+        known = {*parts, *(choice for folder in folders for choice in choices(folder, group))}
+        raise ConfigError(f"{group}={name} is unknown{suggest(name, known)}")
+    part = parts[name]
+    meanings = _meanings(inspect.getdoc(part.target) or "")
+    lines = [
+        f"{key}: {_typed(value)}  # {meanings.get(key, '')}" for key, value in part.defaults.items()
+    ]
+    return _keys(group, name, part.summary, [_KEY.match(line) for line in lines])
+
+
+def _typed(value: Any) -> str:
+    """Return a value as one types it: null, true, false."""
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
+
+
+def _keys(group: str, name: str, summary: str, found: Iterable[re.Match[str] | None]) -> str:
+    """Write a part's keys as one would type them, with their defaults, and what they mean."""
+    keys = {
+        f"{group}.{match['key']}={match['value'].replace(', ', ',')}": match["meaning"] or ""
+        for match in found
+        if match is not None and match["key"] not in ("name", "defaults")
+    }
+    width = max(map(len, keys), default=0)
+    lines = [f"  {key:<{width}}  {meaning}".rstrip() for key, meaning in keys.items()]
+    return "\n".join([f"{group}={name}  {summary}", "", *(lines or ["  It has no keys."])])
+
+
+def _meanings(docstring: str) -> dict[str, str]:
+    """Return what a docstring in NumPy's style says of each parameter."""
+    section = docstring.partition("Parameters\n----------\n")[2].partition("\n\n")[0]
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in section.splitlines():
+        if line and not line[0].isspace():
+            names = [name.strip() for name in line.partition(":")[0].split(",")]
+        else:
+            found |= {name: f"{found.get(name, '')} {line.strip()}".strip() for name in names}
+    return found
 
 
 def groups(config_dir: Path) -> list[str]:

@@ -21,6 +21,7 @@ from newton_krylov.cli.trust import is_foreign, judge
 from newton_krylov.errors import ConfigError, listed, renamed, suggest
 from newton_krylov.registry import entry, names, owners
 from newton_krylov.runs.parts import register_parts
+from newton_krylov.tracking.address import keep
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 """What Hydra raises on a mistake in a file or an override; ValueError for group=null."""
@@ -93,6 +94,9 @@ class CheckedLoader(ConfigLoader):
             raise ConfigError(explain(error, self._inner, overrides)) from error
         self._typed = list(overrides)
         self._judge(config, overrides)
+        address = OmegaConf.to_container(config, resolve=False).get("tracking")  # type: ignore[union-attr]
+        if isinstance(address, dict) and isinstance(address.get("uri"), str):
+            config.tracking.uri = keep(address["uri"])  # Hydra writes it to a file
         return config
 
     def load_sweep_config(

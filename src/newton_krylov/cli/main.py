@@ -7,14 +7,16 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import newton_krylov
+from newton_krylov.cli.offers import offer, offer_names, parts_without_files, summaries_of
 from newton_krylov.errors import ConfigError, UserError
+from newton_krylov.tracking.address import keep
 
 DONE, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 """Exit codes: all ran; a run failed; the user's mistake; Ctrl-C; SIGTERM."""
@@ -51,7 +53,8 @@ def main(
         The exit code: 0, or 1 if a run failed, 2 for a mistake of the user's (which is told in
         one sentence), 130 or 143 if a signal ended it.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    typed = sys.argv[1:] if arguments is None else arguments
+    given = [keep(word) if "tracking" in word else word for word in typed]
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
     if "OMP_WAIT_POLICY" not in os.environ:
         # OpenMP's threads spin for milliseconds before they sleep. Where another program wants a
@@ -77,14 +80,10 @@ def _command(config_dir: Path, given: list[str], prog: str) -> int:
     if options.version:
         print(f"newton-krylov {newton_krylov.__version__}")  # noqa: T201
         return DONE
-    others = _others(config_dir)
     if options.help:
-        from newton_krylov.cli.choices import help_text
-
-        summaries = {g: {e.name: e.summary.rstrip(".") for e in es} for g, es in others.items()}
-        print(help_text(config_dir, summaries, prog))  # noqa: T201
+        print(_help(config_dir, options, prog))  # noqa: T201
         return DONE
-    _offer(others)
+    (offer_names if options.shell_completion else offer)(config_dir)
     if options.config_dir is not None and not options.config_dir.is_dir():
         raise ConfigError(f"--config-dir: there is no folder {options.config_dir}.")
     if options.cfg or options.info or options.hydra_help or options.shell_completion:
@@ -101,6 +100,25 @@ def _command(config_dir: Path, given: list[str], prog: str) -> int:
     if options.config_dir is not None:
         overrides.append(f"hydra.searchpath=[{_quoted(f'file://{options.config_dir.resolve()}')}]")
     return _run(config_dir, overrides, multirun=options.multirun)
+
+
+def _help(config_dir: Path, options: argparse.Namespace, prog: str) -> str:
+    """Return the help on the parts that are chosen, or on everything."""
+    from newton_krylov.cli.choices import groups, help_text, part_help
+
+    known, folders = set(groups(config_dir)), [config_dir]
+    if options.config_dir is not None:
+        folders.insert(0, options.config_dir)
+    chosen = [
+        (group, name)
+        for group, _, names in (line.partition("=") for line in options.overrides)
+        for name in names.split(",")
+        if group in known and name
+    ]
+    if chosen:
+        others = parts_without_files(config_dir)
+        return "\n\n".join(part_help(folders, *choice, others) for choice in chosen)
+    return help_text(config_dir, summaries_of(config_dir), prog)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -123,33 +141,6 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the options."""
         raise ConfigError(f"{message}. See {self.prog} --help.")
-
-
-def _others(config_dir: Path) -> dict[str, list[Any]]:
-    """Find third parties' parts that have no YAML file, group to entries of the registry."""
-    from newton_krylov import registry
-
-    registry.import_plugins()
-    return {
-        group: [
-            registry.entry(group, name)
-            for name in registry.names(group)
-            if not (config_dir / group / f"{name}.yaml").exists()
-        ]
-        for group in registry.groups()
-        if (config_dir / group).is_dir()
-    }
-
-
-def _offer(others: dict[str, list[Any]]) -> None:
-    """Let third parties' parts be chosen by name, with their own defaults."""
-    from hydra.core.config_store import ConfigStore
-
-    store = ConfigStore.instance()
-    for group, entries in others.items():
-        for entry in entries:
-            node = {"name": entry.name, **entry.defaults}
-            store.store(entry.name, node, group, provider="plugin")
 
 
 def _inspect(config_dir: Path, given: list[str]) -> int:
@@ -176,6 +167,7 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
     """Run one configuration, or a sweep."""
     from newton_krylov.distributed import in_the_background
     from newton_krylov.runs.interruption import interruptible
+    from newton_krylov.tracking.afterwards import settle
 
     with (
         in_the_background() as hidden,
@@ -184,6 +176,12 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
     ):
         try:
             command = _Command.of(hydra, [*overrides, *hidden], multirun=multirun)
+            if not hidden:
+                settle()
+            if command.config.get("verdict") is not None:
+                from newton_krylov.cli.verdict import judge
+
+                return _sweep(hydra, command, interruption, judge)
             return (
                 _sweep(hydra, command, interruption) if command.sweep else _single(hydra, command)
             )
@@ -266,14 +264,26 @@ def _single(hydra: Any, command: _Command) -> int:
     return _CODES[result.summary["status"]]
 
 
-def _sweep(hydra: Any, command: _Command, interruption: Any) -> int:
+def _multirun(hydra: Any, command: _Command, member: Callable[[Any], float]) -> None:
+    from newton_krylov.cli.search import search_continued
+
+    with search_continued(command.config, command.folder):
+        hydra.multirun(_CONFIG, member, command.overrides)
+
+
+def _sweep(
+    hydra: Any,
+    command: _Command,
+    interruption: Any,
+    carry_out: Callable[..., None] = _multirun,
+) -> int:
     from newton_krylov.runs.sweep import Sweep
 
     overrides = list(command.config.hydra.overrides.task)
     sweep = Sweep.begin(command.folder, _plain(command.config), overrides, REPOSITORY)
     status, reason = "finished", None
     try:
-        hydra.multirun(_CONFIG, member, command.overrides)
+        carry_out(hydra, command, member)
     except KeyboardInterrupt:
         status = interruption.status
     except Exception as error:  # a launcher's or sweeper's: members' own are in their records
@@ -286,7 +296,7 @@ def _sweep(hydra: Any, command: _Command, interruption: Any) -> int:
     if status != "finished":
         return _CODES[status]
     ran = any(one.status == "finished" for one in members)
-    return FAILED if not ran or any(one.failed for one in members) else DONE
+    return DONE if ran and sweep.record.summary["status"] == "finished" else FAILED
 
 
 def _told(error: Exception) -> str:
@@ -339,6 +349,9 @@ def _job() -> Any:
     from newton_krylov.runs.experiment import Job
 
     hydra = HydraConfig.get()
+    os.chdir(
+        hydra.runtime.cwd
+    )  # hydra.job.chdir or not: paths are from where the command was typed
     folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
     if hydra.mode != RunMode.MULTIRUN:
         return Job(folder, overrides, REPOSITORY)
@@ -359,6 +372,8 @@ def _plain(config: Any) -> dict[str, Any]:
     except COMPOSITION_ERRORS as error:
         text = str(error).partition("\n")[0].rstrip(".")
         raise ConfigError(f"The configuration cannot be resolved: {text}.") from error
+    if isinstance(plain.get("tracking"), dict) and isinstance(plain["tracking"].get("uri"), str):
+        plain["tracking"]["uri"] = keep(plain["tracking"]["uri"])
     return dict(plain)
 
 

@@ -12,7 +12,7 @@ from newton_krylov.curvature.sampling import sample_size
 from newton_krylov.curvature.square_root import single_output
 from newton_krylov.objectives.base import Point
 from newton_krylov.objectives.linear_model import WeightedGram
-from newton_krylov.operators import LinearOperator, ShiftedOperator
+from newton_krylov.operators import LinearOperator
 from newton_krylov.registry import register
 
 
@@ -64,7 +64,7 @@ class LeverageSubsampled(Curvature):
         tiny = torch.finfo(norms.dtype).tiny
         scaled = times * (mass.sum() / size) / norms[drawn].clamp_min(tiny)
         H = WeightedGram(objective.subset(drawn), scaled)
-        return ShiftedOperator(H, self.alpha) if self.alpha > 0 else H
+        return H.affine(shift=self.alpha)
 
 
 def _draw(mass: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 
 from newton_krylov.objectives.base import Point
-from newton_krylov.operators import CastOperator, LinearOperator
+from newton_krylov.operators import LinearOperator
 
 Precision = Literal["float32"] | None
 """Of a curvature; None is the objective's own."""
@@ -33,4 +33,4 @@ def in_precision(
     """
     if dtype is None or point.objective.dtype == getattr(torch, dtype):
         return make(point)
-    return CastOperator(make(point.cast(getattr(torch, dtype))), point.objective.dtype)
+    return make(point.cast(getattr(torch, dtype))).cast(point.objective.dtype)

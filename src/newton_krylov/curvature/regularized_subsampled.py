@@ -9,7 +9,7 @@ from newton_krylov.capabilities import SAMPLED_HESSIAN, SAMPLES
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.curvature.sampling import Blocks, sample_size
 from newton_krylov.objectives.base import Point
-from newton_krylov.operators import LinearOperator, ShiftedOperator
+from newton_krylov.operators import LinearOperator
 from newton_krylov.registry import register
 
 
@@ -54,4 +54,4 @@ class RegularizedSubsampled(Curvature):
         if size < n:
             point = point.subset(self._blocks.draw(size, n, generator).to(point.w.device))
         H = point.hessian()
-        return ShiftedOperator(H, self.alpha) if self.alpha > 0 else H
+        return H.affine(shift=self.alpha)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from newton_krylov.capabilities import LABELLED
 from newton_krylov.data.cache import Arrays, cached
-from newton_krylov.data.dataset import Dataset
+from newton_krylov.data.dataset import ImageSet
 from newton_krylov.data.download import fetch
 from newton_krylov.data.image_files import Pixels, Shape, read_parquet
 from newton_krylov.data.image_sets import (
@@ -53,7 +53,7 @@ def cifar10(
     test_limit: Limit | None = None,
     augmentation: Augmentation = "none",
     seed: pydantic.NonNegativeInt = 0,
-) -> Dataset:
+) -> ImageSet:
     """CIFAR-10, 50,000 x 3 x 32 x 32 images, ten classes, 10,000 test images.
 
     Parameters
@@ -74,7 +74,7 @@ def cifar10(
 
     Returns
     -------
-    Dataset
+    ImageSet
         Bytes; decoded once, and kept in the cache.
     """
     folder = data_dir / "cifar10"

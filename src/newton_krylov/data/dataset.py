@@ -1,13 +1,20 @@
-"""A data set: train and test splits as tensors, and where they came from."""
+"""Data sets: a sum of kinds, each with what it holds, and where that came from.
 
-from dataclasses import dataclass
-from typing import Literal
+A kind is a subclass of `Dataset`: a table of features, images, a transport problem. A further kind
+(the points of a differential equation, say) is a frozen dataclass of its own with the three
+attributes and the methods of `Dataset`, and a loss that takes it.
+"""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
 from torch import Tensor
 
+from newton_krylov.data.catalogue import Task
 from newton_krylov.data.images import Images
-
-Task = Literal["binary", "multiclass", "regression"]
 
 
 @dataclass(frozen=True)
@@ -25,9 +32,6 @@ class Split:
     weights : Tensor or None, shape (n_samples,)
         How much each sample counts, >= 0 and of mean 1, in the dtype of X: 2 where others have 1
         is as if the sample were there twice. None where all count alike.
-
-    Of a transport problem, `X` is the cost matrix, shape (n, m), and `y` holds both marginals, the
-    rows' before the columns', shape (n + m,).
     """
 
     X: Tensor
@@ -37,45 +41,216 @@ class Split:
     def __len__(self) -> int:
         return self.X.shape[0]
 
+    def to(self, device: torch.device) -> "Split":
+        """Return the same on a device."""
+        weights = None if self.weights is None else self.weights.to(device)
+        return Split(self.X.to(device), self.y.to(device), weights)
 
-@dataclass(frozen=True)
-class Dataset:
-    """Train and test splits with their provenance. Knows nothing of losses.
+    def double(self) -> "Split":
+        """Return the same in float64; classes stay integers."""
+        weights = None if self.weights is None else self.weights.double()
+        y = self.y.double() if self.y.is_floating_point() else self.y
+        return Split(self.X.double(), y, weights)
+
+
+class Dataset(ABC):
+    """Data with their provenance. Knows nothing of losses.
 
     Attributes
     ----------
     name : str
         As the user asked for it.
-    train : Split
-        What the objective is made of.
-    test : Split or None
-        Held out, for accuracy.
-    task : {"binary", "multiclass", "regression", "transport"}
-        What `y` holds.
-    n_classes : int
-        0 where there are no classes.
     source : str
         Where the data came from: a path, an address, a package, or "synthetic".
     checksum : str
         SHA-256 of what defines the data (files, or the generator's arguments) and of the options
         applied to it; equal checksums mean equal tensors.
-    images : Images or None
-        Of a set of images, how they become a network's input; None for a table.
-    bias : bool
-        Whether the last column is one of ones, which the source of the data did not have.
+    kind : str
+        What it is, in words.
+    """
+
+    name: str
+    source: str
+    checksum: str
+    kind: str
+
+    @property
+    def splits(self) -> tuple[Split | None, Split | None]:
+        """The samples to train with and to test with, where the kind has samples."""
+        return None, None
+
+    @abstractmethod
+    def to(self, device: torch.device) -> Self:
+        """Return the same on a device."""
+
+    @abstractmethod
+    def double(self) -> Self:
+        """Return what an objective is made of, in float64: the certified optimum is of that."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Return its size and task for a run's record: `n_samples`, `n_features`, `nnz`, `task`."""
+
+
+@dataclass(frozen=True)
+class LabelledData(Dataset):
+    """Samples with targets.
+
+    Attributes
+    ----------
+    train : Split
+        What the objective is made of.
+    test : Split or None
+        Held out, for accuracy.
+    task : {"binary", "multiclass", "regression"}
+        What `y` holds.
+    n_classes : int
+        0 where there are no classes.
     """
 
     name: str
     train: Split
     test: Split | None
-    task: Task | Literal["transport"]
+    task: Task
     n_classes: int
     source: str
     checksum: str
-    images: Images | None = None
-    bias: bool = False
+
+    @property
+    def splits(self) -> tuple[Split, Split | None]:
+        """The samples to train with and to test with."""
+        return self.train, self.test
 
     @property
     def n_features(self) -> int:
         """Numbers in a sample: columns of a table, pixels of an image times channels."""
         return self.train.X.shape[1:].numel()
+
+    def to(self, device: torch.device) -> Self:
+        """Return the same on a device."""
+        test = None if self.test is None else self.test.to(device)
+        return replace(self, train=self.train.to(device), test=test)
+
+    def double(self) -> Self:
+        """Return the train split in float64."""
+        return replace(self, train=self.train.double(), test=None)
+
+    def facts(self) -> dict[str, Any]:
+        """Return its size and task."""
+        return {
+            "n_samples": len(self.train),
+            "n_features": self.n_features,
+            "nnz": _stored(self.train.X),
+            "task": self.task,
+        }
+
+
+@dataclass(frozen=True)
+class Table(LabelledData):
+    """Samples that are rows of features.
+
+    Attributes
+    ----------
+    bias : bool
+        Whether the last column is one of ones, which the source of the data did not have.
+    """
+
+    bias: bool = False
+
+    kind = "a table of features"
+
+
+@dataclass(frozen=True)
+class ImageSet(LabelledData):
+    """Samples that are images.
+
+    Attributes
+    ----------
+    images : Images
+        How they become a network's input.
+    """
+
+    images: Images
+
+    kind = "images"
+
+
+@dataclass(frozen=True)
+class CurveFit(LabelledData):
+    """Samples that a curve is to be fitted to, with parameters of its own and no network.
+
+    Attributes
+    ----------
+    formula : callable
+        (x, parameters) -> the curve's values, shape (n_samples,); x is the samples' one column,
+        shape (n_samples,), or all of several.
+    start : Tensor, shape (p,)
+        First parameters.
+    certified : Tensor or None, shape (p,)
+        The best parameters, where they are known.
+    """
+
+    formula: Callable[[Tensor, Tensor], Tensor]
+    start: Tensor
+    certified: Tensor | None = None
+
+    kind = "samples of a curve"
+
+    def residuals(self, parameters: Tensor) -> Tensor:
+        """Return the curve's values minus the targets, shape (n_samples,)."""
+        X = self.train.X
+        return self.formula(X[:, 0] if X.shape[1] == 1 else X, parameters) - self.train.y
+
+    def to(self, device: torch.device) -> Self:
+        """Return the same on a device."""
+        return replace(super().to(device), start=self.start.to(device))
+
+
+@dataclass(frozen=True)
+class TransportProblem(Dataset):
+    """A problem of optimal transport, which has no samples to hold out.
+
+    Attributes
+    ----------
+    cost : Tensor, shape (n, m)
+        Of moving a unit of mass from each source to each target.
+    row_marginal, column_marginal : Tensor, shapes (n,) and (m,)
+        Positive masses of the sources and of the targets.
+    """
+
+    name: str
+    cost: Tensor
+    row_marginal: Tensor
+    column_marginal: Tensor
+    source: str
+    checksum: str
+
+    kind = "a transport problem"
+
+    def to(self, device: torch.device) -> Self:
+        """Return the same on a device."""
+        return self._with(lambda x: x.to(device))
+
+    def double(self) -> Self:
+        """Return the same in float64."""
+        return self._with(Tensor.double)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return replace(
+            self,
+            cost=change(self.cost),
+            row_marginal=change(self.row_marginal),
+            column_marginal=change(self.column_marginal),
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Return the size of the cost."""
+        n, m = self.cost.shape
+        return {"n_samples": n, "n_features": m, "nnz": n * m, "task": "transport"}
+
+
+def _stored(X: Tensor) -> int:
+    """Count the entries that a data matrix holds."""
+    if hasattr(X, "nnz"):  # on disk
+        return int(X.nnz)
+    return int(X.values().numel()) if X.layout is torch.sparse_csr else X.numel()

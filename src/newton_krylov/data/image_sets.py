@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from newton_krylov.capabilities import LABELLED
 from newton_krylov.data.cache import Arrays, cached
-from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.data.dataset import ImageSet, Split
 from newton_krylov.data.image_files import (
     MAX_SIDE,
     SUFFIXES,
@@ -26,7 +26,7 @@ from newton_krylov.data.image_files import (
 from newton_krylov.data.images import Augmentation, Images, statistics
 from newton_krylov.data.prepare import checksum
 from newton_krylov.errors import ConfigError, DataError
-from newton_krylov.files import sha256_file
+from newton_krylov.files import at_home, sha256_file
 from newton_krylov.registry import register
 
 Limit = Annotated[int, pydantic.Field(ge=1)]
@@ -117,7 +117,7 @@ class ImageOptions:
     seed: int = 0
 
 
-def prepare_images(name: str, raw: RawImages, options: ImageOptions) -> Dataset:
+def prepare_images(name: str, raw: RawImages, options: ImageOptions) -> ImageSet:
     """Hold out, limit, measure the channels, and make tensors of bytes.
 
     Parameters
@@ -131,7 +131,7 @@ def prepare_images(name: str, raw: RawImages, options: ImageOptions) -> Dataset:
 
     Returns
     -------
-    Dataset
+    ImageSet
         On the CPU; X is uint8, and `images` says how it becomes a network's input. The checksum
         does not depend on the augmentation, which changes no image of the set.
 
@@ -152,7 +152,7 @@ def prepare_images(name: str, raw: RawImages, options: ImageOptions) -> Dataset:
         if split is not whole:
             effective |= {key: len(split.y), "seed": options.seed}
     tensors = [Split(torch.from_numpy(s.X), torch.from_numpy(s.y)) for s in splits]
-    return Dataset(
+    return ImageSet(
         name=name,
         train=tensors[0],
         test=tensors[1] if len(tensors) > 1 else None,
@@ -216,7 +216,7 @@ def digits_images(
     test_limit: Limit | None = None,
     augmentation: Augmentation = "none",
     seed: pydantic.NonNegativeInt = 0,
-) -> Dataset:
+) -> ImageSet:
     """Handwritten digits as images, 1,797 x 1 x 8 x 8, ten classes.
 
     Parameters
@@ -232,7 +232,7 @@ def digits_images(
 
     Returns
     -------
-    Dataset
+    ImageSet
         Grey images; their 17 levels are spread over 0 to 255.
     """
     import sklearn
@@ -263,7 +263,7 @@ def image_folder(
     test_limit: Limit | None = None,
     augmentation: Augmentation = "none",
     seed: pydantic.NonNegativeInt = 0,
-) -> Dataset:
+) -> ImageSet:
     """JPEG and PNG images by their path, a subfolder for each class.
 
     Parameters
@@ -285,7 +285,7 @@ def image_folder(
 
     Returns
     -------
-    Dataset
+    ImageSet
         Classes in the order of their names.
 
     Raises
@@ -295,7 +295,7 @@ def image_folder(
     """
     if path is None:
         raise ConfigError("dataset=image_folder needs a folder: dataset.path=FOLDER.")
-    raw = read_folder(Path(path).expanduser(), color, (size, size) if size else None)
+    raw = read_folder(at_home(path), color, (size, size) if size else None)
     options = ImageOptions(limit, test_limit, augmentation, test_fraction, seed)
     return prepare_images("image_folder", raw, options)
 

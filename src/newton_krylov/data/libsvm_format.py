@@ -6,6 +6,7 @@ of a decompressor are bounded, and every fault is a `DataError` of one sentence.
 """
 
 import bz2
+import codecs
 import gzip
 import lzma
 import math
@@ -196,10 +197,19 @@ class _Lines:
                     f"{self._path} expands to more than {MAX_EXPANSION} times its size; "
                     "decompress it yourself if you trust it."
                 )
+            if self.number == 1:
+                line = self._without_mark(line)
             # The parser allows 1_000, as Python's numbers do, and passes over qidANYTHING.
             if b"_" in line or b"qid" in line:
                 self.suspicious = True
             yield line
+
+    def _without_mark(self, line: bytes) -> bytes:
+        """Drop the byte-order mark that some editors put before UTF-8; refuse other encodings."""
+        if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise DataError(f"{self._path} is UTF-16 text; save it as UTF-8 or as plain ASCII.")
+        # A line that is empty now would end the iteration over the file.
+        return line.removeprefix(codecs.BOM_UTF8) or b"\n"
 
     def read(self, size: int = -1) -> bytes:
         """Mark this as a file for scikit-learn, which then only iterates over it."""

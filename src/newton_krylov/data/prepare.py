@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from newton_krylov.data.catalogue import Task
 from newton_krylov.data.columns import Matrix, largest, moments, over_columns, over_rows, row_norms
-from newton_krylov.data.dataset import Dataset, Split, Task
+from newton_krylov.data.dataset import Split, Table
 from newton_krylov.data.sparse import NUMPY_DTYPES, csr_to_torch
 from newton_krylov.errors import ConfigError, DataError
 from newton_krylov.files import require_memory
@@ -121,7 +122,7 @@ class RawData:
     fingerprint: str
 
 
-def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Dataset:
+def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Table:
     """Apply the common options and make tensors.
 
     Parameters
@@ -137,7 +138,7 @@ def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Da
 
     Returns
     -------
-    Dataset
+    Table
         On the CPU.
 
     Raises
@@ -171,7 +172,7 @@ def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Da
     ]
     _refuse_vanished(matrices[0], splits[0], name, dtype)
     effective |= {"format": layout, "dtype": str(dtype), "version": _FORMAT_VERSION}
-    return Dataset(
+    return Table(
         name=name,
         train=splits[0],
         test=splits[1] if len(splits) > 1 else None,

@@ -1,8 +1,4 @@
-"""Optimal transport problems: a cost matrix and two marginals.
-
-A transport problem has no samples to hold out, so of `Dataset` it uses the train split alone:
-`X` is the cost matrix and `y` the two marginals (see `Split`).
-"""
+"""Optimal transport problems: a cost matrix and two marginals."""
 
 import hashlib
 import math
@@ -15,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from newton_krylov.capabilities import TRANSPORT
-from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.data.dataset import TransportProblem
 from newton_krylov.data.prepare import checksum
 from newton_krylov.data.sparse import NUMPY_DTYPES
 from newton_krylov.errors import ConfigError, DataError
@@ -48,7 +44,7 @@ def transport(
     background: pydantic.PositiveFloat = 0.01,
     seed: pydantic.NonNegativeInt = 0,
     dtype: torch.dtype = torch.float64,
-) -> Dataset:
+) -> TransportProblem:
     """Make an optimal transport problem of size n x n; its costs are scaled to a maximum of 1.
 
     - `random_assignment`: independent costs, uniform on [0, 1]; uniform marginals.
@@ -79,8 +75,8 @@ def transport(
 
     Returns
     -------
-    Dataset
-        With task "transport", on the CPU.
+    TransportProblem
+        On the CPU.
 
     Raises
     ------
@@ -111,7 +107,7 @@ def transport_problem(
     *,
     name: str = "transport",
     dtype: torch.dtype = torch.float64,
-) -> Dataset:
+) -> TransportProblem:
     """Make a data set of a user's own transport problem.
 
     Parameters
@@ -129,16 +125,16 @@ def transport_problem(
 
     Returns
     -------
-    Dataset
-        With task "transport".
+    TransportProblem
+        On the CPU.
 
     Raises
     ------
     DataError
-        If shapes do not fit, a cost is not finite, a mass is not positive, or the totals differ.
+        If shapes do not fit, a cost is not real and finite in the dtype, a mass is not positive and
+        finite, or the totals differ by more than rounding in the marginals' own dtype.
     """
-    problem = _Problem(cost, row_marginal, column_marginal)
-    _check(problem)
+    problem = _checked(cost, row_marginal, column_marginal)
     digest = hashlib.sha256(b"".join(np.float64(part).tobytes() for part in vars(problem).values()))
     return _dataset(problem, name, "user", {"data": digest.hexdigest()}, dtype)
 
@@ -152,41 +148,56 @@ _ORIGIN = {
 
 def _dataset(
     problem: _Problem, name: str, source: str, defining: dict[str, Any], dtype: torch.dtype
-) -> Dataset:
-    marginals = np.concatenate([problem.row_marginal, problem.column_marginal])
-    kind = NUMPY_DTYPES[dtype]
-    return Dataset(
+) -> TransportProblem:
+    def tensor(values: NDArray[np.float64]) -> torch.Tensor:
+        kind, largest = NUMPY_DTYPES[dtype], float(np.abs(values).max())
+        if largest > np.finfo(kind).max:
+            raise DataError(
+                f"The transport problem has a number of {largest:.4g}, more than "
+                f"{np.dtype(kind)} can hold; take dtype=float64, or another unit."
+            )
+        return torch.from_numpy(np.array(values, dtype=kind))
+
+    return TransportProblem(
         name=name,
-        train=Split(
-            torch.from_numpy(np.array(problem.cost, dtype=kind)),
-            torch.from_numpy(np.array(marginals, dtype=kind)),
-        ),
-        test=None,
-        task="transport",
-        n_classes=0,
+        cost=tensor(problem.cost),
+        row_marginal=tensor(problem.row_marginal),
+        column_marginal=tensor(problem.column_marginal),
         source=source,
         checksum=checksum(defining | {"dtype": str(dtype)}),
     )
 
 
-def _check(problem: _Problem) -> None:
-    cost, rows, columns = vars(problem).values()
+def _checked(*given: Any) -> _Problem:
+    """Return a user's cost and marginals in double precision, or refuse them."""
+    arrays = [np.asarray(part) for part in given]
+    if any(array.dtype.kind not in "biuf" for array in arrays):
+        kinds = ", ".join(str(array.dtype) for array in arrays)
+        raise DataError(f"A transport problem needs real numbers; the types are {kinds}.")
+    eps = max(np.finfo(a.dtype).eps if a.dtype.kind == "f" else 0.0 for a in arrays[1:])
+    cost, rows, columns = (np.asarray(array, dtype=np.float64) for array in arrays)
     if cost.ndim != 2 or rows.shape != cost.shape[:1] or columns.shape != cost.shape[1:]:
         raise DataError(
             f"A transport problem needs a cost of shape (n, m) and marginals of shapes (n,) and "
             f"(m,); the shapes are {cost.shape}, {rows.shape} and {columns.shape}."
         )
+    if not cost.size:
+        raise DataError("A transport problem needs at least one source and one target.")
     if not np.isfinite(cost).all():
         raise DataError("Every cost of a transport problem must be finite.")
-    if not (rows.min() > 0 and columns.min() > 0):
+    masses = np.concatenate([rows, columns])
+    if not (masses.min() > 0 and np.isfinite(masses).all()):
         raise DataError(
-            "Every mass of a transport problem must be positive: leave out what has none."
+            "Every mass of a transport problem must be positive and finite: leave out what has "
+            "none."
         )
-    if not math.isclose(rows.sum(), columns.sum(), rel_tol=1e-12):
+    # Histograms that were normalized in single precision sum to 1 in single precision.
+    if not math.isclose(rows.sum(), columns.sum(), rel_tol=max(1e-12, 16 * float(eps))):
         raise DataError(
             f"The marginals of a transport problem must have the same total; theirs are "
-            f"{rows.sum():g} and {columns.sum():g}."
+            f"{rows.sum():.10g} and {columns.sum():.10g}."
         )
+    return _Problem(cost, rows, columns)
 
 
 def _random_assignment(n: int, seed: int) -> _Problem:

@@ -1,6 +1,9 @@
 """What the command does in the processes of torchrun: all compute, and the first alone speaks."""
 
+import ctypes
 import os
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -11,6 +14,7 @@ from newton_krylov.distributed.team import VARIABLES
 from newton_krylov.errors import ConfigError
 
 _PATIENCE = 5.0  # seconds
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def let_the_first_speak() -> None:
@@ -33,6 +37,7 @@ def in_the_background() -> Iterator[list[str]]:
         Overrides of the configuration: a temporary folder, and no tracking. None in the first
         process, and where there is only one.
     """
+    _end_with_the_launcher()
     if _first():
         yield []
         return
@@ -77,3 +82,9 @@ def check_launch(device: str, *, sweep: bool, resume: bool) -> None:
 
 def _first() -> bool:
     return os.environ.get("RANK", "0") == "0"
+
+
+def _end_with_the_launcher() -> None:
+    """Let Linux send this process SIGTERM when torchrun dies, which else would leave it behind."""
+    if all(name in os.environ for name in VARIABLES) and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -14,7 +14,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from newton_krylov.capabilities import LAYERS, SAMPLE_GRADIENTS, SAMPLES
+from newton_krylov.capabilities import LAYERS, LIKELIHOOD, SAMPLE_GRADIENTS, SAMPLES
 from newton_krylov.data.dataset import Split
 from newton_krylov.distributed.sharding import numbers_of
 from newton_krylov.distributed.team import Team
@@ -22,7 +22,7 @@ from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Objective, Point, Ray
 from newton_krylov.objectives.network.noise import Noise
 from newton_krylov.objectives.network.objective import Network
-from newton_krylov.operators import LinearOperator
+from newton_krylov.operators import Capability, LinearOperator
 
 
 def data_parallel(local: Objective, team: Team, X: Tensor) -> "DataParallel":
@@ -104,7 +104,7 @@ class DataParallel(Objective):
         self.n_samples, self.counts = places.n, local.counts
         self.dim, self.dtype, self.device = local.dim, local.dtype, local.device
         self.convexity = local.convexity
-        self.offers = local.offers & {SAMPLES, SAMPLE_GRADIENTS, LAYERS}
+        self.offers = local.offers & {SAMPLES, SAMPLE_GRADIENTS, LIKELIHOOD, LAYERS}
         self.name = f"{getattr(local, 'name', type(local).__name__)} (distributed)"
 
     def at(self, w: Tensor) -> "DataParallelPoint":
@@ -211,6 +211,10 @@ class DataParallelPoint(Point):
         """Return the empirical Fisher matrix at w."""
         return MeanOperator(self.objective, self.local.empirical_fisher())
 
+    def monte_carlo_fisher(self, draws: int, generator: torch.Generator) -> LinearOperator:
+        """Return the Fisher matrix at w from targets drawn for each sample."""
+        return MeanOperator(self.objective, self.local.monte_carlo_fisher(draws, generator))
+
     def subset(self, index: Tensor) -> "DataParallelPoint":
         """Evaluate the objective of a subset at the same w; what is known is reused."""
         places, own = self.objective.places.take(index)
@@ -284,9 +288,9 @@ class MeanOperator(LinearOperator):
         return self._objective.reduced(self._local.diagonal())
 
     @property
-    def has_diagonal(self) -> bool:
-        """Whether the processes' diagonals are cheap."""
-        return self._local.has_diagonal
+    def capabilities(self) -> frozenset[Capability]:
+        """A diagonal, where the processes have one."""
+        return self._local.capabilities & {"diagonal"}
 
 
 class DataParallelNetwork(DataParallel):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.data.dataset import Dataset, LabelledData, Split
 from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.distributed.team import Team
 from newton_krylov.errors import UnsupportedError
@@ -36,7 +36,7 @@ def numbers_of(X: Tensor, team: Team) -> range:
     return range(team.rank, n, team.size)
 
 
-def shard(dataset: Dataset, team: Team) -> Dataset:
+def shard(dataset: Dataset, team: Team) -> LabelledData:
     """Return this process's part of both splits.
 
     Parameters
@@ -56,10 +56,10 @@ def shard(dataset: Dataset, team: Team) -> Dataset:
     UnsupportedError
         If the data set is a transport problem, or has fewer samples than there are processes.
     """
-    if dataset.task == "transport":
+    if not isinstance(dataset, LabelledData):
         raise UnsupportedError(
-            "device=distributed divides the samples among the processes, and a transport problem "
-            "has none; choose device=cpu."
+            f"device=distributed divides the samples among the processes, and {dataset.kind} "
+            f"has none; choose device=cpu."
         )
     test = None if dataset.test is None else _part(dataset.test, team, "test")
     return replace(dataset, train=_part(dataset.train, team, "training"), test=test)

@@ -1,10 +1,12 @@
 """The processes of a run: who they are, and the sums they take together."""
 
 import atexit
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -131,6 +133,24 @@ class Team:
             dist.broadcast(x, 0)
         return float(x)
 
+    def agree(self, text: str) -> bool:
+        """Tell whether all processes have the same text.
+
+        Parameters
+        ----------
+        text : str
+            This process's.
+
+        Returns
+        -------
+        bool
+            The same in every process.
+        """
+        digest = hashlib.sha256(text.encode()).digest()
+        numbers = [int.from_bytes(digest[i : i + 6]) for i in range(0, 30, 6)]  # exact in float64
+        differs = [self.firsts(float(number)) != number for number in numbers]
+        return self.largest(float(any(differs))) == 0.0
+
 
 @contextmanager
 def _no_one_lost() -> Iterator[None]:
@@ -147,7 +167,7 @@ def _no_one_lost() -> Iterator[None]:
 _team: Team | None = None
 
 
-def join(backend: str, threads: int | None) -> Team:
+def join(backend: str, threads: int | None, timeout: int = 120) -> Team:
     """Join the processes that `torchrun` started.
 
     Parameters
@@ -157,6 +177,8 @@ def join(backend: str, threads: int | None) -> Team:
         own, else gloo.
     threads : int or None
         Of torch's operations in each process; None leaves torch's own choice.
+    timeout : int
+        Seconds to wait for a process that does not answer, since it is stopped or cut off.
 
     Returns
     -------
@@ -181,7 +203,9 @@ def join(backend: str, threads: int | None) -> Team:
     if threads is not None:
         torch.set_num_threads(threads)
     device = _device(backend)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout)
+    )
     atexit.register(leave)  # a process that ends in another way must leave, too
     _team = Team(device)
     return _team

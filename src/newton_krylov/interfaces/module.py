@@ -160,6 +160,55 @@ def empirical_fisher(
     ).empirical_fisher()
 
 
+def monte_carlo_fisher(
+    module: nn.Module,
+    criterion: Criterion,
+    inputs: Any,
+    targets: Tensor | None = None,
+    *,
+    draws: int = 1,
+    generator: torch.Generator | None = None,
+    output: Output | None = None,
+    layers: Sequence[str] | None = None,
+    l2: float = 0.0,
+    noise: int | None = None,
+    chunk: int | None = None,
+) -> LinearOperator:
+    """Return the Fisher matrix by Monte Carlo plus l2 I, matrix-free.
+
+    The mean over samples of g_i g_i', g_i the gradient of sample i's loss at a target that is
+    drawn from the module's own prediction. Its expectation is the Fisher matrix, which for cross
+    entropy, logits and mean squares is the Gauss-Newton matrix (Martens, "New insights and
+    perspectives on the natural gradient method", 2020). Of a mean over several outputs of a sample
+    the draws are scaled so that this holds.
+
+    Parameters
+    ----------
+    module, criterion, inputs, targets, output, layers, l2, noise, chunk
+        See `hessian`. The criterion is cross entropy, negative log-likelihood, binary cross
+        entropy or mean squares, without class weights or label smoothing.
+    draws : int
+        Targets drawn for each sample; the error falls with the root of their number.
+    generator : torch.Generator, optional
+        On the CPU; by default one with the seed 0.
+
+    Returns
+    -------
+    LinearOperator
+        Symmetric positive semidefinite, shape (d, d); the draws are made once.
+
+    Raises
+    ------
+    UnsupportedError
+        As `hessian`, and for another criterion.
+    """
+    if draws < 1:
+        raise ValueError(f"draws must be 1 or more, not {draws}")
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    point = _point(module, criterion, inputs, targets, output, layers, l2, noise, chunk)
+    return point.monte_carlo_fisher(draws, generator)
+
+
 def _point(
     module: nn.Module,
     criterion: Criterion,

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from newton_krylov.curvature.hvp import HessianProduct
 from newton_krylov.data.columns import moments
-from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.data.dataset import Split, Table
 from newton_krylov.data.sparse import csr_to_torch
 from newton_krylov.interfaces.parts import named
 from newton_krylov.objectives.features import with_ones
@@ -202,7 +202,7 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
     ) -> LinearModel:
         classes = len(self.classes_)
         sample_weight = None if weights is None else torch.from_numpy(weights).to(X.dtype)
-        data = Dataset(
+        data = Table(
             "the data given",
             Split(X, torch.from_numpy(y.astype(np.int64)), sample_weight),
             None,

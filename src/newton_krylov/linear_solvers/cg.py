@@ -1,74 +1,30 @@
 """The conjugate gradient method (Hestenes and Stiefel 1952)."""
 
 import math
-from typing import Any
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
-from torch import Tensor
 
-from newton_krylov.linear_solvers.result import Callback, LinearResult, Status
+from newton_krylov.linear_solvers.method import linear_solver
+from newton_krylov.linear_solvers.result import LinearResult, Status
 from newton_krylov.linear_solvers.system import System, solve
-from newton_krylov.registry import register
 
 
-@register("solver", "cg")
-def cg(
-    A: Any,
-    b: Tensor,
-    *,
-    x0: Tensor | None = None,
-    M: Any = None,
-    rtol: NonNegativeFloat = 1e-5,
-    atol: NonNegativeFloat = 0.0,
-    maxiter: PositiveInt | None = None,
-    callback: Callback | None = None,
-) -> LinearResult:
+@linear_solver("cg", symmetric=True, M="Symmetric positive definite, near A^-1.")
+def cg(s: System) -> LinearResult:
     """Conjugate gradients: symmetric positive definite A, the cheapest iteration.
 
     Minimizes the energy norm of the error over the Krylov space. Stops at the first direction p
     with p'A p <= 0, as Steihaug's method does: p is a direction of descent of the quadratic model
-    x'A x / 2 - b'x at the returned x. Keeps 4 vectors of length n (x, r, p and the product), 5
-    with a preconditioner; M is applied once more than there are iterations.
-
-    Parameters
-    ----------
-    A : operator or matrix, n by n
-        Anything `operators.as_operator` takes; symmetric.
-    b : Tensor, shape (n,)
-        Right side; float32 or float64.
-    x0 : Tensor, shape (n,), optional
-        Start; zero by default. Costs one product.
-    M : operator, matrix or function v -> M v, optional
-        Symmetric positive definite, near A^-1.
-    rtol, atol : float
-        Stop at |b - A x| <= max(rtol |b|, atol).
-    maxiter : int, optional
-        Limit of iterations; 10 n by default.
-    callback : callable, optional
-        Called with (x, residual norm) after every iteration; x is updated in place later.
-
-    Returns
-    -------
-    LinearResult
-        `BREAKDOWN` with a `direction` means a singular A: A d = 0 within rounding.
-
-    Raises
-    ------
-    UnsupportedError
-        If A is not symmetric, as far as it tells.
+    x'A x / 2 - b'x at the returned x. `BREAKDOWN` with a `direction` d means a singular A: A d = 0
+    within rounding. Keeps 4 vectors of length n (x, r, p and the product), 5 with a
+    preconditioner; M is applied once more than there are iterations.
     """
-    system = System(
-        A, b, x0, M=M, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback,
-        method="cg", symmetric=True,
-    )  # fmt: skip
-    return solve(system, _cycle)
+    return solve(s, _cycle)
 
 
 def _cycle(s: System) -> Status:
     """Iterate from s.x; `x` is updated last, so that it never takes a step that went wrong."""
-    scale = s.norms[-1]  # the recurrences run on r / |r0|: no under- or overflow of squares
-    x, r, M = s.x, s.r.div_(scale), s.M
+    r, M = s.r, s.M
     z = r if M is None else M(r)
     p = z.clone()
     rz = torch.dot(r, z)
@@ -90,10 +46,10 @@ def _cycle(s: System) -> Status:
         alpha = rz_host / pAp
         if not math.isfinite(rr_host):
             return Status.BREAKDOWN
-        x.add_(p, alpha=alpha * scale)
-        drift = s.eps * s.norm_A * alpha * math.sqrt(pp) * scale
+        s.move(s.x, p, alpha)
+        drift = s.eps * s.norm_A * alpha * math.sqrt(pp)
         del Ap  # before the next product is made
-        if status := s.advance(math.sqrt(rr_host) * scale, drift):
+        if status := s.advance(math.sqrt(rr_host), drift):
             return status
         if not rz_next > 0.0:
             return Status.BREAKDOWN

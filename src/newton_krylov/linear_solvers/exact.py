@@ -3,73 +3,43 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from newton_krylov.linear_solvers.result import Callback, LinearResult, Status
+from newton_krylov.linear_solvers.method import linear_solver
+from newton_krylov.linear_solvers.result import LinearResult, Status
 from newton_krylov.linear_solvers.system import System
-from newton_krylov.norms import euclidean
+from newton_krylov.norms import euclidean, exponent, scaled_by_power
 from newton_krylov.operators import MatrixOperator
-from newton_krylov.registry import register
 
 
-@register("solver", "exact", uses=())
-def exact(
-    A: Any,
-    b: Tensor,
-    *,
-    x0: Tensor | None = None,
-    M: Any = None,
-    rtol: NonNegativeFloat = 1e-10,
-    atol: NonNegativeFloat = 0.0,
-    maxiter: PositiveInt | None = None,
-    callback: Callback | None = None,
-) -> LinearResult:
+@linear_solver(
+    "exact",
+    symmetric=False,
+    uses=(),
+    M="Not used: a direct method needs no preconditioner.",
+    rtol=1e-10,
+    solves=3,
+    maxiter="Limit of solves with the factors: the first one and refinements; 3 by default.",
+)
+def exact(s: System) -> LinearResult:
     """Direct solve: Cholesky of the dense matrix, or the operator's closed form.
 
     Tried in this order: the operator's own closed-form `solve`; Cholesky; where that fails on a
     symmetric matrix, its eigenvalues, which give the solution, or the minimum-length
     least-squares solution if A is singular, and the direction of most negative curvature; LU for
     a nonsymmetric matrix, and its singular values if it is singular. A solution whose residual
-    misses the tolerance is refined.
-
-    Parameters
-    ----------
-    A : operator or matrix, n by n
-        Anything `operators.as_operator` takes.
-    b : Tensor, shape (n,)
-        Right side; float32 or float64.
-    x0 : Tensor, shape (n,), optional
-        Start: A dx = b - A x0 is solved.
-    M : operator, matrix or function v -> M v, optional
-        Not used: a direct method needs no preconditioner.
-    rtol, atol : float
-        |b - A x| <= max(rtol |b|, atol) is expected of the solution.
-    maxiter : int, optional
-        Limit of solves with the factors: the first one and refinements; 3 by default.
-    callback : callable, optional
-        Called with (x, residual norm) after every solve.
-
-    Returns
-    -------
-    LinearResult
-        With a matrix that is not positive definite, `x` solves the system all the same, the
-        status is `NEGATIVE_CURVATURE` and `direction` is the eigenvector of the smallest
-        eigenvalue, signed so that b'd >= 0.
+    misses the tolerance is refined. With a symmetric matrix that is not positive definite, `x`
+    solves the system all the same (`converged` tells), the status is `NEGATIVE_CURVATURE` and
+    `direction` is the eigenvector of the smallest eigenvalue, signed so that b'd >= 0.
     """
-    system = System(
-        A, b, x0, rtol=rtol, atol=atol, maxiter=maxiter or 3, callback=callback,
-        method="exact", symmetric=False,
-    )  # fmt: skip
-    if status := system.judge_start():
-        return system.result(status)
-    factors = _factorize(system)
+    if status := s.judge_start():
+        return s.result(status)
+    factors = _factorize(s)
     if factors is None:
-        return system.result(Status.BREAKDOWN)
-    return _refine(system, factors)
+        return s.result(Status.BREAKDOWN)
+    return _refine(s, factors)
 
 
 @dataclass(frozen=True)
@@ -77,21 +47,28 @@ class _Factors:
     """A^-1 (or its pseudo-inverse) as a function, and what the factorization found."""
 
     solve: Callable[[Tensor], Tensor]
+    symmetric: bool = False
     singular: bool = False
     direction: Tensor | None = None
+
+
+def _opposed(u: Tensor, v: Tensor) -> bool:
+    """Tell whether u'v < 0, whatever the sizes of u and v."""
+    u, v = (scaled_by_power(w, -exponent(w)) for w in (u, v))
+    return torch.dot(u, v).item() < 0.0
 
 
 def _refine(s: System, factors: _Factors) -> LinearResult:
     """Solve for the residual until the tolerance is met or refining gains nothing."""
     status = Status.STAGNATED
     while s.iterations < s.maxiter:
-        dx = factors.solve(s.r)
-        if not math.isfinite(euclidean(dx)):
-            status = Status.BREAKDOWN
+        before = s.x
+        s.x = s.x + s.in_units(factors.solve(s.r))
+        if not math.isfinite(euclidean(s.x)):
+            s.x, status = before, Status.BREAKDOWN
             break
-        before, s.x = s.x, s.x + dx
         norm = s.true_residual()
-        if s.iterations > 0 and not norm < s.norms[-1]:
+        if not norm < s.norms[-1] and not (s.iterations == 0 and norm == s.norms[-1]):
             s.x = before
             break
         if s.advance(norm, 0.0) is Status.CONVERGED:
@@ -101,11 +78,16 @@ def _refine(s: System, factors: _Factors) -> LinearResult:
     if status is Status.STAGNATED and factors.singular and s.norms[-1] > rounding:
         status = Status.LEAST_SQUARES
     direction = factors.direction
-    if direction is None and s.norms[-1] <= s.threshold and torch.dot(s.b, s.x).item() < 0.0:
+    if (
+        direction is None
+        and factors.symmetric
+        and s.norms[-1] <= s.threshold
+        and _opposed(s.x, s.b)
+    ):
         direction = -s.x  # x'A x = b'x < 0: the solution itself is the witness
     if direction is None:
         return s.result(status)
-    s.direction = -direction if torch.dot(direction, s.b).item() < 0.0 else direction
+    s.direction = -direction if _opposed(direction, s.b) else direction
     return s.result(Status.NEGATIVE_CURVATURE)
 
 
@@ -113,7 +95,7 @@ def _factorize(s: System) -> _Factors | None:
     """Choose and run the factorization; None where the matrix is not finite."""
     A = s.A
     if A.has_solve:
-        return _Factors(lambda r: A.solve(r).detach())
+        return _Factors(lambda r: A.solve(r).detach(), A.symmetric)
     matrix = A.dense().detach()
     s.A = MatrixOperator(matrix, symmetric=s.A.symmetric)  # residuals of what is solved
     size = matrix.abs().max().item()
@@ -139,7 +121,7 @@ def _eigenvalues(matrix: Tensor, s: System) -> _Factors:
     values, Q = torch.linalg.eigh(matrix)
     inverse, singular, zero = _pseudo_inverse(values, s)
     direction = Q[:, 0].clone() if values[0].item() < -zero else None
-    return _Factors(lambda r: Q @ ((Q.T @ r) * inverse), singular, direction)
+    return _Factors(lambda r: Q @ ((Q.T @ r) * inverse), True, singular, direction)
 
 
 def _general(matrix: Tensor, s: System) -> _Factors:
@@ -151,7 +133,7 @@ def _general(matrix: Tensor, s: System) -> _Factors:
         return _Factors(lambda r: torch.linalg.lu_solve(LU, pivots, r.unsqueeze(1)).squeeze(1))
     U, values, Vh = torch.linalg.svd(matrix)
     inverse, singular, _ = _pseudo_inverse(values, s)
-    return _Factors(lambda r: Vh.T @ ((U.T @ r) * inverse), singular)
+    return _Factors(lambda r: Vh.T @ ((U.T @ r) * inverse), singular=singular)
 
 
 def _pseudo_inverse(values: Tensor, s: System) -> tuple[Tensor, bool, float]:

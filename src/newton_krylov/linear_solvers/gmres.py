@@ -2,35 +2,34 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor
 
-from newton_krylov.linear_solvers.result import Callback, LinearResult, Status
+from newton_krylov.linear_solvers.method import linear_solver
+from newton_krylov.linear_solvers.result import LinearResult, Status
 from newton_krylov.linear_solvers.system import System, solve
 from newton_krylov.norms import euclidean, norm
-from newton_krylov.registry import register
 
 Orthogonalization = Literal["mgs", "mgs2", "cgs2"]
 Orthogonalize = Callable[[list[Tensor], Tensor, Tensor], Tensor]
 
 
-@register("solver", "gmres")
+@linear_solver(
+    "gmres",
+    symmetric=False,
+    M="Near A^-1; linear. A function, which cannot declare that, costs one product to verify.",
+    maxiter="Limit of inner iterations, each one product (not of restarts, as in SciPy); 10 n by "
+    "default.",
+)
 def gmres(
-    A: Any,
-    b: Tensor,
+    s: System,
     *,
-    x0: Tensor | None = None,
-    M: Any = None,
-    rtol: NonNegativeFloat = 1e-5,
-    atol: NonNegativeFloat = 0.0,
-    maxiter: PositiveInt | None = None,
     restart: PositiveInt = 30,
     orthogonalization: Orthogonalization = "cgs2",
     side: Literal["right", "left"] = "right",
-    callback: Callback | None = None,
 ) -> LinearResult:
     """GMRES(m): any A, the smallest residual over the Krylov space since the last restart.
 
@@ -38,24 +37,12 @@ def gmres(
     matrix, restarts every `restart` iterations. Preconditioning from the right (default) leaves
     the residual that is minimized the true one; from the left, |M (b - A x)| is minimized, and the
     true norm, on which the method stops all the same, costs a second basis and a second
-    synchronization per iteration. Keeps `restart` + 1 vectors of length n for the basis and 4
-    more.
+    synchronization per iteration. A callback costs a pass over the basis an iteration, to form x.
+    `BREAKDOWN` where the Krylov space is exhausted and A is singular on it. Keeps `restart` + 1
+    vectors of length n for the basis and 4 more.
 
     Parameters
     ----------
-    A : operator or matrix, n by n
-        Anything `operators.as_operator` takes; need not be symmetric.
-    b : Tensor, shape (n,)
-        Right side; float32 or float64.
-    x0 : Tensor, shape (n,), optional
-        Start; zero by default. Costs one product.
-    M : operator, matrix or function v -> M v, optional
-        Near A^-1; linear.
-    rtol, atol : float
-        Stop at |b - A x| <= max(rtol |b|, atol).
-    maxiter : int, optional
-        Limit of inner iterations, each one product (not of restarts, as in SciPy); 10 n by
-        default.
     restart : int
         Size of the basis.
     orthogonalization : {"mgs", "mgs2", "cgs2"}
@@ -63,30 +50,22 @@ def gmres(
         twice, which orthogonalizes as well as "mgs2" in four matrix-vector products.
     side : {"right", "left"}
         Where M is applied.
-    callback : callable, optional
-        Called with (x, residual norm) after every iteration. Forming x costs a pass over the
-        basis, paid only where there is a callback.
-
-    Returns
-    -------
-    LinearResult
-        `BREAKDOWN` where the Krylov space is exhausted and A is singular on it.
     """
-    system = System(
-        A, b, x0, M=M, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback,
-        method="gmres", symmetric=False,
-    )  # fmt: skip
 
     def cycle(s: System) -> Status:
+        residual = 1.0
         while True:
-            start = s.norms[-1]
             # Not kept in a variable: one basis at a time.
-            if status := _Sweep(s, side, _ORTHOGONALIZE[orthogonalization], restart).run():
+            status, after = _Sweep(
+                s, side, _ORTHOGONALIZE[orthogonalization], restart, residual
+            ).run()
+            if status:
                 return status
-            if not s.norms[-1] < start * (1.0 - s.eps):
+            if not after < residual * (1.0 - s.eps):
                 return Status.STAGNATED
+            residual = after
 
-    return solve(system, cycle)
+    return solve(s, cycle)
 
 
 class _Sweep:
@@ -102,8 +81,10 @@ class _Sweep:
         side: str,
         orthogonalize: Orthogonalize,
         restart: int,
+        residual: float,
     ) -> None:
         self.s = s
+        self.residual = residual  # |r|, relative to the start of the cycle
         self.right = s.M if side == "right" else None
         self.left = s.M if side == "left" else None
         self.orthogonalize = orthogonalize
@@ -117,28 +98,30 @@ class _Sweep:
         self.residuals: list[float] = []  # |g[-1]| after each column
         self.scale = 0.0  # largest column: a lower bound of |A M|
 
-    def run(self) -> Status | None:
-        """Fill the basis; None means it is full and the residual still too large."""
+    def run(self) -> tuple[Status | None, float]:
+        """Fill the basis; no status means it is full and the residual, returned too, too large."""
+        return self._fill(), self.residual
+
+    def _fill(self) -> Status | None:
         s = self.s
         start = s.r if self.left is None else self.left(s.r)
-        beta = s.norms[-1] if self.left is None else euclidean(start)
+        beta = self.residual if self.left is None else euclidean(start)
         if not 0.0 < beta < math.inf:
             return Status.BREAKDOWN
         torch.div(start, beta, out=self.rows[0])
         self.g = [beta]
         for j in range(self.size):
             column = self._arnoldi(j)
-            image = math.sqrt(sum(h * h for h in column))
+            image = math.hypot(*column)
             if not math.isfinite(image):
                 return self._finish(Status.BREAKDOWN)
-            exhausted = column[-1] <= s.eps * image
+            if column[-1] <= s.eps * image:
+                # Nothing more to gain here, or so it seems: the true residual has to say so.
+                s.drift = math.inf
             if not self._rotate(column, image):
                 return self._finish(Status.BREAKDOWN)
             if status := self._advance():
                 return self._finish(status)
-            if exhausted:
-                s.drift = math.inf  # nothing more to gain here: look at the true residual
-                return self._finish(Status.CONVERGED)
         self._finish(None)
         return None
 
@@ -161,7 +144,7 @@ class _Sweep:
             column = column[:-2]
             image = math.sqrt(ww / zz) if zz > 0.0 else math.inf
         else:
-            image = math.sqrt(sum(h * h for h in column))
+            image = math.hypot(*column)
         self.s.norm_A = max(self.s.norm_A, image)
         return column
 
@@ -189,10 +172,12 @@ class _Sweep:
         s = self.s
         x, norm = None, abs(self.g[-1])
         if s.callback is not None:
-            x = s.x + self._correction(self._coefficients(len(self.R)))
+            x = s.x.clone()
+            s.move(x, self._correction(self._coefficients(len(self.R))), 1.0)
         if self.AV is not None:
             y = s.b.new_tensor(self._coefficients(len(self.R)))
             norm = euclidean(s.r - self.AV[: len(self.R)].T @ y)
+        self.residual = norm
         return s.advance(norm, 0.0, x)
 
     def _coefficients(self, k: int) -> list[float]:
@@ -216,10 +201,13 @@ class _Sweep:
             return status
         y = self._sound_coefficients()
         dx = self._correction(y)
-        s.x.add_(dx)
-        s.drift += s.eps * s.norm_A * euclidean(dx)
+        s.move(s.x, dx, 1.0)
+        s.add_drift(s.eps * s.norm_A * euclidean(dx) if s.linear_M else math.inf)
         if len(y) < k:
-            s.norms[-1] = s.true_residual()
+            if status is None:
+                self.residual = s.refresh()
+            else:
+                s.norms[-1] = s.true_residual()
         elif status is None and self.AV is not None:
             s.r.sub_(self.AV[: len(y)].T @ s.b.new_tensor(y))
         elif status is None:

@@ -1,74 +1,37 @@
 """MINRES-QLP (Choi, Paige and Saunders 2011)."""
 
 import math
-from typing import Any
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from newton_krylov.linear_solvers.result import Callback, LinearResult, Status
+from newton_krylov.linear_solvers.method import linear_solver
+from newton_krylov.linear_solvers.result import LinearResult, Status
 from newton_krylov.linear_solvers.system import System, solve
 from newton_krylov.linear_solvers.tridiagonal import NegativeCurvature, TridiagonalQR
-from newton_krylov.registry import register
 
 
-@register("solver", "minres_qlp")
-def minres_qlp(
-    A: Any,
-    b: Tensor,
-    *,
-    x0: Tensor | None = None,
-    M: Any = None,
-    rtol: NonNegativeFloat = 1e-5,
-    atol: NonNegativeFloat = 0.0,
-    maxiter: PositiveInt | None = None,
-    negative_curvature: NegativeCurvature = "ignore",
-    callback: Callback | None = None,
-) -> LinearResult:
+@linear_solver(
+    "minres_qlp",
+    symmetric=True,
+    M="Symmetric positive definite, near A^-1 (or |A|^-1). Lengths are then measured in the norm "
+    "of M^-1.",
+)
+def minres_qlp(s: System, *, negative_curvature: NegativeCurvature = "ignore") -> LinearResult:
     """MINRES-QLP: symmetric A, singular too, the shortest of the least-squares solutions.
 
     The iterates of MINRES, found through orthogonal transformations only (Q T P = L), so that
     rounding grows with the condition number and not with its square; where A is singular and b
-    outside its range, x has the minimum length (from x0 = 0). Keeps 8 vectors of length n (x,
-    three of Lanczos's, three directions and the product), 12 with a preconditioner.
+    outside its range, x has the minimum length (from x0 = 0), and the status is `LEAST_SQUARES`.
+    Keeps 8 vectors of length n (x, three of Lanczos's, three directions and the product), 12 with a
+    preconditioner.
 
     Parameters
     ----------
-    A : operator or matrix, n by n
-        Anything `operators.as_operator` takes; symmetric.
-    b : Tensor, shape (n,)
-        Right side; float32 or float64.
-    x0 : Tensor, shape (n,), optional
-        Start; zero by default. Costs one product.
-    M : operator, matrix or function v -> M v, optional
-        Symmetric positive definite, near A^-1 (or |A|^-1). Lengths are then measured in
-        the norm of M^-1.
-    rtol, atol : float
-        Stop at |b - A x| <= max(rtol |b|, atol): the Euclidean norm, with a preconditioner too.
-    maxiter : int, optional
-        Limit of iterations; 10 n by default.
     negative_curvature : {"ignore", "stop"}
         See `minres`.
-    callback : callable, optional
-        Called with (x, residual norm) after every iteration.
-
-    Returns
-    -------
-    LinearResult
-        `LEAST_SQUARES` where b is outside the range of a singular A.
-
-    Raises
-    ------
-    UnsupportedError
-        If A is not symmetric, as far as it tells.
     """
-    system = System(
-        A, b, x0, M=M, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback,
-        method="minres_qlp", symmetric=True,
-    )  # fmt: skip
-
-    return solve(system, lambda s: _cycle(s, negative_curvature))
+    return solve(s, lambda s: _cycle(s, negative_curvature))
 
 
 def _cycle(s: System, negative_curvature: NegativeCurvature) -> Status:
@@ -78,16 +41,28 @@ def _cycle(s: System, negative_curvature: NegativeCurvature) -> Status:
     zero = s.b.new_zeros(())
     status = None
     while status is None:
+        norm = lanczos.norm
         status, _ = lanczos.step(zero)
         if status is Status.LEAST_SQUARES:
-            # The last column of R is zero within rounding: it rotates x to its shortest form.
-            iterate.update(lanczos, last=True)
+            return _shorten(s, lanczos, iterate)
+        if status is None and not iterate.update(lanczos, norm):
+            s.drift = math.inf  # A x would round off more than there is left to gain
+            status = Status.CONVERGED
         elif status is None:
-            iterate.update(lanczos)
             x = None if s.callback is None else iterate.x()
             status = s.advance(lanczos.norm, s.eps * s.norm_A * iterate.length, x)
     s.x = iterate.x()
     return status
+
+
+def _shorten(s: System, lanczos: TridiagonalQR, iterate: "_Iterate") -> Status:
+    """Rotate x to its shortest form: the last column of R is zero within rounding."""
+    before, claimed = iterate.x(), s.norms[-1]
+    iterate.update(lanczos, math.inf, last=True)
+    s.x = iterate.x()
+    if not s.true_residual() <= 2.0 * claimed:  # rounding has spoilt the last Lanczos vector
+        s.x = before
+    return Status.LEAST_SQUARES
 
 
 class _Iterate:
@@ -99,10 +74,11 @@ class _Iterate:
     """
 
     def __init__(self, s: System) -> None:
+        self.s = s
         self.settled = s.x.clone()
         self.w_before, self.w = torch.zeros_like(s.x), torch.zeros_like(s.x)
         self.spare = torch.empty_like(s.x)
-        self.scale, self.length, self._settled_square = 0.0, 0.0, 0.0
+        self.length, self._settled_square = 0.0, 0.0
         self.u_before, self.u = 0.0, 0.0
         # L[k-1, k-1] and L[k, k], both to be rotated again, and L[k, k-1]:
         self.mu_before, self.mu, self.psi = 0.0, 0.0, 0.0
@@ -111,12 +87,18 @@ class _Iterate:
 
     def x(self) -> Tensor:
         """Put x_k together."""
-        x = torch.add(self.settled, self.w_before, alpha=self.u_before * self.scale)
-        return x.add_(self.w, alpha=self.u * self.scale)
+        x = self.settled.clone()
+        self.s.move(x, self.w_before, self.u_before)
+        self.s.move(x, self.w, self.u)
+        return x
 
-    def update(self, lanczos: TridiagonalQR, *, last: bool = False) -> None:
-        """Add a column of R; where it is the last of a singular one, its u is zero."""
-        self.scale = lanczos.scale
+    def update(self, lanczos: TridiagonalQR, norm: float, *, last: bool = False) -> bool:
+        """Add a column of R; where it is the last of a singular one, its u is zero.
+
+        False, and x is as it was, where x would get so long that A x rounds off more than `norm`,
+        the residual before.
+        """
+        before = vars(self).copy()
         # Columns k - 2 and k, to annihilate R[k-2, k] = epsilon:
         c2, s2, mu_settled = _rotation(self.mu_before, lanczos.epsilon)
         psi = c2 * self.psi + s2 * lanczos.delta
@@ -130,15 +112,19 @@ class _Iterate:
         self.u_before = _quotient(self.xi_before, self.mu_before)
         self.xi = lanczos.tau - rho * u_settled
         self.u = 0.0 if last else _quotient(self.xi - self.psi * self.u_before, self.mu)
-        self._settled_square += u_settled**2
-        self.length = self.scale * math.sqrt(self._settled_square + self.u_before**2 + self.u**2)
-        step = u_settled * self.scale
+        self._settled_square += u_settled * u_settled
+        self.length = math.hypot(math.sqrt(self._settled_square), self.u_before, self.u)
+        if self.s.eps * self.s.norm_A * self.length > norm:
+            vars(self).update(before)
+            return False
         v = lanczos.v
-        self.settled.add_(self.w_before, alpha=step * c2).add_(v, alpha=step * s2)
+        self.s.move(self.settled, self.w_before, u_settled * c2)
+        self.s.move(self.settled, v, u_settled * s2)
         v_rotated = self.w_before.mul_(s2).add_(v, alpha=-c2)
         torch.mul(self.w, c1, out=self.spare).add_(v_rotated, alpha=s1)
         self.w.mul_(s1).add_(v_rotated, alpha=-c1)
         self.w_before, self.spare = self.spare, v_rotated
+        return True
 
 
 def _rotation(a: float, b: float) -> tuple[float, float, float]:

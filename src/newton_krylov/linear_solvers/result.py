@@ -61,13 +61,16 @@ class LinearResult:
     iterations : int
         Steps taken.
     matvecs : int
-        Products with A, those for the initial and the verified residual included.
+        Products with A, those for the initial and the verified residual included (not those that
+        look at an explicit matrix's symmetry before the start).
     residual_norms : list of float
         Euclidean norms of b - A x, of the start and after each iteration.
     direction : Tensor or None, shape (n,)
         Where the solver met d'A d <= 0 (within rounding): that direction d, with b'd >= 0 or,
         for an iterative solver, (b - A x)'d >= 0 at the iterate x of that moment. With
         `BREAKDOWN`, A d = 0 within rounding.
+    tolerance : float or None
+        What |b - A x| was to be at most.
     """
 
     x: Tensor
@@ -76,11 +79,14 @@ class LinearResult:
     matvecs: int
     residual_norms: list[float] = field(default_factory=list)
     direction: Tensor | None = None
+    tolerance: float | None = None
 
     @property
     def converged(self) -> bool:
-        """Whether the tolerance was met."""
-        return self.status is Status.CONVERGED
+        """Whether the tolerance was met, whatever else the status says of A."""
+        if self.tolerance is None or not self.residual_norms:
+            return self.status is Status.CONVERGED
+        return self.residual_norms[-1] <= self.tolerance
 
 
 class LinearSolver(Protocol):

@@ -42,14 +42,12 @@ class TridiagonalQR:
     ----------
     v : Tensor, shape (n,)
         The k-th Lanczos vector (multiplied by M).
-    scale : float
-        The process runs on r / scale, so tau gives x / scale.
     gamma, delta, epsilon : float
         R[k, k], R[k-1, k] and R[k-2, k].
     tau : float
         The k-th entry of the rotated right side.
     norm : float
-        |b - A x_k|, the Euclidean norm.
+        |b - A x_k|, the Euclidean norm, relative to that at the start.
     norm_T : float
         Largest column of T: a lower bound of |A| (of |L'A L| for M = L L').
     """
@@ -64,8 +62,8 @@ class TridiagonalQR:
         self.M = M = s.M
         self._policy = negative_curvature
         self._iterate = iterate
-        self.scale = self.norm = s.norms[-1]
-        self._w = s.r.div_(self.scale)  # v, before it is multiplied by M
+        self.norm = 1.0
+        self._w = s.r  # v, before it is multiplied by M
         self._w_old = torch.zeros_like(self._w)
         self._r = None if M is None else self._w.clone()
         self._next = self._w if M is None else M(self._w)
@@ -118,6 +116,8 @@ class TridiagonalQR:
         else:
             self.s.norm_A = self.norm_T
         status = self._judge()
+        if self._beta == 0.0:
+            self.s.drift = math.inf  # exhausted, or so it seems: the true residual has to say so
         self._k += 1
         if status is None:
             self._normalize(w, Mw)
@@ -126,7 +126,7 @@ class TridiagonalQR:
 
     def _factorize(self, alpha: float, beta: float) -> None:
         """Apply the last rotation to the new column of T, and find the next rotation."""
-        self.norm_T = max(self.norm_T, math.sqrt(self._beta**2 + alpha**2 + beta**2))
+        self.norm_T = max(self.norm_T, math.hypot(self._beta, alpha, beta))
         self.delta = self._c * self._delta_bar + self._s * alpha
         gamma_bar = self._s * self._delta_bar - self._c * alpha
         self.epsilon, self._epsilon_next = self._epsilon_next, self._s * beta
@@ -151,7 +151,7 @@ class TridiagonalQR:
         singular = self._image <= SINGULAR_IMAGE * math.sqrt(s.eps) * self.norm_T
         if self._curvature >= -rounding and singular:
             # Below its uncertainty r is noise, and does not tell that the system is inconsistent.
-            return Status.CONVERGED if self.norm <= s.uncertainty else Status.LEAST_SQUARES
+            return Status.CONVERGED if self.norm <= s.relative_uncertainty else Status.LEAST_SQUARES
         if s.direction is None:
             s.direction = self._last_residual()
         return Status.NEGATIVE_CURVATURE if self._policy == "stop" else None
@@ -162,7 +162,7 @@ class TridiagonalQR:
             return self.v.clone()
         if self._r is not None and self.M is not None:
             return self.M(self._r).clone()
-        return self.s.b - self.s.product(self._iterate())
+        return self.s.descent(self._iterate())
 
     def _normalize(self, w: Tensor, Mw: Tensor) -> None:
         """Make w the next Lanczos vector."""
@@ -175,16 +175,16 @@ class TridiagonalQR:
     def _measure(self, products: list[float]) -> None:
         """Find the Euclidean residual norm: r_k = s_k^2 r_{k-1} - c_k phi_k w_{k+1}."""
         if self._r is None:
-            self.norm = abs(self._phi) * self.scale
+            self.norm = abs(self._phi)
             return
         keep, add = self._s**2, -self._c * self._phi
         self._r.mul_(keep).add_(self._w, alpha=add)
         rr, rw, ww = products[:3]
         if self._beta > 0.0:
-            rw, ww = rw / self._beta, ww / self._beta**2
+            rw, ww = rw / self._beta, ww / self._beta / self._beta
         terms = (keep * keep * rr, 2.0 * keep * add * rw, add * add * ww)
         square, size = math.fsum(terms), sum(map(abs, terms))
         if square <= 1e3 * self.s.eps * size:  # cancellation: pay a second synchronization
-            self.norm = euclidean(self._r) * self.scale
+            self.norm = euclidean(self._r)
         else:
-            self.norm = math.sqrt(square) * self.scale
+            self.norm = math.sqrt(square)

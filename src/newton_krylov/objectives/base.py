@@ -140,6 +140,34 @@ class Point(ABC):
             f"{type(self.objective).__name__} does not have; take hvp, ggn or rank1."
         )
 
+    def monte_carlo_fisher(self, draws: int, generator: torch.Generator) -> LinearOperator:
+        """Return the Fisher operator at w from targets drawn from the model's predictions.
+
+        The mean over samples of g_i g_i' plus the regularizer, g_i the gradient of sample i's loss
+        at a drawn target.
+
+        Parameters
+        ----------
+        draws : int
+            Targets for each sample.
+        generator : torch.Generator
+            On the CPU.
+
+        Returns
+        -------
+        LinearOperator
+            Shape (dim, dim), symmetric positive semidefinite.
+
+        Raises
+        ------
+        UnsupportedError
+            If the loss is no likelihood.
+        """
+        raise UnsupportedError(
+            f"hessian_approx=monte_carlo_fisher draws targets from a likelihood, which "
+            f"{type(self.objective).__name__} does not have; take hvp, ggn or rank1."
+        )
+
     def subset(self, index: Tensor) -> "Point":
         """Evaluate the objective of a subset of the samples at the same w.
 
@@ -414,6 +442,29 @@ class Objective(ABC):
             None where the objective is not a mean over samples.
         """
         return None
+
+    def l2_error(self, w: Tensor) -> float | None:
+        """Return the relative error of a solution, on points that no residual is taken at.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters.
+
+        Returns
+        -------
+        float or None
+            |u - u*| / |u*|; None where the objective solves no equation, or none that is known.
+        """
+        return None
+
+
+@runtime_checkable
+class Started(Protocol):
+    """An objective that has first parameters of its own."""
+
+    def initial(self) -> Tensor:
+        """Return them, shape (dim,)."""
 
 
 @runtime_checkable

@@ -22,7 +22,7 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from newton_krylov.capabilities import TRANSPORT, TRANSPORT_DUAL
-from newton_krylov.data.dataset import Dataset
+from newton_krylov.data.dataset import Dataset, TransportProblem
 from newton_krylov.errors import CombinationError, UnsupportedError
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
 from newton_krylov.operators import LinearOperator
@@ -61,17 +61,17 @@ class EntropicTransport(Objective):
     offers = frozenset({TRANSPORT_DUAL})
 
     def __init__(self, dataset: Dataset, eta: PositiveFloat = 1200.0) -> None:
-        if dataset.task != "transport":
+        if not isinstance(dataset, TransportProblem):
             raise CombinationError(
                 f"loss=entropic_transport needs a transport problem (dataset=transport), "
                 f"but dataset={dataset.name} is none."
             )
-        cost = dataset.train.X
+        cost = dataset.cost
         n, m = cost.shape
         self.dim, self.n_samples = n + m, n
         self.dtype, self.device = cost.dtype, cost.device
         self.counts = Counts()
-        self._marginals = _of_one_total(dataset.train.y, n)
+        self._marginals = _of_one_total(dataset.row_marginal, dataset.column_marginal)
         self.row_marginal, self.column_marginal = self._marginals[:n], self._marginals[n:]
         self._largest_cost = float(cost.abs().max()) or 1.0
         self.eta = eta / self._largest_cost
@@ -156,13 +156,12 @@ class EntropicTransport(Objective):
         return float(terms.sum()) / self.eta
 
 
-def _of_one_total(marginals: Tensor, n: int) -> Tensor:
-    """Scale the second marginal to the first's total.
+def _of_one_total(rows: Tensor, columns: Tensor) -> Tensor:
+    """Return both marginals, the second scaled to the first's total.
 
     Totals that differ, be it by the rounding of float32 data, leave no plan with these marginals,
     and the dual unbounded along its gauge.
     """
-    rows, columns = marginals[:n], marginals[n:]
     return torch.cat([rows, columns * (rows.sum() / columns.sum())])
 
 

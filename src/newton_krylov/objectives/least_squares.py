@@ -7,7 +7,7 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from newton_krylov.capabilities import TABLE
+from newton_krylov.capabilities import LIKELIHOOD, TABLE
 from newton_krylov.data.dataset import Dataset, Split
 from newton_krylov.objectives.linear_model import (
     Intercept,
@@ -31,13 +31,18 @@ class LeastSquaresTerms(SingleOutputTerms):
         """(z - y) / n."""
         return self.averaged(self.Z - self.targets)
 
+    def drawn(self, generator: torch.Generator) -> Tensor:
+        """Return normal targets of variance 1 around z."""
+        e = torch.randn(len(self.Z), generator=generator, dtype=torch.float64)
+        return self.Z + e.to(self.Z)
+
     @cached_property
     def weights(self) -> Tensor:
         """1 / n."""
         return self.averaged(torch.ones_like(self.Z))
 
 
-@register("loss", "least_squares", needs=(TABLE,))
+@register("loss", "least_squares", needs=(TABLE,), offers=(LIKELIHOOD,))
 class LeastSquares(SingleOutputModel):
     """Ridge regression: mean (x'w - y)^2 / 2 + l2/2 |w|^2.
 

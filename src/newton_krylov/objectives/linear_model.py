@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from newton_krylov.capabilities import LINEAR_MODEL, SAMPLE_GRADIENTS, SAMPLES, SQUARE_ROOT
-from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.data.dataset import Dataset, ImageSet, Split, Table, TransportProblem
 from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.errors import CombinationError, UnsupportedError
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
@@ -71,6 +71,13 @@ class Terms(ABC):
     @abstractmethod
     def gradient(self) -> Tensor:
         """Its gradient by Z, same shape as Z; the 1/n of the mean included."""
+
+    def drawn(self, generator: torch.Generator) -> Tensor:
+        """Return targets drawn from the predictions, where the loss is a likelihood."""
+        raise UnsupportedError(
+            f"hessian_approx=monte_carlo_fisher draws targets from a likelihood, which "
+            f"{type(self).__name__.removesuffix('Terms')} is not; take hvp or ggn."
+        )
 
 
 def weighted_mean(values: Tensor, sample_weight: Tensor | None) -> Tensor:
@@ -140,15 +147,16 @@ class LinearModel(Objective):
     offers = frozenset({SAMPLES, LINEAR_MODEL, SAMPLE_GRADIENTS})
 
     def __init__(self, dataset: Dataset, l2: float, intercept: Intercept = "none") -> None:
+        if not isinstance(dataset, Table):
+            raise CombinationError(
+                f"loss={self.name} is of a linear model and reads tables, but "
+                f"dataset={dataset.name} has {dataset.kind}; choose "
+                f"{_OF_OTHER_KINDS.get(type(dataset), 'another loss')}."
+            )
         if dataset.task != self.task:
             raise CombinationError(
                 f"loss={self.name} needs {_KINDS[self.task]}, but dataset={dataset.name} has "
                 f"{_KINDS[dataset.task]}; choose {_ALTERNATIVES[dataset.task]}."
-            )
-        if dataset.images is not None:
-            raise CombinationError(
-                f"loss={self.name} is of a linear model and reads tables, but "
-                f"dataset={dataset.name} has images; choose loss=cross_entropy."
             )
         self.n_outputs = dataset.n_classes if self.task == "multiclass" else 1
         self.counts = Counts()
@@ -174,6 +182,8 @@ class LinearModel(Objective):
         self.features = features
         self.y, self.sample_weight = y, sample_weight
         self.n_samples, width = features.X.shape
+        if self.n_samples == 0:
+            raise ValueError("a mean over samples needs at least one sample, and these are none")
         self.dim = width * self.n_outputs
         self.dtype, self.device = features.X.dtype, features.X.device
         self._targets = self._encode(y)
@@ -373,13 +383,15 @@ _KINDS = {
     "binary": "two classes",
     "multiclass": "more than two classes",
     "regression": "real-valued targets",
-    "transport": "a transport problem",
+}
+_OF_OTHER_KINDS: dict[type[Dataset], str] = {
+    ImageSet: "loss=cross_entropy",
+    TransportProblem: "loss=entropic_transport",
 }
 _ALTERNATIVES = {
     "binary": "loss=logistic, squared_hinge or sigmoid_least_squares",
     "multiclass": "loss=multinomial",
     "regression": "loss=least_squares",
-    "transport": "loss=entropic_transport",
 }
 
 
@@ -455,6 +467,18 @@ class LinearModelPoint(Point):
             )
         if f.n_outputs == 1:
             return WeightedGram(f, G.square().mul_(f.n_samples))
+        return FisherGram(f, G)
+
+    def monte_carlo_fisher(self, draws: int, generator: torch.Generator) -> LinearOperator:
+        """Return the same mean at targets drawn from the model's predictions, matrix-free."""
+        f, known = self.objective, self.terms
+        drawn = [f.terms(self.Z, known.drawn(generator)).gradient for _ in range(draws)]
+        G = torch.stack(drawn)
+        if f.sample_weight is not None:
+            root = f.sample_weight.sqrt()
+            G *= root if f.n_outputs == 1 else root[:, None]
+        if f.n_outputs == 1:
+            return WeightedGram(f, G.square().mean(0).mul_(f.n_samples))
         return FisherGram(f, G)
 
     def subset(self, index: Tensor) -> "LinearModelPoint":
@@ -581,27 +605,28 @@ class FisherGram(LinearOperator):
     ----------
     objective : LinearModel
         Gives X, the L2 term and the counts.
-    G : Tensor, shape (n_samples, n_outputs)
-        sqrt(v_i) times the derivatives of sample i's loss by the outputs, divided by n.
+    G : Tensor, shape (n_samples, n_outputs) or (draws, n_samples, n_outputs)
+        sqrt(v_i) times the derivatives of sample i's loss by the outputs, divided by n; of several
+        draws the mean is taken.
     """
 
     def __init__(self, objective: LinearModel, G: Tensor) -> None:
         super().__init__(objective.dim, objective.dtype, objective.device)
         self._objective = objective
-        self._G = G
+        self._G = G if G.ndim == 3 else G[None]
 
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply by a vector of shape (dim,): one pass over the data."""
         f = self._objective
         f.counts.add(hvp=f.share)
-        inner = (f.outputs(v) * self._G).sum(1, keepdim=True).mul_(f.n_samples)
-        return add_diagonal(f.adjoint(self._G * inner), v, f.ridge)
+        inner = (f.outputs(v) * self._G).sum(2, keepdim=True).mul_(f.n_samples)
+        return add_diagonal(f.adjoint((self._G * inner).mean(0)), v, f.ridge)
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, shape (dim,): half a pass over the data."""
         f = self._objective
         f.counts.add(passes=0.5 * f.share)
-        weights = self._G.square().mul_(f.n_samples)
+        weights = self._G.square().mean(0).mul_(f.n_samples)
         return f.features.column_square_sums(weights).reshape(-1).add_(f.ridge)
 
 

@@ -6,7 +6,7 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from newton_krylov.capabilities import LIBLINEAR_LOSS, SKLEARN_LOGISTIC, TABLE
+from newton_krylov.capabilities import LIBLINEAR_LOSS, LIKELIHOOD, SKLEARN_LOGISTIC, TABLE
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.objectives.linear_model import Intercept, SingleOutputModel, SingleOutputTerms
 from newton_krylov.registry import register
@@ -30,13 +30,18 @@ class LogisticTerms(SingleOutputTerms):
         """-y sigmoid(-y z) / n."""
         return self.averaged(self._wrong * self.targets, -1.0)
 
+    def drawn(self, generator: torch.Generator) -> Tensor:
+        """Return 1 with probability sigmoid(z), else -1."""
+        u = torch.rand(len(self.Z), generator=generator, dtype=torch.float64).to(self.Z.device)
+        return torch.where(u < torch.sigmoid(self.Z), 1, -1).to(self.Z.dtype)
+
     @cached_property
     def weights(self) -> Tensor:
         """sigmoid(z) sigmoid(-z) / n."""
         return self.averaged(self._wrong.square().neg_().add_(self._wrong))
 
 
-@register("loss", "logistic", needs=(TABLE,), offers=(SKLEARN_LOGISTIC, LIBLINEAR_LOSS))
+@register("loss", "logistic", needs=(TABLE,), offers=(LIKELIHOOD, SKLEARN_LOGISTIC, LIBLINEAR_LOSS))
 class Logistic(SingleOutputModel):
     """Binary logistic regression: mean log(1 + exp(-y x'w)) + l2/2 |w|^2, y = -1 or 1.
 

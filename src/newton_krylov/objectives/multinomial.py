@@ -7,7 +7,7 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from newton_krylov.capabilities import SKLEARN_LOGISTIC, TABLE
+from newton_krylov.capabilities import LIKELIHOOD, SKLEARN_LOGISTIC, TABLE
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.objectives.linear_model import (
     Intercept,
@@ -42,8 +42,13 @@ class MultinomialTerms(Terms):
         G[torch.arange(len(G), device=G.device), self.targets] -= 1
         return self.averaged(G)
 
+    def drawn(self, generator: torch.Generator) -> Tensor:
+        """Return classes drawn with the probabilities softmax(z)."""
+        u = torch.rand(len(self.Z), 1, generator=generator, dtype=torch.float64)
+        return (self.probabilities.cumsum(1)[:, :-1] < u.to(self.Z.device)).sum(1)
 
-@register("loss", "multinomial", needs=(TABLE,), offers=(SKLEARN_LOGISTIC,))
+
+@register("loss", "multinomial", needs=(TABLE,), offers=(LIKELIHOOD, SKLEARN_LOGISTIC))
 class Multinomial(LinearModel):
     """Softmax regression: mean(logsumexp(W'x) - (W'x)_y) + l2/2 |W|^2.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from newton_krylov.linear_solvers.result import LinearSolver
 from newton_krylov.objectives.base import Objective, Point
-from newton_krylov.operators import LinearOperator, ScaledOperator
+from newton_krylov.operators import LinearOperator
 from newton_krylov.optimizers.base import Optimizer, Step, Steps
 from newton_krylov.optimizers.newton_step import NewtonStep
 from newton_krylov.registry import register
@@ -159,7 +159,7 @@ class _Theory(_Constant):
             self._due = max(4, 4 * self._due)
             self._estimate(y, H)
         self._step += 1
-        return ScaledOperator(H, self._scale) if self._scale > 1.0 else H
+        return H.affine(scale=max(1.0, self._scale))
 
     def _estimate(self, y: Point, H: LinearOperator) -> None:
         smallest, largest = pencil_extremes(

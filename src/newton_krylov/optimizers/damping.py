@@ -8,13 +8,17 @@ from typing import Annotated, Any, ClassVar
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from newton_krylov.operators import LinearOperator, ShiftedOperator
+from newton_krylov.operators import LinearOperator
 from newton_krylov.registry import register
 
 Factor = Annotated[float, Field(gt=1)]
 
 _POOR, _GOOD = 0.25, 0.75
 _EPS, _TINY = sys.float_info.epsilon, sys.float_info.min
+_FIRST = 1e-3
+"""The first tau of `levenberg_marquardt`, in units of the curvature's largest diagonal entry."""
+_GAIN = 1e-4
+"""Its steps are made where f falls by at least this part of what the model promised."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,15 @@ class Damping(ABC):
     adaptive : bool
         Whether steps are tried and judged. Then a step that `judge` refuses is not made, and
         nothing else is tried in its place.
+    full_steps : bool
+        Whether steps are tried at their full length, in the place of the line search: where the
+        damping alone is to answer for a step's length.
     note : str
         What a user should know of it at the end of an epoch; often nothing.
     """
 
     adaptive: ClassVar[bool] = False
+    full_steps: ClassVar[bool] = False
     note: str = ""
 
     @abstractmethod
@@ -130,7 +138,7 @@ class Fixed(Damping):
 
     def damped(self, A: LinearOperator, generator: torch.Generator) -> LinearOperator:
         """Return A + tau I."""
-        return ShiftedOperator(A, self.tau) if self.tau > 0 else A
+        return A.affine(shift=self.tau)
 
 
 @register("damping", "marquardt")
@@ -174,7 +182,7 @@ class Marquardt(Damping):
 
     def damped(self, A: LinearOperator, generator: torch.Generator) -> LinearOperator:
         """Return A + tau I."""
-        return ShiftedOperator(A, self.tau)
+        return A.affine(shift=self.tau)
 
     def judge(self, trial: Trial) -> bool:
         """Move tau, and say whether f went down.
@@ -208,3 +216,84 @@ class Marquardt(Damping):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.tau, self.refused = state["tau"], state["refused"]
+
+
+@register("damping", "levenberg_marquardt")
+class LevenbergMarquardt(Damping):
+    """A tau that no one has to choose, and that follows the gain ratio rho smoothly.
+
+    Nielsen, "Damping parameter in Marquardt's method" (1999): a step that is made multiplies tau
+    by max(1/3, 1 - (2 rho - 1)^3), a continuous function in place of thresholds; each refused one
+    multiplies it by nu, and doubles nu, which begins at 2. The first tau is a thousandth of the
+    largest diagonal entry of the curvature A; where that would cost a matrix, of b'A b / b'b for a
+    random b. The line search is not asked: a step is made at its full length, or not at all.
+
+    Attributes
+    ----------
+    tau : float or None
+        None before the first step.
+    nu : float
+        The factor of the next refusal.
+    """
+
+    adaptive = True
+    full_steps = True
+
+    def __init__(self) -> None:
+        self.tau: float | None = None
+        self.nu = 2.0
+
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        """What tau is now."""
+        return "" if self.tau is None else f"damping {self.tau:.3g}"
+
+    def value(self, A: LinearOperator, generator: torch.Generator | None = None) -> float:
+        """Return tau, chosen by the curvature where there is none yet.
+
+        Parameters
+        ----------
+        A : LinearOperator
+            The curvature, symmetric, n by n.
+        generator : torch.Generator, optional
+            Draws b; on the CPU. A fixed one by default.
+
+        Returns
+        -------
+        float
+            Above 0.
+        """
+        if self.tau is None:
+            if A.has_diagonal:
+                size = float(A.diagonal().max())
+            else:
+                generator = generator or torch.Generator().manual_seed(0)
+                b = torch.randn(A.shape[0], generator=generator, dtype=torch.float64)
+                b = b.to(A.device, A.dtype)
+                size = float(torch.dot(b, A @ b) / torch.dot(b, b))
+            tiny = torch.finfo(A.dtype).tiny
+            self.tau = _FIRST * max(size, tiny)
+        return self.tau
+
+    def damped(self, A: LinearOperator, generator: torch.Generator) -> LinearOperator:
+        """Return A + tau I."""
+        return A.affine(shift=self.value(A, generator))
+
+    def judge(self, trial: Trial) -> bool:
+        """Move tau, and say whether f fell by enough of what was promised."""
+        assert self.tau is not None
+        if trial.ratio > _GAIN:
+            self.tau *= max(1 / 3, 1 - (2 * trial.ratio - 1) ** 3)
+            self.nu = 2.0
+            return True
+        self.tau *= self.nu
+        self.nu *= 2.0
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tau and nu."""
+        return {"tau": self.tau, "nu": self.nu}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take tau and nu from a checkpoint."""
+        self.tau, self.nu = state["tau"], state["nu"]

@@ -17,7 +17,7 @@ from newton_krylov.operators import FunctionOperator, LinearOperator, ShiftedOpe
 from newton_krylov.optimizers.base import Memory, State, Step
 from newton_krylov.optimizers.damping import Damping, Trial
 from newton_krylov.optimizers.forcing import Forcing, Inner, Outer
-from newton_krylov.optimizers.line_search import LineSearch
+from newton_krylov.optimizers.line_search import LineSearch, none
 from newton_krylov.preconditioners.base import PreconditionerBuilder
 from newton_krylov.registry import assembled
 from newton_krylov.spectral.lanczos import lanczos
@@ -365,7 +365,8 @@ class NewtonStep:
 
     def _try(self, point: Point, direction: Direction, memory: NewtonMemory) -> "Step | NoStep":
         """Make the step or refuse it, as the damping judges."""
-        found = self.line_search(point.ray(direction.p))
+        search = none if memory.damping.full_steps else self.line_search
+        found = search(point.ray(direction.p))
         p = direction.p * (found.alpha or 1.0)
         trial = _trial(point, direction.A, p, found.point.value - point.value)
         if not trial.actual < 0 and abs(trial.predicted) <= point.objective.rounding(point.value):

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from newton_krylov.capabilities import ALL_SAMPLES, TRANSPORT_DUAL
 from newton_krylov.objectives.base import Objective, Point
-from newton_krylov.operators import ShiftedOperator
 from newton_krylov.optimizers.base import Optimizer, Step, Steps
 from newton_krylov.optimizers.newton_step import NewtonStep
 from newton_krylov.optimizers.sinkhorn import Scaling, transport_objective
@@ -63,7 +62,7 @@ class SinkhornNewtonSparse(Optimizer):
         memory = self.step.memory()
         while True:
             shift = self.regularization * f.eta * point.grad_norm
-            A = ShiftedOperator(memory.curvature.at(point, generator), shift)
+            A = memory.curvature.at(point, generator).affine(shift=shift)
             step = self.step.along(point, A, memory, generator)
             if isinstance(step, str):
                 return step

@@ -14,7 +14,9 @@ from filelock import FileLock, Timeout
 from numpy.typing import ArrayLike
 
 from newton_krylov.errors import UserError
-from newton_krylov.files import atomic_write
+from newton_krylov.files import atomic_write, sha256_file
+from newton_krylov.records.notes import forget, remember
+from newton_krylov.records.spectrum import DENSITY, SPECTRUM
 
 try:  # a comparison reads hundreds of configurations, and libyaml is ten times as fast
     from yaml import CSafeLoader as SafeLoader
@@ -29,6 +31,7 @@ ENVIRONMENT = "environment.json"
 WEIGHTS = "weights.npy"
 FIGURES = "figures"
 SWEEP = "sweep.json"
+LOG = "run.log"
 _LOCK = ".lock"
 _KEPT = ("id", "started", "mlflow_run_id", "tracking_uri")  # of a run that is continued
 
@@ -61,6 +64,9 @@ class Record:
 
     config_file = CONFIG
     summary_file = SUMMARY
+    _own_files: tuple[str, ...] = (
+        CONFIG, OVERRIDES, SUMMARY, ENVIRONMENT, TRACE, WEIGHTS, SPECTRUM, DENSITY, LOG,
+    )  # fmt: skip
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -81,6 +87,7 @@ class Record:
         environment: Plain,
         label: str,
         previous: Self | None = None,
+        tracking_uri: str | None = None,
     ) -> Self:
         """Open the record of a run that starts now.
 
@@ -98,6 +105,8 @@ class Record:
             What to call the run.
         previous : Record, optional
             The same run's, from which it is continued.
+        tracking_uri : str, optional
+            Where it will be tracked: a kill may come before the tracker has begun.
 
         Returns
         -------
@@ -117,10 +126,13 @@ class Record:
         if previous is not None:
             record.continued = True
             facts |= {key: previous.summary[key] for key in _KEPT if key in previous.summary}
+        remember(folder, facts["id"])
         try:
             _write(folder / cls.config_file, yaml.safe_dump(record.config, sort_keys=False))
             _write(folder / OVERRIDES, yaml.safe_dump(record.overrides))
             write_json(folder / ENVIRONMENT, record.environment)
+            if tracking_uri is not None:
+                facts["tracking_uri"] = tracking_uri
             record.update(**facts, label=label, status="running")
         except OSError as error:
             record._lock.release(force=True)
@@ -150,7 +162,7 @@ class Record:
         record.config = read_yaml(folder / cls.config_file)
         record.environment = read_json(folder / ENVIRONMENT)
         record.summary = read_json(folder / cls.summary_file)
-        record.overrides = _lines(folder / OVERRIDES)
+        record.overrides = read_overrides(folder)
         return record
 
     def _claim(self) -> None:
@@ -166,6 +178,13 @@ class Record:
         """Write the final parameters, shape (dim,), as a NumPy file without pickles."""
         with atomic_write(self.folder / WEIGHTS) as stream:
             np.save(stream, np.asarray(w), allow_pickle=False)
+        self.update(weights_checksum=sha256_file(self.folder / WEIGHTS))
+
+    @property
+    def weights_damaged(self) -> bool:
+        """Whether the final parameters are not those that were written."""
+        known, path = self.summary.get("weights_checksum"), self.folder / WEIGHTS
+        return known is not None and (not path.is_file() or sha256_file(path) != known)
 
     def update(self, **values: Any) -> None:
         """Set keys of the summary and write it."""
@@ -176,8 +195,17 @@ class Record:
         """Write the last of the summary, and let go of the folder."""
         try:
             self.update(**values)
+            forget(self.summary["id"])
         finally:
             self._lock.release(force=True)
+
+    @property
+    def files(self) -> list[str]:
+        """The files that the record is made of, by their names in its folder; not all exist."""
+        drawn = self.summary.get("drawn")
+        names = [str(name) for name in drawn] if isinstance(drawn, list) else []
+        inside = [n for n in names if not Path(n).is_absolute() and ".." not in Path(n).parts]
+        return [*self._own_files, *inside]
 
     @property
     def alive(self) -> bool:
@@ -192,7 +220,7 @@ class Record:
         except OSError:  # a folder that cannot be written has no writer
             return False
 
-    def bury(self) -> bool:
+    def mark_killed(self) -> bool:
         """Mark a run as killed that says it is running while nobody runs it.
 
         Returns
@@ -221,6 +249,10 @@ class SweepRecord(Record):
 
     config_file = "sweep.yaml"
     summary_file = SWEEP
+    _own_files = (
+        config_file, OVERRIDES, summary_file, ENVIRONMENT, LOG,
+        "multirun.yaml", "optimization_results.yaml",
+    )  # fmt: skip
 
 
 def write_json(path: Path, value: Plain) -> None:
@@ -306,7 +338,25 @@ def flatten(plain: Plain, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _lines(path: Path) -> list[str]:
+def read_overrides(folder: Path) -> list[str]:
+    """Read what the user changed in a run's configuration.
+
+    Parameters
+    ----------
+    folder : Path
+        A run's or a sweep's.
+
+    Returns
+    -------
+    list of str
+        The overrides.
+
+    Raises
+    ------
+    UserError
+        If there are none, or the file is damaged.
+    """
+    path = folder / OVERRIDES
     value = _load_yaml(path)
     if not isinstance(value, list):
         raise UserError(f"{path} does not hold a list.")

@@ -1,9 +1,10 @@
 """The trace: one row a step, written as the run goes, so a killed run keeps what it had."""
 
 import csv
+import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self, TextIO, get_type_hints
@@ -160,6 +161,13 @@ class Row:
             heading="Time", kind="cost", form=".4f", width=9, unit="seconds",
         ),
     ]  # fmt: skip
+    l2_error: Annotated[
+        float,
+        Column(
+            "relative error of the solution", "‖u − u*‖ / ‖u*‖", brief="l2 error", form=".2e",
+            full=".3e", width=10, log=True,
+        ),
+    ] = math.nan  # fmt: skip
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -290,6 +298,28 @@ def read_trace(path: Path) -> list[Row]:
         if [name for name in Row.columns() if name in found or name not in optional] != found:
             raise ValueError(f"{path} is not a trace: its columns are {reader.fieldnames}")
         return [_parse(record) for record in reader if None not in record.values()]
+
+
+def cut_short(summary: Mapping[str, Any], rows: Sequence[Row]) -> str | None:
+    """Tell whether a trace lacks steps that its run's summary knows of.
+
+    Parameters
+    ----------
+    summary : mapping
+        The run's; written after the steps it knows of.
+    rows : sequence of Row
+        The trace.
+
+    Returns
+    -------
+    str or None
+        The end of a sentence that begins with the file; None for a whole trace.
+    """
+    known, last = summary.get("iteration"), rows[-1].iteration if rows else -1
+    if not isinstance(known, int) or known <= last:
+        return None
+    where = f"ends at step {last}" if rows else "has no steps"
+    return f"is damaged: it {where}, but the run came to step {known}."
 
 
 def _optional(field: Field[Any]) -> bool:

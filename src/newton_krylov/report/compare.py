@@ -5,7 +5,7 @@ from pathlib import Path
 
 from newton_krylov.files import atomic_write
 from newton_krylov.report.context import differences_table, environments_table
-from newton_krylov.report.figures import draw_profiles, draw_scaling, draw_study, slug
+from newton_krylov.report.figures import draw_profiles, draw_scaling, draw_study, slugs
 from newton_krylov.report.html.page import write_page
 from newton_krylov.report.profiles import profiles
 from newton_krylov.report.records import read_records
@@ -13,6 +13,7 @@ from newton_krylov.report.results import tables
 from newton_krylov.report.scaling import scaling
 from newton_krylov.report.spreadsheet import write_csv
 from newton_krylov.report.study import Study, studies
+from newton_krylov.report.tables import Preface
 
 COMPARISON_HTML = "comparison.html"
 COMPARISON_CSV = "comparison.csv"
@@ -47,7 +48,9 @@ def compare(folders: Iterable[Path], out_dir: Path) -> list[Path]:
     return write_comparison(studies(read_records(folders)), out_dir)
 
 
-def write_comparison(groups: Sequence[Study], out_dir: Path) -> list[Path]:
+def write_comparison(
+    groups: Sequence[Study], out_dir: Path, preface: Preface | None = None
+) -> list[Path]:
     """Write the page, the tables, the CSV file and the figures of some studies.
 
     Parameters
@@ -56,6 +59,8 @@ def write_comparison(groups: Sequence[Study], out_dir: Path) -> list[Path]:
         Of any problems; at least one.
     out_dir : Path
         As in `compare`.
+    preface : Preface, optional
+        Goes above everything else on the page and in the tables.
 
     Returns
     -------
@@ -66,16 +71,20 @@ def write_comparison(groups: Sequence[Study], out_dir: Path) -> list[Path]:
     page, sheet, text = (out_dir / n for n in (COMPARISON_HTML, COMPARISON_CSV, COMPARISON_MD))
     write_csv(groups, sheet)
     with atomic_write(text) as stream:
-        stream.write(_markdown(groups).encode())
+        stream.write(_markdown(groups, preface).encode())
     with atomic_write(page) as stream:
-        stream.write(write_page(groups).encode())
+        stream.write(write_page(groups, preface).encode())
     return [page, sheet, text, *_draw(groups, out_dir / "figures")]
 
 
-def _markdown(groups: Sequence[Study]) -> str:
+def _markdown(groups: Sequence[Study], preface: Preface | None) -> str:
     settings = differences_table(groups)
     shown = [*tables(groups), *([settings] if settings else []), environments_table(groups)]
-    return "# Comparison\n\n" + "\n".join(table.markdown() for table in shown)
+    answer = ""
+    if preface is not None:
+        reasons = "\n".join(f"- {reason}" for reason in preface.reasons)
+        answer = f"{preface.paragraph}\n\n{preface.table().markdown()}\n{reasons}\n\n"
+    return f"# Comparison\n\n{answer}" + "\n".join(table.markdown() for table in shown)
 
 
 def _draw(groups: Sequence[Study], folder: Path) -> list[Path]:
@@ -92,8 +101,4 @@ def _figure_folders(groups: Sequence[Study], figures: Path) -> list[Path]:
     """Give each problem a folder of its own, where there are several."""
     if len(groups) == 1:
         return [figures]
-    names = [slug(study.problem.title) for study in groups]
-    return [
-        figures / (name if names.count(name) == 1 else f"{name}-{i}")
-        for i, name in enumerate(names)
-    ]
+    return [figures / name for name in slugs([study.problem.title for study in groups])]

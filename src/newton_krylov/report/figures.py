@@ -121,8 +121,9 @@ def draw_study(study: Study, folder: Path) -> list[Path]:
     ):
         files += draw_against_costs(study, quantities, folder, name)
     if study.benchmark is not None and len(drawable) <= _METHODS_ALONE:
-        for entry in drawable:
-            files += draw_method(study, entry, folder, f"method-{slug(entry.label)}")
+        names = slugs([entry.label for entry in drawable])
+        for entry, name in zip(drawable, names, strict=True):
+            files += draw_method(study, entry, folder, f"method-{name}")
     return files
 
 
@@ -443,3 +444,12 @@ def slug(label: str) -> str:
     return "-".join(
         "".join(c if c.isascii() and c.isalnum() else " " for c in label.lower()).split()
     )
+
+
+def slugs(labels: Sequence[str]) -> list[str]:
+    """Return file names as of `slug`, numbered where two are equal or nothing is left."""
+    names = [slug(label) for label in labels]
+    return [
+        name if name and names.count(name) == 1 else f"{name}-{i}".lstrip("-")
+        for i, name in enumerate(names)
+    ]

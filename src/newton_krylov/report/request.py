@@ -1,17 +1,20 @@
 """Carries out what a command line asks of a comparison, and prints its tables."""
 
 import argparse
+import hashlib
 import tempfile
 from pathlib import Path
 
 from newton_krylov.errors import DataError
 from newton_krylov.records.archive import SUFFIX
+from newton_krylov.records.unfinished import mark_killed_in
 from newton_krylov.report.compare import COMPARISON_HTML, write_comparison
 from newton_krylov.report.figures import slug
 from newton_krylov.report.records import RunRecord, read_record, read_records
 from newton_krylov.report.results import tables
 from newton_krylov.report.study import studies
 from newton_krylov.terminal import console
+from newton_krylov.tracking.afterwards import settle
 
 OUTPUTS = Path("outputs")
 
@@ -33,6 +36,8 @@ def answer(options: argparse.Namespace) -> None:
         Where there are no such runs, or a file cannot be written.
     """
     screen = console()
+    settle()
+    mark_killed_in(Path(folder) for folder in options.folders if Path(folder).is_dir())
     groups = studies(_read(options))
     out = options.out or _default_place(options)
     files = write_comparison(groups, out)
@@ -68,4 +73,8 @@ def _default_place(options: argparse.Namespace) -> Path:
         if first.is_dir():
             return first
         return OUTPUTS / f"comparison-{first.name.removesuffix(SUFFIX)}"
-    return OUTPUTS / f"comparison-{slug(options.experiment or options.parent or 'filter')}"
+    name = options.experiment or options.parent or "filter"
+    words = [slug(name)] if slug(name) else []
+    if not name.isascii():  # the letters that a slug leaves out may be all that tells two apart
+        words.append(hashlib.sha256(name.encode()).hexdigest()[:8])
+    return OUTPUTS / "-".join(["comparison", *words])

@@ -1,5 +1,6 @@
 """What a run ran in: versions, hardware, and the state of the code."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+import newton_krylov
+from newton_krylov.tracking.address import masked
 
 _PACKAGES = (
     "newton-krylov",
@@ -49,10 +53,21 @@ def describe(repository: Path) -> dict[str, Any]:
         "cpu": _cpu(),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "command": [sys.executable, *sys.argv],
+        "command": [sys.executable, *map(masked, sys.argv)],
+        "code_checksum": code_checksum(),
         "git_commit": commit,
         "git_dirty": dirty,
     }
+
+
+@cache
+def code_checksum() -> str:
+    """Return the SHA-256 of the program's own modules, names and bytes."""
+    package = Path(newton_krylov.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 @cache
@@ -99,6 +114,7 @@ def _git(repository: Path, *arguments: str) -> str | None:
         done = subprocess.run(  # noqa: S603
             [git, "-C", str(repository), *arguments],
             capture_output=True,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # the user may be committing
             text=True,
             timeout=10,
             check=False,

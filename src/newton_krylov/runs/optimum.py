@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from newton_krylov.capabilities import TRANSPORT_DUAL
 from newton_krylov.curvature.hvp import HessianProduct
 from newton_krylov.curvature.thresholded_sparse import ThresholdedSparse
 from newton_krylov.data.cache import Arrays, cached
-from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.data.dataset import Dataset
 from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.optimizers.damping import Fixed
 from newton_krylov.optimizers.forcing import fixed, superlinear
@@ -85,7 +85,7 @@ def certified_optimum(
     Optimum or None
         None where the objective has no certificate, or the solve none that is finite.
     """
-    objective: Objective = loss.build(options, dataset=_in_double(dataset))
+    objective: Objective = loss.build(options, dataset=dataset.double())
     if not objective.certified:
         return None
     solved = cached(
@@ -116,16 +116,6 @@ def fingerprint(dataset: Dataset, loss: str, options: Mapping[str, Any], dtype: 
     """
     facts = [_VERSION, dataset.checksum, loss, sorted(options.items()), str(dtype)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _in_double(dataset: Dataset) -> Dataset:
-    return replace(dataset, train=_split_in_double(dataset.train), test=None)
-
-
-def _split_in_double(split: Split) -> Split:
-    y = split.y.double() if split.y.is_floating_point() else split.y
-    weights = None if split.weights is None else split.weights.double()
-    return Split(split.X.double(), y, weights)
 
 
 def _solve(objective: Objective) -> Arrays:

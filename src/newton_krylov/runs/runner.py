@@ -167,6 +167,7 @@ class _Meter:
                 train_accuracy=self._accuracy(step.point, self.train),
                 test_accuracy=self._accuracy(step.point, self.test),
                 test_loss=self._test_loss(step.point),
+                l2_error=self._l2_error(step.point),
                 step_size=step.step_size,
                 inner_iterations=step.inner_iterations,
                 function_count=counts.function,
@@ -187,6 +188,10 @@ class _Meter:
             return math.nan
         accuracy = self.objective.accuracy(point.w, split)
         return math.nan if accuracy is None else accuracy
+
+    def _l2_error(self, point: Point) -> float:
+        error = self.objective.l2_error(point.w)
+        return math.nan if error is None else error
 
     def _test_loss(self, point: Point) -> float:
         loss = None if self.test is None else self.objective.data_loss(point.w, self.test)

@@ -1,18 +1,28 @@
 """Sends records afterwards: the server was down, or the run was killed."""
 
+import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from newton_krylov.errors import UserError
+from newton_krylov.records.notes import forget
 from newton_krylov.records.record import TRACE, Record, SweepRecord
 from newton_krylov.records.spectrum import SPECTRUM, Snapshot, read_snapshots
-from newton_krylov.records.trace import Measured, Row, read_trace
+from newton_krylov.records.trace import Measured, Row, cut_short, read_trace
+from newton_krylov.records.unfinished import load, mark_killed
 from newton_krylov.tracking import mlflow_sender
-from newton_krylov.tracking.mlflow_sender import EVERY_STEP_UP_TO, Sender, wanted
-from newton_krylov.tracking.unfinished import forget, load
+from newton_krylov.tracking.mlflow_sender import (
+    DEADLINE,
+    EVERY_STEP_UP_TO,
+    Sender,
+    told_of,
+    wanted,
+)
 
 _TIMEOUT = 30  # seconds to wait for a server's answer: nobody's run waits
+_PATIENCE = 5  # the same where somebody's run does
+_DEADLINE = 120.0  # seconds for a record
 
 
 @dataclass(frozen=True)
@@ -24,14 +34,17 @@ class Sent:
     folder : Path
         The record's.
     what : str
-        "sent", "completed", "was there" or "still running".
+        "sent", "completed", "was there", "still running" or "left out".
     run_id : str or None
         MLflow's identifier.
+    problem : str or None
+        Why it was left out.
     """
 
     folder: Path
     what: str
     run_id: str | None = None
+    problem: str | None = None
 
 
 def upload(folders: Iterable[Path], uri: str | None = None) -> Iterator[Sent]:
@@ -47,18 +60,26 @@ def upload(folders: Iterable[Path], uri: str | None = None) -> Iterator[Sent]:
     Yields
     ------
     Sent
-        What became of each record.
+        What became of each record; what is wrong with one keeps no other from being sent.
 
     Raises
     ------
     UserError
         For a path that is not a folder, and where there are no records.
     """
+    places = list(_places(folders))
+    if not places:
+        names = ", ".join(str(folder) for folder in folders)
+        raise UserError(f"No records in {names}: a run's folder holds {Record.summary_file}.")
     senders: dict[str | None, Sender] = {}
-    for record in _records(folders):
-        place = uri or record.summary.get("tracking_uri") or _uri_of(record)
-        sender = senders.setdefault(place, Sender(place, _TIMEOUT))
-        yield send(sender, record)
+    for folder in places:
+        try:
+            kind = SweepRecord if (folder / SweepRecord.summary_file).exists() else Record
+            record = kind.load(folder)
+            place = uri or record.summary.get("tracking_uri") or _uri_of(record)
+            yield send(senders.setdefault(place, Sender(place, _TIMEOUT, _DEADLINE)), record)
+        except Exception as error:
+            yield Sent(folder, "left out", problem=told_of(error))
 
 
 def send(sender: Sender, record: Record) -> Sent:
@@ -75,42 +96,69 @@ def send(sender: Sender, record: Record) -> Sent:
     -------
     Sent
         What became of it.
+
+    Raises
+    ------
+    UserError
+        If the record is damaged.
+    Exception
+        Of MLflow's.
     """
     if record.alive:
         return Sent(record.folder, "still running")
-    record.bury()
-    name, rows = str(record.config["name"]), _rows(record.folder)
-    run_id = sender.find(name, record.summary["id"])
-    what = "sent" if run_id is None else "was there"
-    if run_id is None:
-        run_id = mlflow_sender.start(sender, record, _parent(sender, record, name))
-    known = sender.last_step(run_id)
-    seen: list[Measured] = [*_thinned(record, rows), *_snapshots(record.folder)]
-    missing = [row for row in seen if row.iteration > known]
-    if what == "was there" and (missing or not sender.ended(run_id)):
-        what = "completed"
+    record.mark_killed()
+    rows = _rows(record)
+    snapshots = _snapshots(record.folder)
+
+    def transfer() -> tuple[str, str]:
+        name = str(record.config["name"])
+        run_id = sender.find(name, record.summary["id"])
+        what = "sent" if run_id is None else "was there"
+        parent = _parent(sender, record, name)
+        if run_id is None:
+            run_id = mlflow_sender.start(sender, record, parent)
+        else:
+            sender.nest(run_id, parent)
+        known = sender.last_step(run_id)
+        seen: list[Measured] = [*_thinned(record, rows), *snapshots]
+        missing = [row for row in seen if row.iteration > known]
+        if what == "was there" and (missing or not sender.ended(run_id)):
+            what = "completed"
+        last = rows[-1].iteration if rows else -1
+        mlflow_sender.finish(sender, run_id, record, missing, last, with_config=True)
+        return what, run_id
+
+    what, run_id = sender.attempt(transfer)
     record.update(mlflow_run_id=run_id, tracking_uri=sender.uri, tracking_problem=None)
-    last = rows[-1].iteration if rows else -1
-    mlflow_sender.finish(sender, run_id, record, missing, last, with_config=True)
-    forget(record)
+    forget(record.summary["id"])
     return Sent(record.folder, what, run_id)
 
 
-def _records(folders: Iterable[Path]) -> Iterator[Record]:
-    found = False
+def settle() -> None:
+    """Mark the records that killed processes left on this machine, and send the rest of them.
+
+    What cannot be sent is tried again by a command an hour later, and keeps nothing else back.
+    """
+    senders: dict[str | None, Sender] = {}
+    for record in mark_killed():
+        place = record.summary.get("tracking_uri")
+        if place is None:  # it was not tracked, or had not begun to be
+            forget(record.summary["id"])
+            continue
+        try:
+            send(senders.setdefault(place, Sender(place, _PATIENCE, DEADLINE)), record)
+        except Exception as error:
+            told_of(error)
+
+
+def _places(folders: Iterable[Path]) -> Iterator[Path]:
+    """Yield the folders of records, sweeps first."""
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder; give run or sweep folders, as in outputs/.")
         sweeps = {path.parent for path in folder.rglob(SweepRecord.summary_file)}
         runs = {path.parent for path in folder.rglob(Record.summary_file)}
-        for place in [*sorted(sweeps), *sorted(runs - sweeps)]:
-            record = load(place)
-            if record is not None:
-                found = True
-                yield record
-    if not found:
-        places = ", ".join(str(folder) for folder in folders)
-        raise UserError(f"No records in {places}: a run's folder holds {Record.summary_file}.")
+        yield from [*sorted(sweeps), *sorted(runs - sweeps)]
 
 
 def _thinned(record: Record, rows: list[Row]) -> list[Row]:
@@ -121,13 +169,17 @@ def _thinned(record: Record, rows: list[Row]) -> list[Row]:
     return [rows[number] for number in numbers]
 
 
-def _rows(folder: Path) -> list[Row]:
+def _rows(record: Record) -> list[Row]:
+    path = record.folder / TRACE
     try:
-        return read_trace(folder / TRACE)
+        rows = read_trace(path)
     except FileNotFoundError:  # a sweep, or a run that never made a step
-        return []
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{folder / TRACE} cannot be read: {error}.") from error
+        rows = []
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
+    if (fault := cut_short(record.summary, rows)) is not None:
+        raise UserError(f"{path} {fault}")
+    return rows
 
 
 def _snapshots(folder: Path) -> list[Snapshot]:

@@ -29,6 +29,11 @@ class Place:
 class Tracker(ABC):
     """Follows one run. A tracker that fails says so once and never disturbs the run."""
 
+    @property
+    @abstractmethod
+    def address(self) -> str | None:
+        """Where the record goes, for whoever finds it after a kill; None for nowhere."""
+
     @abstractmethod
     def start(self, record: Record, parent: str | None) -> None:
         """Announce a run whose configuration and environment are recorded.

@@ -23,6 +23,8 @@ from newton_krylov.records.record import (
     write_json,
 )
 from newton_krylov.records.trace import Row
+from newton_krylov.tracking.address import keep, masked, revealed
+from newton_krylov.tracking.deadline import within
 from newton_krylov.tracking.mlflow_sender import Sender
 
 _FILES = (TRACE, CONFIG, SUMMARY, ENVIRONMENT)
@@ -30,6 +32,7 @@ _PARENT_TAG = "mlflow.parentRunId"
 _THREADS = 8
 _PAGE = 1000
 _TIMEOUT = 20
+_DEADLINE = 60.0  # seconds for an answer, whatever the server does meanwhile
 _STATUS = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
 
 _T = TypeVar("_T")
@@ -71,7 +74,7 @@ def fetch(
     DataError
         If there is no such database, server, experiment or run, or the query is wrong.
     """
-    shelf = _Shelf(Sender(uri, _TIMEOUT).uri)
+    shelf = _Shelf(Sender(None if uri is None else keep(uri), _TIMEOUT).uri)
     runs = shelf.ask(lambda: shelf.find(experiment, parent, query))
     parents = {run.data.tags.get(_PARENT_TAG) for run in runs}
     runs = [run for run in runs if run.info.run_id not in parents]
@@ -101,7 +104,7 @@ class _Shelf:
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        client = MlflowClient(self.uri)
+        client = MlflowClient(revealed(self.uri))
         client.search_experiments(max_results=1)
         return client
 
@@ -111,9 +114,9 @@ class _Shelf:
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
-            return question()
+            return within(_DEADLINE, question)
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            reason = " ".join(str(error).split())[:400]
+            reason = masked(" ".join(str(error).split())[:400])
             raise DataError(f"MLflow at {self.uri} says: {reason}") from error
 
     def find(self, experiment: str | None, parent: str | None, query: str | None) -> list[Any]:

@@ -1,24 +1,31 @@
 """Sends records to MLflow. Everything here may be done twice: what is there is not sent again."""
 
-import hashlib
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from filelock import FileLock
-
-from newton_krylov.files import cache_dir
-from newton_krylov.records.checkpoint import CHECKPOINT
+from newton_krylov.errors import UserError
 from newton_krylov.records.record import Record, flatten
 from newton_krylov.records.trace import COLUMNS, Measured
+from newton_krylov.tracking.address import masked, revealed
+from newton_krylov.tracking.database import prepare
+from newton_krylov.tracking.deadline import within
 
-RECORD_TAG = "newton_krylov.records.record"
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+
+RECORD_TAG = "newton_krylov.record"
 """The tag that carries a record's own identifier, by which a second sending finds the first."""
+
+PARENT_TAG = "mlflow.parentRunId"
+
+DEADLINE = 30.0
+"""Seconds that an attempt to send may keep a run waiting."""
 
 EVERY_STEP_UP_TO = 128
 """How many steps of a run are all sent; see `wanted`."""
@@ -46,26 +53,62 @@ class Sender:
         Of the server or database; None is MLflow's own default.
     timeout : int
         Seconds to wait for a server's answer.
+    deadline : float
+        Seconds for an attempt, however many requests it makes.
     """
 
-    def __init__(self, uri: str | None, timeout: int) -> None:
+    def __init__(self, uri: str | None, timeout: int, deadline: float = DEADLINE) -> None:
         self._given = uri
+        self._deadline = deadline
+        self._gave_up: str | None = None
         self._experiments: dict[str, str] = {}
         os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(timeout)
         # A run must not wait minutes for a server that is gone; the record can be sent later.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
     @cached_property
     def uri(self) -> str:
-        """Where the records go, MLflow's default made explicit, files by their whole path."""
+        """Where the records go, passwords masked, MLflow's default and files' paths whole."""
         import mlflow
 
-        uri = self._given or str(mlflow.get_tracking_uri())
+        uri = masked(self._given or str(mlflow.get_tracking_uri()))
         scheme, _, path = uri.partition(":///")
         return f"{scheme}:///{Path(path).absolute()}" if scheme == "sqlite" else uri
+
+    def attempt(self, action: Callable[[], _T]) -> _T:
+        """Do something with the server, within the deadline.
+
+        Parameters
+        ----------
+        action : callable
+            Calls methods of this sender; see `within`.
+
+        Returns
+        -------
+        object
+            What it returns.
+
+        Raises
+        ------
+        TimeoutError
+            If the server keeps silent: now, or in an earlier attempt of this process.
+        Exception
+            What MLflow raises, and for a database that cannot be used.
+        """
+        if self._gave_up is not None:
+            raise TimeoutError(self._gave_up)
+        import mlflow  # noqa: F401 - seconds that are not the server's
+
+        prepare(self.uri)
+        try:
+            return within(self._deadline, action)
+        except TimeoutError:
+            self._gave_up = f"{self.uri} did not take it within {self._deadline:g} s"
+            raise TimeoutError(self._gave_up) from None
 
     def url(self, name: str, run_id: str) -> str:
         """Return where a person finds a run: an address, or what to type.
@@ -85,7 +128,7 @@ class Sender:
         if self.uri.startswith("http"):
             experiment = self._experiments.get(name, "")
             return f"{self.uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
-        place = f" --backend-store-uri {self._given}" if self._given else ""
+        place = f" --backend-store-uri {masked(self._given)}" if self._given else ""
         return f"run {run_id} (mlflow ui{place})"
 
     @cached_property
@@ -94,10 +137,7 @@ class Sender:
 
         for name, level in (("mlflow", "WARNING"), ("alembic", "WARNING"), ("urllib3", "ERROR")):
             logging.getLogger(name).setLevel(level)
-        with _one_migration(self.uri):
-            client = MlflowClient(self.uri)
-            client.search_experiments(max_results=1)  # connects, and migrates a new database
-        return client
+        return MlflowClient(revealed(self.uri))
 
     def experiment(self, name: str) -> str:
         """Return the identifier of the experiment with a name; make it if need be.
@@ -154,7 +194,7 @@ class Sender:
         str
             Its identifier.
         """
-        tags = {**tags, **({"mlflow.parentRunId": parent} if parent else {})}
+        tags = {**tags, **({PARENT_TAG: parent} if parent else {})}
         run = self._client.create_run(
             self.experiment(name),
             start_time=_milliseconds(started),
@@ -266,7 +306,9 @@ class Sender:
         from mlflow.entities import Param, RunTag
 
         metrics = [*_row_metrics(rows, started), *_metrics(totals or {}, end, step)]
-        params = [Param(*item) for item in _texts(flatten(plain or {}), _MAX_PARAM_LENGTH).items()]
+        known = self._client.get_run(run_id).data.params if plain else {}  # are never sent twice
+        texts = _texts(flatten(plain or {}), _MAX_PARAM_LENGTH)
+        params = [Param(*item) for item in texts.items() if item[0] not in known]
         labels = [RunTag(*item) for item in _texts(tags or {}, _MAX_TAG_LENGTH).items()]
         while metrics or params or labels:
             self._client.log_batch(
@@ -274,21 +316,34 @@ class Sender:
             )
             del metrics[:_MAX_METRICS], params[:_MAX_PARAMS], labels[:_MAX_TAGS]
 
-    def files(self, run_id: str, folder: Path) -> None:
-        """Send a folder's files and its figures, not the folders of a sweep's jobs.
+    def files(self, run_id: str, record: Record) -> None:
+        """Send the files that a record is made of, whatever else lies in its folder.
 
         Parameters
         ----------
         run_id : str
             MLflow's identifier.
-        folder : Path
-            A run's or a sweep's.
+        record : Record
+            Of a run or a sweep; links in its folder are not followed.
         """
-        for path in sorted(folder.iterdir()):
-            if path.is_file() and not path.name.startswith(".") and path.name != CHECKPOINT:
-                self._client.log_artifact(run_id, str(path))
-        if (folder / "figures").is_dir():
-            self._client.log_artifacts(run_id, str(folder / "figures"), "figures")
+        for name in record.files:
+            path = record.folder / name
+            links = [path, *list(path.parents)[: len(Path(name).parts) - 1]]
+            if path.is_file() and not any(link.is_symlink() for link in links):
+                place = str(Path(name).parent)
+                self._client.log_artifact(run_id, str(path), None if place == "." else place)
+
+    def nest(self, run_id: str, parent: str | None) -> None:
+        """Say to which sweep a run belongs whose own run came later.
+
+        Parameters
+        ----------
+        run_id, parent : str
+            MLflow's identifiers.
+        """
+        tags = self._client.get_run(run_id).data.tags
+        if parent is not None and tags.get(PARENT_TAG) != parent:
+            self._client.set_tag(run_id, PARENT_TAG, parent)
 
     def mark(self, run_id: str, status: str, time: float | None = None) -> None:
         """Say that a run goes on, or how it ended.
@@ -308,6 +363,25 @@ class Sender:
         else:
             end = None if time is None else _milliseconds(time)
             self._client.set_terminated(run_id, mark, end_time=end)
+
+
+def told_of(error: Exception) -> str:
+    """Return what went wrong in one line without passwords, and log where.
+
+    Parameters
+    ----------
+    error : Exception
+        Of MLflow's, or ours.
+
+    Returns
+    -------
+    str
+        A sentence's worth.
+    """
+    _log.info("tracking failed: %s", masked("".join(traceback.format_exception(error))))
+    text = " ".join(str(error).split()).rstrip(".")
+    known = isinstance(error, UserError | TimeoutError)
+    return masked(text if known else f"{type(error).__name__}: {text}"[:300])
 
 
 def wanted(number: int, every_step_up_to: int) -> bool:
@@ -428,24 +502,8 @@ def finish(
         plain=record.config if with_config else None,
         tags={key: summary.get(key) for key in _ENDING},
     )
-    sender.files(run_id, record.folder)
     sender.mark(run_id, summary["status"], end)
-
-
-@contextmanager
-def _one_migration(uri: str) -> Iterator[None]:
-    """Let one process at a time open a database: two that migrate a new one crash each other."""
-    if not uri.startswith("sqlite:"):
-        yield
-        return
-    place = cache_dir() / "mlflow"
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        yield
-        return
-    with FileLock(place / f"{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock", timeout=60):
-        yield
+    sender.files(run_id, record)
 
 
 def _row_metrics(rows: Iterable[Measured], started: float) -> Iterator[Any]:
@@ -467,4 +525,13 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _texts(values: Mapping[str, Any], limit: int) -> dict[str, str]:
-    return {key: str(value)[:limit] for key, value in values.items() if value is not None}
+    return {key: _text(value)[:limit] for key, value in values.items() if value is not None}
+
+
+def _text(value: Any) -> str:
+    """Return a value's one text: a tuple's is that of the list which is read back from a file."""
+    return str(_listed(value))
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value

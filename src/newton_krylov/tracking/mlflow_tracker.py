@@ -1,20 +1,24 @@
 """Tracking by MLflow."""
 
-import logging
+import math
 import time
 from collections.abc import Callable
 from functools import cache
+from typing import TypeVar
 
 from pydantic import PositiveFloat, PositiveInt
 
 from newton_krylov.records.record import Record
 from newton_krylov.records.trace import Measured, Row
 from newton_krylov.registry import register
-from newton_krylov.tracking import afterwards, mlflow_sender, unfinished
+from newton_krylov.tracking import afterwards, mlflow_sender
 from newton_krylov.tracking.base import Place, Tracker
-from newton_krylov.tracking.mlflow_sender import EVERY_STEP_UP_TO, Sender
+from newton_krylov.tracking.mlflow_sender import DEADLINE, EVERY_STEP_UP_TO, Sender, told_of
 
-_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_SHARE = 20.0
+"""A sending of one second is followed by this many without: a slow server slows no run down."""
 
 
 @register("tracking", "mlflow")
@@ -35,6 +39,8 @@ class MLflowTracker(Tracker):
         thousands of quick steps would cost less time than their sending. The trace has all.
     timeout : int
         Seconds to wait for a server's answer.
+    deadline : float
+        Seconds to wait for all that belongs together: opening the run, a batch of rows, the end.
     """
 
     def __init__(
@@ -43,11 +49,13 @@ class MLflowTracker(Tracker):
         flush_seconds: PositiveFloat = 5.0,
         every_step_up_to: PositiveInt = EVERY_STEP_UP_TO,
         timeout: PositiveInt = 10,
+        deadline: PositiveFloat = DEADLINE,
     ) -> None:
         self.uri = uri
         self.flush_seconds = flush_seconds
         self.every_step_up_to = every_step_up_to
         self.timeout = timeout
+        self.deadline = deadline
         self._record: Record | None = None
         self._run_id: str | None = None
         self._problem: str | None = None
@@ -56,74 +64,83 @@ class MLflowTracker(Tracker):
         self._left_out: Row | None = None
         self._last_step = -1
         self._config_sent = False
-        self._last_flush = time.monotonic()
+        self._next_flush = math.inf
 
     @property
     def _sender(self) -> Sender:
-        return _sender(self.uri, self.timeout)
+        return _sender(self.uri, self.timeout, self.deadline)
+
+    @property
+    def address(self) -> str | None:
+        """The server or database, passwords masked; None where there is no MLflow."""
+        return self._attempt(lambda: self._sender.uri)
 
     def start(self, record: Record, parent: str | None) -> None:
         """Make the run, or open it again if it is continued."""
         self._record = record
-        unfinished.remember(record)
 
-        def send() -> None:
-            sender = self._sender
+        def send() -> tuple[str, int]:
+            sender, run_id = self._sender, None
             if record.replaced is not None:
                 sender.delete(record.replaced)
             if record.continued:
-                self._run_id = sender.find(record.config["name"], record.summary["id"])
-            if self._run_id is None:
-                self._run_id = mlflow_sender.start(sender, record, parent)
-            else:
-                sender.mark(self._run_id, "running")
-                self._last_step = sender.last_step(self._run_id)
-            record.update(mlflow_run_id=self._run_id, tracking_uri=sender.uri)
+                run_id = sender.find(record.config["name"], record.summary["id"])
+            if run_id is None:
+                return mlflow_sender.start(sender, record, parent), -1
+            sender.mark(run_id, "running")
+            sender.nest(run_id, parent)
+            return run_id, sender.last_step(run_id)
 
-        self._attempt(send)
-        for dead in _the_dead():
-            self.send(dead)
-        self._last_flush = time.monotonic()
+        opened = self._attempt(lambda: self._sender.attempt(send))
+        if opened is not None:
+            self._run_id, self._last_step = opened
+            record.update(mlflow_run_id=self._run_id)
+        self._next_flush = time.monotonic() + self.flush_seconds
 
     def log(self, row: Measured) -> None:
         """Keep the row; send all that is kept every `flush_seconds`."""
-        if isinstance(row, Row) and not self._wanted(row):
+        if self._problem is not None or (isinstance(row, Row) and not self._wanted(row)):
             return
         self._rows.append(row)
-        if time.monotonic() - self._last_flush >= self.flush_seconds:
-            self._attempt(self._flush)
-            self._last_flush = time.monotonic()
+        began = time.monotonic()
+        if began < self._next_flush:
+            return
+        self._attempt(self._flush)
+        now = time.monotonic()
+        self._next_flush = now + max(self.flush_seconds, _SHARE * (now - began))
 
     def finish(self) -> None:
         """Send the rest, and say how the run ended."""
+        if self._run_id is None or self._record is None:
+            return
+        if self._left_out is not None:
+            self._rows.append(self._left_out)
+        if self._rows:
+            self._last_step = self._rows[-1].iteration
+        sender, run_id, record = self._sender, self._run_id, self._record
 
         def send() -> None:
-            if self._run_id is None or self._record is None:
-                return
-            if self._left_out is not None:
-                self._rows.append(self._left_out)
-            if self._rows:
-                self._last_step = self._rows[-1].iteration
             mlflow_sender.finish(
-                self._sender,
-                self._run_id,
-                self._record,
+                sender,
+                run_id,
+                record,
                 self._rows,
                 self._last_step,
                 with_config=not self._config_sent,
             )
 
-        self._attempt(send)
-        if self._record is not None:
-            unfinished.forget(self._record)
+        try:
+            self._attempt(lambda: sender.attempt(send))
+        except KeyboardInterrupt:  # the second one: the first waited for this
+            self._problem = self._problem or "interrupted while the rest was being sent"
 
     def send(self, record: Record) -> None:
         """Send a killed run's record."""
-
-        def send() -> None:
-            afterwards.send(_sender(record.summary.get("tracking_uri"), self.timeout), record)
-
-        self._attempt(send)
+        sender = _sender(record.summary.get("tracking_uri"), self.timeout, self.deadline)
+        try:
+            afterwards.send(sender, record)
+        except Exception as error:  # its own trouble, not that of the run which is followed
+            told_of(error)
 
     @property
     def place(self) -> Place:
@@ -144,31 +161,26 @@ class MLflowTracker(Tracker):
     def _flush(self) -> None:
         if not self._rows or self._run_id is None or self._record is None:
             return
+        run_id, rows, started = self._run_id, list(self._rows), self._record.summary["started"]
         plain = None if self._config_sent else self._record.config
-        started = self._record.summary["started"]
-        self._sender.log(self._run_id, rows=self._rows, started=started, plain=plain)
+        sender = self._sender
+        sender.attempt(lambda: sender.log(run_id, rows=rows, started=started, plain=plain))
         self._config_sent = True
-        self._last_step = self._rows[-1].iteration
+        self._last_step = rows[-1].iteration
         self._rows.clear()
 
-    def _attempt(self, action: Callable[[], None]) -> None:
+    def _attempt(self, action: Callable[[], _T]) -> _T | None:
         """Do something unless something failed before; a failure is told, never raised."""
         if self._problem is not None:
-            return
+            return None
         try:
-            action()
+            return action()
         except Exception as error:
-            self._problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            _log.info("tracking failed", exc_info=error)
+            self._problem = told_of(error)
+            return None
 
 
 @cache
-def _the_dead() -> list[Record]:
-    """Find, once a process, the records of killed ones."""
-    return unfinished.bury_the_dead()
-
-
-@cache
-def _sender(uri: str | None, timeout: int) -> Sender:
+def _sender(uri: str | None, timeout: int, deadline: float) -> Sender:
     """One connection for all runs of a process."""
-    return Sender(uri, timeout)
+    return Sender(uri, timeout, deadline)

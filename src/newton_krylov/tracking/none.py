@@ -11,6 +11,7 @@ class NoTracker(Tracker):
     """Sends nothing: the record on disk is complete without it."""
 
     place = Place()
+    address = None
 
     def start(self, record: Record, parent: str | None) -> None:
         """Do nothing."""

@@ -41,21 +41,27 @@ def main(
 
     from rich.console import Console
 
+    from newton_krylov.tracking.address import keep
     from newton_krylov.tracking.afterwards import upload
 
     console, errors = Console(), Console(stderr=True)
+    whole = True
     try:
-        for sent in upload(options.folders, options.uri):
+        for sent in upload(options.folders, None if options.uri is None else keep(options.uri)):
             place = f" as run {sent.run_id}" if sent.run_id else ""
-            console.print(f"{sent.folder}: {sent.what}{place}", markup=False, soft_wrap=True)
+            text = f"{sent.folder}: {sent.what}{place}"
+            if sent.problem is None:
+                console.print(text, markup=False, soft_wrap=True)
+            else:
+                whole = False
+                errors.print(f"{text}: {sent.problem}", markup=False, soft_wrap=True)
     except UserError as error:
         errors.print(f"Error: {error}", markup=False, soft_wrap=True)
         return 2
-    except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        errors.print(f"Error: MLflow did not take it: {text}", markup=False, soft_wrap=True)
-        return 1
-    return 0
+    except KeyboardInterrupt:
+        errors.print("Interrupted.")
+        return 130
+    return 0 if whole else 1
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from networks import BY_NAME, NETWORKS, module, network, samples
 from problems import assert_close, make_dataset, randn, ulps
 from torch import nn
 
-from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.data.dataset import ImageSet, Split
 from newton_krylov.data.images import Images
 from newton_krylov.errors import CombinationError, ConfigError, UnsupportedError
 from newton_krylov.objectives.network.layout import even_spans
@@ -395,7 +395,7 @@ def image_set(n=12, augmentation="none"):
     X = torch.randint(256, (n, 3, 4, 4), generator=generator, dtype=torch.uint8)
     y = torch.arange(n) % 3
     images = Images((0.4, 0.5, 0.6), (0.2, 0.3, 0.4), augmentation)
-    return Dataset("drawn", Split(X, y), None, "multiclass", 3, "drawn", "drawn", images)
+    return ImageSet("drawn", Split(X, y), None, "multiclass", 3, "drawn", "drawn", images)
 
 
 def image_module():

@@ -10,19 +10,20 @@ import numpy as np
 import torch
 
 from newton_krylov.capabilities import LABELLED, TABLE
-from newton_krylov.data.dataset import Dataset, Split
+from newton_krylov.data.dataset import Split, Table
 from newton_krylov.data.on_disk import OnDisk, Piece, Shard
 from newton_krylov.data.prepare import checksum
 from newton_krylov.data.shards.layout import Description, SplitSize, read_description
 from newton_krylov.data.shards.writer import write_shards
 from newton_krylov.errors import ConfigError, DataError
+from newton_krylov.files import at_home
 from newton_krylov.registry import register
 
 __all__ = ["read_shards", "shards", "write_shards"]
 
 
 @register("dataset", "shards", offers=(TABLE, LABELLED))
-def shards(*, path: str | None = None, dtype: torch.dtype = torch.float64) -> Dataset:
+def shards(*, path: str | None = None, dtype: torch.dtype = torch.float64) -> Table:
     """Sparse data larger than memory, by its folder of shards on disk.
 
     Parameters
@@ -34,7 +35,7 @@ def shards(*, path: str | None = None, dtype: torch.dtype = torch.float64) -> Da
 
     Returns
     -------
-    Dataset
+    Table
         Its X stay on disk.
 
     Raises
@@ -44,10 +45,10 @@ def shards(*, path: str | None = None, dtype: torch.dtype = torch.float64) -> Da
     """
     if path is None:
         raise ConfigError("dataset=shards needs a folder: dataset.path=FOLDER.")
-    return read_shards(Path(path).expanduser(), dtype)
+    return read_shards(at_home(path), dtype)
 
 
-def read_shards(folder: Path, dtype: torch.dtype) -> Dataset:
+def read_shards(folder: Path, dtype: torch.dtype) -> Table:
     """Open a folder of shards; every file is read through once and checked.
 
     Parameters
@@ -59,7 +60,7 @@ def read_shards(folder: Path, dtype: torch.dtype) -> Dataset:
 
     Returns
     -------
-    Dataset
+    Table
         Its X stay on disk.
 
     Raises
@@ -76,7 +77,7 @@ def read_shards(folder: Path, dtype: torch.dtype) -> Dataset:
         name: [*(shard.sha256 for shard in size.shards), size.labels_sha256]
         for name, size in description.splits.items()
     }
-    return Dataset(
+    return Table(
         name="shards",
         train=splits["train"],
         test=splits.get("test"),

@@ -15,6 +15,7 @@ from newton_krylov.data.shards.generate import Generator
 from newton_krylov.data.shards.layout import Description, SplitName
 from newton_krylov.data.shards.writer import Part, write_shards
 from newton_krylov.errors import ConfigError, DataError, UserError
+from newton_krylov.files import override
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{name}: {split.rows:,} samples, {made.n_features:,} features, {nnz:,} nonzeros in "
             f"{len(split.shards):,} shards"
         )
-    print(f"dataset=shards dataset.path={options.folder}")  # noqa: T201
+    print(f"dataset=shards {override('dataset.path', options.folder)}")  # noqa: T201
     return 0
 
 

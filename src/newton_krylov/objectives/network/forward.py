@@ -273,6 +273,38 @@ def _twice_differentiable(x: Tensor) -> Iterator[None]:
         yield
 
 
+def _embedding(
+    mode: FixedForward,
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """Look up with the derivative itself: neither sparse, which has no second one, nor rescaled."""
+    return F.embedding(input, weight, padding_idx, max_norm, norm_type)
+
+
+def _embedding_bag(fixed: FixedForward, /, *args: Any, **kwargs: Any) -> Tensor:
+    """Add up what bags of one length look up; torch's own sum has no second derivative."""
+    bound = signature(F.embedding_bag).bind(*args, **kwargs)
+    bound.apply_defaults()
+    given = bound.arguments
+    if given["input"].ndim != 2 or given["mode"] == "max":
+        plain: Tensor = F.embedding_bag(*bound.args, **bound.kwargs)
+        return plain
+    ids, weight, padding = given["input"], given["weight"], given["padding_idx"]
+    found = F.embedding(ids, weight, None, given["max_norm"], given["norm_type"])
+    counted = torch.ones_like(found[..., 0])
+    if padding is not None:
+        counted = (ids != padding % len(weight)).to(found.dtype)
+    weights = given["per_sample_weights"]
+    total = (found * (counted if weights is None else counted * weights)[..., None]).sum(1)
+    return total / counted.sum(1, keepdim=True).clamp_min(1) if given["mode"] == "mean" else total
+
+
 def _weight_norm(mode: FixedForward, v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     """Return g v / |v| by its formula: torch's own kernel has a wrong second derivative."""
     over = [d for d in range(v.ndim) if d != dim % v.ndim] if dim != -1 else list(range(v.ndim))
@@ -386,6 +418,8 @@ _FIXED: dict[Any, Callable[..., Any]] = {
     torch.rnn_tanh: partial(_recurrent, torch.rnn_tanh),
     torch.rnn_relu: partial(_recurrent, torch.rnn_relu),
     torch._weight_norm: _weight_norm,
+    F.embedding: _embedding,
+    F.embedding_bag: _embedding_bag,
 }
 
 _ALWAYS_RANDOM: frozenset[Any] = frozenset(

@@ -125,7 +125,11 @@ class OutputGraph:
 
         A row that weighs nothing has none: zeros.
         """
-        gradient = self._loss_gradient.detach().reshape(len(self.outputs), -1)
+        return self.own_gradients(self._loss_gradient.detach())
+
+    def own_gradients(self, gradient: Tensor) -> Tensor:
+        """Turn the gradient of a mean by the outputs into those of each row's own loss."""
+        gradient = gradient.reshape(len(self.outputs), -1)
         if self._shares is None:
             return gradient * len(gradient)
         return torch.where(self._shares > 0, gradient / self._shares, 0).to(gradient.dtype)

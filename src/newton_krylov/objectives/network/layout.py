@@ -91,10 +91,12 @@ class Stage:
         return self._apply(x, tensors)
 
     def _apply(self, x: Any, tensors: Sequence[Tensor]) -> Any:
-        args, keywords = _arguments(self.module, x)
+        args, keywords = _arguments(self.module, x) if self.number == 0 else ((x,), {})
         if not self.parameters:
             return self.module(*args, **keywords)
         own = {name: tensors[number] for name, number in self.parameters.items()}
+        if self.changing:  # a module that changes its weights, too, changes copies
+            own = {name: tensor.clone() for name, tensor in own.items()}
         return functional_call(cast(nn.Module, self.module), own, args, keywords)
 
 

@@ -9,7 +9,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.network.graphs import Criterion
+from newton_krylov.objectives.network.likelihood import Draw, drawn_gradient, likelihood
 
 _IGNORED = -100
 """The class index that torch's losses leave out unless another is named."""
@@ -44,6 +45,8 @@ class Loss:
         Whether the loss of a batch is not the mean of its parts'.
     rows : bool
         Whether targets are grouped by sample, shape (n, rows, ...), while the outputs are not.
+    draw : callable or None
+        Draws targets from predictions; None where the criterion is no likelihood that is known.
     """
 
     criterion: Criterion
@@ -51,6 +54,7 @@ class Loss:
     masses: Masses | None = None
     whole: bool = False
     rows: bool = False
+    draw: Draw | None = None
 
     def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return the loss of a batch.
@@ -58,10 +62,21 @@ class Loss:
         In double precision where the criterion takes it: the network's own rounding is what it
         is; that of the loss, which decides in line searches, would come on top.
         """
-        y = y.flatten(0, 1) if self.rows else y
+        return self._of_rows(outputs, self._by_rows(y))
+
+    def _of_rows(self, outputs: Tensor, y: Tensor) -> Tensor:
         if self.in_double:
             outputs, y = outputs.double(), y.double() if y.is_floating_point() else y
         return self.criterion(outputs, y)
+
+    def _by_rows(self, y: Tensor) -> Tensor:
+        return y.flatten(0, 1) if self.rows else y
+
+    def drawn_gradient(self, outputs: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the gradient of a batch's loss by its outputs, at targets drawn from them."""
+        assert self.draw is not None
+        y = self._by_rows(y)
+        return drawn_gradient(self._of_rows, self.draw, outputs, y, generator)
 
     def sums(self, y: Tensor, spans: Sequence[tuple[int, int]]) -> list[float]:
         """Return what the samples of each span weigh together: 0 where it has no loss."""
@@ -77,22 +92,29 @@ class Loss:
         return [part / total if total else math.nan for part in sums]
 
     def shares(self, y: Tensor) -> Tensor | None:
-        """Return what each row of the outputs weighs in the mean, shape (n,); None if alike.
+        """Return what each row of the outputs weighs in the mean, shape (n,); None if alike."""
+        if self.masses is None:
+            return None
+        masses = self.masses(self._by_rows(y))
+        return masses / masses.sum()
 
-        Raises
-        ------
-        UnsupportedError
-            If the criterion gives no sample a loss of its own.
-        """
+    def require_samples(self) -> None:
+        """Refuse a criterion that gives no sample a loss of its own."""
         if self.whole:
             raise UnsupportedError(
                 "The criterion is not a mean over samples (the losses of a batch's parts do not "
                 "make that of the batch), so there are no gradients of single samples."
             )
-        if self.masses is None:
-            return None
-        masses = self.masses(y.flatten(0, 1) if self.rows else y)
-        return masses / masses.sum()
+
+    def require_likelihood(self) -> None:
+        """Refuse a criterion of which it is not known what it is the likelihood of."""
+        self.require_samples()
+        if self.draw is None:
+            raise UnsupportedError(
+                "The Fisher matrix is of a likelihood, which this criterion is not known to be: "
+                "use cross entropy, negative log-likelihood, binary cross entropy or mean squares, "
+                "without class weights or label smoothing, or take the Gauss-Newton matrix."
+            )
 
 
 def tried(criterion: Criterion, outputs: Tensor, y: Tensor, *, rows: bool = False) -> Loss:
@@ -119,6 +141,7 @@ def tried(criterion: Criterion, outputs: Tensor, y: Tensor, *, rows: bool = Fals
     some = y[index].flatten(0, 1) if rows else y[index]
     z = outputs.detach()[torch.arange(len(some), device=outputs.device) % len(outputs)]
     function, in_double = _precision(criterion, z, some)
+    draw = likelihood(criterion)
     z = z.double() if in_double else z
     masses = _masses(criterion)
     if masses is not None:
@@ -129,7 +152,7 @@ def tried(criterion: Criterion, outputs: Tensor, y: Tensor, *, rows: bool = Fals
     for candidate in candidates:
         loss = Loss(function, in_double, candidate)
         if _parts_make_the_whole(loss, z, some):
-            return Loss(function, in_double, candidate, rows=rows)
+            return replace(loss, rows=rows, draw=draw)
     return Loss(function, in_double, whole=True, rows=rows)
 
 

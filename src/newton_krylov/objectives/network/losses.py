@@ -8,9 +8,10 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from newton_krylov.capabilities import LABELLED
-from newton_krylov.data.dataset import Dataset
+from newton_krylov.data.dataset import Dataset, ImageSet, LabelledData
 from newton_krylov.errors import CombinationError
 from newton_krylov.objectives.network.graphs import Criterion
+from newton_krylov.objectives.network.likelihood import gaussian
 from newton_krylov.objectives.network.objective import GIB, Network
 from newton_krylov.registry import register
 
@@ -37,7 +38,7 @@ class DatasetNetwork(Network):
         chunk: int | None,
         memory: float,
     ) -> None:
-        if dataset.task not in self.tasks:
+        if not isinstance(dataset, LabelledData) or dataset.task not in self.tasks:
             raise CombinationError(
                 f"loss={self.name} needs {self.alternatives}; dataset={dataset.name} is no such."
             )
@@ -55,7 +56,7 @@ class DatasetNetwork(Network):
             l2=l2,
             chunk=chunk,
             memory=memory * GIB,
-            images=dataset.images,
+            images=dataset.images if isinstance(dataset, ImageSet) else None,
             channels_last=True,
         )
 
@@ -123,8 +124,13 @@ class MeanSquaredError(DatasetNetwork):
         chunk: PositiveInt | None = None,
         memory: Memory = 4.0,
     ) -> None:
-        super().__init__(dataset, model, _half_mean_square, l2=l2, chunk=chunk, memory=memory)
+        super().__init__(dataset, model, _HalfMeanSquare(), l2=l2, chunk=chunk, memory=memory)
 
 
-def _half_mean_square(outputs: Tensor, y: Tensor) -> Tensor:
-    return (outputs.squeeze(1) - y).square().mean() / 2
+class _HalfMeanSquare:
+    """Mean of (z - y)^2 / 2 over outputs z of shape (n, 1): of normal targets of variance 1."""
+
+    draw = staticmethod(gaussian(1.0))
+
+    def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return (outputs.squeeze(1) - y).square().mean() / 2

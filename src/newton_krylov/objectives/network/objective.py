@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from newton_krylov.allocator import keep_freed_memory
-from newton_krylov.capabilities import LAYERS, SAMPLE_GRADIENTS, SAMPLES
+from newton_krylov.capabilities import LAYERS, LIKELIHOOD, SAMPLE_GRADIENTS, SAMPLES
 from newton_krylov.data.dataset import Split
 from newton_krylov.data.images import Images
 from newton_krylov.errors import ConfigError, suggest
@@ -97,7 +97,7 @@ class Network(ByPasses):
         Each free layer's place in the flat vector, by the name of the module that owns it.
     """
 
-    offers = frozenset({SAMPLES, SAMPLE_GRADIENTS, LAYERS})
+    offers = frozenset({SAMPLES, SAMPLE_GRADIENTS, LIKELIHOOD, LAYERS})
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +24,8 @@ from newton_krylov.operators import Compression, LinearOperator
 G = TypeVar("G")
 
 
+_ONCE = ("not implemented", "differentiate twice", "once_differentiable")
+"""Of what torch says where there is no second derivative."""
 _CHECKED = 3
 """Products of which the symmetry is checked."""
 
@@ -50,8 +53,16 @@ class NetworkOperator(LinearOperator, Generic[G]):
         f = self._passes
         f.counts.add(hvp=f.share, passes=f.share)
         parts = f.split(v)
-        products = (self._product(self._graphs[number], parts) for number in range(len(f.spans)))
-        product = f.regularized(f.mean_of(products), v)
+        products = (self._product(number, parts) for number in range(len(f.spans)))
+        try:
+            product = f.regularized(f.mean_of(products), v)
+        except RuntimeError as error:
+            if not any(words in str(error) for words in _ONCE):
+                raise
+            raise UnsupportedError(
+                f"Some operation of the network or of the criterion cannot be differentiated "
+                f"twice, which products with its curvature need: {error}"
+            ) from error
         if self._products < _CHECKED:
             self._check_symmetry(v, product)
         return product
@@ -87,7 +98,7 @@ class NetworkOperator(LinearOperator, Generic[G]):
             )
 
     @abstractmethod
-    def _product(self, graph: G, v: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _product(self, number: int, v: Sequence[Tensor]) -> Sequence[Tensor]:
         """Multiply one span's matrix by a vector, parameter by parameter."""
 
 
@@ -112,8 +123,8 @@ class HessianOperator(NetworkOperator[HessianGraph]):
         """Return the Hessian by one wide linear layer's weights in the span of its inputs."""
         return compression(self._passes, self._w)
 
-    def _product(self, graph: HessianGraph, v: Sequence[Tensor]) -> Sequence[Tensor]:
-        parameters, gradient = graph
+    def _product(self, number: int, v: Sequence[Tensor]) -> Sequence[Tensor]:
+        parameters, gradient = self._graphs[number]
         return vjp(gradient, parameters, v)
 
 
@@ -123,7 +134,8 @@ class GaussNewtonOperator(NetworkOperator[OutputGraph]):
     Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", 2002.
     """
 
-    def _product(self, graph: OutputGraph, v: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _product(self, number: int, v: Sequence[Tensor]) -> Sequence[Tensor]:
+        graph = self._graphs[number]
         return graph.pull(graph.curve(graph.push(v)))
 
 
@@ -134,8 +146,47 @@ class EmpiricalFisherOperator(NetworkOperator[OutputGraph]):
     r_i (r_i' (J v)_i): no sample's gradient is ever formed.
     """
 
-    def _product(self, graph: OutputGraph, v: Sequence[Tensor]) -> Sequence[Tensor]:
-        r = graph.sample_gradients
-        t = graph.push(v).reshape(r.shape)
-        weighted = graph.shared(r * (r * t).sum(1, keepdim=True))
+    def _product(self, number: int, v: Sequence[Tensor]) -> Sequence[Tensor]:
+        graph = self._graphs[number]
+        gradients = self._gradients(number, graph)
+        t = graph.push(v).reshape(gradients[0].shape)
+        terms = [r * (r * t).sum(1, keepdim=True) for r in gradients]
+        weighted = graph.shared(torch.stack(terms).mean(0))
         return graph.pull(weighted.view_as(graph.outputs))
+
+    def _gradients(self, number: int, graph: OutputGraph) -> Sequence[Tensor]:
+        """Return the rows' own gradients by the outputs, once or more."""
+        return [graph.sample_gradients]
+
+
+class MonteCarloFisherOperator(EmpiricalFisherOperator):
+    """The mean over samples of g_i g_i' at targets that are drawn from the model's predictions.
+
+    Parameters
+    ----------
+    passes : Passes
+        Give the spans, l2 and the counts.
+    graphs : Kept
+        One graph a span.
+    draws : int
+        Targets drawn for each sample.
+    seed : int
+        Of the draws: the same whenever a span's graph is built.
+    """
+
+    def __init__(self, passes: Passes, graphs: Kept[OutputGraph], draws: int, seed: int) -> None:
+        super().__init__(passes, graphs)
+        self._draws, self._seed = draws, seed
+        self._drawn: dict[int, Sequence[Tensor]] = {}
+
+    def _gradients(self, number: int, graph: OutputGraph) -> Sequence[Tensor]:
+        if number not in self._drawn:
+            entropy = np.random.SeedSequence([self._seed, number]).generate_state(1, np.uint64)[0]
+            generator = torch.Generator().manual_seed(int(entropy >> np.uint64(1)))
+            self._drawn[number] = [
+                graph.own_gradients(
+                    self._passes.drawn_gradient(graph.outputs, number, generator)
+                ).to(graph.outputs.dtype)
+                for _ in range(self._draws)
+            ]
+        return self._drawn[number]

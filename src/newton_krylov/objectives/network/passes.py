@@ -206,6 +206,11 @@ class Passes:
         """Return the loss of one span, without the regularizer."""
         return self.loss(outputs, self.y[slice(*self.spans[number])])
 
+    def drawn_gradient(self, outputs: Tensor, number: int, generator: torch.Generator) -> Tensor:
+        """Return the gradient by one span's outputs of its loss at targets drawn from them."""
+        y = self.y[slice(*self.spans[number])]
+        return self.loss.drawn_gradient(outputs, y, generator)
+
     def mean_of(self, spans: Iterable[Sequence[Tensor]]) -> Tensor:
         """Average what belongs to the parameters over the spans, by their samples.
 

@@ -13,6 +13,7 @@ from newton_krylov.objectives.network.operators import (
     EmpiricalFisherOperator,
     GaussNewtonOperator,
     HessianOperator,
+    MonteCarloFisherOperator,
 )
 from newton_krylov.objectives.network.passes import Passes
 from newton_krylov.operators import LinearOperator
@@ -107,7 +108,14 @@ class NetworkPoint(Point):
 
     def empirical_fisher(self) -> LinearOperator:
         """Return the mean of g_i g_i' over the samples plus l2 I, matrix-free."""
+        self.objective.passes.loss.require_samples()
         return EmpiricalFisherOperator(self.objective.passes, self._output_graphs)
+
+    def monte_carlo_fisher(self, draws: int, generator: torch.Generator) -> LinearOperator:
+        """Return the Fisher matrix plus l2 I from targets drawn for each sample, matrix-free."""
+        self.objective.passes.loss.require_likelihood()
+        seed = int(torch.randint(2**62, (), generator=generator))
+        return MonteCarloFisherOperator(self.objective.passes, self._output_graphs, draws, seed)
 
     @cached_property
     def _gradient_graphs(self) -> Kept[HessianGraph]:
@@ -130,7 +138,8 @@ class NetworkPoint(Point):
         def build(number: int) -> OutputGraph:
             leaves = f.leaves(w)
             outputs = f.outputs(leaves, number, linearized=True)
-            return OutputGraph(leaves, outputs, lambda z: f.span_loss(z, number))
+            shares = f.shares(number)
+            return OutputGraph(leaves, outputs, lambda z: f.span_loss(z, number), shares)
 
         return Kept(build, f.kept_graphs)
 

@@ -34,6 +34,11 @@ def copied(module: nn.Module, device: torch.device, dtype: torch.dtype | None) -
         compiled, or cannot be copied.
     """
     for name, part in module.named_modules():
+        if isinstance(part, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise UnsupportedError(
+                f"The network is wrapped by {type(part).__name__}: give the module inside of it "
+                f"(its attribute `module`)."
+            )
         if isinstance(part, torch.jit.ScriptModule) or type(part).__name__ == "OptimizedModule":
             which = f"The module '{name}'" if name else "The network"
             raise UnsupportedError(

@@ -96,21 +96,35 @@ class _Probe:
     def _first(self) -> tuple[Seen, Any]:
         """Run for the first time: see what the modules change, and whether they draw numbers."""
         states = random_states(self.module, self.tensors[0].device)
+        versions = [tensor._version for tensor in self.tensors]
         with protected(self.module) as changed:
             try:
                 seen, first = self._seen()
-            except RuntimeError:
-                if not self.samples.channels_last:
-                    raise
-                self.samples = replace(self.samples, channels_last=False)
-                seen, first = self._seen()
+            except RuntimeError as error:
+                seen, first = self._again(error)
+        rewritten = any(t._version != v for t, v in zip(self.tensors, versions, strict=True))
         self.stages = [
-            replace(stage, changing=any(part in changed for part in _modules(stage)))
+            replace(stage, changing=rewritten or any(part in changed for part in _modules(stage)))
+            if isinstance(stage.module, nn.Module)
+            else stage
             for stage in self.stages
         ]
         if states != random_states(self.module, self.tensors[0].device):
             self._refuse("it draws random numbers", self._drew)
         return seen, first
+
+    def _again(self, error: RuntimeError) -> tuple[Seen, Any]:
+        """Try images in their own layout; say so where whole numbers meet real weights."""
+        if self.samples.channels_last:
+            self.samples = replace(self.samples, channels_last=False)
+            return self._seen()
+        whole = any(not t.is_floating_point() for t in tensors_of(self.samples.X))
+        if whole and self.samples.images is None and "dtype" in str(error):
+            raise UnsupportedError(
+                f"The inputs are whole numbers and are given to the network as they are, but: "
+                f"{error} If they are not indices, convert them (inputs.float())."
+            ) from error
+        raise error
 
     def _seen(self) -> tuple[Seen, Any]:
         seen = Seen()
@@ -166,7 +180,7 @@ class _Probe:
         for name, before, after, _ in self._calls():
             if before != after:
                 return name
-        return "the network itself"
+        return self._itself
 
     def _another_output(self) -> str:
         """Name the innermost module whose outputs differ first."""
@@ -174,7 +188,11 @@ class _Probe:
             pairs = list(zip(one, other, strict=False))
             if len(one) != len(other) or any(not torch.equal(a, b) for a, b in pairs):
                 return name
-        return "the network itself"
+        return self._itself
+
+    @property
+    def _itself(self) -> str:
+        return f"the network itself ({type(self.module).__name__})"
 
     def _calls(self) -> list[tuple[str, Any, Any, list[Tensor]]]:
         """Run, and return each module's calls as they end, with the generators' states."""

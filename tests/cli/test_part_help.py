@@ -1,0 +1,98 @@
+"""`solver=gmres --help`: every key of a part, with its default and its meaning."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from command import CONF, ROOT
+
+from newton_krylov.cli.choices import part_help
+from newton_krylov.cli.main import MISTAKE, main
+from newton_krylov.cli.offers import parts_without_files
+from newton_krylov.errors import ConfigError
+from newton_krylov.registry import Entry, entry
+from newton_krylov.runs.config import GROUPS
+
+FILES = [path for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_key_is_there_with_its_default_and_a_meaning(path: Path) -> None:
+    group, name = path.parent.name, path.stem
+    head, _, *lines = part_help([CONF], group, name, {}).splitlines()
+    assert head.startswith(f"{group}={name}  ")
+    node = yaml.safe_load(path.read_text(encoding="utf-8"))
+    node = {key: value for key, value in node.items() if key not in ("name", "defaults")}
+    shown = {}
+    for line in lines if node else ():
+        typed, _, meaning = line.strip().partition("  ")
+        key, _, value = typed.partition("=")
+        assert meaning.strip(), f"{typed} is not explained"
+        shown[key.removeprefix(f"{group}.")] = yaml.safe_load(value)
+    assert shown == node
+
+
+@pytest.mark.parametrize("name", ["w8a", "phishing", "iris"])
+def test_a_data_set_without_a_file_explains_its_keys_too(name: str) -> None:
+    _, _, *lines = part_help([CONF], "dataset", name, parts_without_files(CONF)).splitlines()
+    shown = {line.split("=")[0].strip().removeprefix("dataset.") for line in lines}
+    assert shown == entry("dataset", name).parameters.keys()
+    assert all(line.strip().partition("  ")[2].strip() for line in lines)
+
+
+def test_several_choices_are_shown_one_after_the_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(CONF, ["solver=gmres,cr", "--help", "optimizer=sgd", "stop.epochs=3"]) == 0
+    out = capsys.readouterr().out
+    places = [out.index(text) for text in ("solver=gmres  ", "solver=cr  ", "optimizer=sgd  ")]
+    assert places == sorted(places) and "solver.restart=30 " in out
+    assert "stop.epochs" not in out
+
+
+def test_a_study_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(CONF, ["experiment=paper_inner", "--help"]) == 0
+    assert "solver.maxiter: 1,2,3,5,10,20,30" in capsys.readouterr().out
+
+
+def test_a_third_party_s_part_is_explained_by_its_docstring() -> None:
+    def mine(*, size: int = 3, rate: float = 0.5, other: str | None = None) -> None:
+        """Do something.
+
+        Parameters
+        ----------
+        size, rate : int
+            How much
+            of it.
+        other : str
+            Else.
+
+        Returns
+        -------
+        None
+        """
+
+    text = part_help([CONF], "solver", "mine", {"solver": [Entry("solver", "mine", mine)]})
+    assert text.splitlines() == [
+        "solver=mine  Do something.",
+        "",
+        "  solver.size=3      How much of it.",
+        "  solver.rate=0.5    How much of it.",
+        "  solver.other=null  Else.",
+    ]
+
+
+def test_one_s_own_folder_comes_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "solver").mkdir()
+    (tmp_path / "solver" / "cg.yaml").write_text("# my CG\nname: cg\nrtol: 0.1  # loose\n")
+    assert main(CONF, ["--config-dir", str(tmp_path), "solver=cg", "--help"]) == 0
+    assert "solver=cg  my CG\n\n  solver.rtol=0.1  loose" in capsys.readouterr().out
+
+
+def test_an_unknown_name_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="solver=gmre is unknown; did you mean 'gmres'"):
+        part_help([CONF], "solver", "gmre", {})
+    assert main(CONF, ["solver=gmre", "--help"]) == MISTAKE
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_readme_s_promise() -> None:
+    assert "solver=gmres --help" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,145 @@
+"""Which records are sent, with which files, and where they belong."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from command import QUICK, artifacts, command, inside, start, tracked
+
+from newton_krylov.report.command import main as compare
+from newton_krylov.tracking.afterwards import upload
+
+NETWORK = ("dataset=digits_images", "loss=cross_entropy", "model=mlp", "optimizer=sgd")
+
+
+def database(folder: Path) -> str:
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def test_a_network_s_lists_are_one_text_now_and_later(tmp_path):
+    inside(*NETWORK, "stop.epochs=1", "hydra.run.dir=r", cwd=tmp_path)
+    (sent,) = upload([tmp_path / "r"], database(tmp_path))
+    assert (sent.what, sent.problem) == ("was there", None)
+    (run,) = tracked(tmp_path)
+    assert run.data.params["model.hidden"] == "[32, 32]"
+
+
+DAMAGE = {
+    "trace.csv": b"iteration,loss\n",
+    "summary.json": b'{"status": "finished"}',
+    "config.yaml": b"",
+    "environment.json": b"[",
+    "overrides.yaml": b"",
+}
+
+
+def test_a_damaged_record_is_named_and_the_others_are_sent(tmp_path):
+    inside(*QUICK, "tracking=none", "hydra.run.dir=x/sound", cwd=tmp_path)
+    for name, content in DAMAGE.items():
+        shutil.copytree(tmp_path / "x" / "sound", tmp_path / "x" / f"a-{name}")
+        (tmp_path / "x" / f"a-{name}" / name).write_bytes(content)
+    shutil.copytree(tmp_path / "x" / "sound", tmp_path / "x" / "a-half")
+    trace = tmp_path / "x" / "a-half" / "trace.csv"
+    trace.write_bytes(trace.read_bytes()[:400])
+    found = {sent.folder.name: sent for sent in upload([tmp_path / "x"], database(tmp_path))}
+    assert found.pop("sound").what == "sent"
+    assert {sent.what for sent in found.values()} == {"left out"}
+    assert len(found) == len(DAMAGE) + 1
+    for name in ("trace.csv", "config.yaml", "environment.json", "overrides.yaml"):
+        assert name in str(found[f"a-{name}"].problem)
+    assert "the run came to step" in str(found["a-half"].problem)
+    assert len(tracked(tmp_path)) == 1
+
+
+def test_members_whose_parent_comes_later_are_nested(tmp_path):
+    inside("-m", *QUICK, "seed=0,1", "tracking=none", "hydra.sweep.dir=s", cwd=tmp_path)
+    (tmp_path / "s" / "sweep.json").rename(tmp_path / "kept")
+    list(upload([tmp_path / "s"], database(tmp_path)))
+    assert all("mlflow.parentRunId" not in run.data.tags for run in tracked(tmp_path))
+    (tmp_path / "kept").rename(tmp_path / "s" / "sweep.json")
+    list(upload([tmp_path / "s"], database(tmp_path)))
+    parents = [run.data.tags.get("mlflow.parentRunId") for run in tracked(tmp_path)]
+    assert parents.count(None) == 1 and len(set(parents)) == 2
+
+
+def test_what_is_not_the_run_s_is_not_sent(tmp_path):
+    home = tmp_path / "home"
+    (home / "figures").mkdir(parents=True)
+    for name in ("id_rsa.pem", ".env", "notes.csv", "figures/mine.png", "comparison.html"):
+        (home / name).write_text("PRIVATE")
+    (home / "weights").symlink_to("/etc/passwd")
+    (home / "run.log").symlink_to("/etc/passwd")
+    inside(*QUICK, "hydra.run.dir=home", cwd=tmp_path)
+    (run,) = tracked(tmp_path)
+    sent = artifacts(tmp_path, run.info.run_id) | artifacts(tmp_path, run.info.run_id, "figures")
+    drawn = {name for name in sent if name.startswith("figures/")}
+    assert sent - drawn - {"figures"} == {
+        "config.yaml", "overrides.yaml", "environment.json", "summary.json", "trace.csv",
+        "weights.npy",
+    }  # fmt: skip
+    assert drawn and "figures/mine.png" not in drawn
+
+
+def leave_dead(folder: Path, cwd: Path, **summary) -> None:
+    """As SIGKILL leaves a run: it says running, nobody holds its lock, and it has a note."""
+    inside(*QUICK, f"hydra.run.dir={folder}", "tracking=none", cwd=cwd)
+    path = cwd / folder / "summary.json"
+    content = json.loads(path.read_text()) | {"status": "running", **summary}
+    path.write_text(json.dumps(content))
+    note = {"folder": str(cwd / folder), "host": os.uname().nodename}
+    (cwd / ".cache" / "unfinished" / f"{content['id']}.json").write_text(json.dumps(note))
+
+
+def test_a_dead_record_that_cannot_be_sent_is_nobody_else_s_trouble(tmp_path):
+    leave_dead(Path("dead"), tmp_path, tracking_uri="http://127.0.0.1:9")
+    inside("-m", *QUICK, "seed=0,1", "hydra.sweep.dir=s", cwd=tmp_path)
+    for place in ("s/sweep.json", "s/0/summary.json", "s/1/summary.json"):
+        assert json.loads((tmp_path / place).read_text())["tracking_problem"] is None
+    assert json.loads((tmp_path / "dead" / "summary.json").read_text())["status"] == "killed"
+    assert list((tmp_path / ".cache" / "unfinished").glob("*.json"))  # for a later try
+
+
+@pytest.mark.parametrize("by", ["run", "compare"])
+def test_the_next_command_of_any_kind_marks_the_dead(by, tmp_path, monkeypatch):
+    leave_dead(Path("r"), tmp_path, tracking_uri=database(tmp_path))
+    if by == "run":
+        inside(*QUICK, "tracking=none", "hydra.run.dir=other", cwd=tmp_path)
+    else:
+        monkeypatch.setenv("NEWTON_KRYLOV_CACHE", str(tmp_path / ".cache"))
+        assert compare([str(tmp_path / "r")]) == 0
+    assert json.loads((tmp_path / "r" / "summary.json").read_text())["status"] == "killed"
+    (run,) = tracked(tmp_path)
+    assert run.info.status == "KILLED"
+
+
+@pytest.mark.slow
+def test_a_password_is_in_no_file_and_on_no_screen(tmp_path):
+    address = "http://bob:PW1secret@127.0.0.1:9"
+    env = {"MLFLOW_TRACKING_URI": "http://eve:PW2secret@127.0.0.1:9"}
+    told = command(*QUICK, f"tracking.uri={address}", "hydra.run.dir=a", cwd=tmp_path)
+    told += end_of(start(*QUICK, "hydra.run.dir=b", cwd=tmp_path, **env))
+    sweep = ("-m", *QUICK, "seed=0", f"tracking.uri={address}", "hydra.sweep.dir=s")
+    told += command(*sweep, "hydra.output_subdir=.hydra", cwd=tmp_path)
+    assert "PW1secret" not in "".join(told) and "PW2secret" not in "".join(told)
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert b"secret" not in path.read_bytes(), path
+
+
+def end_of(process):
+    return process.communicate(timeout=240)
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_its_first_moments_is_in_mlflow_after_the_next_command(tmp_path):
+    process = start(*QUICK, "hydra.run.dir=r", cwd=tmp_path)
+    while process.poll() is None and not (tmp_path / "r" / "summary.json").exists():
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    command(*QUICK, "hydra.run.dir=next", cwd=tmp_path)
+    states = sorted(run.info.status for run in tracked(tmp_path))
+    assert states in (["FINISHED", "KILLED"], ["FINISHED", "FINISHED"])
