@@ -13,7 +13,7 @@ from newton_krylov.curvature.base import Curvature
 from newton_krylov.linear_solvers.result import LinearResult, LinearSolver, Status
 from newton_krylov.norms import euclidean, norm
 from newton_krylov.objectives.base import Point
-from newton_krylov.operators import FunctionOperator, LinearOperator, ShiftedOperator
+from newton_krylov.operators import FunctionOperator, LinearOperator
 from newton_krylov.optimizers.base import Memory, State, Step
 from newton_krylov.optimizers.damping import Damping, Trial
 from newton_krylov.optimizers.forcing import Forcing, Inner, Outer
@@ -327,7 +327,7 @@ class NewtonStep:
         """
         d = d / norm(d)
         shift = 2 * abs(float(torch.dot(d, damped @ d)))
-        p = self.solver(ShiftedOperator(damped, shift), -point.grad, rtol=eta).x
+        p = self.solver(damped.affine(shift=shift), -point.grad, rtol=eta).x
         p = p - d * torch.dot(d, p)
         length = euclidean(p)
         bound = 1.0 + euclidean(point.w)
