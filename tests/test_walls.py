@@ -59,7 +59,8 @@ BENCH = {
         "terminal", "tracking",
     },
     "cli": {
-        "data", "distributed", "errors", "registry", "report", "runs", "terminal", "tracking",
+        "data", "distributed", "errors", "records", "registry", "report", "runs", "terminal",
+        "tracking",
     },
 }  # fmt: skip
 KNOWN = LIBRARY | BENCH

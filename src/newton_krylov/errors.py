@@ -58,6 +58,10 @@ def renamed(key: str) -> str | None:
     return f"{key} is now {_RENAMED[key]}." if key in _RENAMED else None
 
 
+class TakenError(UserError):
+    """A folder that holds another run, or one that another process is writing."""
+
+
 def suggest(word: str, choices: Iterable[str]) -> str:
     """Return `"; did you mean 'x'? Choices: a, b, x"` for a wrong `word`.
 

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import ArrayLike
 
 from newton_krylov.errors import UserError
-from newton_krylov.files import atomic_write
+from newton_krylov.files import atomic_write, sha256_file
 from newton_krylov.records.notes import forget, remember
 from newton_krylov.records.spectrum import DENSITY, SPECTRUM
 
@@ -162,7 +162,7 @@ class Record:
         record.config = read_yaml(folder / cls.config_file)
         record.environment = read_json(folder / ENVIRONMENT)
         record.summary = read_json(folder / cls.summary_file)
-        record.overrides = _lines(folder / OVERRIDES)
+        record.overrides = read_overrides(folder)
         return record
 
     def _claim(self) -> None:
@@ -178,6 +178,13 @@ class Record:
         """Write the final parameters, shape (dim,), as a NumPy file without pickles."""
         with atomic_write(self.folder / WEIGHTS) as stream:
             np.save(stream, np.asarray(w), allow_pickle=False)
+        self.update(weights_checksum=sha256_file(self.folder / WEIGHTS))
+
+    @property
+    def weights_damaged(self) -> bool:
+        """Whether the final parameters are not those that were written."""
+        known, path = self.summary.get("weights_checksum"), self.folder / WEIGHTS
+        return known is not None and (not path.is_file() or sha256_file(path) != known)
 
     def update(self, **values: Any) -> None:
         """Set keys of the summary and write it."""
@@ -331,7 +338,25 @@ def flatten(plain: Plain, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _lines(path: Path) -> list[str]:
+def read_overrides(folder: Path) -> list[str]:
+    """Read what the user changed in a run's configuration.
+
+    Parameters
+    ----------
+    folder : Path
+        A run's or a sweep's.
+
+    Returns
+    -------
+    list of str
+        The overrides.
+
+    Raises
+    ------
+    UserError
+        If there are none, or the file is damaged.
+    """
+    path = folder / OVERRIDES
     value = _load_yaml(path)
     if not isinstance(value, list):
         raise UserError(f"{path} does not hold a list.")

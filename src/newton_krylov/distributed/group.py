@@ -1,10 +1,12 @@
 """The processes of a run: who they are, and the sums they take together."""
 
 import atexit
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -33,7 +35,7 @@ class Traffic:
     bytes: int = 0
 
 
-class Team:
+class ProcessGroup:
     """A process's view of the run's processes.
 
     Every process calls the same methods in the same order with the same arguments, but for the
@@ -73,7 +75,7 @@ class Team:
         """
         self.traffic.calls += 1
         self.traffic.bytes += x.nbytes
-        with _no_one_lost():
+        with _connection_errors():
             dist.all_reduce(x)
         return x
 
@@ -109,11 +111,11 @@ class Team:
         x = torch.tensor(value, dtype=torch.float64, device=self.device)
         self.traffic.calls += 1
         self.traffic.bytes += x.nbytes
-        with _no_one_lost():
+        with _connection_errors():
             dist.all_reduce(x, op=dist.ReduceOp.MAX)
         return float(x)
 
-    def firsts(self, value: float) -> float:
+    def broadcast(self, value: float) -> float:
         """Return the first process's number to all.
 
         Parameters
@@ -127,13 +129,31 @@ class Team:
             The same in every process.
         """
         x = torch.tensor(value, dtype=torch.float64, device=self.device)
-        with _no_one_lost():
+        with _connection_errors():
             dist.broadcast(x, 0)
         return float(x)
 
+    def agree(self, text: str) -> bool:
+        """Tell whether all processes have the same text.
+
+        Parameters
+        ----------
+        text : str
+            This process's.
+
+        Returns
+        -------
+        bool
+            The same in every process.
+        """
+        digest = hashlib.sha256(text.encode()).digest()
+        numbers = [int.from_bytes(digest[i : i + 6]) for i in range(0, 30, 6)]  # exact in float64
+        differs = [self.broadcast(float(number)) != number for number in numbers]
+        return self.largest(float(any(differs))) == 0.0
+
 
 @contextmanager
-def _no_one_lost() -> Iterator[None]:
+def _connection_errors() -> Iterator[None]:
     """Say what a broken connection means."""
     try:
         yield
@@ -144,10 +164,10 @@ def _no_one_lost() -> Iterator[None]:
         ) from error
 
 
-_team: Team | None = None
+_group: ProcessGroup | None = None
 
 
-def join(backend: str, threads: int | None) -> Team:
+def join(backend: str, threads: int | None, timeout: int = 120) -> ProcessGroup:
     """Join the processes that `torchrun` started.
 
     Parameters
@@ -157,10 +177,12 @@ def join(backend: str, threads: int | None) -> Team:
         own, else gloo.
     threads : int or None
         Of torch's operations in each process; None leaves torch's own choice.
+    timeout : int
+        Seconds to wait for a process that does not answer, since it is stopped or cut off.
 
     Returns
     -------
-    Team
+    ProcessGroup
         Also what `current` returns from now on.
 
     Raises
@@ -168,7 +190,7 @@ def join(backend: str, threads: int | None) -> Team:
     UnsupportedError
         If this process was not started by `torchrun`, or there are not enough GPUs.
     """
-    global _team  # noqa: PLW0603 - torch's process group, too, is one for the process
+    global _group  # noqa: PLW0603 - torch's process group, too, is one for the process
     missing = [name for name in VARIABLES if name not in os.environ]
     if missing:
         raise UnsupportedError(
@@ -176,15 +198,17 @@ def join(backend: str, threads: int | None) -> Team:
             "`torchrun --nproc-per-node=2 run.py device=distributed` (the environment has no "
             f"{missing[0]})."
         )
-    if _team is not None:
-        return _team
+    if _group is not None:
+        return _group
     if threads is not None:
         torch.set_num_threads(threads)
     device = _device(backend)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout)
+    )
     atexit.register(leave)  # a process that ends in another way must leave, too
-    _team = Team(device)
-    return _team
+    _group = ProcessGroup(device)
+    return _group
 
 
 def _device(backend: str) -> torch.device:
@@ -201,14 +225,14 @@ def _device(backend: str) -> torch.device:
     return torch.device("cuda", local)
 
 
-def current() -> Team | None:
-    """Return the team that this process has joined, if it has."""
-    return _team
+def current() -> ProcessGroup | None:
+    """Return the group that this process has joined, if it has."""
+    return _group
 
 
 def leave() -> None:
-    """Leave the team; the next run may join one anew."""
-    global _team  # noqa: PLW0603
-    if _team is not None:
-        _team = None
+    """Leave the group; the next run may join another."""
+    global _group  # noqa: PLW0603
+    if _group is not None:
+        _group = None
         dist.destroy_process_group()
