@@ -17,7 +17,7 @@ from torch import Tensor
 
 from newton_krylov import distributed
 from newton_krylov.capabilities import unused
-from newton_krylov.data import Dataset, LabelledData, load_dataset
+from newton_krylov.data import Dataset, LabelledData, Table, load_dataset
 from newton_krylov.data.sparse import by_row_length
 from newton_krylov.device import denormals_flushed
 from newton_krylov.errors import CombinationError, UnsupportedError, UserError
@@ -221,6 +221,25 @@ def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
     return loss
 
 
+_MADE_WITHOUT_INTERCEPT = ("a9a", "synthetic")
+"""The paper's data set, which its authors give a column of ones, and data drawn without a mean."""
+
+
+def _without_intercept(config: RunConfig, dataset: Dataset) -> str | None:
+    """Say that a linear model of somebody's table has no intercept."""
+    free = config.options_of("loss").get("intercept", "free")  # other losses have no such key
+    if free == "free" or not isinstance(dataset, Table) or dataset.bias:
+        return None
+    if dataset.name in _MADE_WITHOUT_INTERCEPT:
+        return None
+    centred = config.options_of("dataset").get("scaling") == "standardize"
+    centred = centred and dataset.train.X.layout is torch.strided
+    return (
+        f"There is no intercept{', and the columns are centred' if centred else ''}: "
+        "loss.intercept=free adds one that l2 leaves alone, dataset.bias=true one that it does not."
+    )
+
+
 def start_of(config: RunConfig, objective: Objective) -> Tensor:
     """Draw w0: by the seed alone, so all methods of a sweep start at the same point.
 
@@ -327,6 +346,8 @@ class _Experiment:
         del whole  # of several processes, each keeps its own part alone
         if not self.job.in_sweep:
             print_heading(self.out, self.config.label, self.record.summary)
+            if sentence := _without_intercept(self.config, dataset):
+                self.out.print(sentence, markup=False, highlight=False, soft_wrap=True)
         result = self._optimize(optimizer, objective, dataset, optimum)
         self.interruption.hold()
         self._keep(result)
@@ -396,24 +417,24 @@ class _Experiment:
 
     def _shared_out(self, whole: Dataset) -> tuple[Dataset, Objective]:
         """Return this process's samples, and the objective over those of all processes."""
-        team = distributed.current()
-        if team is None:
+        group = distributed.current()
+        if group is None:
             return whole, objective_of(self.config, whole)
-        self._note(processes=team.size)
+        self._note(processes=group.size)
         settings = {k: v for k, v in self.config.plain.items() if k not in ("tracking", "label")}
         told = {**self.origin, "configuration": json.dumps(settings, default=str)}
         for what, text in told.items():
-            if not team.agree(text):
+            if not group.agree(text):
                 raise UserError(
                     f"The processes of the run do not have the same {what}: give each machine the "
                     f"same files, program and command."
                 )
-        dataset = distributed.shard(whole, team)
+        dataset = distributed.shard(whole, group)
         _load.cache_clear()
         local = objective_of(self.config, dataset)
         train, _ = whole.splits
         assert train is not None  # it has been divided
-        return dataset, distributed.data_parallel(local, team, train.X)
+        return dataset, distributed.data_parallel(local, group, train.X)
 
     def _optimum(self, dataset: Dataset, objective: Objective) -> Optimum | None:
         settings = self.config.settings
@@ -461,7 +482,9 @@ class _Experiment:
             for row in [] if self.checkpoint is None else self.checkpoint.rows:
                 self.tracker.log(row)
                 progress(row)
-            objective.agreed(0.0)  # no clock runs while one process waits for another to load
+            objective.from_rank_zero(
+                0.0
+            )  # no clock runs while one process waits for another to load
             train, test = dataset.splits
             result = run(
                 optimizer,
