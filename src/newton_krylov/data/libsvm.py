@@ -205,6 +205,7 @@ def libsvm(
     test = at_home(test_path) if test_path else None
     files = LocalFiles(at_home(path), test, sha256, test_sha256)
     raw = read_files(files, origin=path, task=task, n_features=n_features, zero_based=zero_based)
+    raw = replace(raw, title=files.train.name)
     return raw if weights_path is None else _weighted(raw, at_home(weights_path))
 
 

@@ -369,7 +369,7 @@ class Objective(ABC):
         """
         return 10 * torch.finfo(self.dtype).eps * max(abs(value), torch.finfo(self.dtype).tiny)
 
-    def agreed(self, value: float) -> float:
+    def from_rank_zero(self, value: float) -> float:
         """Return what every process of the run is to take for a number that each measures itself.
 
         Parameters

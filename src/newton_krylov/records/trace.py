@@ -253,6 +253,7 @@ OnRow = Callable[[Row], None]
 
 
 _SECONDS_BETWEEN_SYNCS = 1.0
+_MOST_STEPS = 2**53  # that a float tells apart
 
 
 class TraceWriter:
@@ -308,6 +309,8 @@ def read_trace(path: Path) -> list[Row]:
     ValueError
         If the file's columns are not a trace's.
     """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a regular file")
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         found = reader.fieldnames or []
@@ -344,7 +347,14 @@ def _parse(record: dict[str, str]) -> Row:
     whole, text = {"iteration"}, {"note"}
     return Row.read(
         **{
-            name: value if name in text else int(value) if name in whole else float(value)  # type: ignore[arg-type]
+            name: value if name in text else _whole(value) if name in whole else float(value)  # type: ignore[arg-type]
             for name, value in record.items()
         }
     )
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if abs(value) > _MOST_STEPS:
+        raise ValueError(f"there is no step {text[:20]}...")
+    return value

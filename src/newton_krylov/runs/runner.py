@@ -278,7 +278,7 @@ def run(
             except StopIteration as end:
                 return RunResult(Outcome.ENDED, str(end.value), rows, w)
             seconds = clock() - start if step.seconds is None else step.seconds
-            row = meter.row(step, objective.agreed(seconds))
+            row = meter.row(step, objective.from_rank_zero(seconds))
             w = step.point.w if math.isfinite(row.loss) else w
             rows.append(row)
             if on_row is not None:
