@@ -65,9 +65,9 @@ def main(
         return _command(config_dir, given, prog)
     except UserError as error:
         if "RANK" in os.environ:
-            from newton_krylov.distributed import let_the_first_speak
+            from newton_krylov.distributed import let_rank_zero_report
 
-            let_the_first_speak()
+            let_rank_zero_report()
         print(f"Error: {error}", file=sys.stderr)  # noqa: T201
         return MISTAKE
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
@@ -165,12 +165,12 @@ def _inspect(config_dir: Path, given: list[str]) -> int:
 
 def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
     """Run one configuration, or a sweep."""
-    from newton_krylov.distributed import in_the_background
+    from newton_krylov.distributed import silence_other_ranks
     from newton_krylov.runs.interruption import interruptible
     from newton_krylov.tracking.afterwards import settle
 
     with (
-        in_the_background() as hidden,
+        silence_other_ranks() as hidden,
         interruptible() as interruption,
         _hydra(config_dir) as hydra,
     ):
