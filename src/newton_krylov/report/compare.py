@@ -23,7 +23,7 @@ def compare(folders: Iterable[Path], out_dir: Path) -> list[Path]:
     """Compare the runs in some folders.
 
     Runs on equal problems are compared with each other; runs that differ by seed or repetition
-    only are one entry, of which medians and ranges are told. A run that failed, or whose folder is
+    only are one entry, shown by medians and ranges. A run that failed, or whose folder is
     damaged, is in every table with its reason.
 
     Parameters
@@ -48,20 +48,7 @@ def compare(folders: Iterable[Path], out_dir: Path) -> list[Path]:
 
 
 def write_comparison(groups: Sequence[Study], out_dir: Path) -> list[Path]:
-    """Write the page, the tables, the CSV file and the figures of some studies.
-
-    Parameters
-    ----------
-    groups : sequence of Study
-        Of any problems; at least one.
-    out_dir : Path
-        As in `compare`.
-
-    Returns
-    -------
-    list of Path
-        The files written.
-    """
+    """Write the page, the tables, the CSV file and the figures of some studies."""
     out_dir.mkdir(parents=True, exist_ok=True)
     page, sheet, text = (out_dir / n for n in (COMPARISON_HTML, COMPARISON_CSV, COMPARISON_MD))
     write_csv(groups, sheet)

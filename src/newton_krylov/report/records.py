@@ -110,7 +110,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run, as its folder tells it.
+    """One run, as read from its folder.
 
     Attributes
     ----------
@@ -155,7 +155,7 @@ class RunRecord:
         status = str(self.summary.get("status") or "unknown")
         if status != "running":
             return status
-        if self.source:  # a copy does not tell whether its original goes on
+        if self.source:  # a copy does not show whether its original goes on
             return "unfinished"
         # Who writes a run holds a lock on its folder, which a dead process does not.
         return status if Record(self.folder).alive else "killed"
@@ -213,18 +213,7 @@ class RunRecord:
         return {k: v for k, v in self.settings.items() if k.partition(".")[0] not in skipped}
 
     def column(self, name: str) -> NDArray[np.float64]:
-        """Return a column of the trace.
-
-        Parameters
-        ----------
-        name : str
-            A numeric column of `trace.Row`.
-
-        Returns
-        -------
-        ndarray, shape (n_rows,)
-            In order; cached, not to be changed.
-        """
+        """Return a column of the trace."""
         return self._columns[name]
 
     @cached_property
@@ -239,39 +228,12 @@ class RunRecord:
 
         There is no interpolation: between two steps there is no iterate, so a method has an
         accuracy only when the step that reaches it is done.
-
-        Parameters
-        ----------
-        value : float
-            The target.
-        column : str
-            What has to reach it; suboptimality is against the certified optimum.
-
-        Returns
-        -------
-        int or None
-            Row number; None where it was never reached (or nothing is known of the column).
         """
         reached = np.flatnonzero(self.column(column) <= value)
         return int(reached[0]) if reached.size else None
 
     def cost_to(self, value: float, cost: str = "seconds", column: str = "suboptimality") -> float:
-        """Return what it cost until the first iterate at or below a value.
-
-        Parameters
-        ----------
-        value : float
-            The target.
-        cost : str
-            A column of the trace that grows: seconds, data_passes, iteration, ...
-        column : str
-            What has to reach the target.
-
-        Returns
-        -------
-        float
-            inf where it was never reached.
-        """
+        """Return what it cost until the first iterate at or below a value."""
         step = self.steps_to(value, column)
         return float("inf") if step is None else float(self.column(cost)[step])
 
@@ -310,8 +272,10 @@ def read_record(folder: Path, source: str = "") -> RunRecord:
             files[name] = read(folder / name)
         except (UserError, RecursionError) as error:  # the latter: nested thousands deep
             files[name] = {}
-            told = f"{folder / name} cannot be read: {error}"
-            faults.append((str(error) if isinstance(error, UserError) else told).rstrip(".") + ".")
+            sentence = f"{folder / name} cannot be read: {error}"
+            if isinstance(error, UserError):
+                sentence = str(error)
+            faults.append(f"{sentence.rstrip('.')}.")
     if source:
         faults = [fault.replace(str(folder), source) for fault in faults]
     return RunRecord(
@@ -399,18 +363,7 @@ def _archived(file: Path) -> list[RunRecord]:
 
 
 def differences(records: Iterable[RunRecord]) -> dict[str, list[Any]]:
-    """Return the settings that are not the same in all records.
-
-    Parameters
-    ----------
-    records : iterable of RunRecord
-        At least one.
-
-    Returns
-    -------
-    dict
-        Dotted key to the values, one a record; None where a record lacks the key.
-    """
+    """Return the settings that are not the same in all records."""
     flat = [record.settings for record in records]
     keys = sorted(set().union(*flat))
     values = {key: [settings.get(key) for settings in flat] for key in keys}

@@ -48,22 +48,7 @@ class Sheet:
     axes: Sequence["Axes"]
 
     def save(self, folder: Path, name: str, formats: Sequence[str] = FORMATS) -> list[Path]:
-        """Write the figure in each format.
-
-        Parameters
-        ----------
-        folder : Path
-            Made if need be.
-        name : str
-            File name without suffix.
-        formats : sequence of str
-            Suffixes.
-
-        Returns
-        -------
-        list of Path
-            The files; equal figures give equal files.
-        """
+        """Write the figure in each format."""
         folder.mkdir(parents=True, exist_ok=True)
         for ax in self.axes:
             _bundle_ticks(ax)
@@ -126,24 +111,7 @@ def sheet(
     key: Key = (),
     dpi: int = 140,
 ) -> Iterator[Sheet]:
-    """Lay out a figure; drawing and saving go inside the context, which sets the style.
-
-    Parameters
-    ----------
-    rows, columns : int
-        Of panels.
-    title, subtitle : str
-        Above them.
-    key : sequence of (str, LineStyle)
-        The legend, below them.
-    dpi : int
-        Pixels per inch.
-
-    Yields
-    ------
-    Sheet
-        With empty panels.
-    """
+    """Lay out a figure; drawing and saving go inside the context, which sets the style."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

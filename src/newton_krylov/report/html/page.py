@@ -47,16 +47,6 @@ def write_page(groups: Sequence[Study]) -> str:
     What labels, settings and reasons say is text and stays text: the template escapes it, the
     data are JSON without a `<`, and a content security policy lets the browser run the two
     scripts of this package and Plotly alone, and connect nowhere.
-
-    Parameters
-    ----------
-    groups : sequence of Study
-        Of any problems; at least one.
-
-    Returns
-    -------
-    str
-        HTML.
     """
     made = profiles(groups)
     labels = dict.fromkeys(label for profile in made for label in profile.ratios)
