@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from newton_krylov.errors import ConfigError, suggest
 from newton_krylov.registry import Entry
@@ -37,7 +38,7 @@ def help_text(config_dir: Path, others: Mapping[str, Mapping[str, str]], prog: s
     """Return what `--help` prints."""
     lines = [f"Usage: {prog} [-m] [group=choice ...] [key=value ...]", ""]
     for group in groups(config_dir):
-        known = {**choices(config_dir, group), **others.get(group, {})}
+        known = dict(sorted({**others.get(group, {}), **choices(config_dir, group)}.items()))
         width = max(map(len, known))
         lines.append(group)
         lines += [f"  {name:<{width}}  {summary}".rstrip() for name, summary in known.items()]
@@ -66,10 +67,16 @@ def part_help(
     part = parts[name]
     meanings = _meanings(inspect.getdoc(part.target) or "")
     lines = [
-        f"{key}: {'null' if value is None else value}  # {meanings.get(key, '')}"
-        for key, value in part.defaults.items()
+        f"{key}: {_typed(value)}  # {meanings.get(key, '')}" for key, value in part.defaults.items()
     ]
     return _keys(group, name, part.summary, [_KEY.match(line) for line in lines])
+
+
+def _typed(value: Any) -> str:
+    """Return a value as one types it: null, true, false."""
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
 
 
 def _keys(group: str, name: str, summary: str, found: Iterable[re.Match[str] | None]) -> str:

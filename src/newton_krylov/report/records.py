@@ -6,8 +6,9 @@ that was killed, or never got to its first step, stays in every table.
 """
 
 import csv
+import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
@@ -29,7 +30,7 @@ from newton_krylov.records.record import (
     read_json,
     read_yaml,
 )
-from newton_krylov.records.trace import COLUMNS, Row, read_trace
+from newton_krylov.records.trace import COLUMNS, Row, cut_short, read_trace
 
 _SWEEP_MARK = "multirun.yaml"
 """Hydra puts it beside the folders of a sweep's jobs."""
@@ -45,6 +46,10 @@ _INCIDENTAL_KEYS = frozenset(
 
 _COMPUTATION_KEYS = frozenset({"chunk", "memory"})
 """Of a loss: how it is computed, not what."""
+
+
+_LARGEST, _LONGEST = 1e300, 400
+"""Of the numbers and texts that a page can show."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +218,18 @@ class RunRecord:
         return {k: v for k, v in self.settings.items() if k.partition(".")[0] not in skipped}
 
     def column(self, name: str) -> NDArray[np.float64]:
-        """Return a column of the trace."""
+        """Return a column of the trace.
+
+        Parameters
+        ----------
+        name : str
+            A numeric column of `trace.Row`.
+
+        Returns
+        -------
+        ndarray, shape (n_rows,)
+            In order; cached, not to be changed.
+        """
         return self._columns[name]
 
     @cached_property
@@ -228,12 +244,39 @@ class RunRecord:
 
         There is no interpolation: between two steps there is no iterate, so a method has an
         accuracy only when the step that reaches it is done.
+
+        Parameters
+        ----------
+        value : float
+            The target.
+        column : str
+            What has to reach it; suboptimality is against the certified optimum.
+
+        Returns
+        -------
+        int or None
+            Row number; None where it was never reached (or nothing is known of the column).
         """
         reached = np.flatnonzero(self.column(column) <= value)
         return int(reached[0]) if reached.size else None
 
     def cost_to(self, value: float, cost: str = "seconds", column: str = "suboptimality") -> float:
-        """Return what it cost until the first iterate at or below a value."""
+        """Return what it cost until the first iterate at or below a value.
+
+        Parameters
+        ----------
+        value : float
+            The target.
+        cost : str
+            A column of the trace that grows: seconds, data_passes, iteration, ...
+        column : str
+            What has to reach the target.
+
+        Returns
+        -------
+        float
+            inf where it was never reached.
+        """
         step = self.steps_to(value, column)
         return float("inf") if step is None else float(self.column(cost)[step])
 
@@ -263,7 +306,7 @@ def read_record(folder: Path, source: str = "") -> RunRecord:
         rows = read_trace(folder / TRACE)
     except FileNotFoundError:
         faults.append(f"{folder / TRACE} is missing: the run never made its first step.")
-    except (OSError, ValueError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, TypeError, OverflowError, csv.Error) as error:
         faults.append(f"{folder / TRACE} cannot be read: {error}.")
     files: dict[str, dict[str, Any]] = {}
     for name in (CONFIG, SUMMARY, ENVIRONMENT):
@@ -276,6 +319,12 @@ def read_record(folder: Path, source: str = "") -> RunRecord:
             if isinstance(error, UserError):
                 sentence = str(error)
             faults.append(f"{sentence.rstrip('.')}.")
+    if (fault := cut_short(files[SUMMARY], rows)) is not None:
+        faults.append(f"{folder / TRACE} {fault}")
+    if any(_beyond(row) for row in rows):
+        faults.append(f"{folder / TRACE} holds numbers beyond {_LARGEST:g}: taken as infinite.")
+        rows = [_within_bounds(row) for row in rows]
+    files = {name: _cut(content) for name, content in files.items()}
     if source:
         faults = [fault.replace(str(folder), source) for fault in faults]
     return RunRecord(
@@ -363,11 +412,49 @@ def _archived(file: Path) -> list[RunRecord]:
 
 
 def differences(records: Iterable[RunRecord]) -> dict[str, list[Any]]:
-    """Return the settings that are not the same in all records."""
+    """Return the settings that are not the same in all records.
+
+    Parameters
+    ----------
+    records : iterable of RunRecord
+        At least one.
+
+    Returns
+    -------
+    dict
+        Dotted key to the values, one a record; None where a record lacks the key.
+    """
     flat = [record.settings for record in records]
     keys = sorted(set().union(*flat))
     values = {key: [settings.get(key) for settings in flat] for key in keys}
     return {key: each for key, each in values.items() if any(v != each[0] for v in each)}
+
+
+def _beyond(row: Row) -> bool:
+    """Tell whether a row has a number with which no axis can be drawn."""
+    return any(_LARGEST < abs(value) < math.inf for value in row.metrics().values())
+
+
+def _within_bounds(row: Row) -> Row:
+    """Return a row with infinity in place of what is beyond the bounds."""
+    values = row.metrics()
+    large: dict[str, Any] = {
+        name: math.copysign(math.inf, value)
+        for name, value in values.items()
+        if abs(value) > _LARGEST
+    }
+    return replace(row, **large)
+
+
+def _cut(value: Any) -> Any:
+    """Cut long texts, which would make a page of a label, and drop numbers beyond the bounds."""
+    if isinstance(value, dict):
+        return {_cut(key): _cut(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_cut(item) for item in value]
+    if isinstance(value, float) and abs(value) > _LARGEST:
+        return math.copysign(math.inf, value)
+    return f"{value[:_LONGEST]}..." if isinstance(value, str) and len(value) > _LONGEST else value
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

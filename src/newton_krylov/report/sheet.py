@@ -48,10 +48,31 @@ class Sheet:
     axes: Sequence["Axes"]
 
     def save(self, folder: Path, name: str, formats: Sequence[str] = FORMATS) -> list[Path]:
-        """Write the figure in each format."""
+        """Write the figure in each format.
+
+        Parameters
+        ----------
+        folder : Path
+            Made if need be.
+        name : str
+            File name without suffix.
+        formats : sequence of str
+            Suffixes.
+
+        Returns
+        -------
+        list of Path
+            The files; equal figures give equal files.
+        """
+        from matplotlib.text import Text
+
         folder.mkdir(parents=True, exist_ok=True)
         for ax in self.axes:
             _bundle_ticks(ax)
+        for text in self.figure.findobj(Text):
+            # A label is no mathematics, whatever dollars it holds; a logarithmic tick is.
+            if "\\mathdefault" not in text.get_text():
+                text.set_parse_math(not text.get_text())
         files = [folder / f"{name}.{suffix}" for suffix in formats]
         for file in files:
             options: dict[str, Any] = (
@@ -111,7 +132,24 @@ def sheet(
     key: Key = (),
     dpi: int = 140,
 ) -> Iterator[Sheet]:
-    """Lay out a figure; drawing and saving go inside the context, which sets the style."""
+    """Lay out a figure; drawing and saving go inside the context, which sets the style.
+
+    Parameters
+    ----------
+    rows, columns : int
+        Of panels.
+    title, subtitle : str
+        Above them.
+    key : sequence of (str, LineStyle)
+        The legend, below them.
+    dpi : int
+        Pixels per inch.
+
+    Yields
+    ------
+    Sheet
+        With empty panels.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -67,6 +67,21 @@ class Table:
         for row in self.rows:
             table.add_row(*(Text(cell) for cell in row))
         return table
+
+
+class Preface(Protocol):
+    """What stands above a comparison: an answer, a table and reasons."""
+
+    @property
+    def paragraph(self) -> str:
+        """The answer in plain words."""
+
+    @property
+    def reasons(self) -> Sequence[str]:
+        """Sentences."""
+
+    def table(self) -> Table:
+        """Numbers behind the answer."""
 
 
 def _line(cells: Sequence[str]) -> str:

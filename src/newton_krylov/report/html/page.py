@@ -35,18 +35,30 @@ from newton_krylov.report.results import (
 from newton_krylov.report.scaling import Scaling, scaling
 from newton_krylov.report.study import Entry, Study, power_text
 from newton_krylov.report.style import LineStyle
-from newton_krylov.report.tables import Table, number_text
+from newton_krylov.report.tables import Preface, Table, number_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-def write_page(groups: Sequence[Study]) -> str:
+def write_page(groups: Sequence[Study], preface: Preface | None = None) -> str:
     """Write a comparison as one HTML document, which loads nothing and needs no network.
 
     What labels, settings and reasons say is text and stays text: the template escapes it, the
     data are JSON without a `<`, and a content security policy lets the browser run the two
     scripts of this package and Plotly alone, and connect nowhere.
+
+    Parameters
+    ----------
+    groups : sequence of Study
+        Of any problems; at least one.
+    preface : Preface, optional
+        An answer that stands above everything else.
+
+    Returns
+    -------
+    str
+        HTML.
     """
     made = profiles(groups)
     labels = dict.fromkeys(label for profile in made for label in profile.ratios)
@@ -68,6 +80,8 @@ def write_page(groups: Sequence[Study]) -> str:
             scripts=scripts,
             data=data,
             title=_title(groups),
+            preface=preface,
+            answers=preface.table() if preface is not None else None,
             cards=_cards(groups),
             studies=[_study_view(*each) for each in zip(_names(groups), groups, strict=True)],
             wrong=[(s.problem.title, *line) for s in groups for line in failures(s)],
