@@ -385,11 +385,11 @@ class FunctionOperator(LinearOperator):
     n : int
         Size.
     dtype : torch.dtype
-        Of its vectors.
+        The type of its vectors.
     device : torch.device
-        Of its vectors.
+        Where its vectors live.
     symmetric : bool
-        The caller's word.
+        Whether A is symmetric; not checked.
     """
 
     def __init__(
@@ -434,11 +434,11 @@ class ArrayOperator(LinearOperator):
     array : object
         Anything with `shape` and `@` on NumPy arrays; real.
     dtype : torch.dtype
-        Of its vectors.
+        The type of its vectors.
     device : torch.device
-        Of its vectors.
+        Where its vectors live.
     symmetric : bool
-        The caller's word.
+        Whether A is symmetric; not checked.
     name : str
         What messages call it.
 
@@ -463,8 +463,11 @@ class ArrayOperator(LinearOperator):
         if len(shape) != 2 or shape[0] != shape[1]:
             raise ValueError(f"expected a square matrix, got shape {shape}")
         super().__init__(shape[0], dtype, device, symmetric=symmetric)
-        # A matrix of NumPy's class `matrix` has products of two dimensions.
-        self._array = np.asarray(array) if isinstance(array, np.ndarray) else array
+        if isinstance(array, np.matrix):  # whose product with a vector has two dimensions
+            raise TypeError(
+                f"{name} is a NumPy matrix (np.matrix): give np.asarray({name}) instead"
+            )
+        self._array = array
         self._name = name
         kind = getattr(getattr(array, "dtype", None), "kind", "f")
         if kind == "c":
@@ -648,6 +651,10 @@ class CastOperator(LinearOperator):
         part = self._operator.sampled(size, generator)
         return None if part is None else part.cast(self.dtype)
 
+    def least_squares(self, b: Tensor) -> LeastSquares | None:
+        """Return None: the problem's u is known in the operator's own type only."""
+        return None
+
     def compression(self) -> Compression | None:
         """Return the operator's compression, for vectors of this type."""
         small = self._operator.compression()
@@ -761,7 +768,7 @@ def as_operator(A: Any, b: Tensor, *, symmetric: bool = True, name: str = "A") -
     b : Tensor, shape (n,)
         A vector the operator will meet: gives size, dtype and device.
     symmetric : bool
-        The caller's word, where `A` does not carry its own.
+        Whether A is symmetric, where `A` does not say so itself.
     name : str
         What messages call `A`.
 

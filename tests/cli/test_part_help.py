@@ -32,7 +32,7 @@ def test_every_key_is_there_with_its_default_and_a_meaning(path: Path) -> None:
     assert shown == node
 
 
-@pytest.mark.parametrize("name", ["w8a", "phishing", "iris"])
+@pytest.mark.parametrize("name", ["w8a", "phishing", "iris", "nist_enso"])
 def test_a_data_set_without_a_file_explains_its_keys_too(name: str) -> None:
     _, _, *lines = part_help([CONF], "dataset", name, parts_without_files(CONF)).splitlines()
     shown = {line.split("=")[0].strip().removeprefix("dataset.") for line in lines}

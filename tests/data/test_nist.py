@@ -5,19 +5,20 @@ import torch
 from torch.func import jacrev
 
 from newton_krylov.data import load_dataset
-from newton_krylov.data.nist import FORMULAS, tables
+from newton_krylov.data.catalogue import nist_tables
+from newton_krylov.data.nist import FORMULAS
 
 PROBLEMS = sorted(FORMULAS)
 
 
 def test_all_are_there():
-    assert sorted(tables()) == PROBLEMS
+    assert sorted(nist_tables()) == PROBLEMS
     assert len(PROBLEMS) == 27
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_the_certified_parameters_give_the_certified_sum_of_squares(problem: str):
-    table, data = tables()[problem], load_dataset(f"nist_{problem}")
+    table, data = nist_tables()[problem], load_dataset(f"nist_{problem}")
     r = data.residuals(data.certified)
     # Lanczos1 is exact data: what is left of it is the rounding of eleven digits.
     rtol = 1.0 if problem == "lanczos1" else 1e-4 if problem.startswith("lanczos") else 1e-9
@@ -30,7 +31,7 @@ def test_the_certified_parameters_give_the_certified_sum_of_squares(problem: str
 @pytest.mark.parametrize("problem", [p for p in PROBLEMS if not p.startswith("lanczos")])
 def test_and_the_certified_standard_deviations(problem: str):
     """s sqrt(diag (J'J)^-1) at the certified parameters."""
-    table, data = tables()[problem], load_dataset(f"nist_{problem}")
+    table, data = nist_tables()[problem], load_dataset(f"nist_{problem}")
     J = jacrev(data.residuals)(data.certified)
     scale = torch.linalg.vector_norm(J, dim=0)
     inverse = torch.linalg.inv((J / scale).T @ (J / scale))

@@ -1,11 +1,14 @@
-"""The data sets that a name alone chooses: LIBSVM's and scikit-learn's, a line each.
+"""The data sets that a name alone chooses: LIBSVM's, scikit-learn's and NIST's, a line each.
 
 They have no YAML files: a configuration gets their keys and defaults from their registration.
 Nothing heavy is imported here, for `--help` and shell completion read it.
 """
 
+import json
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from importlib import resources
+from typing import Any, Literal
 
 Task = Literal["binary", "multiclass", "regression"]
 
@@ -166,10 +169,38 @@ SKLEARN: dict[str, Bundled] = {
 """Names of scikit-learn's data sets; `sklearn.datasets.load_NAME` loads them."""
 
 
+_NIST = "nist_strd.json"
+
+
+@cache
+def nist_tables() -> dict[str, dict[str, Any]]:
+    """Return the tables of NIST's certified problems of nonlinear regression.
+
+    Returns
+    -------
+    dict
+        Problem to `difficulty`, both starts, the certified parameters with their standard
+        deviations, the certified residual sum of squares and standard deviation, and the data.
+    """
+    text = (resources.files("newton_krylov.data") / "files" / _NIST).read_text("utf-8")
+    found: dict[str, dict[str, Any]] = json.loads(text)
+    return found
+
+
+def nist_summary(problem: str) -> str:
+    """Return a line on one of NIST's problems."""
+    table = nist_tables()[problem]
+    return (
+        f"NIST's certified curve fit {problem}: {len(table['certified'])} parameters, "
+        f"{len(table['y'])} observations, {table['difficulty']} difficulty."
+    )
+
+
 def summaries() -> dict[str, str]:
     """Return a line on every data set that has no YAML file, by name."""
     downloaded = {
         name: f"{known.summary.rstrip('.')} (downloaded on first use)."
         for name, known in LIBSVM.items()
     }
-    return downloaded | {name: bundled.summary for name, bundled in SKLEARN.items()}
+    certified = {f"nist_{problem}": nist_summary(problem) for problem in nist_tables()}
+    return downloaded | {name: one.summary for name, one in SKLEARN.items()} | certified

@@ -4,18 +4,15 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from functools import cache
-from importlib import resources
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from newton_krylov.capabilities import LABELLED, RESIDUALS
+from newton_krylov.data.catalogue import nist_summary, nist_tables
 from newton_krylov.data.dataset import CurveFit, Split
 from newton_krylov.registry import register
-
-_TABLES = "nist_strd.json"
 
 Formula = Callable[[Tensor, Tensor], Tensor]
 
@@ -87,23 +84,8 @@ FORMULAS: dict[str, Formula] = {
 """Problem to (x, parameters) -> the curve's values."""
 
 
-@cache
-def tables() -> dict[str, dict[str, Any]]:
-    """Return NIST's tables.
-
-    Returns
-    -------
-    dict
-        Problem to `difficulty`, both starts, the certified parameters with their standard
-        deviations, the certified residual sum of squares and standard deviation, and the data.
-    """
-    text = (resources.files("newton_krylov.data") / "files" / _TABLES).read_text("utf-8")
-    found: dict[str, dict[str, Any]] = json.loads(text)
-    return found
-
-
 def _load(problem: str, start: Literal[1, 2], dtype: torch.dtype) -> CurveFit:
-    table = tables()[problem]
+    table = nist_tables()[problem]
     x = torch.tensor(table["x"], dtype=torch.float64)
     y = torch.tensor(table["y"], dtype=torch.float64)
     y = y.log() if problem == "nelson" else y
@@ -121,13 +103,21 @@ def _load(problem: str, start: Literal[1, 2], dtype: torch.dtype) -> CurveFit:
     )
 
 
+_KEYS = """
+Parameters
+----------
+start : {1, 2}
+    Which of NIST's two starting points: 1 (far) or 2 (near).
+"""
+
+
 def _source(problem: str) -> Callable[..., CurveFit]:
     """Make the function that loads a problem, with a signature that the registry can read."""
 
     def load(*, start: Literal[1, 2] = 1, dtype: torch.dtype = torch.float64) -> CurveFit:
         return _load(problem, start, dtype)
 
-    load.__doc__ = f"{problem}, a certified problem of nonlinear regression."
+    load.__doc__ = f"{nist_summary(problem)}\n{_KEYS}"
     load.__qualname__ = f"nist_{problem}"
     return load
 

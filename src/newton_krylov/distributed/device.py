@@ -6,7 +6,7 @@ import torch
 from pydantic import PositiveInt
 
 from newton_krylov.capabilities import SAMPLES
-from newton_krylov.distributed.team import join
+from newton_krylov.distributed.group import join
 from newton_krylov.registry import register
 
 

@@ -1,5 +1,6 @@
 """Damping: the tau of (A + tau I) p = -g, fixed or adapted to what the last step achieved."""
 
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -13,6 +14,7 @@ from newton_krylov.registry import register
 Factor = Annotated[float, Field(gt=1)]
 
 _POOR, _GOOD = 0.25, 0.75
+_EPS, _TINY = sys.float_info.epsilon, sys.float_info.min
 _FIRST = 1e-3
 """The first tau of `levenberg_marquardt`, in units of the curvature's largest diagonal entry."""
 _GAIN = 1e-4
@@ -97,6 +99,21 @@ class Damping(ABC):
         """
         return True
 
+    def relax(self, trial: Trial) -> bool:
+        """Become smaller, where that may lengthen a step too short to change f measurably.
+
+        Parameters
+        ----------
+        trial : Trial
+            The step; f did not fall, and was not to fall beyond its rounding error.
+
+        Returns
+        -------
+        bool
+            Whether it has become smaller.
+        """
+        return False
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs: numbers and tensors by name."""
         return {}
@@ -156,6 +173,7 @@ class Marquardt(Damping):
         self.tau = max(tau, lowest)
         self.factor = factor
         self.lowest = lowest
+        self.refused = False  # the last step
 
     @property
     def note(self) -> str:  # type: ignore[override]
@@ -172,8 +190,10 @@ class Marquardt(Damping):
         Where it did though m(p) > 0 (the model is not convex along p), the step is good and the
         model is not.
         """
-        if not trial.actual < 0:
-            self.tau *= self.factor**2
+        self.refused = not trial.actual < 0
+        if self.refused:
+            # From where it changed nothing any more it rises at once to where it may.
+            self.tau = max(self.tau * self.factor**2, _EPS * abs(trial.curvature), _TINY)
             return False
         if trial.ratio < _POOR:
             self.tau *= self.factor
@@ -181,13 +201,21 @@ class Marquardt(Damping):
             self.tau = max(self.tau / self.factor, self.lowest)
         return True
 
+    def relax(self, trial: Trial) -> bool:
+        """Go down to the curvature along the step, where tau was above that for no reason."""
+        size = max(abs(trial.curvature) / self.factor**2, self.lowest, _TINY)
+        if self.refused or not self.tau > max(abs(trial.curvature), size):
+            return False
+        self.tau = size
+        return True
+
     def state_dict(self) -> dict[str, Any]:
-        """Return tau."""
-        return {"tau": self.tau}
+        """Return tau, and whether it was raised last."""
+        return {"tau": self.tau, "refused": self.refused}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take tau from a checkpoint."""
-        self.tau = state["tau"]
+        """Go on from a checkpoint."""
+        self.tau, self.refused = state["tau"], state["refused"]
 
 
 @register("damping", "levenberg_marquardt")

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from newton_krylov.records.trace import COLUMNS, Row, shown
+from newton_krylov.records.trace import COLUMNS, OPTIONAL, Row, shown
 from newton_krylov.report.verdict import Race
 
 _EVERY_ROW_UP_TO = 25  # rows that get a line each; after these, one a second
@@ -239,6 +239,7 @@ def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         (column.words, format(summary[column.name], column.full))
         for column in shown("summary")
         if summary.get(column.name) is not None
+        and not (column.name in OPTIONAL and math.isnan(summary[column.name]))
     ]
     if summary.get("optimum") is not None:
         bound = f"{summary['optimum']:.16g}, certified to {summary['optimum_gap_bound']:.1e}"

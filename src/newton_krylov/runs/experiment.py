@@ -417,24 +417,24 @@ class _Experiment:
 
     def _shared_out(self, whole: Dataset) -> tuple[Dataset, Objective]:
         """Return this process's samples, and the objective over those of all processes."""
-        team = distributed.current()
-        if team is None:
+        group = distributed.current()
+        if group is None:
             return whole, objective_of(self.config, whole)
-        self._note(processes=team.size)
+        self._note(processes=group.size)
         settings = {k: v for k, v in self.config.plain.items() if k not in ("tracking", "label")}
         told = {**self.origin, "configuration": json.dumps(settings, default=str)}
         for what, text in told.items():
-            if not team.agree(text):
+            if not group.agree(text):
                 raise UserError(
                     f"The processes of the run do not have the same {what}: give each machine the "
                     f"same files, program and command."
                 )
-        dataset = distributed.shard(whole, team)
+        dataset = distributed.shard(whole, group)
         _load.cache_clear()
         local = objective_of(self.config, dataset)
         train, _ = whole.splits
         assert train is not None  # it has been divided
-        return dataset, distributed.data_parallel(local, team, train.X)
+        return dataset, distributed.data_parallel(local, group, train.X)
 
     def _optimum(self, dataset: Dataset, objective: Objective) -> Optimum | None:
         settings = self.config.settings
@@ -482,7 +482,9 @@ class _Experiment:
             for row in [] if self.checkpoint is None else self.checkpoint.rows:
                 self.tracker.log(row)
                 progress(row)
-            objective.agreed(0.0)  # no clock runs while one process waits for another to load
+            objective.from_rank_zero(
+                0.0
+            )  # no clock runs while one process waits for another to load
             train, test = dataset.splits
             result = run(
                 optimizer,

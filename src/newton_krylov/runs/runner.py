@@ -159,6 +159,8 @@ class _Meter:
         self.iteration += step.iterations
         counts = self.objective.counts
         with counts.paused():
+            test = self.test
+            measures = {} if test is None else self.objective.class_measures(step.point.w, test)
             return Row(
                 iteration=self.iteration,
                 loss=step.point.value,
@@ -168,6 +170,8 @@ class _Meter:
                 test_accuracy=self._accuracy(step.point, self.test),
                 test_loss=self._test_loss(step.point),
                 l2_error=self._l2_error(step.point),
+                test_balanced_accuracy=measures.get("balanced_accuracy", math.nan),
+                test_auc=measures.get("auc", math.nan),
                 step_size=step.step_size,
                 inner_iterations=step.inner_iterations,
                 function_count=counts.function,
@@ -274,7 +278,7 @@ def run(
             except StopIteration as end:
                 return RunResult(Outcome.ENDED, str(end.value), rows, w)
             seconds = clock() - start if step.seconds is None else step.seconds
-            row = meter.row(step, objective.agreed(seconds))
+            row = meter.row(step, objective.from_rank_zero(seconds))
             w = step.point.w if math.isfinite(row.loss) else w
             rows.append(row)
             if on_row is not None:

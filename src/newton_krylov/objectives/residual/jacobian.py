@@ -1,5 +1,6 @@
 """The Jacobian of residuals: products by forward and reverse mode, dense by chunks."""
 
+import warnings
 from collections.abc import Callable, Iterator
 
 import torch
@@ -13,6 +14,13 @@ Residual = Callable[[Tensor], Tensor]
 
 _TANGENTS = 8
 """Numbers that a pass over one residual is taken to keep, for each that it returns."""
+
+
+def import_early() -> None:
+    """Let torch import what forward mode needs, whose own warnings are none of the user's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        jvp(torch.tanh, (torch.zeros(1),), (torch.ones(1),))
 
 
 class Jacobian(RectangularOperator):

@@ -13,7 +13,7 @@ from newton_krylov.errors import ConfigError, UnsupportedError, suggest
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
 from newton_krylov.objectives.residual.gauss_newton import GaussNewtonOperator
-from newton_krylov.objectives.residual.jacobian import Jacobian
+from newton_krylov.objectives.residual.jacobian import Jacobian, import_early
 from newton_krylov.operators import FunctionOperator, LinearOperator, RectangularOperator
 
 Blocks = Mapping[str, Tensor]
@@ -183,6 +183,7 @@ class ResidualObjective(Objective):
         weights: Mapping[str, float] | None = None,
         memory: float = 2 * GIB,
     ) -> None:
+        import_early()
         self._function, self.memory = function, memory
         self.dim, self.dtype, self.device = len(start), start.dtype, start.device
         self.counts, self.share, self.convexity = Counts(), 1.0, None

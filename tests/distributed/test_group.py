@@ -5,22 +5,22 @@ import torch
 from processes import together
 
 from newton_krylov.distributed import current, leave
-from newton_krylov.distributed.team import join
+from newton_krylov.distributed.group import join
 from newton_krylov.errors import UnsupportedError, UserError
 from newton_krylov.registry import entry
 
 
-def sums(team):
-    x = torch.full((5,), float(team.rank + 1))
-    assert team.sum(x) is x
-    assert current() is team
-    assert join("gloo", None) is team
+def sums(group):
+    x = torch.full((5,), float(group.rank + 1))
+    assert group.sum(x) is x
+    assert current() is group
+    assert join("gloo", None) is group
     return [
         x,
-        team.sums(0.1 * (team.rank + 1), 1),
-        team.largest(-1.0 - team.rank),
-        team.firsts(7.0 + team.rank),
-        (team.rank, team.size, team.traffic.calls, team.traffic.bytes),
+        group.sums(0.1 * (group.rank + 1), 1),
+        group.largest(-1.0 - group.rank),
+        group.broadcast(7.0 + group.rank),
+        (group.rank, group.size, group.traffic.calls, group.traffic.bytes),
     ]
 
 
@@ -33,13 +33,13 @@ def test_sums_and_their_cost():
         assert facts == [rank, 3, 3, 5 * 4 + 2 * 8 + 8]
 
 
-def lonely(team):
-    team.sums(1)  # both are there
-    if team.rank == 1:
+def lonely(group):
+    group.sums(1)  # both are there
+    if group.rank == 1:
         leave()
         return "left"
     with pytest.raises(UserError, match="Another process of the run has ended or cannot be rea"):
-        team.sum(torch.ones(3))
+        group.sum(torch.ones(3))
     return "alone"
 
 

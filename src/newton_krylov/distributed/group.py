@@ -35,7 +35,7 @@ class Traffic:
     bytes: int = 0
 
 
-class Team:
+class ProcessGroup:
     """A process's view of the run's processes.
 
     Every process calls the same methods in the same order with the same arguments, but for the
@@ -75,7 +75,7 @@ class Team:
         """
         self.traffic.calls += 1
         self.traffic.bytes += x.nbytes
-        with _no_one_lost():
+        with _connection_errors():
             dist.all_reduce(x)
         return x
 
@@ -111,11 +111,11 @@ class Team:
         x = torch.tensor(value, dtype=torch.float64, device=self.device)
         self.traffic.calls += 1
         self.traffic.bytes += x.nbytes
-        with _no_one_lost():
+        with _connection_errors():
             dist.all_reduce(x, op=dist.ReduceOp.MAX)
         return float(x)
 
-    def firsts(self, value: float) -> float:
+    def broadcast(self, value: float) -> float:
         """Return the first process's number to all.
 
         Parameters
@@ -129,7 +129,7 @@ class Team:
             The same in every process.
         """
         x = torch.tensor(value, dtype=torch.float64, device=self.device)
-        with _no_one_lost():
+        with _connection_errors():
             dist.broadcast(x, 0)
         return float(x)
 
@@ -148,12 +148,12 @@ class Team:
         """
         digest = hashlib.sha256(text.encode()).digest()
         numbers = [int.from_bytes(digest[i : i + 6]) for i in range(0, 30, 6)]  # exact in float64
-        differs = [self.firsts(float(number)) != number for number in numbers]
+        differs = [self.broadcast(float(number)) != number for number in numbers]
         return self.largest(float(any(differs))) == 0.0
 
 
 @contextmanager
-def _no_one_lost() -> Iterator[None]:
+def _connection_errors() -> Iterator[None]:
     """Say what a broken connection means."""
     try:
         yield
@@ -164,10 +164,10 @@ def _no_one_lost() -> Iterator[None]:
         ) from error
 
 
-_team: Team | None = None
+_group: ProcessGroup | None = None
 
 
-def join(backend: str, threads: int | None, timeout: int = 120) -> Team:
+def join(backend: str, threads: int | None, timeout: int = 120) -> ProcessGroup:
     """Join the processes that `torchrun` started.
 
     Parameters
@@ -182,7 +182,7 @@ def join(backend: str, threads: int | None, timeout: int = 120) -> Team:
 
     Returns
     -------
-    Team
+    ProcessGroup
         Also what `current` returns from now on.
 
     Raises
@@ -190,7 +190,7 @@ def join(backend: str, threads: int | None, timeout: int = 120) -> Team:
     UnsupportedError
         If this process was not started by `torchrun`, or there are not enough GPUs.
     """
-    global _team  # noqa: PLW0603 - torch's process group, too, is one for the process
+    global _group  # noqa: PLW0603 - torch's process group, too, is one for the process
     missing = [name for name in VARIABLES if name not in os.environ]
     if missing:
         raise UnsupportedError(
@@ -198,8 +198,8 @@ def join(backend: str, threads: int | None, timeout: int = 120) -> Team:
             "`torchrun --nproc-per-node=2 run.py device=distributed` (the environment has no "
             f"{missing[0]})."
         )
-    if _team is not None:
-        return _team
+    if _group is not None:
+        return _group
     if threads is not None:
         torch.set_num_threads(threads)
     device = _device(backend)
@@ -207,8 +207,8 @@ def join(backend: str, threads: int | None, timeout: int = 120) -> Team:
         "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout)
     )
     atexit.register(leave)  # a process that ends in another way must leave, too
-    _team = Team(device)
-    return _team
+    _group = ProcessGroup(device)
+    return _group
 
 
 def _device(backend: str) -> torch.device:
@@ -225,14 +225,14 @@ def _device(backend: str) -> torch.device:
     return torch.device("cuda", local)
 
 
-def current() -> Team | None:
-    """Return the team that this process has joined, if it has."""
-    return _team
+def current() -> ProcessGroup | None:
+    """Return the group that this process has joined, if it has."""
+    return _group
 
 
 def leave() -> None:
-    """Leave the team; the next run may join one anew."""
-    global _team  # noqa: PLW0603
-    if _team is not None:
-        _team = None
+    """Leave the group; the next run may join another."""
+    global _group  # noqa: PLW0603
+    if _group is not None:
+        _group = None
         dist.destroy_process_group()
