@@ -34,8 +34,8 @@ import torch
 
 from newton_krylov.data import Dataset, ImageSet, Split, load_dataset
 from newton_krylov.data.images import Images
-from newton_krylov.distributed import DataParallel, Team, data_parallel, shard
-from newton_krylov.distributed.team import join
+from newton_krylov.distributed import DataParallel, ProcessGroup, data_parallel, shard
+from newton_krylov.distributed.group import join
 from newton_krylov.objectives.features import Features
 from newton_krylov.objectives.network.objective import Network
 from newton_krylov.registry import entry
@@ -142,16 +142,16 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 def work(case: str, samples: int) -> None:
     """Measure in this process, one of several; the first prints what it found."""
-    team = join("gloo", 1)
+    group = join("gloo", 1)
     whole = CASES[case][0](samples)
-    dataset = shard(whole, team)
-    f = objective(whole, dataset, team)
-    found = measured(f, team)
-    if team.rank == 0:
+    dataset = shard(whole, group)
+    f = objective(whole, dataset, group)
+    found = measured(f, group)
+    if group.rank == 0:
         print(json.dumps(asdict(found)))
 
 
-def objective(whole: Dataset, dataset: Dataset, team: Team) -> DataParallel:
+def objective(whole: Dataset, dataset: Dataset, group: ProcessGroup) -> DataParallel:
     """Bind the loss, or the paper's network, to this process's samples."""
     if whole.images is None:
         local: Any = entry("loss", "logistic").target(dataset)
@@ -162,10 +162,10 @@ def objective(whole: Dataset, dataset: Dataset, team: Team) -> DataParallel:
         module = initialized(entry("model", "paper_cnn").build({}), Interface.of(whole), generator)
         local = entry("loss", "cross_entropy").build({}, dataset=dataset, model=module)
         assert isinstance(local, Network)
-    return data_parallel(local, team, whole.train.X)
+    return data_parallel(local, group, whole.train.X)
 
 
-def measured(f: DataParallel, team: Team) -> Measured:
+def measured(f: DataParallel, group: ProcessGroup) -> Measured:
     """Time a step, a Hessian product and a sum of a vector of the parameters' length."""
     network = isinstance(f.local, Network)
     w0 = f.initial() if network else torch.zeros(f.dim, dtype=f.dtype)
@@ -174,23 +174,23 @@ def measured(f: DataParallel, team: Team) -> Measured:
         """Make a gradient and a product, or steps of Newton-CG; return the seconds of one."""
         if not network:
             return newton(f, w0, STEPS) / STEPS
-        f.agreed(0.0)
+        f.from_rank_zero(0.0)
         begin = time.perf_counter()
         point = f.at(w0)
         _ = point.grad, point.value, point.hessian() @ w0
         return time.perf_counter() - begin
 
     step()
-    calls, sent = team.traffic.calls, team.traffic.bytes
+    calls, sent = group.traffic.calls, group.traffic.bytes
     seconds = [step()]
     steps = 1 if network else STEPS
-    sums, volume = (team.traffic.calls - calls) / steps, (team.traffic.bytes - sent) / steps
+    sums, volume = (group.traffic.calls - calls) / steps, (group.traffic.bytes - sent) / steps
     seconds += [step() for _ in range(1 if network else 9)]
     H = f.at(w0).hessian()
     x = torch.ones_like(w0)
     product = timed(lambda: H @ x, f, 3 if network else 30)
-    all_reduce = timed(lambda: team.sum(x), f, 30)
-    return Measured(f.agreed(min(seconds)), sums, volume, product, all_reduce, f.dim)
+    all_reduce = timed(lambda: group.sum(x), f, 30)
+    return Measured(f.from_rank_zero(min(seconds)), sums, volume, product, all_reduce, f.dim)
 
 
 def newton(f: DataParallel, w0: torch.Tensor, steps: int) -> float:
@@ -200,7 +200,7 @@ def newton(f: DataParallel, w0: torch.Tensor, steps: int) -> float:
     parts["curvature"] = entry("hessian_approx", "hvp").build({})
     parts["preconditioner"] = entry("preconditioner", "none").build({})
     optimizer = entry("optimizer", "newton").build({}, **parts)
-    f.agreed(0.0)
+    f.from_rank_zero(0.0)
     result = run(optimizer, f, w0, Stopping(epochs=steps), torch.Generator())
     return result.rows[-1].seconds
 
@@ -210,11 +210,11 @@ def timed(action: Callable[[], object], f: DataParallel, times: int) -> float:
     action()
     seconds = []
     for _ in range(times):
-        f.agreed(0.0)
+        f.from_rank_zero(0.0)
         begin = time.perf_counter()
         action()
         seconds.append(time.perf_counter() - begin)
-    return f.agreed(min(seconds))
+    return f.from_rank_zero(min(seconds))
 
 
 def show(case: str, processes: list[int], found: dict[tuple[str, int], Measured]) -> None:

@@ -9,10 +9,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from command import CONF
 
-from newton_krylov.runs.parts import register_parts
+from newton_krylov.cli.offers import offer
 
-register_parts()
+offer(CONF)  # imports all parts, and lets Hydra find those without a file
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

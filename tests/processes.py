@@ -1,4 +1,4 @@
-"""Run a function in several processes that form a team, as torchrun's would."""
+"""Run a function in several processes that form a group, as torchrun's would."""
 
 import multiprocessing
 import os
@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from newton_krylov.distributed.team import join, leave
+from newton_krylov.distributed.group import join, leave
 
 _PATIENCE = 120.0
 
 
 def together(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """Call `function(team, *arguments)` in `size` processes and return what each returned.
+    """Call `function(group, *arguments)` in `size` processes and return what each returned.
 
     The processes are forked, so that they share what is imported; tensors come back as they are.
     """

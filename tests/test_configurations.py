@@ -8,9 +8,12 @@ import yaml
 from command import CONF
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from newton_krylov import registry
+from newton_krylov.capabilities import TABLE
+from newton_krylov.data.catalogue import summaries
 from newton_krylov.errors import ConfigError
 from newton_krylov.runs.config import GROUPS, Settings, check
 
@@ -42,7 +45,28 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_there_is_a_file_for_every_part_and_a_part_for_every_file(group):
-    assert {path.stem for path in (CONF / group).glob("*.yaml")} == ours(group)
+    """Of the data sets of the catalogue, which a name alone chooses, the registration is enough."""
+    files = {path.stem for path in (CONF / group).glob("*.yaml")}
+    named = set(summaries()) if group == "dataset" else set()
+    assert not files & named
+    assert files | named == ours(group)
+
+
+@pytest.mark.parametrize("name", summaries())
+def test_a_data_set_without_a_file_has_the_keys_of_its_registration(name):
+    node = composed(f"dataset={name}")["dataset"]
+    part = registry.entry("dataset", name)
+    assert node == {"name": name, **part.defaults}
+    assert part.summary.rstrip(".") in summaries()[name]
+    if TABLE in part.offers:
+        check(composed(f"dataset={name}", "dataset.bias=true"))
+
+
+def test_a_data_set_without_a_file_refuses_other_keys_and_values():
+    with pytest.raises(ConfigCompositionException, match="test_set"):
+        composed("dataset=phishing", "dataset.test_set=own")
+    with pytest.raises(ConfigError, match=r"dataset\.scaling='x' is not valid"):
+        check(composed("dataset=w8a", "dataset.scaling=x"))
 
 
 def test_every_registered_group_can_be_configured():

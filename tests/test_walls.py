@@ -17,23 +17,29 @@ LIBRARY = {
     "files": {"errors"},
     "registry": {"errors"},
     "operators": {"errors", "norms"},
+    "rectangular": {"errors", "operators"},
     "capabilities": {"errors", "registry"},
     "device": {"capabilities", "errors", "registry"},
     "data": {"capabilities", "errors", "files", "registry"},
     "models": {"data", "errors", "registry"},
     "spectral": {"errors", "norms", "operators"},
-    "linear_solvers": {"errors", "norms", "operators", "registry"},
+    "linear_solvers": {
+        "capabilities", "errors", "norms", "operators", "rectangular", "registry",
+    },
     "preconditioners": {
         "capabilities", "errors", "linear_solvers", "norms", "operators", "registry", "spectral",
     },
-    "objectives": {"allocator", "capabilities", "data", "errors", "norms", "operators", "registry"},
+    "objectives": {
+        "allocator", "capabilities", "data", "errors", "norms", "operators", "rectangular",
+        "registry",
+    },
     "curvature": {
         "capabilities", "errors", "norms", "objectives", "operators", "registry", "spectral",
     },
     "distributed": {"capabilities", "data", "errors", "objectives", "operators", "registry"},
     "optimizers": {
         "capabilities", "curvature", "errors", "linear_solvers", "norms", "objectives", "operators",
-        "preconditioners", "registry", "spectral",
+        "preconditioners", "rectangular", "registry", "spectral",
     },
     "interfaces": {
         "curvature", "data", "errors", "linear_solvers", "norms", "objectives", "operators",
@@ -52,7 +58,10 @@ BENCH = {
         "objectives", "operators", "optimizers", "records", "registry", "report", "spectral",
         "terminal", "tracking",
     },
-    "cli": {"distributed", "errors", "registry", "report", "runs", "tracking"},
+    "cli": {
+        "data", "distributed", "errors", "records", "registry", "report", "runs", "terminal",
+        "tracking",
+    },
 }  # fmt: skip
 KNOWN = LIBRARY | BENCH
 

@@ -7,6 +7,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from newton_krylov.interfaces.least_squares import least_squares as least_squares
+    from newton_krylov.interfaces.minimize import minimize as minimize
     from newton_krylov.interfaces.module import empirical_fisher as empirical_fisher
     from newton_krylov.interfaces.module import gauss_newton as gauss_newton
     from newton_krylov.interfaces.module import hessian as hessian
@@ -18,8 +20,11 @@ if TYPE_CHECKING:
     from newton_krylov.linear_solvers.exact import exact as exact
     from newton_krylov.linear_solvers.gcr import gcr as gcr
     from newton_krylov.linear_solvers.gmres import gmres as gmres
+    from newton_krylov.linear_solvers.lsmr import lsmr as lsmr
+    from newton_krylov.linear_solvers.lsqr import lsqr as lsqr
     from newton_krylov.linear_solvers.minres import minres as minres
     from newton_krylov.linear_solvers.minres_qlp import minres_qlp as minres_qlp
+    from newton_krylov.linear_solvers.qr import qr as qr
     from newton_krylov.linear_solvers.result import LinearResult as LinearResult
     from newton_krylov.linear_solvers.result import Status as Status
     from newton_krylov.operators import FunctionOperator as FunctionOperator
@@ -54,9 +59,14 @@ _HOME = {
     "gmres": "linear_solvers.gmres",
     "hessian": "interfaces.module",
     "lanczos": "spectral.lanczos",
+    "least_squares": "interfaces.least_squares",
+    "lsmr": "linear_solvers.lsmr",
+    "lsqr": "linear_solvers.lsqr",
+    "minimize": "interfaces.minimize",
     "minres": "linear_solvers.minres",
     "minres_qlp": "linear_solvers.minres_qlp",
     "monte_carlo_fisher": "interfaces.module",
+    "qr": "linear_solvers.qr",
 }
 
 __all__ = list(_HOME)

@@ -18,6 +18,7 @@ from newton_krylov.registry import Entry, entry, groups, names
 TABLE = "a table of features"
 LABELLED = "samples with targets"
 TRANSPORT = "a transport problem"
+RESIDUALS = "residuals to be made small"
 # Offered by losses.
 SAMPLES = "a mean over samples"
 LINEAR_MODEL = "a linear model"
@@ -28,6 +29,7 @@ LAYERS = "a network's layers"
 TRANSPORT_DUAL = "the dual of a transport problem"
 SKLEARN_LOGISTIC = "the loss of scikit-learn's LogisticRegression"
 LIBLINEAR_LOSS = "a loss of LIBLINEAR"
+SUM_OF_SQUARES = "a sum of squares"
 # Offered by curvatures.
 SAMPLED_HESSIAN = "a Hessian that is a sum over samples"
 # Offered by devices.

@@ -24,6 +24,10 @@ class UnsupportedError(UserError):
     """A combination of parts that makes no sense, such as `cg` on a nonsymmetric operator."""
 
 
+class NotFiniteError(UserError, ValueError):
+    """Numbers that are nan or infinite where a method needs finite ones."""
+
+
 class CombinationError(ConfigError, UnsupportedError):
     """Choices that are right each by itself but do not go together; a sweep leaves them out."""
 
@@ -52,6 +56,10 @@ def renamed(key: str) -> str | None:
         With the new name.
     """
     return f"{key} is now {_RENAMED[key]}." if key in _RENAMED else None
+
+
+class TakenError(UserError):
+    """A folder that holds another run, or one that another process is writing."""
 
 
 def suggest(word: str, choices: Iterable[str]) -> str:

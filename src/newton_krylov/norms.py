@@ -29,7 +29,7 @@ def norm(v: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape ()
-        Of v's dtype and device.
+        A number of v's dtype, on its device.
 
     Notes
     -----

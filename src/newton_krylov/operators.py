@@ -2,6 +2,7 @@
 
 import math
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -174,6 +175,21 @@ class LinearOperator:
         """
         return None
 
+    def least_squares(self, b: Tensor) -> "LeastSquares | None":
+        """Return the least-squares problem whose normal equations are A x = b, where one is known.
+
+        Parameters
+        ----------
+        b : Tensor, shape (n,)
+            Right side.
+
+        Returns
+        -------
+        LeastSquares or None
+            None unless A = J'J + shift I and b = J'u with a known u.
+        """
+        return None
+
     def compression(self) -> "Compression | None":
         """Return a smaller operator with the same nonzero eigenvalues, where one is known.
 
@@ -271,6 +287,55 @@ class Compression:
     reduce: Callable[[Tensor], Tensor]
 
 
+class RectangularOperator(ABC):
+    """An m by n linear map given by its products and those of its transpose.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (m, n).
+    dtype : torch.dtype
+        Of the vectors it takes and returns.
+    device : torch.device
+        Where those vectors live.
+    """
+
+    def __init__(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
+        self.shape, self.dtype, self.device = shape, dtype, device
+
+    @abstractmethod
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply by a vector of shape (n,); returns shape (m,), never an alias of `v`."""
+
+    @abstractmethod
+    def rmatvec(self, u: Tensor) -> Tensor:
+        """Multiply the transpose by a vector of shape (m,); a fresh tensor of shape (n,)."""
+
+    def dense(self) -> Tensor:
+        """Form the matrix, shape (m, n); n products unless a subclass knows a better way."""
+        eye = torch.eye(self.shape[1], dtype=self.dtype, device=self.device)
+        return torch.stack([self.matvec(v) for v in eye], dim=1)
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """The problem of minimizing |J x - u|^2 + shift |x|^2.
+
+    Attributes
+    ----------
+    J : RectangularOperator
+        m by n.
+    u : Tensor, shape (m,)
+        Right side.
+    shift : float
+        At least 0.
+    """
+
+    J: RectangularOperator
+    u: Tensor
+    shift: float = 0.0
+
+
 class MatrixOperator(LinearOperator):
     """An explicit matrix, dense or sparse.
 
@@ -320,11 +385,11 @@ class FunctionOperator(LinearOperator):
     n : int
         Size.
     dtype : torch.dtype
-        Of its vectors.
+        The type of its vectors.
     device : torch.device
-        Of its vectors.
+        Where its vectors live.
     symmetric : bool
-        The caller's word.
+        Whether A is symmetric; not checked.
     """
 
     def __init__(
@@ -369,11 +434,11 @@ class ArrayOperator(LinearOperator):
     array : object
         Anything with `shape` and `@` on NumPy arrays; real.
     dtype : torch.dtype
-        Of its vectors.
+        The type of its vectors.
     device : torch.device
-        Of its vectors.
+        Where its vectors live.
     symmetric : bool
-        The caller's word.
+        Whether A is symmetric; not checked.
     name : str
         What messages call it.
 
@@ -398,8 +463,11 @@ class ArrayOperator(LinearOperator):
         if len(shape) != 2 or shape[0] != shape[1]:
             raise ValueError(f"expected a square matrix, got shape {shape}")
         super().__init__(shape[0], dtype, device, symmetric=symmetric)
-        # A matrix of NumPy's class `matrix` has products of two dimensions.
-        self._array = np.asarray(array) if isinstance(array, np.ndarray) else array
+        if isinstance(array, np.matrix):  # whose product with a vector has two dimensions
+            raise TypeError(
+                f"{name} is a NumPy matrix (np.matrix): give np.asarray({name}) instead"
+            )
+        self._array = array
         self._name = name
         kind = getattr(getattr(array, "dtype", None), "kind", "f")
         if kind == "c":
@@ -508,6 +576,14 @@ class AffineOperator(LinearOperator):
         part = self._operator.sampled(size, generator)
         return None if part is None else part.affine(**self._terms())
 
+    def least_squares(self, b: Tensor) -> LeastSquares | None:
+        """Return A's problem with the shift added to its own, where only a shift is added."""
+        plain = self._diagonal is None and self.scale == 1.0
+        problem = self._operator.least_squares(b) if plain else None
+        if problem is None or problem.shift + self.shift < 0:
+            return None
+        return replace(problem, shift=problem.shift + self.shift)
+
     def compression(self) -> Compression | None:
         """Return A's compression, scaled and shifted alike."""
         small = None if self._diagonal is not None else self._operator.compression()
@@ -574,6 +650,10 @@ class CastOperator(LinearOperator):
         """Return an estimate from `size` of the operator's terms."""
         part = self._operator.sampled(size, generator)
         return None if part is None else part.cast(self.dtype)
+
+    def least_squares(self, b: Tensor) -> LeastSquares | None:
+        """Return None: the problem's u is known in the operator's own type only."""
+        return None
 
     def compression(self) -> Compression | None:
         """Return the operator's compression, for vectors of this type."""
@@ -688,7 +768,7 @@ def as_operator(A: Any, b: Tensor, *, symmetric: bool = True, name: str = "A") -
     b : Tensor, shape (n,)
         A vector the operator will meet: gives size, dtype and device.
     symmetric : bool
-        The caller's word, where `A` does not carry its own.
+        Whether A is symmetric, where `A` does not say so itself.
     name : str
         What messages call `A`.
 
@@ -723,3 +803,75 @@ def as_operator(A: Any, b: Tensor, *, symmetric: bool = True, name: str = "A") -
     if operator.shape != (n, n):
         raise ValueError(f"{name} has shape {operator.shape}, but b has shape ({n},)")
     return operator
+
+
+def to_operator(A: Any, v: Tensor | None = None) -> LinearOperator:
+    """Take a matrix, which knows its own size, and return a `LinearOperator`.
+
+    Parameters
+    ----------
+    A : LinearOperator, Tensor, or a SciPy or NumPy matrix or operator
+        Symmetric.
+    v : Tensor, shape (n,), optional
+        A vector the operator will meet. With one, a function will do for A.
+
+    Returns
+    -------
+    LinearOperator
+        `A` itself if it is one already; declared nonsymmetric where it is an explicit matrix that
+        is not symmetric.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `A` has no size or none that fits v, or is not real.
+    """
+    if v is None and not hasattr(A, "shape"):
+        raise TypeError(
+            f"A must be an operator or a matrix, not {type(A).__name__}: a function does not know "
+            f"its size, FunctionOperator(function, n, dtype, device) does"
+        )
+    if v is None:
+        kind = str(getattr(A, "dtype", None) or "float64").removeprefix("torch.")
+        dtype = torch.float32 if kind in ("float32", "float16") else torch.float64
+        v = torch.empty(A.shape[0], dtype=dtype, device=getattr(A, "device", None))
+    if not (isinstance(A, LinearOperator) and A.shape[0] != v.shape[0]):
+        check_vector("v0", v, v)
+    operator = as_operator(A, v)
+    if operator.dtype != v.dtype or operator.device != v.device:
+        raise TypeError(
+            f"A is {operator.dtype} on {operator.device}, but v0 is {v.dtype} on {v.device}"
+        )
+    operator.symmetric = is_symmetric(A, operator)
+    return operator
+
+
+def is_symmetric(A: Any, operator: LinearOperator) -> bool:
+    """Believe an operator and a function; test a matrix: u'A v = v'A u for random u, v.
+
+    Parameters
+    ----------
+    A : object
+        What the user gave.
+    operator : LinearOperator
+        What `as_operator` made of it.
+
+    Returns
+    -------
+    bool
+        False for an explicit matrix that differs from its transpose by more than rounding.
+    """
+    explicit = isinstance(operator, MatrixOperator) or hasattr(A, "__array__") or hasattr(A, "nnz")
+    if A is operator or not explicit:
+        return operator.symmetric
+    generator = torch.Generator().manual_seed(0)
+    uv = torch.randn(2, operator.shape[0], generator=generator, dtype=operator.dtype)
+    u, v = uv.to(operator.device)
+    images = operator.matvec(u).detach(), operator.matvec(v).detach()
+    k = max(map(exponent, images))
+    Au, Av = (scaled_by_power(image, -k) for image in images)
+    difference = abs(torch.dot(u, Av) - torch.dot(v, Au))
+    size = euclidean(u) * euclidean(Av) + euclidean(v) * euclidean(Au)
+    info = torch.finfo(operator.dtype)
+    denormal = scaled(len(u) * info.tiny * info.eps, -k)
+    return not float(difference) > info.eps**0.5 * size + denormal * euclidean(u) * euclidean(v)

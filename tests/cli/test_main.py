@@ -269,6 +269,8 @@ def test_help_imports_nothing_heavy():
     [
         ("python run.py solver=", {"solver=cg", "solver=cr", "solver=gmres"}),
         ("python run.py solver=gm", {"solver=gmres"}),
+        ("python run.py dataset=phi", {"dataset=phishing"}),
+        ("python run.py dataset=w8a dataset.mir", {"dataset.mirror="}),
         ("python run.py solver=gmres solver.re", {"solver.restart="}),
         ("python run.py exper", {"experiment="}),
         ("python run.py line_search=armijo stop.ep", {"stop.epochs="}),

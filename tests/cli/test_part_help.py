@@ -8,8 +8,9 @@ from command import CONF, ROOT
 
 from newton_krylov.cli.choices import part_help
 from newton_krylov.cli.main import MISTAKE, main
+from newton_krylov.cli.offers import parts_without_files
 from newton_krylov.errors import ConfigError
-from newton_krylov.registry import Entry
+from newton_krylov.registry import Entry, entry
 from newton_krylov.runs.config import GROUPS
 
 FILES = [path for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
@@ -29,6 +30,14 @@ def test_every_key_is_there_with_its_default_and_a_meaning(path: Path) -> None:
         assert meaning.strip(), f"{typed} is not explained"
         shown[key.removeprefix(f"{group}.")] = yaml.safe_load(value)
     assert shown == node
+
+
+@pytest.mark.parametrize("name", ["w8a", "phishing", "iris", "nist_enso"])
+def test_a_data_set_without_a_file_explains_its_keys_too(name: str) -> None:
+    _, _, *lines = part_help([CONF], "dataset", name, parts_without_files(CONF)).splitlines()
+    shown = {line.split("=")[0].strip().removeprefix("dataset.") for line in lines}
+    assert shown == entry("dataset", name).parameters.keys()
+    assert all(line.strip().partition("  ")[2].strip() for line in lines)
 
 
 def test_several_choices_are_shown_one_after_the_other(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from sklearn.datasets import load_svmlight_file
 
-from newton_krylov.data import a9a, load_dataset
+from newton_krylov.data import Table, a9a, load_dataset
 from newton_krylov.data.sparse import to_numpy
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ def test_what_is_known_of_it():
     assert torch.bincount(data.train.y).tolist() == [24_720, 7_841]
     assert (data.task, data.n_classes) == ("binary", 2)
     assert data.train.X.col_indices().dtype is torch.int32
-    assert data.images is None
+    assert type(data) is Table
 
 
 def test_licence_and_attribution_lie_beside_it():

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from newton_krylov.data import load_dataset
-from newton_krylov.data.libsvm import KNOWN, SITE, find_files
+from newton_krylov.data.catalogue import LIBSVM
+from newton_krylov.data.libsvm import SITE, find_files
 from newton_krylov.errors import ConfigError, DataError
 
 TRAIN = "".join(f"{2 * (k % 2) - 1:+d} {k % 5 + 1}:{k + 1}\n" for k in range(20))
@@ -228,9 +229,9 @@ def test_a_mirror_is_on_the_web(data_dir, mirror):
 
 
 @pytest.mark.usefixtures("data_dir")
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", LIBSVM)
 def test_names_of_the_site_are_names_of_files(name, tmp_path):
-    known = KNOWN[name]
+    known = LIBSVM[name]
     for file in filter(None, (known.train, known.test)):
         assert "/" not in file
     laid(tmp_path, {known.train: TRAIN})

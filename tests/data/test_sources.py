@@ -10,6 +10,7 @@ import yaml
 
 from newton_krylov import registry
 from newton_krylov.data import load_dataset, source
+from newton_krylov.data.catalogue import nist_tables, summaries
 from newton_krylov.data.prepare import RawData, Samples
 from newton_krylov.errors import ConfigError
 from newton_krylov.registry import entry, names
@@ -23,7 +24,7 @@ def configured():
 
 
 def test_every_data_set_has_its_file_and_every_file_its_data_set():
-    assert list(configured()) == names("dataset")
+    assert sorted([*configured(), *summaries()]) == names("dataset")
 
 
 @pytest.mark.parametrize("name", configured())
@@ -77,9 +78,11 @@ def test_the_pages_example(monkeypatch):
 
 def test_the_page_names_every_data_set():
     page = (ROOT / "docs" / "data.md").read_text()
-    adults = [f"a{k}a" for k in range(2, 8)]  # "`a1a` to `a8a`"
-    for name in configured():
-        assert f"`{name}`" in page or name in adults, name
+    several = [f"a{k}a" for k in range(2, 8)]  # "`a1a` to `a8a`"
+    several += [f"nist_{problem}" for problem in nist_tables()]
+    assert f"`nist_misra1a` and {len(nist_tables()) - 1} more" in page
+    for name in [*configured(), *summaries()]:
+        assert f"`{name}`" in page or name in several, name
 
 
 def test_mistakes_are_one_sentence():

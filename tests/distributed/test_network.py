@@ -31,7 +31,7 @@ METHODS = {
     "layerwise": (
         "layerwise_newton",
         # Of fewer samples one process alone would compress the wide layer's Hessian, and its
-        # eigenpairs agree with the team's to their tolerance only.
+        # eigenpairs agree with the group's to their tolerance only.
         {"batch_size": N, "layers": ["0", "5"]},
         {"curvature": "rank1", "solver": "exact", "damping": ("marquardt", {"tau": 0.1})},
     ),
@@ -116,9 +116,9 @@ def trained(method, f, data):
     return [np.array(rows), found.w]
 
 
-def in_a_team(team):
-    X, data = whole().train.X, shard(whole(), team)
-    return evaluate(data_parallel(network(data), team, X), data)
+def in_a_team(group):
+    X, data = whole().train.X, shard(whole(), group)
+    return evaluate(data_parallel(network(data), group, X), data)
 
 
 @pytest.fixture(scope="module")

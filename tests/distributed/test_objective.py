@@ -78,12 +78,12 @@ SUBSETS = {
 CASES = [(loss, sparse) for loss in LOSSES for sparse in (False, True)]
 
 
-def in_a_team(team):
+def in_a_team(group):
     answers = []
     for loss, sparse in CASES:
         whole = dataset_of(loss, sparse)
-        data = shard(whole, team)
-        answers.append(evaluate(data_parallel(make(loss, data), team, whole.train.X), data))
+        data = shard(whole, group)
+        answers.append(evaluate(data_parallel(make(loss, data), group, whole.train.X), data))
     return answers
 
 
@@ -103,8 +103,8 @@ def test_equal_to_one_process_and_the_same_bits_in_each(size, case):
     loss, sparse = CASES[case]
     data = dataset_of(loss, sparse)
     alone = evaluate(make(loss, data), data)
-    team = [answers[case] for answers in members(size)]
-    for rank, member in enumerate(team):
+    group = [answers[case] for answers in members(size)]
+    for rank, member in enumerate(group):
         for name, expected in alone.items():
             if name == "counts":
                 assert member[name] == pytest.approx(expected, rel=1e-12)
@@ -115,7 +115,7 @@ def test_equal_to_one_process_and_the_same_bits_in_each(size, case):
                 tolerance = 2 if name == "rounding" else 1e-12
                 assert np.linalg.norm(a - e) <= tolerance * np.linalg.norm(e) + 1e-15, name
                 if rank:
-                    assert np.array_equal(a, flat(team[0][name])), f"{name} differs in bits"
+                    assert np.array_equal(a, flat(group[0][name])), f"{name} differs in bits"
 
 
 def _numpy(value):

@@ -73,9 +73,9 @@ def loss_of(data):
     return entry("loss", BY_NAME["logistic"].name).target(data, l2=0.01)
 
 
-def all_methods(team):
-    X, data = whole().train.X, shard(whole(), team)
-    return {m: trace(m, data_parallel(loss_of(data), team, X), data) for m in METHODS}
+def all_methods(group):
+    X, data = whole().train.X, shard(whole(), group)
+    return {m: trace(m, data_parallel(loss_of(data), group, X), data) for m in METHODS}
 
 
 @pytest.fixture(scope="module")

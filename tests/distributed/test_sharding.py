@@ -74,10 +74,10 @@ def test_what_cannot_be_divided():
 )  # fmt: skip
 def test_places_of_subsets_of_subsets_partition_them(n, size, draws):
     """Each sample of a subset is in exactly one process, which finds it by its own number."""
-    team = []
+    group = []
     for rank in range(size):
         own = torch.tensor(range(rank, n, size), dtype=torch.int64)
-        team.append((_Places(n, own), own))
+        group.append((_Places(n, own), own))
     samples = torch.arange(n)
     for draw in draws:
         if not draw:
@@ -85,22 +85,22 @@ def test_places_of_subsets_of_subsets_partition_them(n, size, draws):
         index = torch.tensor([min(int(u * len(samples)), len(samples) - 1) for u in draw])
         samples = samples[index]
         after = []
-        for places, own in team:
+        for places, own in group:
             taken, numbers = places.take(index)
             after.append((taken, own[numbers]))
-        team = after
+        group = after
         found = torch.full((len(samples),), -1)
-        for places, own in team:
+        for places, own in group:
             assert bool((found[places.numbers] == -1).all())
             found[places.numbers] = own
         assert torch.equal(found, samples)
-        assert sum(places.share for places, _ in team) == pytest.approx(1)
+        assert sum(places.share for places, _ in group) == pytest.approx(1)
 
 
-def on_disk(team, folder):
+def on_disk(group, folder):
     whole = load_dataset("shards", {"path": folder})
-    data = shard(whole, team)
-    f = data_parallel(entry("loss", "logistic").target(data, l2=0.1), team, whole.train.X)
+    data = shard(whole, group)
+    f = data_parallel(entry("loss", "logistic").target(data, l2=0.1), group, whole.train.X)
     point = f.at(torch.ones(f.dim, dtype=torch.float64))
     index = torch.tensor([399, 0, 200])
     return [point.value, point.grad, point.hessian() @ point.grad, point.subset(index).grad]

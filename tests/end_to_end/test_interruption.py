@@ -223,7 +223,7 @@ def test_no_run_is_lost_in_kills_at_random_moments(tmp_path, pytestconfig):
         process.send_signal(dice.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
         process.communicate()
     module("newton_krylov.tracking.upload", "outputs", cwd=tmp_path)
-    runs = {run.data.tags["newton_krylov.records.record"]: run for run in tracked(tmp_path)}
+    runs = {run.data.tags["newton_krylov.record"]: run for run in tracked(tmp_path)}
     assert len(runs) == kills + 1
     for number in range(kills):
         folder = tmp_path / "outputs" / str(number)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from command import ROOT, artifacts, client, command, environment, tracked
+from command import ROOT, artifacts, client, command, environment, inside, tracked
 
 from newton_krylov.records.trace import Row, read_trace
 
@@ -205,3 +205,17 @@ def test_weights_and_a_free_intercept_in_a_run(tmp_path):
     for key in ("loss", "optimum", "train_accuracy"):
         assert ends[0][key] == pytest.approx(ends[1][key], rel=1e-12)
     assert ends[0]["optimum_gap_bound"] < 1e-11
+
+
+def test_a_table_without_an_intercept_is_told_of(tmp_path):
+    rows = [f"{1 if k % 9 == 0 else -1} 1:{(7 * k) % 11 + 1} 2:{k % 4 + 1}" for k in range(40)]
+    (tmp_path / "d.svm").write_text("\n".join(rows))
+    go = ("dataset=libsvm", f"dataset.path={tmp_path / 'd.svm'}", "tracking=none", "stop.epochs=2")
+    said = "There is no intercept"
+    out, _ = inside(*go, "hydra.run.dir=a", cwd=tmp_path)
+    assert f"{said}: loss.intercept=free adds one" in out
+    out, _ = inside(*go, "dataset.scaling=standardize", "hydra.run.dir=b", cwd=tmp_path)
+    assert f"{said}, and the columns are centred: loss.intercept=free" in out
+    for name, enough in enumerate(("loss.intercept=free", "dataset.bias=true")):
+        out, _ = inside(*go, enough, f"hydra.run.dir=c{name}", cwd=tmp_path)
+        assert said not in out

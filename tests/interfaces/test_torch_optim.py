@@ -358,6 +358,119 @@ def test_weight_norms_curvature_is_right(norm: Callable[[nn.Module], nn.Module])
     assert train(optimizer, lambda: F.mse_loss(model(X), y), 40)[-1] < 1e-20
 
 
+class TestGroups:
+    """One system, whose groups differ by step and damping."""
+
+    @pytest.mark.parametrize("solver", ["cg", "exact"])
+    def test_dampings_are_a_diagonal(self, solver: str) -> None:
+        A, b = symmetric(spread(6, 20)), randn(6, seed=1)
+        u, v = (nn.Parameter(torch.zeros(k).double()) for k in (2, 4))
+
+        def closure() -> Tensor:
+            w = torch.cat([u, v])
+            return w @ A @ w / 2 - b @ w
+
+        optimizer = NewtonKrylov(
+            [{"params": [u], "damping": 3.0}, {"params": [v]}], solver=solver, damping=0.5,
+            damping_rule="fixed", forcing=lambda outer: 1e-12,
+        )  # fmt: skip
+        optimizer.step(closure)
+        tau = torch.tensor([3.0] * 2 + [0.5] * 4).double()
+        expected = torch.linalg.solve(A + torch.diag(tau), b)
+        assert torch.allclose(torch.cat([u, v]).detach(), expected, atol=1e-9)
+
+    def test_steps_scale_each_group(self) -> None:
+        ends = []
+        for factors in ((1.0, 1.0), (0.5, 1.0)):
+            u, v = (nn.Parameter(torch.ones(k).double()) for k in (2, 3))
+            groups = [{"params": [p], "lr": f} for p, f in zip((u, v), factors, strict=True)]
+            optimizer = NewtonKrylov(groups, damping=1e-12, damping_rule="fixed")
+            optimizer.step(lambda u=u, v=v: u.square().sum() + 2 * v.square().sum())
+            ends.append((u.detach(), v.detach()))
+        assert torch.allclose(1 - ends[1][0], 0.5 * (1 - ends[0][0]))
+        assert torch.allclose(ends[1][1], ends[0][1])
+
+    def test_a_large_damping_holds_a_group_while_the_rule_adapts(self) -> None:
+        model, X, y = product_problem()
+        groups = [
+            {"params": list(model[0].parameters()), "damping": 1e9},
+            {"params": list(model[2].parameters())},
+        ]
+        before = model[0].weight.clone()
+        losses = train(NewtonKrylov(groups), lambda: F.mse_loss(model(X), y), 10)
+        assert torch.allclose(model[0].weight, before, atol=1e-4)
+        assert losses[-1] < losses[0]
+
+    @pytest.mark.parametrize("bad", [{"lr": -1.0}, {"damping": -1.0}, {"damping": float("nan")}])
+    def test_values_are_checked(self, bad: dict[str, float]) -> None:
+        model, _, _ = product_problem()
+        optimizer = NewtonKrylov(model[0].parameters())
+        (name,) = bad
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            optimizer.add_param_group({"params": list(model[2].parameters()), **bad})
+        assert len(optimizer.param_groups) == 1
+
+
+class TestGaussNewton:
+    def test_a_step_is_that_of_the_dense_matrix(self) -> None:
+        """(J'LJ + tau I) p = -g, with J and L by torch.func."""
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+        X, y = torch.randn(20, 3).double(), torch.randint(0, 3, (20,))
+        names = [name for name, _ in model.named_parameters()]
+        shapes = [p.shape for p in model.parameters()]
+        w = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+
+        def outputs(w: Tensor) -> Tensor:
+            parts = torch.split(w, [shape.numel() for shape in shapes])
+            parameters = {
+                n: part.view(shape) for n, part, shape in zip(names, parts, shapes, strict=True)
+            }
+            return torch.func.functional_call(model, parameters, X).reshape(-1)
+
+        def loss(z: Tensor) -> Tensor:
+            return F.cross_entropy(z.view(20, 3), y)
+
+        J, z = torch.func.jacrev(outputs)(w), outputs(w)
+        G = J.T @ torch.func.hessian(loss)(z) @ J
+        g = J.T @ torch.func.grad(loss)(z)
+        expected = w - torch.linalg.solve(G + 0.1 * torch.eye(len(w)).double(), g)
+
+        def closure() -> tuple[Tensor, Tensor]:
+            z = model(X)
+            return F.cross_entropy(z, y), z
+
+        NewtonKrylov(
+            model.parameters(), curvature="gauss_newton", damping=0.1, damping_rule="fixed",
+            forcing=lambda outer: 1e-12,
+        ).step(closure)  # fmt: skip
+        found = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+        assert torch.allclose(found, expected, atol=1e-9)
+
+    def test_trains_on_batches(self) -> None:
+        model, X, y = product_problem(torch.float32)
+        optimizer = NewtonKrylov(model.parameters(), curvature="gauss_newton")
+        before = float(F.mse_loss(model(X), y))
+        for k in range(60):
+            rows = torch.arange(64).roll(k * 17)[:48]
+
+            def closure(rows: Tensor = rows) -> tuple[Tensor, Tensor]:
+                outputs = model(X[rows])
+                return F.mse_loss(outputs, y[rows]), outputs
+
+            optimizer.step(closure)
+        assert float(F.mse_loss(model(X), y)) < 0.05 * before
+
+    def test_without_outputs_it_says_how(self) -> None:
+        model, X, y = product_problem()
+        with pytest.raises(UnsupportedError, match=r"let the closure return \(loss, outputs\)"):
+            NewtonKrylov(model.parameters(), curvature="gauss_newton").step(
+                lambda: F.mse_loss(model(X), y)
+            )
+        with pytest.raises(ValueError, match="curvature must be hessian or gauss_newton"):
+            NewtonKrylov(model.parameters(), curvature="ggn")  # type: ignore[arg-type]
+
+
 class TestNegativeCurvature:
     @pytest.mark.parametrize("solver", FOLLOWING)
     def test_is_followed_to_a_minimum(self, solver: str) -> None:
@@ -509,8 +622,8 @@ class TestOptimizer:
                 {}, ValueError, "these are torch.float32 on cpu, torch.float64 on cpu",
             ),
             (
-                [{"params": [nn.Parameter(torch.ones(k))]} for k in (1, 2)],
-                {}, ValueError, "one group only",
+                [{"params": [nn.Parameter(torch.ones(k))], "momentum": 0.9} for k in (1, 2)],
+                {}, ValueError, "groups differ by lr and damping only, not by momentum",
             ),
             (
                 [nn.Parameter(torch.ones(2))], {"solver": "gc"},

@@ -30,6 +30,9 @@ METHODS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"hessian_approx": "lowrank"},
     ),
     ("layerwise_newton", {"layers": ["last"], "batch_size": 30}, {"hessian_approx": "rank1"}),
+    ("gd", {}, {}),
+    ("nesterov", {}, {}),
+    ("lbfgs", {"memory": 2}, {}),
 ]
 
 
@@ -95,10 +98,39 @@ def test_a_checkpoint_is_made_after_each_step_and_holds_what_was_then() -> None:
 def test_a_method_that_cannot_go_on_makes_no_checkpoint_and_says_so() -> None:
     f, kept = make("logistic"), Kept()
     w0 = torch.zeros(f.dim, dtype=f.dtype)
-    run(optimizer("lbfgs"), f, w0, Stopping(epochs=3), fresh(), on_checkpoint=kept)
+    run(optimizer("saga"), f, w0, Stopping(epochs=3), fresh(), on_checkpoint=kept)
     assert kept == []
     with pytest.raises(UnsupportedError, match="cannot be continued"):
-        optimizer("lbfgs").load_state_dict({})
+        optimizer("saga").load_state_dict({})
+
+
+@pytest.mark.parametrize("name", ["gd", "nesterov", "lbfgs"])
+def test_on_a_linear_model_it_goes_on_too(name: str, tmp_path: Path) -> None:
+    def go(epochs: int, **more: Any) -> RunResult:
+        f = make("logistic")
+        w0 = torch.full((f.dim,), 0.5, dtype=f.dtype)
+        return run(optimizer(name), f, w0, Stopping(epochs=epochs), fresh(), **more)
+
+    path = tmp_path / "checkpoint.pt"
+    go(4, on_checkpoint=Saver(path, 0.0))
+    whole, resumed = go(9), go(9, resume=Checkpoint.load(path))
+    assert len(resumed.rows) == len(whole.rows)
+    # A linear model's margins are carried along a line search, and computed when it goes on.
+    for a, b in zip(resumed.rows, whole.rows, strict=True):
+        assert a.loss == pytest.approx(b.loss, rel=1e-12)
+    assert resumed.rows[-1].data_passes == whole.rows[-1].data_passes
+
+
+@pytest.mark.parametrize("place", [10, 0.3, 0.5, 0.9, -1])
+def test_one_flipped_bit_is_seen(place: float, tmp_path: Path) -> None:
+    f, path = make("logistic"), tmp_path / "checkpoint.pt"
+    w0 = torch.zeros(f.dim, dtype=f.dtype)
+    run(optimizer("gd"), f, w0, Stopping(epochs=2), fresh(), on_checkpoint=Saver(path, 0.0))
+    data = bytearray(path.read_bytes())
+    data[place if isinstance(place, int) else int(place * len(data))] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="is not a whole checkpoint"):
+        Checkpoint.load(path)
 
 
 def test_a_diverged_iterate_is_not_kept() -> None:

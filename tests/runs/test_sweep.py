@@ -11,8 +11,8 @@ from hydra.core.plugins import Plugins
 from newton_krylov.cli.main import FAILED, MISTAKE
 from newton_krylov.errors import UserError
 from newton_krylov.records.record import Record, SweepRecord
-from newton_krylov.runs import sweep
-from newton_krylov.runs.resume import latest, task_overrides
+from newton_krylov.runs.resume import latest, loaded, task_overrides
+from newton_krylov.runs.sweep import metric_of
 
 
 def record(folder: Path, metric: str, **summary: object) -> Record:
@@ -39,7 +39,7 @@ def record(folder: Path, metric: str, **summary: object) -> Record:
 def test_a_sweeper_is_told_the_metric_or_that_the_run_came_to_nothing(
     metric, summary, told, tmp_path
 ):
-    assert sweep._metric(record(tmp_path / "r", metric, **summary)) == told
+    assert metric_of(record(tmp_path / "r", metric, **summary)) == told
 
 
 def test_hydra_s_own_keys_and_resume_do_not_tell_commands_apart():
@@ -59,7 +59,14 @@ def test_the_newest_of_the_same_command_is_gone_on_with(tmp_path):
     given = ["solver=cr", "resume=true", "seed=1,2", "hydra/launcher=joblib"]
     assert latest(tmp_path, given, sweep=True) == tmp_path / "2025-01-02" / "09-00"
     (tmp_path / "2025-01-02" / "09-00" / "sweep.json").write_text("{")  # damaged
-    assert latest(tmp_path, given, sweep=True) == tmp_path / "2025-01-01" / "10-00"
+    # An older one is not what was asked for: whoever goes on with this one is told of the damage.
+    assert latest(tmp_path, given, sweep=True) == tmp_path / "2025-01-02" / "09-00"
+    with pytest.raises(UserError, match=r"sweep.json .* is damaged; restore the file"):
+        loaded(SweepRecord, tmp_path / "2025-01-02" / "09-00")
+    (tmp_path / "2025-01-02" / "09-00" / "overrides.yaml").write_text("{")
+    with pytest.raises(UserError, match=r"newest sweep may be the one in .*2025-01-02"):
+        latest(tmp_path, given, sweep=True)
+    (tmp_path / "2025-01-02" / "09-00" / "overrides.yaml").write_text("[]")
     with pytest.raises(UserError, match="no earlier sweep of this command"):
         latest(tmp_path, ["solver=cg"], sweep=True)
     with pytest.raises(UserError, match="no earlier run of this command"):

@@ -1,6 +1,7 @@
 """Eigenpairs by Lanczos against dense eigenvalues, within the bounds that residuals give."""
 
 import pytest
+import scipy.sparse
 import torch
 from cases import SYMMETRIC_CASES, Case, spread, symmetric
 from hypothesis import given, settings
@@ -8,9 +9,9 @@ from hypothesis import strategies as st
 from problems import DTYPES
 from torch import Tensor
 
-from newton_krylov.errors import UnsupportedError
-from newton_krylov.operators import MatrixOperator
-from newton_krylov.spectral.lanczos import Eigenpairs, lanczos, largest_eigenvalue
+from newton_krylov.errors import NotFiniteError, UnsupportedError
+from newton_krylov.operators import FunctionOperator, MatrixOperator
+from newton_krylov.spectral.lanczos import Eigenpairs, gauss_quadrature, lanczos, largest_eigenvalue
 from newton_krylov.spectral.pencil import pencil_extremes
 
 
@@ -170,3 +171,122 @@ def test_works_on_a_device(device: torch.device) -> None:
     pairs = lanczos(MatrixOperator(A), 2, generator=generator(), rtol=1e-8)
     assert pairs.vectors.device.type == device.type
     assert torch.allclose(pairs.values.cpu(), wanted(A.cpu(), 2, "largest"), atol=1e-8)
+
+
+def of_values(values: torch.Tensor) -> FunctionOperator:
+    return FunctionOperator(lambda v: values * v, len(values), values.dtype, values.device)
+
+
+REST = torch.linspace(0, 1, 800).double()
+COPIES = [
+    ("largest", [5.0, 5.0], REST),
+    ("largest", [3.0] * 4, torch.ones(30).double()),
+    ("largest", [1.2, 1.2, 1.1], REST),
+    ("smallest", [-5.0, -5.0, -5.0], REST),
+    ("magnitude", [5.0, -5.0, 5.0], REST),
+    ("largest", [3.0, 3.0, 2.0, 2.0], torch.zeros(500).double()),
+    ("largest", [4.0, 3.0, 2.0], REST),  # none to be found
+]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("which", "top", "rest"), COPIES, ids=str)
+def test_copies_are_found(which: str, top: list[float], rest: torch.Tensor, seed: int) -> None:
+    """A Krylov space has one vector of each eigenspace; the rest of it is looked for."""
+    values = torch.cat((torch.tensor(top).double(), rest))
+    pairs = lanczos(of_values(values), len(top), which=which, generator=generator(seed))
+    assert pairs.converged and pairs.complete
+    assert torch.allclose(pairs.values.sort().values, torch.tensor(top).double().sort().values)
+    gram = pairs.vectors.T @ pairs.vectors
+    assert torch.allclose(gram, torch.eye(len(top)).double(), atol=1e-6)
+    residuals = torch.linalg.vector_norm(
+        values[:, None] * pairs.vectors - pairs.vectors * pairs.values, dim=0
+    )
+    assert (residuals <= 2e-6 * 5).all()
+
+
+@given(
+    distinct=st.lists(st.integers(-5, 5), min_size=1, max_size=5, unique=True),
+    repeats=st.lists(st.integers(1, 6), min_size=5, max_size=5),
+    k=st.integers(1, 4),
+    which=st.sampled_from(["largest", "smallest", "magnitude"]),
+    seed=st.integers(0, 1000),
+)
+@settings(deadline=None, max_examples=100)
+def test_what_is_called_complete_is(
+    distinct: list[int], repeats: list[int], k: int, which: str, seed: int
+) -> None:
+    values = [float(v) for v, r in zip(distinct, repeats, strict=False) for _ in range(r)]
+    A = symmetric(values, seed)
+    k = min(k, len(values))
+    pairs = lanczos(MatrixOperator(A), k, which=which, generator=generator(seed), rtol=1e-9)
+    if pairs.complete:
+        keys = {"largest": 1, "smallest": -1}.get(which)
+        mine, best = pairs.values, wanted(A, k, which)
+        same = (mine * keys, best * keys) if keys else (mine.abs(), best.abs())
+        assert torch.allclose(*(v.sort().values for v in same), atol=1e-7)
+    assert not pairs.converged or pairs.complete
+
+
+def test_copies_may_be_left_alone() -> None:
+    pairs = lanczos(of_values(REST), 2, generator=generator(), copies=False)
+    searched = lanczos(of_values(REST), 2, generator=generator())
+    assert pairs.converged and not pairs.complete
+    assert pairs.matvecs < searched.matvecs
+
+
+def test_too_few_products_to_tell_leave_it_unknown() -> None:
+    needed = lanczos(of_values(REST), 2, generator=generator(), copies=False).matvecs
+    pairs = lanczos(of_values(REST), 2, generator=generator(), maxiter=needed + 3)
+    assert (pairs.complete, pairs.converged) == (False, False)
+    assert pairs.matvecs == needed + 3
+
+
+@pytest.mark.parametrize(
+    ("scale", "dtype"),
+    [
+        (1e-300, torch.float64),
+        (1e300, torch.float64),
+        (1e-30, torch.float32),
+        (1e30, torch.float32),
+    ],
+    ids=str,
+)
+def test_any_units(scale: float, dtype: torch.dtype) -> None:
+    """A vanished norm is no exhausted space; a large one does not overflow."""
+    values = torch.linspace(0.1, 1, 50).double()
+    A = (torch.diag(values) * scale).to(dtype)
+    rtol = 1e-5 if dtype is torch.float32 else 1e-8
+    pairs = lanczos(A, 2, generator=generator(), rtol=rtol)
+    assert pairs.converged
+    assert (pairs.values.double() / scale).tolist() == pytest.approx(
+        values.flip(0)[:2].tolist(), rel=1e-5
+    )
+    nodes, weights = gauss_quadrature(MatrixOperator(A), torch.ones(50, dtype=dtype), 20)
+    assert float(weights.double() @ nodes.double()) / scale == pytest.approx(0.55, rel=1e-4)
+
+
+def test_matrices_are_operators() -> None:
+    A = symmetric([3.0, 2.0, 1.0])
+    for matrix in (A, A.numpy(), scipy.sparse.csr_array(A.numpy()), A.to_sparse_csr()):
+        assert float(lanczos(matrix, 1, generator=generator()).values) == pytest.approx(3.0)
+    by_function = lanczos(lambda v: A @ v, 1, generator=generator(), v0=torch.ones(3).double())
+    assert float(by_function.values) == pytest.approx(3.0)
+    zero = lanczos(A, 1, generator=generator(), v0=torch.zeros(3).double())
+    assert float(zero.values) == pytest.approx(3.0)
+
+
+def test_each_mistake_is_one_sentence() -> None:
+    A = symmetric([3.0, 2.0, 1.0])
+    with pytest.raises(NotFiniteError, match="product 1 with the operator is not finite"):
+        lanczos(of_values(torch.full((5,), float("nan")).double()), 1, generator=generator())
+    with pytest.raises(NotFiniteError, match="v0 has entries that are not finite"):
+        lanczos(A, 1, generator=generator(), v0=torch.full((3,), float("inf")).double())
+    with pytest.raises(ValueError, match="v0"):
+        lanczos(A, 1, generator=generator(), v0=torch.ones(3, 1).double())
+    with pytest.raises(TypeError, match="a function does not know its size"):
+        lanczos(lambda v: v, 1, generator=generator())
+    with pytest.raises(UnsupportedError, match="symmetric"):
+        lanczos(torch.tensor([[1.0, 2.0], [0.0, 1.0]]), 1, generator=generator())
+    with pytest.raises(TypeError, match="complex"):
+        lanczos(torch.eye(3).cfloat(), 1, generator=generator())

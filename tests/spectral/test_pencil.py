@@ -58,3 +58,11 @@ def test_an_exhausted_krylov_space_ends_the_iteration():
     found = pencil_extremes(MatrixOperator(2 * H), solve, 9, torch.Generator().manual_seed(1))
     assert found == pytest.approx((2.0, 2.0), rel=1e-12)
     assert len(calls) <= 2
+
+
+@pytest.mark.parametrize("scale", [1e-250, 1e-150, 1e150, 1e250])
+def test_any_units(scale):
+    A, H = positive(9, 1), positive(9, 2)
+    low, high = extremes(A, H, 12)
+    assert extremes(scale * A, H, 12) == pytest.approx((scale * low, scale * high), rel=1e-9)
+    assert extremes(scale * A, scale * H, 12) == pytest.approx((low, high), rel=1e-9)

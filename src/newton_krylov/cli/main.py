@@ -7,13 +7,14 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import newton_krylov
+from newton_krylov.cli.offers import offer, offer_names, parts_without_files, summaries_of
 from newton_krylov.errors import ConfigError, UserError
 from newton_krylov.tracking.address import keep
 
@@ -49,7 +50,7 @@ def main(
     Returns
     -------
     int
-        The exit code: 0, or 1 if a run failed, 2 for a mistake of the user's (which is told in
+        The exit code: 0, or 1 if a run failed, 2 for a mistake of the user's (reported in
         one sentence), 130 or 143 if a signal ended it.
     """
     typed = sys.argv[1:] if arguments is None else arguments
@@ -64,9 +65,9 @@ def main(
         return _command(config_dir, given, prog)
     except UserError as error:
         if "RANK" in os.environ:
-            from newton_krylov.distributed import let_the_first_speak
+            from newton_krylov.distributed import let_rank_zero_report
 
-            let_the_first_speak()
+            let_rank_zero_report()
         print(f"Error: {error}", file=sys.stderr)  # noqa: T201
         return MISTAKE
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
@@ -79,11 +80,10 @@ def _command(config_dir: Path, given: list[str], prog: str) -> int:
     if options.version:
         print(f"newton-krylov {newton_krylov.__version__}")  # noqa: T201
         return DONE
-    others = _others(config_dir)
     if options.help:
-        print(_help(config_dir, options, others, prog))  # noqa: T201
+        print(_help(config_dir, options, prog))  # noqa: T201
         return DONE
-    _offer(others)
+    (offer_names if options.shell_completion else offer)(config_dir)
     if options.config_dir is not None and not options.config_dir.is_dir():
         raise ConfigError(f"--config-dir: there is no folder {options.config_dir}.")
     if options.cfg or options.info or options.hydra_help or options.shell_completion:
@@ -102,9 +102,7 @@ def _command(config_dir: Path, given: list[str], prog: str) -> int:
     return _run(config_dir, overrides, multirun=options.multirun)
 
 
-def _help(
-    config_dir: Path, options: argparse.Namespace, others: dict[str, list[Any]], prog: str
-) -> str:
+def _help(config_dir: Path, options: argparse.Namespace, prog: str) -> str:
     """Return the help on the parts that are chosen, or on everything."""
     from newton_krylov.cli.choices import groups, help_text, part_help
 
@@ -118,9 +116,9 @@ def _help(
         if group in known and name
     ]
     if chosen:
+        others = parts_without_files(config_dir)
         return "\n\n".join(part_help(folders, *choice, others) for choice in chosen)
-    summaries = {g: {e.name: e.summary.rstrip(".") for e in es} for g, es in others.items()}
-    return help_text(config_dir, summaries, prog)
+    return help_text(config_dir, summaries_of(config_dir), prog)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -145,40 +143,13 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}. See {self.prog} --help.")
 
 
-def _others(config_dir: Path) -> dict[str, list[Any]]:
-    """Find third parties' parts that have no YAML file, group to entries of the registry."""
-    from newton_krylov import registry
-
-    registry.import_plugins()
-    return {
-        group: [
-            registry.entry(group, name)
-            for name in registry.names(group)
-            if not (config_dir / group / f"{name}.yaml").exists()
-        ]
-        for group in registry.groups()
-        if (config_dir / group).is_dir()
-    }
-
-
-def _offer(others: dict[str, list[Any]]) -> None:
-    """Let third parties' parts be chosen by name, with their own defaults."""
-    from hydra.core.config_store import ConfigStore
-
-    store = ConfigStore.instance()
-    for group, entries in others.items():
-        for entry in entries:
-            node = {"name": entry.name, **entry.defaults}
-            store.store(entry.name, node, group, provider="plugin")
-
-
 def _inspect(config_dir: Path, given: list[str]) -> int:
     """Show what Hydra knows: nothing runs, nothing a configuration names is imported."""
     import hydra
 
     from newton_krylov.cli.compose import COMPOSITION_ERRORS, explain
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors come through to be told here
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors come through to be explained here
     arguments, sys.argv[1:] = sys.argv[1:], given
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir), config_name=_CONFIG)(job)()
@@ -194,12 +165,12 @@ def _inspect(config_dir: Path, given: list[str]) -> int:
 
 def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
     """Run one configuration, or a sweep."""
-    from newton_krylov.distributed import in_the_background
+    from newton_krylov.distributed import silence_other_ranks
     from newton_krylov.runs.interruption import interruptible
     from newton_krylov.tracking.afterwards import settle
 
     with (
-        in_the_background() as hidden,
+        silence_other_ranks() as hidden,
         interruptible() as interruption,
         _hydra(config_dir) as hydra,
     ):
@@ -207,6 +178,10 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
             command = _Command.of(hydra, [*overrides, *hidden], multirun=multirun)
             if not hidden:
                 settle()
+            if command.config.get("verdict") is not None:
+                from newton_krylov.cli.verdict import judge
+
+                return _sweep(hydra, command, interruption, judge)
             return (
                 _sweep(hydra, command, interruption) if command.sweep else _single(hydra, command)
             )
@@ -217,7 +192,7 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
 
 @dataclass(frozen=True)
 class _Command:
-    """What is to be done, and where its folder lies: composed anew, the clock would say another.
+    """What is to be done, and where its folder lies: composing again would give another time.
 
     Attributes
     ----------
@@ -289,14 +264,26 @@ def _single(hydra: Any, command: _Command) -> int:
     return _CODES[result.summary["status"]]
 
 
-def _sweep(hydra: Any, command: _Command, interruption: Any) -> int:
+def _multirun(hydra: Any, command: _Command, member: Callable[[Any], float]) -> None:
+    from newton_krylov.cli.search import search_continued
+
+    with search_continued(command.config, command.folder):
+        hydra.multirun(_CONFIG, member, command.overrides)
+
+
+def _sweep(
+    hydra: Any,
+    command: _Command,
+    interruption: Any,
+    carry_out: Callable[..., None] = _multirun,
+) -> int:
     from newton_krylov.runs.sweep import Sweep
 
     overrides = list(command.config.hydra.overrides.task)
     sweep = Sweep.begin(command.folder, _plain(command.config), overrides, REPOSITORY)
     status, reason = "finished", None
     try:
-        hydra.multirun(_CONFIG, member, command.overrides)
+        carry_out(hydra, command, member)
     except KeyboardInterrupt:
         status = interruption.status
     except Exception as error:  # a launcher's or sweeper's: members' own are in their records
@@ -309,7 +296,7 @@ def _sweep(hydra: Any, command: _Command, interruption: Any) -> int:
     if status != "finished":
         return _CODES[status]
     ran = any(one.status == "finished" for one in members)
-    return FAILED if not ran or any(one.failed for one in members) else DONE
+    return DONE if ran and sweep.record.summary["status"] == "finished" else FAILED
 
 
 def _told(error: Exception) -> str:
@@ -320,36 +307,14 @@ def _told(error: Exception) -> str:
 
 
 def job(config: Any) -> Any:
-    """Run what Hydra composed.
-
-    Parameters
-    ----------
-    config : DictConfig
-        Without Hydra's own keys.
-
-    Returns
-    -------
-    Record
-        The run's.
-    """
+    """Run what Hydra composed."""
     from newton_krylov.runs.experiment import run_experiment
 
     return run_experiment(_plain(config), _job())
 
 
 def member(config: Any) -> float:
-    """Run a sweep's member; Hydra's launchers call it, maybe in another process.
-
-    Parameters
-    ----------
-    config : DictConfig
-        Without Hydra's own keys.
-
-    Returns
-    -------
-    float
-        What a sweeper minimizes.
-    """
+    """Run a sweep's member; Hydra's launchers call it, maybe in another process."""
     from newton_krylov.runs.sweep import run_member
 
     return run_member(_plain(config), _job())

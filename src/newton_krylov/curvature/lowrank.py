@@ -108,6 +108,7 @@ class LowRank(Curvature):
             maxiter=self.maxiter,
             basis_size=self.rank + _SPARE,
             v0=v0,
+            copies=False,
         )
 
     def state_dict(self) -> dict[str, Any]:

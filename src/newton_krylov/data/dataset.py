@@ -8,14 +8,13 @@ attributes and the methods of `Dataset`, and a loss that takes it.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from newton_krylov.data.catalogue import Task
 from newton_krylov.data.images import Images
-
-Task = Literal["binary", "multiclass", "regression"]
 
 
 @dataclass(frozen=True)
@@ -174,6 +173,37 @@ class ImageSet(LabelledData):
     images: Images
 
     kind = "images"
+
+
+@dataclass(frozen=True)
+class CurveFit(LabelledData):
+    """Samples that a curve is to be fitted to, with parameters of its own and no network.
+
+    Attributes
+    ----------
+    formula : callable
+        (x, parameters) -> the curve's values, shape (n_samples,); x is the samples' one column,
+        shape (n_samples,), or all of several.
+    start : Tensor, shape (p,)
+        First parameters.
+    certified : Tensor or None, shape (p,)
+        The best parameters, where they are known.
+    """
+
+    formula: Callable[[Tensor, Tensor], Tensor]
+    start: Tensor
+    certified: Tensor | None = None
+
+    kind = "samples of a curve"
+
+    def residuals(self, parameters: Tensor) -> Tensor:
+        """Return the curve's values minus the targets, shape (n_samples,)."""
+        X = self.train.X
+        return self.formula(X[:, 0] if X.shape[1] == 1 else X, parameters) - self.train.y
+
+    def to(self, device: torch.device) -> Self:
+        """Return the same on a device."""
+        return replace(super().to(device), start=self.start.to(device))
 
 
 @dataclass(frozen=True)

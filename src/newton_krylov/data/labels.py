@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from newton_krylov.data.dataset import Task
+from newton_krylov.data.catalogue import Task
 
 MAX_CLASSES = 100
 """With `auto`, more distinct whole numbers than these are taken for a regression."""

@@ -18,7 +18,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from newton_krylov.data.cache import Arrays, cached
-from newton_krylov.data.dataset import Task
+from newton_krylov.data.catalogue import LIBSVM, Task
 from newton_krylov.data.download import fetch, verify
 from newton_krylov.data.labels import LabelError, encode_labels
 from newton_krylov.data.libsvm_format import LabelledSamples, line_of_sample, read_libsvm
@@ -205,6 +205,7 @@ def libsvm(
     test = at_home(test_path) if test_path else None
     files = LocalFiles(at_home(path), test, sha256, test_sha256)
     raw = read_files(files, origin=path, task=task, n_features=n_features, zero_based=zero_based)
+    raw = replace(raw, title=files.train.name)
     return raw if weights_path is None else _weighted(raw, at_home(weights_path))
 
 
@@ -238,123 +239,6 @@ def _read_weights(path: Path, n: int) -> NDArray[np.float64]:
     return weights
 
 
-@dataclass(frozen=True)
-class Known:
-    """A data set of LIBSVM's site.
-
-    Attributes
-    ----------
-    task : {"binary", "multiclass", "regression"}
-        What the labels are; also the folder of the site.
-    summary : str
-        One line: what it is, its size.
-    train : str
-        Name of the file.
-    test : str or None
-        Name of the test file, where there is one.
-    n_features : int or None
-        Where the files alone would not tell, since no sample has the last feature.
-    """
-
-    task: Task
-    summary: str
-    train: str
-    test: str | None = None
-    n_features: int | None = None
-
-
-def _adult(k: int, n: int) -> Known:
-    summary = f"Census income (UCI Adult), {n:,} x 123 sparse 0/1 features, two classes."
-    return Known("binary", summary, f"a{k}a", f"a{k}a.t", 123)
-
-
-_ADULT = (1605, 2265, 3185, 4781, 6414, 11220, 16100, 22696)  # a9a is embedded
-
-KNOWN: dict[str, Known] = {
-    **{f"a{k}a": _adult(k, n) for k, n in enumerate(_ADULT, 1)},
-    "cod-rna": Known(
-        "binary", "Non-coding RNA, 59,535 x 8 dense, two classes.", "cod-rna", "cod-rna.t"
-    ),
-    "covtype": Known(
-        "binary",
-        "Forest cover, 581,012 x 54 scaled to [0, 1], two classes.",
-        "covtype.libsvm.binary.scale.bz2",
-    ),
-    "gisette": Known(
-        "binary",
-        "Digits 4 against 9 with probes, 6,000 x 5,000 dense, two classes.",
-        "gisette_scale.bz2",
-        "gisette_scale.t.bz2",
-    ),
-    "ijcnn1": Known(
-        "binary",
-        "Engine misfire (IJCNN 2001), 49,990 x 22, two classes.",
-        "ijcnn1.bz2",
-        "ijcnn1.t.bz2",
-    ),
-    "mushrooms": Known(
-        "binary", "Edible or poisonous, 8,124 x 112 sparse 0/1 features, two classes.", "mushrooms"
-    ),
-    "news20": Known(
-        "binary",
-        "Newsgroups by their words, 19,996 x 1,355,191 sparse, two classes.",
-        "news20.binary.bz2",
-    ),
-    "phishing": Known("binary", "Phishing sites, 11,055 x 68, two classes.", "phishing"),
-    "rcv1": Known(
-        "binary",
-        "Reuters news by their words, 20,242 x 47,236 sparse, two classes.",
-        "rcv1_train.binary.bz2",
-        "rcv1_test.binary.bz2",
-        47236,
-    ),
-    "real-sim": Known(
-        "binary", "Usenet articles, 72,309 x 20,958 sparse, two classes.", "real-sim.bz2"
-    ),
-    "splice": Known(
-        "binary", "Splice junctions of DNA, 1,000 x 60, two classes.", "splice", "splice.t"
-    ),
-    "w8a": Known(
-        "binary",
-        "Web pages by their words, 49,749 x 300 sparse 0/1 features, two classes.",
-        "w8a",
-        "w8a.t",
-        300,
-    ),
-    "letter": Known(
-        "multiclass",
-        "Printed letters, 15,000 x 16, 26 classes.",
-        "letter.scale",
-        "letter.scale.t",
-    ),
-    "mnist": Known(
-        "multiclass",
-        "Handwritten digits as rows, 60,000 x 780 scaled to [0, 1], ten classes.",
-        "mnist.scale.bz2",
-        "mnist.scale.t.bz2",
-        780,
-    ),
-    "usps": Known(
-        "multiclass",
-        "Digits of the US postal service, 7,291 x 256, ten classes.",
-        "usps.bz2",
-        "usps.t.bz2",
-    ),
-    "abalone": Known("regression", "Age of shellfish, 4,177 x 8, a regression.", "abalone"),
-    "cadata": Known(
-        "regression", "House prices in California, 20,640 x 8, a regression.", "cadata"
-    ),
-    "cpusmall": Known("regression", "Load of a computer, 8,192 x 12, a regression.", "cpusmall"),
-    "year_prediction": Known(
-        "regression",
-        "Year of a song, 463,715 x 90 dense, a regression.",
-        "YearPredictionMSD.bz2",
-        "YearPredictionMSD.t.bz2",
-    ),
-}
-"""Names that `dataset=NAME` takes, and their files on LIBSVM's site."""
-
-
 def find_files(
     name: str,
     data_dir: Path,
@@ -372,7 +256,7 @@ def find_files(
     Parameters
     ----------
     name : str
-        A key of `KNOWN`.
+        A key of `LIBSVM`.
     data_dir : Path
         The data folder.
     test_set : {"auto", "own", "none"}
@@ -393,7 +277,7 @@ def find_files(
     DataError
         If a download fails.
     """
-    known, folder = KNOWN[name], data_dir / "libsvm"
+    known, folder = LIBSVM[name], data_dir / "libsvm"
     train = _at_hand(folder, known.train)
     test = None
     if known.test is not None and test_set != "none":
@@ -421,7 +305,7 @@ def _fetched(folder: Path, file: str, address: str, sha256: str | None) -> Path:
 
 
 def _read_known(name: str, data_dir: Path, mirror: str, **wanted: Any) -> RawData:
-    known = KNOWN[name]
+    known = LIBSVM[name]
     files = find_files(name, data_dir, mirror=mirror.rstrip("/"), **wanted)
     address = f"{SITE}/{known.task}/{known.train}"
     return read_files(files, origin=address, task=known.task, n_features=known.n_features)
@@ -444,14 +328,25 @@ def _reader(name: str) -> Callable[..., RawData]:
         wanted = {"test_set": test_set, "sha256": sha256, "test_sha256": test_sha256}
         return _read_known(name, data_dir, mirror, **wanted)
 
-    read = train_alone if KNOWN[name].test is None else train_and_test
-    read.__doc__ = KNOWN[name].summary
+    read = train_alone if LIBSVM[name].test is None else train_and_test
+    read.__doc__ = f"{LIBSVM[name].summary}\n{_KEYS}"
     read.__qualname__ = f"libsvm.{name}"  # what tells one registered function from another
     return read
 
 
+_KEYS = """
+Parameters
+----------
+test_set : {"auto", "own", "none"}
+    Whether to take the test file; auto does where it is at hand, or comes with a download.
+mirror : str
+    Address of LIBSVM's site or of a copy.
+sha256, test_sha256 : str, optional
+    Refuse files with other checksums.
+"""
+
 _HUGE_TESTS: Sequence[str] = ("rcv1",)  # 677,399 samples: only when asked for
 
-for _name, _known in KNOWN.items():
+for _name, _known in LIBSVM.items():
     _held_out = 0.2 if _known.test is None or _name in _HUGE_TESTS else 0.0
     source(_name, test_fraction=_held_out)(_reader(_name))

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from newton_krylov.data.catalogue import Task
 from newton_krylov.data.columns import Matrix, largest, moments, over_columns, over_rows, row_norms
-from newton_krylov.data.dataset import Split, Table, Task
+from newton_krylov.data.dataset import Split, Table
 from newton_krylov.data.sparse import NUMPY_DTYPES, csr_to_torch
 from newton_krylov.errors import ConfigError, DataError
 from newton_krylov.files import require_memory
@@ -111,6 +112,8 @@ class RawData:
         Where the data came from.
     fingerprint : str
         A checksum of what defines the data.
+    title : str or None
+        What the data are called where the source's own name says little, such as a file's name.
     """
 
     train: Samples
@@ -119,6 +122,7 @@ class RawData:
     n_classes: int
     source: str
     fingerprint: str
+    title: str | None = None
 
 
 def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Table:
@@ -172,7 +176,7 @@ def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Ta
     _refuse_vanished(matrices[0], splits[0], name, dtype)
     effective |= {"format": layout, "dtype": str(dtype), "version": _FORMAT_VERSION}
     return Table(
-        name=name,
+        name=raw.title or name,
         train=splits[0],
         test=splits[1] if len(splits) > 1 else None,
         task=raw.task,

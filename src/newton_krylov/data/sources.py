@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 import torch
 
-from newton_krylov.capabilities import LABELLED, TABLE
+from newton_krylov.capabilities import LABELLED, RESIDUALS, TABLE
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.data.prepare import Options, RawData, prepare
 from newton_krylov.files import default_data_dir
@@ -102,13 +102,25 @@ def source(name: str, **defaults: Any) -> Callable[[Reader], Callable[..., Datas
             *(_keyword(key, hint, default) for key, (hint, default) in common.items()),
             _keyword("dtype", torch.dtype, torch.float64),
         ]
+        load.__doc__ = _with_options(inspect.getdoc(read) or "")
         # What the registry reads: one signature, made of the reader's and of the options.
         load.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         load.__annotations__ = hints | {key: hint for key, (hint, _) in common.items()}
         load.__annotations__ |= {"dtype": torch.dtype, "return": Dataset}
-        return register("dataset", name, offers=(TABLE, LABELLED))(load)
+        return register("dataset", name, offers=(TABLE, LABELLED, RESIDUALS))(load)
 
     return decorate
+
+
+_HEAD = "Parameters\n----------\n"
+
+
+def _with_options(docstring: str) -> str:
+    """Return a reader's docstring with what the common options mean."""
+    meanings = (inspect.getdoc(Options) or "").partition("Attributes\n----------\n")[2].rstrip()
+    text, _, section = docstring.rstrip().partition(_HEAD)
+    own, gap, rest = section.partition("\n\n")
+    return "\n".join([f"{text.rstrip()}\n\n{_HEAD}{own}".rstrip(), meanings]) + gap + rest
 
 
 def _fields_of_options() -> list[tuple[str, Any, Any]]:

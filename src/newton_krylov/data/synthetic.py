@@ -9,8 +9,8 @@ import pydantic
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from newton_krylov.data.catalogue import Task
 from newton_krylov.data.columns import Matrix
-from newton_krylov.data.dataset import Task
 from newton_krylov.data.prepare import RawData, Samples, checksum
 from newton_krylov.data.sources import source
 from newton_krylov.data.sparse import index_dtype

@@ -6,13 +6,16 @@ import torch
 from pydantic import PositiveInt
 
 from newton_krylov.capabilities import SAMPLES
-from newton_krylov.distributed.team import join
+from newton_krylov.distributed.group import join
 from newton_krylov.registry import register
 
 
 @register("device", "distributed", needs=(SAMPLES,), offers=())
 def distributed(
-    *, backend: Literal["auto", "gloo", "nccl"] = "auto", threads: PositiveInt | None = None
+    *,
+    backend: Literal["auto", "gloo", "nccl"] = "auto",
+    threads: PositiveInt | None = None,
+    timeout: PositiveInt = 120,
 ) -> torch.device:
     """Compute in the processes of `torchrun`, each on a part of the samples.
 
@@ -23,10 +26,12 @@ def distributed(
         machine has a GPU of its own.
     threads : int or None
         Of torch's operations in each process; None leaves torch's own choice.
+    timeout : int
+        Seconds after which the run ends where one of its processes does not answer.
 
     Returns
     -------
     torch.device
         This process's.
     """
-    return join(backend, threads).device
+    return join(backend, threads, timeout).device

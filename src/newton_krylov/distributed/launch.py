@@ -1,30 +1,34 @@
-"""What the command does in the processes of torchrun: all compute, and the first alone speaks."""
+"""What the command does in the processes of torchrun: all compute, and the first alone reports."""
 
+import ctypes
 import os
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from newton_krylov.distributed.team import VARIABLES
+from newton_krylov.distributed.group import VARIABLES
 from newton_krylov.errors import ConfigError
 
 _PATIENCE = 5.0  # seconds
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def let_the_first_speak() -> None:
-    """Wait in every process but the first, before a mistake is told.
+def let_rank_zero_report() -> None:
+    """Wait in every process but the first, before a mistake is reported.
 
-    All have one configuration, so the first has most probably the same to tell; it ends then, and
-    torchrun ends the others. If it has not, this one speaks after all.
+    All have one configuration, so the first has most probably the same to report; it ends then, and
+    torchrun ends the others. If it has not, this one reports it after all.
     """
-    if not _first():
+    if not _is_rank_zero():
         time.sleep(_PATIENCE)
 
 
 @contextmanager
-def in_the_background() -> Iterator[list[str]]:
+def silence_other_ranks() -> Iterator[list[str]]:
     """Let every process but the first leave no trace of the run.
 
     Yields
@@ -33,7 +37,8 @@ def in_the_background() -> Iterator[list[str]]:
         Overrides of the configuration: a temporary folder, and no tracking. None in the first
         process, and where there is only one.
     """
-    if _first():
+    _end_with_the_launcher()
+    if _is_rank_zero():
         yield []
         return
     with (
@@ -72,8 +77,14 @@ def check_launch(device: str, *, sweep: bool, resume: bool) -> None:
     if sweep:
         raise ConfigError("A sweep is not for torchrun: start each of its runs by one of its own.")
     if resume:
-        raise ConfigError("resume=true is not for device=distributed: start the run anew.")
+        raise ConfigError("resume=true is not for device=distributed: start the run again.")
 
 
-def _first() -> bool:
+def _is_rank_zero() -> bool:
     return os.environ.get("RANK", "0") == "0"
+
+
+def _end_with_the_launcher() -> None:
+    """Let Linux send this process SIGTERM when torchrun dies, which else would leave it behind."""
+    if all(name in os.environ for name in VARIABLES) and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

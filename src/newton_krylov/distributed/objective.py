@@ -16,8 +16,8 @@ from torch import Tensor
 
 from newton_krylov.capabilities import LAYERS, LIKELIHOOD, SAMPLE_GRADIENTS, SAMPLES
 from newton_krylov.data.dataset import Split
+from newton_krylov.distributed.group import ProcessGroup
 from newton_krylov.distributed.sharding import numbers_of
-from newton_krylov.distributed.team import Team
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Objective, Point, Ray
 from newton_krylov.objectives.network.noise import Noise
@@ -25,14 +25,14 @@ from newton_krylov.objectives.network.objective import Network
 from newton_krylov.operators import Capability, LinearOperator
 
 
-def data_parallel(local: Objective, team: Team, X: Tensor) -> "DataParallel":
+def data_parallel(local: Objective, group: ProcessGroup, X: Tensor) -> "DataParallel":
     """Return the objective over the samples of all processes.
 
     Parameters
     ----------
     local : Objective
         Of this process's samples (see `sharding.shard`).
-    team : Team
+    group : ProcessGroup
         The processes.
     X : Tensor, shape (n, ...)
         The samples of all processes, in their order.
@@ -47,14 +47,14 @@ def data_parallel(local: Objective, team: Team, X: Tensor) -> "DataParallel":
     UnsupportedError
         If the objective is not a mean over samples.
     """
-    numbers = torch.tensor(numbers_of(X, team), device=local.device)
+    numbers = torch.tensor(numbers_of(X, group), device=local.device)
     if SAMPLES not in local.offers:
         raise UnsupportedError(
             f"device=distributed needs a loss that is {SAMPLES}, which "
             f"loss={getattr(local, 'name', type(local).__name__)} is not; choose device=cpu."
         )
     kind = DataParallelNetwork if LAYERS in local.offers else DataParallel
-    return kind(local, team, _Places(len(X), numbers))
+    return kind(local, group, _Places(len(X), numbers))
 
 
 class _Places:
@@ -92,15 +92,15 @@ class DataParallel(Objective):
     ----------
     local : Objective
         Of this process's samples.
-    team : Team
+    group : ProcessGroup
         The processes.
     places : _Places
         Which samples this process has. Where it has none, `local` is of another sample, and its
         weight is zero.
     """
 
-    def __init__(self, local: Objective, team: Team, places: _Places) -> None:
-        self.local, self.team, self.places = local, team, places
+    def __init__(self, local: Objective, group: ProcessGroup, places: _Places) -> None:
+        self.local, self.group, self.places = local, group, places
         self.n_samples, self.counts = places.n, local.counts
         self.dim, self.dtype, self.device = local.dim, local.dtype, local.device
         self.convexity = local.convexity
@@ -120,7 +120,7 @@ class DataParallel(Objective):
         """Wrap a subset's local objective; evaluations count by the whole subset's share."""
         of_all: float = self.local.share  # type: ignore[attr-defined]
         local.share = of_all * places.n / self.n_samples  # type: ignore[attr-defined]
-        return type(self)(local, self.team, places)
+        return type(self)(local, self.group, places)
 
     def reduced(self, x: Tensor) -> Tensor:
         """Return the processes' weighted mean.
@@ -136,19 +136,19 @@ class DataParallel(Objective):
             The same everywhere.
         """
         share = self.places.share
-        return self.team.sum(x.mul_(share) if share else x.zero_())
+        return self.group.sum(x.mul_(share) if share else x.zero_())
 
     def rounding(self, value: float) -> float:
         """Return how far a computed value can be off by rounding alone, in any process."""
-        return self.team.largest(self.local.rounding(value))
+        return self.group.largest(self.local.rounding(value))
 
-    def agreed(self, value: float) -> float:
+    def from_rank_zero(self, value: float) -> float:
         """Return the first process's number to all.
 
         Of a step's time it is the right one: while the first process records a step, the others
         wait already for the next one's first sum.
         """
-        return self.team.firsts(value)
+        return self.group.broadcast(value)
 
     def accuracy(self, w: Tensor, split: Split) -> float | None:
         """Return the share of samples classified rightly, of all processes' parts of a split."""
@@ -161,7 +161,7 @@ class DataParallel(Objective):
     def _mean(self, value: float | None, count: int) -> float | None:
         if value is None:
             return None
-        total, n = self.team.sums(value * count, count)
+        total, n = self.group.sums(value * count, count)
         return total / n
 
 
@@ -192,7 +192,7 @@ class DataParallelPoint(Point):
         """f(w)."""
         share = self.objective.places.share
         own = self.local.value
-        return self.objective.team.sums(share * own if share else 0.0)[0]
+        return self.objective.group.sums(share * own if share else 0.0)[0]
 
     @cached_property
     def grad(self) -> Tensor:
@@ -253,7 +253,7 @@ class DataParallelRay(Ray):
         objective = self.origin.objective
         share = objective.places.share
         own = self._local.derivative(alpha)
-        return objective.team.sums(share * own if share else 0.0)[0]
+        return objective.group.sums(share * own if share else 0.0)[0]
 
 
 class MeanOperator(LinearOperator):
@@ -262,7 +262,7 @@ class MeanOperator(LinearOperator):
     Parameters
     ----------
     objective : DataParallel
-        Gives the weights and the team.
+        Gives the weights and the group.
     local : LinearOperator
         Of this process's samples.
     """
@@ -318,7 +318,7 @@ class DataParallelNetwork(DataParallel):
 
     def restricted(self, layers: Sequence[str], w: Tensor) -> "DataParallelNetwork":
         """Free some layers' weights and hold the others at w, shape (dim,)."""
-        return DataParallelNetwork(self.local.restricted(layers, w), self.team, self.places)
+        return DataParallelNetwork(self.local.restricted(layers, w), self.group, self.places)
 
     def subset(self, index: Tensor, *, noise: int | None = None) -> "DataParallelNetwork":
         """Bind the same network to some samples; see `Network.subset`."""

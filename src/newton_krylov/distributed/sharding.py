@@ -7,12 +7,12 @@ from torch import Tensor
 
 from newton_krylov.data.dataset import Dataset, LabelledData, Split
 from newton_krylov.data.on_disk import OnDisk
-from newton_krylov.distributed.team import Team
+from newton_krylov.distributed.group import ProcessGroup
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.features import Features
 
 
-def numbers_of(X: Tensor, team: Team) -> range:
+def numbers_of(X: Tensor, group: ProcessGroup) -> range:
     """Return the numbers of the samples that this process has.
 
     Every size-th one, so that the work is divided evenly where the samples are ordered by their
@@ -22,7 +22,7 @@ def numbers_of(X: Tensor, team: Team) -> range:
     ----------
     X : Tensor, shape (n, ...)
         All samples.
-    team : Team
+    group : ProcessGroup
         The processes.
 
     Returns
@@ -32,18 +32,18 @@ def numbers_of(X: Tensor, team: Team) -> range:
     """
     n = len(X)
     if isinstance(X, OnDisk):
-        return range(n * team.rank // team.size, n * (team.rank + 1) // team.size)
-    return range(team.rank, n, team.size)
+        return range(n * group.rank // group.size, n * (group.rank + 1) // group.size)
+    return range(group.rank, n, group.size)
 
 
-def shard(dataset: Dataset, team: Team) -> LabelledData:
+def shard(dataset: Dataset, group: ProcessGroup) -> LabelledData:
     """Return this process's part of both splits.
 
     Parameters
     ----------
     dataset : Dataset
         The whole, the same in every process.
-    team : Team
+    group : ProcessGroup
         The processes.
 
     Returns
@@ -61,15 +61,15 @@ def shard(dataset: Dataset, team: Team) -> LabelledData:
             f"device=distributed divides the samples among the processes, and {dataset.kind} "
             f"has none; choose device=cpu."
         )
-    test = None if dataset.test is None else _part(dataset.test, team, "test")
-    return replace(dataset, train=_part(dataset.train, team, "training"), test=test)
+    test = None if dataset.test is None else _part(dataset.test, group, "test")
+    return replace(dataset, train=_part(dataset.train, group, "training"), test=test)
 
 
-def _part(split: Split, team: Team, kind: str) -> Split:
+def _part(split: Split, group: ProcessGroup, kind: str) -> Split:
     n = len(split)
-    if n < team.size:
-        raise UnsupportedError(f"{n} {kind} samples are too few for {team.size} processes.")
-    rows = numbers_of(split.X, team)
+    if n < group.size:
+        raise UnsupportedError(f"{n} {kind} samples are too few for {group.size} processes.")
+    rows = numbers_of(split.X, group)
     taken = slice(rows.start, rows.stop, rows.step)
     weights = None if split.weights is None else split.weights[taken].clone()
     return Split(_rows(split.X, rows), split.y[taken].clone(), weights)

@@ -25,7 +25,8 @@ class FixedClosure:
     Parameters
     ----------
     closure : callable
-        Returns the loss, or calls `backward` on parts of it and returns their sum.
+        Returns the loss, alone or before the model's outputs that it is a function of; or calls
+        `backward` on parts of it and returns their sum.
     device : torch.device
         Whose random state is fixed besides the CPU's.
     """
@@ -37,6 +38,7 @@ class FixedClosure:
         self._cuda_random = torch.cuda.get_rng_state(device) if self._on_cuda else None
         self._buffers: dict[tuple[int, str], _Buffer] = {}
         self._evaluations = 0
+        self.outputs: Tensor | None = None  # of the last evaluation, where the closure returns them
         self._differentiates = False  # whether the closure itself takes derivatives
         self._parts_count = False  # whether the loss is the sum of what backward is called on
 
@@ -77,6 +79,9 @@ class FixedClosure:
                 returned = self.closure()
         finally:
             hook.remove()
+        self.outputs = None
+        if isinstance(returned, tuple) and len(returned) == 2:
+            returned, self.outputs = returned
         self._differentiates |= caught.differentiates
         loss = self._loss(returned, caught.parts, graph)
         if self._evaluations == 0:

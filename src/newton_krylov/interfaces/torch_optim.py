@@ -1,14 +1,16 @@
 """Newton-Krylov as a `torch.optim.Optimizer`, for an ordinary PyTorch training loop."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from newton_krylov.curvature.ggn import GaussNewton
 from newton_krylov.curvature.hvp import HessianProduct
 from newton_krylov.errors import ConfigError, UnsupportedError
 from newton_krylov.interfaces.closure import Closure, FixedClosure
@@ -17,9 +19,9 @@ from newton_krylov.linear_solvers.result import LinearSolver
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
 from newton_krylov.objectives.network.graphs import vjp
 from newton_krylov.objectives.network.layout import flat
-from newton_krylov.operators import FunctionOperator, LinearOperator
+from newton_krylov.operators import FunctionOperator, LinearOperator, add_diagonal
 from newton_krylov.optimizers.base import Step
-from newton_krylov.optimizers.damping import Damping, Fixed, Marquardt
+from newton_krylov.optimizers.damping import Damping, Fixed, Marquardt, Trial
 from newton_krylov.optimizers.forcing import Forcing
 from newton_krylov.optimizers.line_search import LineSearch
 from newton_krylov.optimizers.newton_step import NegativeCurvature, NewtonStep
@@ -27,6 +29,9 @@ from newton_krylov.optimizers.stochastic_step import StochasticStep
 from newton_krylov.preconditioners.none import NoPreconditioner
 
 DampingRule = Literal["fixed", "levenberg_marquardt"]
+CurvatureName = Literal["hessian", "gauss_newton"]
+
+_CURVATURES = {"hessian": HessianProduct, "gauss_newton": GaussNewton}
 
 
 class NewtonKrylov(torch.optim.Optimizer):
@@ -53,8 +58,9 @@ class NewtonKrylov(torch.optim.Optimizer):
 
     Parameters
     ----------
-    params : iterable of Tensor
-        Of one floating-point type, float32 or float64, on one device. One group only.
+    params : iterable of Tensor, or of dict
+        Of one floating-point type, float32 or float64, on one device. Groups may differ by `lr`
+        and `damping`; one system is solved for all.
     lr : float
         Factor of the step's length, before the line search; for PyTorch's schedulers.
     solver : str or callable
@@ -62,6 +68,10 @@ class NewtonKrylov(torch.optim.Optimizer):
         matrix), or a function like them, such as `functools.partial(gmres, restart=10)`.
     max_iterations : int
         Limit of the solver's iterations in a step.
+    curvature : {"hessian", "gauss_newton"}
+        With `gauss_newton`, H is J'LJ, positive semidefinite for a convex loss of the outputs, and
+        the closure returns `(loss, outputs)`: L is the loss's Hessian by the outputs, so what the
+        loss depends on otherwise (a penalty on the weights) is in the gradient alone.
     damping : float
         tau; with an adaptive rule its first value.
     damping_rule : {"levenberg_marquardt", "fixed"}
@@ -101,6 +111,7 @@ class NewtonKrylov(torch.optim.Optimizer):
         *,
         solver: str | LinearSolver = "cg",
         max_iterations: int = 50,
+        curvature: CurvatureName = "hessian",
         damping: float = 1.0,
         damping_rule: DampingRule = "levenberg_marquardt",
         damping_factor: float = 2.0,
@@ -109,18 +120,16 @@ class NewtonKrylov(torch.optim.Optimizer):
         line_search: str | LineSearch = "armijo",
         forcing: str | Forcing = "superlinear",
     ) -> None:
-        if lr <= 0:
-            raise ValueError(f"lr must be above 0, not {lr}")
-        super().__init__(params, {"lr": lr})
-        if len(self.param_groups) > 1:
-            raise ValueError("NewtonKrylov has one system for all weights: give one group only")
+        super().__init__(params, {"lr": lr, "damping": damping})
         self._weights()  # refuses parameters that make no one vector
         options: dict[str, Any] = {"maxiter": max_iterations} if solver != "exact" else {}
+        if curvature not in _CURVATURES:
+            raise ValueError(f"curvature must be hessian or gauss_newton, not {curvature}")
         if solver in ("minres", "minres_qlp") and negative_curvature != "ignore":
             options["negative_curvature"] = "stop"
         newton = NewtonStep(
             _built("solver", solver, options),
-            HessianProduct(),
+            _CURVATURES[curvature](),
             _built("line_search", line_search),
             _built("forcing", forcing),
             NoPreconditioner(),
@@ -130,6 +139,43 @@ class NewtonKrylov(torch.optim.Optimizer):
         self._newton = StochasticStep(newton)
         self._generator = torch.Generator().manual_seed(0)  # for the start of Lanczos at a saddle
         self.note = ""
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters; a group has an `lr` and a `damping` of its own, and nothing else.
+
+        Parameters
+        ----------
+        param_group : dict
+            `params`, and what differs from the other groups.
+
+        Raises
+        ------
+        ValueError
+            For another key, or a value that is not valid.
+        """
+        known = {"params", "param_names", *self.defaults}
+        if unknown := sorted(set(param_group) - known):
+            raise ValueError(
+                f"NewtonKrylov solves one system for all weights, whose groups differ by lr and "
+                f"damping only, not by {', '.join(unknown)}"
+            )
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for name, lowest in (("lr", "above 0"), ("damping", "at least 0")):
+            value = group[name]
+            if not (0 < value < math.inf or (name == "damping" and value == 0)):
+                self.param_groups.pop()
+                raise ValueError(f"{name} must be {lowest}, not {value}")
+
+    def _spread(self, weights: "_Weights", key: str) -> float | Tensor:
+        """Return what the groups say: one number, or one for each weight, shape (dim,)."""
+        of = {id(p): group for group in self.param_groups for p in group["params"]}
+        values = [of[id(p)].get(key, self.defaults[key]) for p in weights.parameters]
+        if len(set(values)) == 1:
+            return float(values[0])
+        sizes = torch.tensor(weights.sizes)
+        spread = torch.tensor(values, dtype=torch.float64).repeat_interleave(sizes)
+        return spread.to(weights.device, weights.parameters[0].dtype)
 
     def _weights(self) -> "_Weights":
         """Return the parameters that require a gradient now."""
@@ -163,12 +209,14 @@ class NewtonKrylov(torch.optim.Optimizer):
         memory = self._newton.memory()
         if state:
             memory.load_state_dict(state["newton"])
+        memory.damping = _ByGroup(memory.damping, self._spread(weights, "damping"), self.defaults)
         with weights.replaced(), closing(FixedClosure(closure, weights.device)) as fixed:
             loss = _Loss(weights, fixed)
             point = loss.at(weights.get())
             if not state:
                 loss.check(point)
-            rate = self.param_groups[0]["lr"]
+            rate: Any = self._spread(weights, "lr")
+            rate = _Rates(rate) if isinstance(rate, Tensor) else rate
             step: Step | str = f"the loss is {float(point.loss)} where the step begins: no step"
             if point.loss.isfinite():
                 step = self._newton(point, memory, self._generator, rate)
@@ -181,6 +229,54 @@ class NewtonKrylov(torch.optim.Optimizer):
         memory.kept = None  # the next step may be on another batch
         state["newton"] = memory.state_dict()
         return point.loss
+
+
+class _Rates:
+    """Factors of a step's entries; they multiply it from the right, as a number does."""
+
+    def __init__(self, factors: Tensor) -> None:
+        self.factors = factors
+
+    def __rmul__(self, p: Tensor) -> Tensor:
+        return p * self.factors
+
+
+class _ByGroup(Damping):
+    """A damping whose tau stands for the default's, the groups' in proportion."""
+
+    def __init__(
+        self, base: Damping, values: float | Tensor, defaults: Mapping[str, float]
+    ) -> None:
+        self.base = base
+        self.values = values
+        self.default = defaults["damping"]
+
+    @property
+    def adaptive(self) -> bool:  # type: ignore[override]
+        """Whether the damping itself is."""
+        return self.base.adaptive
+
+    def damped(self, A: LinearOperator, generator: torch.Generator) -> LinearOperator:
+        """Return A + diag(tau)."""
+        if not isinstance(self.values, Tensor) and self.values == self.default:
+            return self.base.damped(A, generator)
+        tau = self.values
+        if isinstance(self.base, Marquardt):
+            tau = tau * (self.base.tau / self.default)
+        n = A.shape[0]
+        return FunctionOperator(lambda v: add_diagonal(A @ v, v, tau), n, A.dtype, A.device)
+
+    def judge(self, trial: Trial) -> bool:
+        """Ask the damping itself."""
+        return self.base.judge(trial)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return that of the damping itself."""
+        return self.base.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Pass it on to the damping itself."""
+        self.base.load_state_dict(state)
 
 
 def _built(group: str, part: Any, options: Mapping[str, Any] = MappingProxyType({})) -> Any:
@@ -286,6 +382,14 @@ class _Loss(Objective):
             )
 
 
+class _Graph(NamedTuple):
+    """What a graph was made of."""
+
+    loss: Tensor
+    outputs: Tensor | None
+    gradient: tuple[Tensor, ...]
+
+
 class _LossPoint(Point):
     """The loss at given weights; keeps the graph of the gradient for products."""
 
@@ -296,17 +400,18 @@ class _LossPoint(Point):
         self.parts = objective.weights.split(w)
 
     @cached_property
-    def _graph(self) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _graph(self) -> "_Graph":
         f = self.objective
         loss = f.evaluate(self.parts, graph=True)
-        return loss.detach(), torch.autograd.grad(
+        gradient = torch.autograd.grad(
             loss, f.weights.parameters, create_graph=True, materialize_grads=True
         )
+        return _Graph(loss, f.closure.outputs, gradient)
 
     @property
     def loss(self) -> Tensor:
-        """The loss, with the graph for what follows."""
-        return self._graph[0]
+        """The loss, computed with the graph for what follows."""
+        return self._graph.loss.detach()
 
     @cached_property
     def value(self) -> float:
@@ -318,15 +423,39 @@ class _LossPoint(Point):
     @cached_property
     def grad(self) -> Tensor:
         """The gradient, shape (dim,)."""
-        return flat([part.detach() for part in self._graph[1]])
+        return flat([part.detach() for part in self._graph.gradient])
 
     def hessian(self) -> LinearOperator:
         """Return the Hessian, matrix-free."""
-        f, gradient = self.objective, self._graph[1]
+        f, gradient = self.objective, self._graph.gradient
 
         def product(v: Tensor) -> Tensor:
             f.weights.hold(self.parts)
             return flat(vjp(gradient, f.weights.parameters, f.weights.split(v)))
+
+        return FunctionOperator(product, f.dim, f.dtype, f.device)
+
+    def gauss_newton(self) -> LinearOperator:
+        """Return J' L J, with J the outputs' Jacobian and L the loss's Hessian by the outputs."""
+        f, loss, outputs = self.objective, self._graph.loss, self._graph.outputs
+        parameters = f.weights.parameters
+        if outputs is None:
+            raise UnsupportedError(
+                'curvature="gauss_newton" needs the model\'s outputs: let the closure return '
+                "(loss, outputs), the loss being a function of the outputs."
+            )
+        by_outputs = torch.autograd.grad(loss, [outputs], create_graph=True, materialize_grads=True)
+        # The Jacobian's product is the derivative of its transpose's, which is linear in u.
+        u = torch.zeros_like(outputs).requires_grad_()
+        transposed = torch.autograd.grad(
+            outputs, parameters, u, create_graph=True, materialize_grads=True
+        )
+
+        def product(v: Tensor) -> Tensor:
+            f.weights.hold(self.parts)
+            (forward,) = vjp(transposed, [u], f.weights.split(v))
+            (bent,) = vjp(by_outputs, [outputs], [forward])
+            return flat(vjp([outputs], parameters, [bent]))
 
         return FunctionOperator(product, f.dim, f.dtype, f.device)
 

@@ -31,7 +31,7 @@ def exact(s: System) -> LinearResult:
     least-squares solution if A is singular, and the direction of most negative curvature; LU for
     a nonsymmetric matrix, and its singular values if it is singular. A solution whose residual
     misses the tolerance is refined. With a symmetric matrix that is not positive definite, `x`
-    solves the system all the same (`converged` tells), the status is `NEGATIVE_CURVATURE` and
+    solves the system all the same (see `converged`), the status is `NEGATIVE_CURVATURE` and
     `direction` is the eigenvector of the smallest eigenvalue, signed so that b'd >= 0.
     """
     if status := s.judge_start():

@@ -50,7 +50,7 @@ TypeError, ValueError
 {refused}"""
 _REFUSED = """\
 UnsupportedError
-    If A is not symmetric, as far as it tells.
+    If A is declared nonsymmetric, or is a matrix that is not symmetric.
 """
 
 

@@ -24,10 +24,10 @@ from newton_krylov.linear_solvers.result import Callback, LinearResult, Precondi
 from newton_krylov.norms import euclidean, exponent, is_moderate, scaled, scaled_by_power
 from newton_krylov.operators import (
     LinearOperator,
-    MatrixOperator,
     Products,
     as_operator,
     check_vector,
+    is_symmetric,
 )
 
 ITERATIONS_PER_UNKNOWN = 10
@@ -125,7 +125,7 @@ class System:
         check_vector("b", b, b)
         self.A = as_operator(A, b)
         _check_kind("A", self.A, b)
-        if symmetric and not _is_symmetric(A, self.A):
+        if symmetric and not is_symmetric(A, self.A):
             raise UnsupportedError(
                 f"{method} is for symmetric operators and this one is not symmetric; "
                 f"use gmres or gcr (or exact)"
@@ -444,26 +444,6 @@ def _preconditioner(M: Any, b: Tensor) -> Preconditioner | None:
     operator = as_operator(M, b, name="M")
     _check_kind("M", operator, b)
     return Products(operator, "M")
-
-
-def _is_symmetric(A: Any, operator: LinearOperator) -> bool:
-    """Believe an operator and a function; test a matrix: u'A v = v'A u for random u, v."""
-    explicit = isinstance(operator, MatrixOperator) or hasattr(A, "__array__") or hasattr(A, "nnz")
-    if A is operator or not explicit:
-        return operator.symmetric
-    generator = torch.Generator().manual_seed(0)
-    uv = torch.randn(2, operator.shape[0], generator=generator, dtype=operator.dtype)
-    u, v = uv.to(operator.device)
-    images = operator.matvec(u).detach(), operator.matvec(v).detach()
-    k = max(map(exponent, images))
-    Au, Av = (scaled_by_power(image, -k) for image in images)
-    difference = abs(torch.dot(u, Av) - torch.dot(v, Au))
-    size = euclidean(u) * euclidean(Av) + euclidean(v) * euclidean(Au)
-    info = torch.finfo(operator.dtype)
-    denormal = scaled(
-        len(u) * info.tiny * info.eps, -k
-    )  # what a product of tiny numbers rounds off
-    return not float(difference) > info.eps**0.5 * size + denormal * euclidean(u) * euclidean(v)
 
 
 def _check_kind(name: str, A: LinearOperator, b: Tensor) -> None:

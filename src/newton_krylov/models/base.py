@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from newton_krylov.data.dataset import Dataset, LabelledData
+from newton_krylov.data.equation import EquationProblem
 from newton_krylov.errors import CombinationError
 
 
@@ -32,18 +33,20 @@ class Interface:
         Parameters
         ----------
         dataset : Dataset
-            Images or a table.
+            Images, a table, or an equation.
 
         Returns
         -------
         Interface
-            One output a class; a single one for a regression.
+            One output a class; a single one for a regression or an equation.
 
         Raises
         ------
         CombinationError
-            If the data set has no samples with targets.
+            If the data set has no samples with targets, and is no equation.
         """
+        if isinstance(dataset, EquationProblem):
+            return cls((dataset.equation.test.shape[1],), 1)
         if not isinstance(dataset, LabelledData):
             raise CombinationError(
                 f"A network needs samples with targets, but dataset={dataset.name} has "

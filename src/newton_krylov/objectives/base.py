@@ -369,7 +369,7 @@ class Objective(ABC):
         """
         return 10 * torch.finfo(self.dtype).eps * max(abs(value), torch.finfo(self.dtype).tiny)
 
-    def agreed(self, value: float) -> float:
+    def from_rank_zero(self, value: float) -> float:
         """Return what every process of the run is to take for a number that each measures itself.
 
         Parameters
@@ -426,6 +426,23 @@ class Objective(ABC):
         """
         return None
 
+    def class_measures(self, w: Tensor, split: Split) -> dict[str, float]:
+        """Return what else tells how well w classifies, where some classes are much rarer.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters.
+        split : Split
+            Samples and class indices, on the objective's device.
+
+        Returns
+        -------
+        dict of str to float
+            `balanced_accuracy` and `auc`, as far as they are known.
+        """
+        return {}
+
     def data_loss(self, w: Tensor, split: Split) -> float | None:
         """Return the mean loss over a split's samples, without the regularizer.
 
@@ -442,6 +459,29 @@ class Objective(ABC):
             None where the objective is not a mean over samples.
         """
         return None
+
+    def l2_error(self, w: Tensor) -> float | None:
+        """Return the relative error of a solution, on points that no residual is taken at.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters.
+
+        Returns
+        -------
+        float or None
+            |u - u*| / |u*|; None where the objective solves no equation, or none that is known.
+        """
+        return None
+
+
+@runtime_checkable
+class Started(Protocol):
+    """An objective that has first parameters of its own."""
+
+    def initial(self) -> Tensor:
+        """Return them, shape (dim,)."""
 
 
 @runtime_checkable

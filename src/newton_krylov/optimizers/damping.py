@@ -1,5 +1,6 @@
 """Damping: the tau of (A + tau I) p = -g, fixed or adapted to what the last step achieved."""
 
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -13,6 +14,11 @@ from newton_krylov.registry import register
 Factor = Annotated[float, Field(gt=1)]
 
 _POOR, _GOOD = 0.25, 0.75
+_EPS, _TINY = sys.float_info.epsilon, sys.float_info.min
+_FIRST = 1e-3
+"""The first tau of `levenberg_marquardt`, in units of the curvature's largest diagonal entry."""
+_GAIN = 1e-4
+"""Its steps are made where f falls by at least this part of what the model promised."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +56,15 @@ class Damping(ABC):
     adaptive : bool
         Whether steps are tried and judged. Then a step that `judge` refuses is not made, and
         nothing else is tried in its place.
+    full_steps : bool
+        Whether steps are tried at their full length, in the place of the line search: where the
+        damping alone is to answer for a step's length.
     note : str
         What a user should know of it at the end of an epoch; often nothing.
     """
 
     adaptive: ClassVar[bool] = False
+    full_steps: ClassVar[bool] = False
     note: str = ""
 
     @abstractmethod
@@ -88,6 +98,21 @@ class Damping(ABC):
             Whether to make it.
         """
         return True
+
+    def relax(self, trial: Trial) -> bool:
+        """Become smaller, where that may lengthen a step too short to change f measurably.
+
+        Parameters
+        ----------
+        trial : Trial
+            The step; f did not fall, and was not to fall beyond its rounding error.
+
+        Returns
+        -------
+        bool
+            Whether it has become smaller.
+        """
+        return False
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs: numbers and tensors by name."""
@@ -148,6 +173,7 @@ class Marquardt(Damping):
         self.tau = max(tau, lowest)
         self.factor = factor
         self.lowest = lowest
+        self.refused = False  # the last step
 
     @property
     def note(self) -> str:  # type: ignore[override]
@@ -164,8 +190,10 @@ class Marquardt(Damping):
         Where it did though m(p) > 0 (the model is not convex along p), the step is good and the
         model is not.
         """
-        if not trial.actual < 0:
-            self.tau *= self.factor**2
+        self.refused = not trial.actual < 0
+        if self.refused:
+            # From where it changed nothing any more it rises at once to where it may.
+            self.tau = max(self.tau * self.factor**2, _EPS * abs(trial.curvature), _TINY)
             return False
         if trial.ratio < _POOR:
             self.tau *= self.factor
@@ -173,10 +201,99 @@ class Marquardt(Damping):
             self.tau = max(self.tau / self.factor, self.lowest)
         return True
 
+    def relax(self, trial: Trial) -> bool:
+        """Go down to the curvature along the step, where tau was above that for no reason."""
+        size = max(abs(trial.curvature) / self.factor**2, self.lowest, _TINY)
+        if self.refused or not self.tau > max(abs(trial.curvature), size):
+            return False
+        self.tau = size
+        return True
+
     def state_dict(self) -> dict[str, Any]:
-        """Return tau."""
-        return {"tau": self.tau}
+        """Return tau, and whether it was raised last."""
+        return {"tau": self.tau, "refused": self.refused}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take tau from a checkpoint."""
-        self.tau = state["tau"]
+        """Go on from a checkpoint."""
+        self.tau, self.refused = state["tau"], state["refused"]
+
+
+@register("damping", "levenberg_marquardt")
+class LevenbergMarquardt(Damping):
+    """A tau that no one has to choose, and that follows the gain ratio rho smoothly.
+
+    Nielsen, "Damping parameter in Marquardt's method" (1999): a step that is made multiplies tau
+    by max(1/3, 1 - (2 rho - 1)^3), a continuous function in place of thresholds; each refused one
+    multiplies it by nu, and doubles nu, which begins at 2. The first tau is a thousandth of the
+    largest diagonal entry of the curvature A; where that would cost a matrix, of b'A b / b'b for a
+    random b. The line search is not asked: a step is made at its full length, or not at all.
+
+    Attributes
+    ----------
+    tau : float or None
+        None before the first step.
+    nu : float
+        The factor of the next refusal.
+    """
+
+    adaptive = True
+    full_steps = True
+
+    def __init__(self) -> None:
+        self.tau: float | None = None
+        self.nu = 2.0
+
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        """What tau is now."""
+        return "" if self.tau is None else f"damping {self.tau:.3g}"
+
+    def value(self, A: LinearOperator, generator: torch.Generator | None = None) -> float:
+        """Return tau, chosen by the curvature where there is none yet.
+
+        Parameters
+        ----------
+        A : LinearOperator
+            The curvature, symmetric, n by n.
+        generator : torch.Generator, optional
+            Draws b; on the CPU. A fixed one by default.
+
+        Returns
+        -------
+        float
+            Above 0.
+        """
+        if self.tau is None:
+            if A.has_diagonal:
+                size = float(A.diagonal().max())
+            else:
+                generator = generator or torch.Generator().manual_seed(0)
+                b = torch.randn(A.shape[0], generator=generator, dtype=torch.float64)
+                b = b.to(A.device, A.dtype)
+                size = float(torch.dot(b, A @ b) / torch.dot(b, b))
+            tiny = torch.finfo(A.dtype).tiny
+            self.tau = _FIRST * max(size, tiny)
+        return self.tau
+
+    def damped(self, A: LinearOperator, generator: torch.Generator) -> LinearOperator:
+        """Return A + tau I."""
+        return A.affine(shift=self.value(A, generator))
+
+    def judge(self, trial: Trial) -> bool:
+        """Move tau, and say whether f fell by enough of what was promised."""
+        assert self.tau is not None
+        if trial.ratio > _GAIN:
+            self.tau *= max(1 / 3, 1 - (2 * trial.ratio - 1) ** 3)
+            self.nu = 2.0
+            return True
+        self.tau *= self.nu
+        self.nu *= 2.0
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tau and nu."""
+        return {"tau": self.tau, "nu": self.nu}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take tau and nu from a checkpoint."""
+        self.tau, self.nu = state["tau"], state["nu"]

@@ -14,7 +14,7 @@ from newton_krylov.errors import ConfigError, UnsupportedError
 from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.objectives.linear_model import LinearModel
 from newton_krylov.optimizers.base import Optimizer, Step, Steps, evaluate
-from newton_krylov.optimizers.newton_step import Direction, NewtonStep
+from newton_krylov.optimizers.newton_step import Direction, NewtonStep, NoStep
 from newton_krylov.registry import register
 
 # How often `condition` takes the square root of the growth before it repeats a stage.
@@ -45,7 +45,7 @@ class DynaNewton(Optimizer):
         c >= 0.
     schedule : {"geometric", "condition"}
         Let the sample grow with every step; or only as far as the iterate lies in the next
-        objective's region of quadratic convergence, as told by the Newton decrement there,
+        objective's region of quadratic convergence, judged by the Newton decrement there,
         sqrt(g'H^-1 g) <= radius: the growth is reduced to its square root until it does, and
         where 4 reductions do not help, a step more is made at the present stage. The next step
         begins with the last growth that did, squared, but not beyond `growth`.
@@ -202,7 +202,8 @@ class _Path:
         """Make the step, if there is one."""
         if isinstance(direction, str):
             return direction
-        return self._step.take(stage.point, direction, self._memory)
+        step = self._step.take(stage.point, direction, self._memory)
+        return step.reason if isinstance(step, NoStep) else step
 
     def full(self, stage: Stage) -> Point:
         """Return the point of all samples: what a step shows, whatever it was made on."""

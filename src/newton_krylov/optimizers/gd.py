@@ -6,7 +6,7 @@ from torch import Tensor
 
 from newton_krylov.errors import ConfigError
 from newton_krylov.objectives.base import Objective
-from newton_krylov.optimizers.base import Optimizer, Step, Steps
+from newton_krylov.optimizers.base import ContinuedOptimizer, Memory, Step, Steps
 from newton_krylov.registry import register
 from newton_krylov.spectral.lanczos import lanczos, largest_eigenvalue
 
@@ -74,8 +74,15 @@ def smoothness_at_start(objective: Objective, w0: Tensor, generator: torch.Gener
     return largest
 
 
+class StepMemory(Memory):
+    """The constant step, once it is known."""
+
+    def __init__(self) -> None:
+        self.step_size: float | None = None
+
+
 @register("optimizer", "gd")
-class GradientDescent(Optimizer):
+class GradientDescent(ContinuedOptimizer[StepMemory]):
     """Gradient descent: w - a g with the constant a = 1 / lambda_max(H) unless given.
 
     The paper's baseline (section 0.3.1).
@@ -89,9 +96,17 @@ class GradientDescent(Optimizer):
     def __init__(self, step_size: PositiveFloat | None = None) -> None:
         self.step_size = step_size
 
-    def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
+    def memory(self, objective: Objective, w0: Tensor) -> StepMemory:
+        """Return an empty one."""
+        return StepMemory()
+
+    def iterate(
+        self, objective: Objective, w0: Tensor, memory: StepMemory, generator: torch.Generator
+    ) -> Steps:
         """Iterate from w0; ends by itself only where the gradient is exactly zero."""
-        step_size = self.step_size or 1 / smoothness_at_start(objective, w0, generator)
+        if memory.step_size is None:
+            memory.step_size = self.step_size or 1 / smoothness_at_start(objective, w0, generator)
+        step_size = memory.step_size
         point = objective.at(w0)
         yield Step(point)
         while point.grad_norm > 0:

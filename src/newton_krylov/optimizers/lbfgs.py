@@ -1,19 +1,30 @@
 """Limited-memory BFGS."""
 
-from collections import deque
+from collections.abc import Sequence
 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
 from newton_krylov.objectives.base import Objective
-from newton_krylov.optimizers.base import Optimizer, Step, Steps
+from newton_krylov.optimizers.base import ContinuedOptimizer, Memory, State, Step, Steps
 from newton_krylov.optimizers.line_search import LineSearch
 from newton_krylov.registry import register
 
 
+class Pairs(Memory):
+    """The last steps s, changes of the gradient y, and s'y, the newest last."""
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[Tensor, Tensor, float]] = []
+
+    def state_dict(self) -> State:
+        """Return the pairs as lists, which a checkpoint moves to a device."""
+        return {"pairs": [list(pair) for pair in self.pairs]}
+
+
 @register("optimizer", "lbfgs")
-class LBFGS(Optimizer):
+class LBFGS(ContinuedOptimizer[Pairs]):
     """Limited-memory BFGS by the two-loop recursion (Nocedal and Wright, algorithms 7.4 and 7.5).
 
     Pairs without enough curvature are skipped, so any line search does; `strong_wolfe` makes
@@ -29,13 +40,19 @@ class LBFGS(Optimizer):
 
     def __init__(self, line_search: LineSearch, memory: PositiveInt = 10) -> None:
         self.line_search = line_search
-        self.memory = memory
+        self.pairs = memory
 
-    def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
+    def memory(self, objective: Objective, w0: Tensor) -> Pairs:
+        """Return none."""
+        return Pairs()
+
+    def iterate(
+        self, objective: Objective, w0: Tensor, memory: Pairs, generator: torch.Generator
+    ) -> Steps:
         """Iterate from w0; ends by itself where no direction of descent is left."""
         point = objective.at(w0)
         yield Step(point)
-        pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=self.memory)
+        pairs = memory.pairs
         while point.grad_norm > 0:
             p = _two_loops(point.grad, pairs).neg_()
             if not pairs:
@@ -52,12 +69,13 @@ class LBFGS(Optimizer):
             sy, yy, ss = torch.stack([torch.dot(s, y), torch.dot(y, y), torch.dot(s, s)]).tolist()
             if sy > torch.finfo(objective.dtype).eps * (yy * ss) ** 0.5:
                 pairs.append((s, y, sy))
+                del pairs[: -self.pairs]
             point = new
             yield Step(point, found.alpha)
         return "the gradient is zero"
 
 
-def _two_loops(g: Tensor, pairs: deque[tuple[Tensor, Tensor, float]]) -> Tensor:
+def _two_loops(g: Tensor, pairs: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
     """Apply the inverse Hessian approximation of the pairs to g."""
     q = g.clone()
     weights = []

@@ -8,13 +8,22 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from newton_krylov.objectives.base import Objective, Point
-from newton_krylov.optimizers.base import Optimizer, Step, Steps
+from newton_krylov.optimizers.base import ContinuedOptimizer, Memory, Step, Steps
 from newton_krylov.optimizers.gd import smoothness_at_start
 from newton_krylov.registry import register
 
 
+class Momentum(Memory):
+    """The step size, t, and the point from which the next gradient step is made."""
+
+    def __init__(self, y: Tensor) -> None:
+        self.step_size: float | None = None
+        self.t = 1.0
+        self.y = y
+
+
 @register("optimizer", "nesterov")
-class Nesterov(Optimizer):
+class Nesterov(ContinuedOptimizer[Momentum]):
     """Accelerated gradient: a gradient step from y = x_t + b_t (x_t - x_t-1).
 
     Where the objective is mu-strongly convex, b = (1 - sqrt(mu a)) / (1 + sqrt(mu a)) throughout
@@ -45,14 +54,21 @@ class Nesterov(Optimizer):
         self.restart = restart
         self.momentum = momentum
 
-    def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
+    def memory(self, objective: Objective, w0: Tensor) -> Momentum:
+        """Return one without momentum."""
+        return Momentum(w0)
+
+    def iterate(
+        self, objective: Objective, w0: Tensor, memory: Momentum, generator: torch.Generator
+    ) -> Steps:
         """Iterate from w0; ends by itself only where the gradient is exactly zero."""
-        a = self.step_size or 1 / smoothness_at_start(objective, w0, generator)
+        a = memory.step_size
+        if a is None:
+            a = self.step_size or 1 / smoothness_at_start(objective, w0, generator)
         mu = 0.0 if self.momentum == "convex" else objective.convexity or 0.0
         root = math.sqrt(min(mu * a, 1.0))
         search = self.step_size is None and objective.convexity is None
-        x, t = w0, 1.0
-        y = x
+        x, t, y = w0, memory.t, memory.y
         yield Step(objective.at(x), needed=False)
         while True:
             at_y = objective.at(y)
@@ -74,6 +90,7 @@ class Nesterov(Optimizer):
                 y = new.add(moved, alpha=b)
                 t = t_next
             x = new
+            memory.step_size, memory.t, memory.y = a, t, y
             yield Step(reached, a, needed=False)
 
 

@@ -82,7 +82,7 @@ class StochasticStep:
         point : Point
             Where it starts.
         memory : StochasticMemory
-            Of the steps before; changed.
+            From the steps before; changed.
         generator : torch.Generator
             The run's source of randomness.
         rate : float
@@ -94,13 +94,16 @@ class StochasticStep:
             Or why there is none.
         """
         A = self._curvature(point, memory, generator)
-        direction = self.newton.direction(point, A, memory, generator)
-        if isinstance(direction, str):
-            return direction
-        direction = self._accumulated(direction, memory)
-        if rate != 1.0:
-            direction = replace(direction, p=direction.p * rate)
-        step = self.newton.take(point, direction, memory)
+        before = memory.velocity
+
+        def adjusted(direction: Direction) -> Direction:
+            p = direction.p
+            if self.momentum > 0.0:
+                memory.velocity = torch.zeros_like(p) if before is None else before
+                p = memory.velocity = memory.velocity.mul(self.momentum).add_(p)
+            return replace(direction, p=p * rate if rate != 1.0 else p)
+
+        step = self.newton.along(point, A, memory, generator, adjusted)
         refused = isinstance(step, Step) and step.point is point
         if memory.age >= self.curvature_every and not refused:
             memory.kept = None
@@ -127,14 +130,6 @@ class StochasticStep:
         index = torch.randperm(n, generator=generator)[:size]
         return point.subset(index.to(point.w.device))
 
-    def _accumulated(self, direction: Direction, memory: StochasticMemory) -> Direction:
-        if self.momentum == 0.0:
-            return direction
-        if memory.velocity is None:
-            memory.velocity = torch.zeros_like(direction.p)
-        memory.velocity = memory.velocity.mul(self.momentum).add_(direction.p)
-        return replace(direction, p=memory.velocity)
-
     def update(
         self,
         batch: Objective,
@@ -152,7 +147,7 @@ class StochasticStep:
         w : Tensor, shape (dim,)
             Where.
         memory : StochasticMemory
-            Of the steps before; changed.
+            From the steps before; changed.
         generator : torch.Generator
             The run's source of randomness.
         rate : float

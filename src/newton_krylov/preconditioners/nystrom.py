@@ -5,6 +5,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from newton_krylov.linear_solvers.result import Preconditioner
+from newton_krylov.norms import exponent, scaled_by_power
 from newton_krylov.operators import LinearOperator
 from newton_krylov.preconditioners.base import PreconditionerBuilder
 from newton_krylov.registry import register
@@ -71,6 +72,8 @@ def nystrom_approximation(
     sketch = torch.randn(n, rank, dtype=A.dtype, generator=generator).to(A.device)
     Q = torch.linalg.qr(sketch).Q
     Y = A.matmat(Q)
+    k = exponent(Y)  # in units in which squares are in range
+    Y = scaled_by_power(Y, -k)
     # A small shift makes the core positive definite in spite of rounding, and is taken off again.
     nu = torch.finfo(A.dtype).eps * n**0.5 * torch.linalg.matrix_norm(Y)
     Y = Y + nu * Q
@@ -80,4 +83,4 @@ def nystrom_approximation(
         return Q, torch.zeros(rank, dtype=A.dtype, device=A.device)
     B = torch.linalg.solve_triangular(factor, Y.T, upper=False).T
     U, singular, _ = torch.linalg.svd(B, full_matrices=False)
-    return U, (singular.square() - nu).clamp_min(0)
+    return U, scaled_by_power((singular.square() - nu).clamp_min(0), k)

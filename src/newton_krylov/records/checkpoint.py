@@ -1,8 +1,10 @@
 """A checkpoint: what a run needs to go on from its last step as if nothing had happened."""
 
+import hashlib
 import io
 import time
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -10,13 +12,14 @@ import torch
 from torch import Tensor
 
 from newton_krylov.errors import DataError
-from newton_krylov.files import atomic_write
+from newton_krylov.files import atomic_write, require_file
 from newton_krylov.records.trace import Row
 
 CHECKPOINT = "checkpoint.pt"
 """Its name in a run's folder."""
 
-_FORMAT = 2
+_FORMAT = 3
+_DIGEST = 32  # bytes of SHA-256 at the file's end: torch reads a flipped bit without a word
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Checkpoint:
         What has been evaluated so far (see `Counts`).
     rows : list of Row
         The trace up to here: a killed run's file may have gone further than its checkpoint.
+    origin : dict
+        Checksums of what the run stands on, by name.
     """
 
     w: Tensor
@@ -42,6 +47,7 @@ class Checkpoint:
     generator: Tensor
     counts: dict[str, float]
     rows: list[Row]
+    origin: dict[str, str] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all; what was there before is replaced.
@@ -51,11 +57,14 @@ class Checkpoint:
         path : Path
             The file.
         """
-        content: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        content: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
         content["rows"] = [asdict(row) for row in self.rows]
         content["format"] = _FORMAT
+        archive = io.BytesIO()
+        torch.save(content, archive)
         with atomic_write(path) as stream:
-            torch.save(content, stream)
+            stream.write(archive.getbuffer())
+            stream.write(hashlib.sha256(archive.getbuffer()).digest())
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -77,9 +86,12 @@ class Checkpoint:
             If there is none, or the file is damaged or something else.
         """
         try:
-            content = torch.load(
-                io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True
-            )
+            require_file(path)
+            data = path.read_bytes()
+            archive, digest = data[:-_DIGEST], data[-_DIGEST:]
+            if hashlib.sha256(archive).digest() != digest:
+                raise DataError(f"{path} is not a whole checkpoint of a run.")
+            content = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
             if content.pop("format") != _FORMAT:
                 raise DataError(f"{path} is a checkpoint of another version of this program.")
             content["rows"] = [Row(**row) for row in content["rows"]]
@@ -112,10 +124,12 @@ class Saver:
         The file; replaced by each checkpoint.
     seconds : float
         Between two of them: what a kill costs at most, beside the step in hand.
+    origin : mapping, optional
+        Goes into each; see `Checkpoint`.
     """
 
-    def __init__(self, path: Path, seconds: float) -> None:
-        self._path, self._seconds = path, seconds
+    def __init__(self, path: Path, seconds: float, origin: Mapping[str, str] | None = None) -> None:
+        self._path, self._seconds, self._origin = path, seconds, dict(origin or {})
         self._last = time.monotonic()
 
     @property
@@ -125,5 +139,5 @@ class Saver:
 
     def __call__(self, checkpoint: Checkpoint, /) -> None:
         """Save one."""
-        checkpoint.save(self._path)
+        replace(checkpoint, origin=self._origin).save(self._path)
         self._last = time.monotonic()

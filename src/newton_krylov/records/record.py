@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import ArrayLike
 
 from newton_krylov.errors import UserError
-from newton_krylov.files import atomic_write
+from newton_krylov.files import atomic_write, read_text, sha256_file
 from newton_krylov.records.notes import forget, remember
 from newton_krylov.records.spectrum import DENSITY, SPECTRUM
 
@@ -33,6 +33,7 @@ FIGURES = "figures"
 SWEEP = "sweep.json"
 LOG = "run.log"
 _LOCK = ".lock"
+_LARGEST, _MOST_NODES, _DEEPEST = 64 * 2**20, 1_000_000, 50  # of a record's JSON and YAML files
 _KEPT = ("id", "started", "mlflow_run_id", "tracking_uri")  # of a run that is continued
 
 Plain = Mapping[str, Any]
@@ -162,7 +163,7 @@ class Record:
         record.config = read_yaml(folder / cls.config_file)
         record.environment = read_json(folder / ENVIRONMENT)
         record.summary = read_json(folder / cls.summary_file)
-        record.overrides = _lines(folder / OVERRIDES)
+        record.overrides = read_overrides(folder)
         return record
 
     def _claim(self) -> None:
@@ -178,6 +179,13 @@ class Record:
         """Write the final parameters, shape (dim,), as a NumPy file without pickles."""
         with atomic_write(self.folder / WEIGHTS) as stream:
             np.save(stream, np.asarray(w), allow_pickle=False)
+        self.update(weights_checksum=sha256_file(self.folder / WEIGHTS))
+
+    @property
+    def weights_damaged(self) -> bool:
+        """Whether the final parameters are not those that were written."""
+        known, path = self.summary.get("weights_checksum"), self.folder / WEIGHTS
+        return known is not None and (not path.is_file() or sha256_file(path) != known)
 
     def update(self, **values: Any) -> None:
         """Set keys of the summary and write it."""
@@ -280,10 +288,10 @@ def read_json(path: Path) -> dict[str, Any]:
         If there is none, or it holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = json.loads(read_text(path, _LARGEST))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    return _mapping(path, value)
+    return _mapping(path, _bounded(path, value))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -331,7 +339,25 @@ def flatten(plain: Plain, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _lines(path: Path) -> list[str]:
+def read_overrides(folder: Path) -> list[str]:
+    """Read what the user changed in a run's configuration.
+
+    Parameters
+    ----------
+    folder : Path
+        A run's or a sweep's.
+
+    Returns
+    -------
+    list of str
+        The overrides.
+
+    Raises
+    ------
+    UserError
+        If there are none, or the file is damaged.
+    """
+    path = folder / OVERRIDES
     value = _load_yaml(path)
     if not isinstance(value, list):
         raise UserError(f"{path} does not hold a list.")
@@ -340,10 +366,27 @@ def _lines(path: Path) -> list[str]:
 
 def _load_yaml(path: Path) -> Any:
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=SafeLoader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        return _bounded(path, yaml.load(read_text(path, _LARGEST), Loader=SafeLoader))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read: {reason}") from error
+
+
+def _bounded(path: Path, value: Any) -> Any:
+    """Refuse what a few bytes can blow up: aliases of aliases, depth, numbers of many digits."""
+    nodes, left = [(value, 0)], _MOST_NODES
+    while nodes:
+        node, depth = nodes.pop()
+        left -= 1
+        if left < 0 or depth > _DEEPEST:
+            raise UserError(f"{path} is damaged: it unfolds to more than a record can be.")
+        if isinstance(node, int) and abs(node) > 2**64:
+            raise UserError(f"{path} is damaged: it holds a number of {len(str(node))} digits.")
+        if isinstance(node, dict):
+            nodes += [(item, depth + 1) for pair in node.items() for item in pair]
+        elif isinstance(node, list | tuple | set):
+            nodes += [(item, depth + 1) for item in node]
+    return value
 
 
 def _mapping(path: Path, value: Any) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """The trace: one row a step, written as the run goes, so a killed run keeps what it had."""
 
 import csv
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self, TextIO, get_type_hints
 
@@ -160,6 +161,27 @@ class Row:
             heading="Time", kind="cost", form=".4f", width=9, unit="seconds",
         ),
     ]  # fmt: skip
+    l2_error: Annotated[
+        float,
+        Column(
+            "relative error of the solution", "‖u − u*‖ / ‖u*‖", brief="l2 error", form=".2e",
+            full=".3e", width=10, log=True,
+        ),
+    ] = math.nan  # fmt: skip
+    test_balanced_accuracy: Annotated[
+        float,
+        Column(
+            "balanced test accuracy", brief="balanced", heading="Balanced acc.", form=".4f",
+            rising=True, unit="share", shown=("summary", "table"),
+        ),
+    ] = math.nan  # fmt: skip
+    test_auc: Annotated[
+        float,
+        Column(
+            "test area under the curve", words="test AUC", brief="AUC", form=".4f", rising=True,
+            unit="share", shown=("summary", "table"),
+        ),
+    ] = math.nan  # fmt: skip
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -201,6 +223,10 @@ COLUMNS: Mapping[str, Column] = _table()
 """The trace's numeric columns by name, in order."""
 
 
+OPTIONAL = frozenset(f.name for f in fields(Row) if f.default is not MISSING)
+"""Columns that only some problems have, which are shown where they are known."""
+
+
 def shown(place: Place) -> list[Column]:
     """Return the columns that are shown in a place: results first, then costs and counts."""
     there = [column for column in COLUMNS.values() if place in column.shown]
@@ -227,6 +253,7 @@ OnRow = Callable[[Row], None]
 
 
 _SECONDS_BETWEEN_SYNCS = 1.0
+_MOST_STEPS = 2**53  # that a float tells apart
 
 
 class TraceWriter:
@@ -282,10 +309,12 @@ def read_trace(path: Path) -> list[Row]:
     ValueError
         If the file's columns are not a trace's.
     """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a regular file")
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         found = reader.fieldnames or []
-        optional = ["note", *(f.name for f in fields(Row) if _optional(f))]
+        optional = {"note", *OPTIONAL}
         # A trace of an earlier version lacks the columns that came later, and no others.
         if [name for name in Row.columns() if name in found or name not in optional] != found:
             raise ValueError(f"{path} is not a trace: its columns are {reader.fieldnames}")
@@ -314,16 +343,18 @@ def cut_short(summary: Mapping[str, Any], rows: Sequence[Row]) -> str | None:
     return f"is damaged: it {where}, but the run came to step {known}."
 
 
-def _optional(field: Field[Any]) -> bool:
-    """Tell whether a row can do without a column."""
-    return field.default is not MISSING
-
-
 def _parse(record: dict[str, str]) -> Row:
     whole, text = {"iteration"}, {"note"}
     return Row.read(
         **{
-            name: value if name in text else int(value) if name in whole else float(value)  # type: ignore[arg-type]
+            name: value if name in text else _whole(value) if name in whole else float(value)  # type: ignore[arg-type]
             for name, value in record.items()
         }
     )
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if abs(value) > _MOST_STEPS:
+        raise ValueError(f"there is no step {text[:20]}...")
+    return value

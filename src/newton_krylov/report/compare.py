@@ -1,5 +1,6 @@
 """Compares runs: tables, a CSV file, figures and one HTML page, from their folders alone."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from newton_krylov.report.results import tables
 from newton_krylov.report.scaling import scaling
 from newton_krylov.report.spreadsheet import write_csv
 from newton_krylov.report.study import Study, studies
+from newton_krylov.report.tables import Preface
+
+_log = logging.getLogger(__name__)
 
 COMPARISON_HTML = "comparison.html"
 COMPARISON_CSV = "comparison.csv"
@@ -23,7 +27,7 @@ def compare(folders: Iterable[Path], out_dir: Path) -> list[Path]:
     """Compare the runs in some folders.
 
     Runs on equal problems are compared with each other; runs that differ by seed or repetition
-    only are one entry, of which medians and ranges are told. A run that failed, or whose folder is
+    only are one entry, shown by medians and ranges. A run that failed, or whose folder is
     damaged, is in every table with its reason.
 
     Parameters
@@ -47,7 +51,9 @@ def compare(folders: Iterable[Path], out_dir: Path) -> list[Path]:
     return write_comparison(studies(read_records(folders)), out_dir)
 
 
-def write_comparison(groups: Sequence[Study], out_dir: Path) -> list[Path]:
+def write_comparison(
+    groups: Sequence[Study], out_dir: Path, preface: Preface | None = None
+) -> list[Path]:
     """Write the page, the tables, the CSV file and the figures of some studies.
 
     Parameters
@@ -56,6 +62,8 @@ def write_comparison(groups: Sequence[Study], out_dir: Path) -> list[Path]:
         Of any problems; at least one.
     out_dir : Path
         As in `compare`.
+    preface : Preface, optional
+        Goes above everything else on the page and in the tables.
 
     Returns
     -------
@@ -66,22 +74,29 @@ def write_comparison(groups: Sequence[Study], out_dir: Path) -> list[Path]:
     page, sheet, text = (out_dir / n for n in (COMPARISON_HTML, COMPARISON_CSV, COMPARISON_MD))
     write_csv(groups, sheet)
     with atomic_write(text) as stream:
-        stream.write(_markdown(groups).encode())
+        stream.write(_markdown(groups, preface).encode())
     with atomic_write(page) as stream:
-        stream.write(write_page(groups).encode())
+        stream.write(write_page(groups, preface).encode())
     return [page, sheet, text, *_draw(groups, out_dir / "figures")]
 
 
-def _markdown(groups: Sequence[Study]) -> str:
+def _markdown(groups: Sequence[Study], preface: Preface | None) -> str:
     settings = differences_table(groups)
     shown = [*tables(groups), *([settings] if settings else []), environments_table(groups)]
-    return "# Comparison\n\n" + "\n".join(table.markdown() for table in shown)
+    answer = ""
+    if preface is not None:
+        reasons = "\n".join(f"- {reason}" for reason in preface.reasons)
+        answer = f"{preface.paragraph}\n\n{preface.table().markdown()}\n{reasons}\n\n"
+    return f"# Comparison\n\n{answer}" + "\n".join(table.markdown() for table in shown)
 
 
 def _draw(groups: Sequence[Study], folder: Path) -> list[Path]:
     files = []
     for place, study in zip(_figure_folders(groups, folder), groups, strict=True):
-        files += draw_study(study, place)
+        try:
+            files += draw_study(study, place)
+        except (ArithmeticError, ValueError, MemoryError) as error:  # numbers that no axis can hold
+            _log.warning("%s cannot be drawn: %s", study.problem.title, error)
     growth = scaling(groups)
     if growth is not None:
         files += draw_scaling(growth, folder)

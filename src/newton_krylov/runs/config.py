@@ -161,7 +161,7 @@ def check(plain: Mapping[str, Any]) -> RunConfig:
         For the first thing that is wrong.
     """
     top = [field.name for field in fields(Settings)]
-    known = [*GROUPS, "stop", "spectrum", *top]
+    known = [*GROUPS, "stop", "spectrum", *top, "verdict"]  # the last is the command's alone
     for key in plain:
         if key not in known:
             raise ConfigError(f"'{key}' is not a key of the configuration{suggest(key, known)}")
@@ -170,7 +170,7 @@ def check(plain: Mapping[str, Any]) -> RunConfig:
     checked["spectrum"] = _SPECTRUM.validate(_mapping("spectrum", plain.get("spectrum", {})))
     settings = _SETTINGS.validate({key: plain[key] for key in top if key in plain})
     settings["name"] = _study(plain.get("name", Settings.name))
-    _choose(settings, network=_takes_network(checked["loss"]))
+    _choose(settings, checked["loss"])
     whole = {**checked, **settings}
     del whole["resume"]
     config = RunConfig(
@@ -225,11 +225,17 @@ def _takes_network(loss: Mapping[str, Any]) -> bool:
     return "model" in entry("loss", loss["name"]).parts
 
 
-def _choose(settings: dict[str, Any], *, network: bool) -> None:
-    """Put in place of `auto` what suits the loss."""
-    for key, choices in (("start", ("zeros", "model")), ("dtype", ("float64", "float32"))):
+def _choose(settings: dict[str, Any], loss: Mapping[str, Any]) -> None:
+    """Put in place of `auto` what suits the loss; one may have a dtype of its own."""
+    network = _takes_network(loss)
+    dtype = getattr(entry("loss", loss["name"]).target, "usual_dtype", None)
+    choices = {
+        "start": "model" if network else "zeros",
+        "dtype": dtype or ("float32" if network else "float64"),
+    }
+    for key, choice in choices.items():
         if settings[key] == "auto":
-            settings[key] = choices[network]
+            settings[key] = choice
 
 
 def _mapping(key: str, node: Any) -> Mapping[str, Any]:

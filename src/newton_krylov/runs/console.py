@@ -12,7 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from newton_krylov.records.trace import COLUMNS, Row, shown
+from newton_krylov.records.trace import COLUMNS, OPTIONAL, Row, shown
+from newton_krylov.report.verdict import Race
 
 _EVERY_ROW_UP_TO = 25  # rows that get a line each; after these, one a second
 _SECONDS_BETWEEN_LINES = 1.0
@@ -238,9 +239,17 @@ def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         (column.words, format(summary[column.name], column.full))
         for column in shown("summary")
         if summary.get(column.name) is not None
+        and not (column.name in OPTIONAL and math.isnan(summary[column.name]))
     ]
     if summary.get("optimum") is not None:
         bound = f"{summary['optimum']:.16g}, certified to {summary['optimum_gap_bound']:.1e}"
         rows.insert(2, ("optimum", bound))
     ending = summary.get("outcome") or summary.get("status")
     return [*rows, ("stopped", f"{ending}: {summary.get('reason')}")]
+
+
+def print_verdict(out: Console, race: Race) -> None:
+    """Show what a race came to: the table, the answer, and why."""
+    out.print(race.short_table().rich())
+    for line in ("", race.paragraph, "", *(f"  {reason}" for reason in race.reasons), ""):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)

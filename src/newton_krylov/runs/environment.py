@@ -1,5 +1,6 @@
 """What a run ran in: versions, hardware, and the state of the code."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+import newton_krylov
 from newton_krylov.tracking.address import masked
 
 _PACKAGES = (
@@ -52,9 +54,20 @@ def describe(repository: Path) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "command": [sys.executable, *map(masked, sys.argv)],
+        "code_checksum": code_checksum(),
         "git_commit": commit,
         "git_dirty": dirty,
     }
+
+
+@cache
+def code_checksum() -> str:
+    """Return the SHA-256 of the program's own modules, names and bytes."""
+    package = Path(newton_krylov.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 @cache

@@ -1,5 +1,6 @@
 """One run, from a composed configuration to its record: the only place that knows all rooms."""
 
+import json
 import logging
 import shlex
 import time
@@ -16,13 +17,13 @@ from torch import Tensor
 
 from newton_krylov import distributed
 from newton_krylov.capabilities import unused
-from newton_krylov.data import Dataset, LabelledData, load_dataset
+from newton_krylov.data import Dataset, LabelledData, Table, load_dataset
 from newton_krylov.data.sparse import by_row_length
 from newton_krylov.device import denormals_flushed
 from newton_krylov.errors import CombinationError, UnsupportedError, UserError
 from newton_krylov.files import at_home
 from newton_krylov.models import Interface, initialized
-from newton_krylov.objectives.base import Layered, Objective
+from newton_krylov.objectives.base import Objective, Started
 from newton_krylov.optimizers.base import Optimizer
 from newton_krylov.records.checkpoint import CHECKPOINT, Checkpoint, Saver
 from newton_krylov.records.record import FIGURES, TRACE, Record
@@ -35,7 +36,7 @@ from newton_krylov.runs.console import (
     print_line,
     print_summary,
 )
-from newton_krylov.runs.environment import describe
+from newton_krylov.runs.environment import code_checksum, describe
 from newton_krylov.runs.interruption import Interruption, interruptible
 from newton_krylov.runs.optimum import Optimum, certified_optimum
 from newton_krylov.runs.parts import register_parts
@@ -170,6 +171,27 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
     }
 
 
+def dataset_of(config: RunConfig, place: torch.device | None = None) -> Dataset:
+    """Load the data of a configuration; a sweep's jobs share the last one loaded.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Checked.
+    place : torch.device, optional
+        Where to; by default, where the configuration's device is.
+
+    Returns
+    -------
+    Dataset
+        On its device.
+    """
+    settings = config.settings
+    options = tuple((k, _hashable(v)) for k, v in config.options_of("dataset").items())
+    place = config.build("device")() if place is None else place
+    return _load(config.name_of("dataset"), options, settings.data_dir, settings.dtype, str(place))
+
+
 def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
     """Bind the loss to the data, and to the network if it takes one.
 
@@ -199,6 +221,25 @@ def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
     return loss
 
 
+_MADE_WITHOUT_INTERCEPT = ("a9a", "synthetic")
+"""The paper's data set, which its authors give a column of ones, and data drawn without a mean."""
+
+
+def _without_intercept(config: RunConfig, dataset: Dataset) -> str | None:
+    """Say that a linear model of somebody's table has no intercept."""
+    free = config.options_of("loss").get("intercept", "free")  # other losses have no such key
+    if free == "free" or not isinstance(dataset, Table) or dataset.bias:
+        return None
+    if dataset.name in _MADE_WITHOUT_INTERCEPT:
+        return None
+    centred = config.options_of("dataset").get("scaling") == "standardize"
+    centred = centred and dataset.train.X.layout is torch.strided
+    return (
+        f"There is no intercept{', and the columns are centred' if centred else ''}: "
+        "loss.intercept=free adds one that l2 leaves alone, dataset.bias=true one that it does not."
+    )
+
+
 def start_of(config: RunConfig, objective: Objective) -> Tensor:
     """Draw w0: by the seed alone, so all methods of a sweep start at the same point.
 
@@ -216,7 +257,7 @@ def start_of(config: RunConfig, objective: Objective) -> Tensor:
     """
     generator, _ = generators(config.settings.seed)
     shape, kind = objective.dim, config.settings.start
-    if kind == "model" and isinstance(objective, Layered):
+    if kind == "model" and isinstance(objective, Started):
         return objective.initial()
     if kind == "uniform":
         w0 = torch.rand(shape, generator=generator, dtype=torch.float64)
@@ -284,16 +325,20 @@ class _Experiment:
         self.checkpoint = checkpoint
         self.out = console()
         self.problems: list[str] = []
+        self.origin: dict[str, str] = {}
         self.last = None if checkpoint is None else checkpoint.rows[-1]
 
     def run(self) -> None:
         """Load, solve for the optimum, run the optimizer, keep what came of it."""
-        whole = self._dataset()
+        whole = dataset_of(self.config, self.place)
         self._note(
             device=str(self.place),
             dtype=self.config.settings.dtype,
             dataset=_description(whole),
         )
+        self.origin = {"data": whole.checksum, "code": code_checksum()}
+        if self.checkpoint is not None:
+            self._compare(self.checkpoint.origin)
         dataset, objective = self._shared_out(whole)
         optimizer: Optimizer = self.config.build("optimizer", **self.parts)
         self.tracker.start(self.record, self.job.parent)
@@ -301,9 +346,24 @@ class _Experiment:
         del whole  # of several processes, each keeps its own part alone
         if not self.job.in_sweep:
             print_heading(self.out, self.config.label, self.record.summary)
+            if sentence := _without_intercept(self.config, dataset):
+                self.out.print(sentence, markup=False, highlight=False, soft_wrap=True)
         result = self._optimize(optimizer, objective, dataset, optimum)
         self.interruption.hold()
         self._keep(result)
+
+    def _compare(self, before: Mapping[str, str]) -> None:
+        """Refuse to go on with other data; say so where the program is another one."""
+        if before.get("data") != self.origin["data"]:
+            raise UserError(
+                f"The data has changed since the run in {short(self.record.folder)} began "
+                f"(its checksum was {str(before.get('data'))[:12]}, and is "
+                f"{self.origin['data'][:12]} now): restore it, or start again in another folder."
+            )
+        if before.get("code") != self.origin["code"]:
+            self.problems.append(
+                "The program has changed since the run began: its trace is of both versions."
+            )
 
     def fail(self, error: BaseException) -> None:
         """Record why the run did not come to its end."""
@@ -355,29 +415,26 @@ class _Experiment:
         except OSError as error:
             self.problems.append(_cannot_write(self.record.folder, error))
 
-    def _dataset(self) -> Dataset:
-        settings = self.config.settings
-        options = tuple((k, _hashable(v)) for k, v in self.config.options_of("dataset").items())
-        return _load(
-            self.config.name_of("dataset"),
-            options,
-            settings.data_dir,
-            settings.dtype,
-            str(self.place),
-        )
-
     def _shared_out(self, whole: Dataset) -> tuple[Dataset, Objective]:
         """Return this process's samples, and the objective over those of all processes."""
-        team = distributed.current()
-        if team is None:
+        group = distributed.current()
+        if group is None:
             return whole, objective_of(self.config, whole)
-        self._note(processes=team.size)
-        dataset = distributed.shard(whole, team)
+        self._note(processes=group.size)
+        settings = {k: v for k, v in self.config.plain.items() if k not in ("tracking", "label")}
+        told = {**self.origin, "configuration": json.dumps(settings, default=str)}
+        for what, text in told.items():
+            if not group.agree(text):
+                raise UserError(
+                    f"The processes of the run do not have the same {what}: give each machine the "
+                    f"same files, program and command."
+                )
+        dataset = distributed.shard(whole, group)
         _load.cache_clear()
         local = objective_of(self.config, dataset)
         train, _ = whole.splits
         assert train is not None  # it has been divided
-        return dataset, distributed.data_parallel(local, team, train.X)
+        return dataset, distributed.data_parallel(local, group, train.X)
 
     def _optimum(self, dataset: Dataset, objective: Objective) -> Optimum | None:
         settings = self.config.settings
@@ -425,7 +482,9 @@ class _Experiment:
             for row in [] if self.checkpoint is None else self.checkpoint.rows:
                 self.tracker.log(row)
                 progress(row)
-            objective.agreed(0.0)  # no clock runs while one process waits for another to load
+            objective.from_rank_zero(
+                0.0
+            )  # no clock runs while one process waits for another to load
             train, test = dataset.splits
             result = run(
                 optimizer,
@@ -440,7 +499,9 @@ class _Experiment:
                 on_step=watch.step,
                 resume=self.checkpoint,
                 on_checkpoint=Saver(
-                    self.record.folder / CHECKPOINT, self.config.settings.checkpoint_seconds
+                    self.record.folder / CHECKPOINT,
+                    self.config.settings.checkpoint_seconds,
+                    self.origin,
                 ),
             )
             watch.end(result)

@@ -8,6 +8,7 @@ PACKAGES = (
     "models",
     "objectives",
     "objectives.network",
+    "objectives.residual",
     "curvature",
     "linear_solvers",
     "preconditioners",

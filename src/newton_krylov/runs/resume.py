@@ -2,14 +2,23 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from newton_krylov.errors import DataError, UserError
+from newton_krylov.errors import DataError, TakenError, UserError
 from newton_krylov.records.checkpoint import CHECKPOINT, Checkpoint
-from newton_krylov.records.record import CONFIG, Record, SweepRecord, flatten
+from newton_krylov.records.record import (
+    CONFIG,
+    OVERRIDES,
+    WEIGHTS,
+    Record,
+    SweepRecord,
+    flatten,
+    read_overrides,
+)
+
+_R = TypeVar("_R", bound=Record)
 
 _INCIDENTAL = ("tracking", "data_dir", "checkpoint_seconds", "spectrum")
 """Keys that do not change what a run computes: a run may be continued with others."""
@@ -64,17 +73,20 @@ def earlier(folder: Path, plain: Mapping[str, Any], *, resume: bool) -> Earlier 
     if not (folder / CONFIG).exists():
         return None
     if not resume:
-        raise UserError(
+        raise TakenError(
             f"{folder} holds a run already: continue it by resume=true, or choose another folder."
         )
-    try:
-        record = Record.load(folder)
-    except UserError:  # it was killed while it wrote its first files, or they are damaged
+    record = loaded(Record, folder)
+    if record is None:
         return None
     if record.alive:
-        raise UserError(f"Another process is writing to {folder}.")
+        raise TakenError(f"Another process is writing to {folder}.")
     _require_equal(record.config, plain, folder)
     found = Earlier(record)
+    if found.finished and record.weights_damaged:
+        raise UserError(
+            f"{folder / WEIGHTS} is damaged or gone: restore it, or choose another folder."
+        )
     if found.finished or not (folder / CHECKPOINT).exists():
         return found
     try:
@@ -83,11 +95,42 @@ def earlier(folder: Path, plain: Mapping[str, Any], *, resume: bool) -> Earlier 
         return Earlier(record, problem=f"{error} The run starts over.")
 
 
+def loaded(kind: type[_R], folder: Path) -> _R | None:
+    """Read the record that is to be continued.
+
+    Parameters
+    ----------
+    kind : type
+        `Record` or `SweepRecord`.
+    folder : Path
+        Holds its configuration at least.
+
+    Returns
+    -------
+    Record or None
+        None where its process was killed while it wrote the first files.
+
+    Raises
+    ------
+    UserError
+        If a file is damaged: it is not ours to write over.
+    """
+    if not (folder / kind.summary_file).exists():
+        return None
+    try:
+        return kind.load(folder)
+    except UserError as error:
+        raise UserError(
+            f"{str(error).rstrip('.')}: the record in {folder} is damaged; restore the file, or "
+            f"choose another folder."
+        ) from error
+
+
 def _require_equal(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
     before, now = _comparable(old), _comparable(new)
     for key in sorted({*before, *now}):
         if before.get(key) != now.get(key):
-            raise UserError(
+            raise TakenError(
                 f"{folder} holds a run with {key}={before.get(key)}, not {now.get(key)}: "
                 f"resume=true continues the same configuration; choose another folder for this."
             )
@@ -123,9 +166,18 @@ def latest(root: Path, overrides: Sequence[str], *, sweep: bool) -> Path:
     kind, what = (SweepRecord, "sweep") if sweep else (Record, "run")
     wanted = sorted(task_overrides(overrides))
     for path in sorted(root.glob(f"*/*/{kind.config_file}"), reverse=True):
-        with suppress(UserError):
-            if sorted(task_overrides(kind.load(path.parent).overrides)) == wanted:
-                return path.parent
+        if not (path.parent / OVERRIDES).exists():  # it was killed while it wrote its first files
+            continue
+        try:
+            given = read_overrides(path.parent)
+        except UserError as error:
+            raise UserError(
+                f"resume=true: the newest {what} may be the one in {path.parent}, but it is "
+                f"damaged ({str(error).rstrip('.')}); remove it, or give another folder by "
+                f"hydra.{what}.dir=FOLDER."
+            ) from error
+        if sorted(task_overrides(given)) == wanted:
+            return path.parent
     raise UserError(
         f"resume=true: there is no earlier {what} of this command in {root}; repeat its overrides "
         f"exactly, or give its folder by hydra.{what}.dir=FOLDER."

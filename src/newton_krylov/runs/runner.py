@@ -159,6 +159,8 @@ class _Meter:
         self.iteration += step.iterations
         counts = self.objective.counts
         with counts.paused():
+            test = self.test
+            measures = {} if test is None else self.objective.class_measures(step.point.w, test)
             return Row(
                 iteration=self.iteration,
                 loss=step.point.value,
@@ -167,6 +169,9 @@ class _Meter:
                 train_accuracy=self._accuracy(step.point, self.train),
                 test_accuracy=self._accuracy(step.point, self.test),
                 test_loss=self._test_loss(step.point),
+                l2_error=self._l2_error(step.point),
+                test_balanced_accuracy=measures.get("balanced_accuracy", math.nan),
+                test_auc=measures.get("auc", math.nan),
                 step_size=step.step_size,
                 inner_iterations=step.inner_iterations,
                 function_count=counts.function,
@@ -187,6 +192,10 @@ class _Meter:
             return math.nan
         accuracy = self.objective.accuracy(point.w, split)
         return math.nan if accuracy is None else accuracy
+
+    def _l2_error(self, point: Point) -> float:
+        error = self.objective.l2_error(point.w)
+        return math.nan if error is None else error
 
     def _test_loss(self, point: Point) -> float:
         loss = None if self.test is None else self.objective.data_loss(point.w, self.test)
@@ -269,7 +278,7 @@ def run(
             except StopIteration as end:
                 return RunResult(Outcome.ENDED, str(end.value), rows, w)
             seconds = clock() - start if step.seconds is None else step.seconds
-            row = meter.row(step, objective.agreed(seconds))
+            row = meter.row(step, objective.from_rank_zero(seconds))
             w = step.point.w if math.isfinite(row.loss) else w
             rows.append(row)
             if on_row is not None:

@@ -13,16 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from newton_krylov.errors import UnsupportedError, UserError
+from newton_krylov.errors import TakenError, UnsupportedError, UserError
 from newton_krylov.records.record import FIGURES, Record, SweepRecord, read_yaml
 from newton_krylov.records.trace import COLUMNS
 from newton_krylov.registry import import_plugins
+from newton_krylov.report.verdict import PLAN, read_race
 from newton_krylov.runs.config import build_part, label_of
-from newton_krylov.runs.console import MemberLine, print_members, print_places
+from newton_krylov.runs.console import (
+    MemberLine,
+    print_members,
+    print_places,
+    print_verdict,
+)
 from newton_krylov.runs.environment import describe
 from newton_krylov.runs.experiment import Job, run_experiment
 from newton_krylov.runs.parts import register_parts
-from newton_krylov.runs.resume import task_overrides
+from newton_krylov.runs.resume import loaded, task_overrides
 from newton_krylov.terminal import console, short
 from newton_krylov.tracking.base import Tracker
 
@@ -60,10 +66,22 @@ def run_member(plain: Mapping[str, Any], job: Job) -> float:
         return FAILED
     if record.summary["status"] in ("interrupted", "killed"):
         raise KeyboardInterrupt
-    return _metric(record)
+    return metric_of(record)
 
 
-def _metric(record: Record) -> float:
+def metric_of(record: Record) -> float:
+    """Return what a sweeper is told of a member.
+
+    Parameters
+    ----------
+    record : Record
+        Its record.
+
+    Returns
+    -------
+    float
+        See `run_member`.
+    """
     name, summary = record.config["objective_metric"], record.summary
     value = summary.get(name)
     if summary["status"] != "finished" or value is None or math.isnan(value):
@@ -77,18 +95,29 @@ def _explain(error: Exception, plain: Mapping[str, Any], job: Job) -> None:
     """Record why a member did not run, unless its own record says so already."""
     if not isinstance(error, UserError):
         _log.info("the run failed", exc_info=error)
-    if (job.folder / Record.summary_file).exists():
+    folder = job.folder
+    if isinstance(error, TakenError):  # the run that is there stays; this one is named beside it
+        folder = _free(folder)
+    elif (folder / Record.summary_file).exists():
         return
     status = "skipped" if isinstance(error, UnsupportedError) else "failed"
     label = label_of(plain)
     reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     try:
-        record = Record.begin(job.folder, plain, job.overrides, describe(job.repository), label)
+        record = Record.begin(folder, plain, job.overrides, describe(job.repository), label)
         record.end(status=status, outcome=None, reason=reason)
     except (UserError, OSError) as problem:
         _log.info("no record", exc_info=problem)
-    line = f"{job.folder.name:>4} {label:<28} {status:<11} {reason}"
+    line = f"{folder.name:>4} {label:<28} {status:<11} {reason}"
     console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _free(folder: Path) -> Path:
+    """Return the first of folder-2, folder-3, ... that is not there."""
+    number = 2
+    while (place := folder.with_name(f"{folder.name}-{number}")).exists():
+        number += 1
+    return place
 
 
 def parent_of(folder: Path) -> str | None:
@@ -219,8 +248,10 @@ class Sweep:
         members = self._members()
         failed = [member for member in members if member.failed]
         files = self._compare() if members else []
+        # In a race, a setting with which a method diverges is a result.
+        broken = failed and not (self.record.folder / PLAN).exists()
         self.record.update(
-            status="failed" if status == "finished" and failed else status,
+            status="failed" if status == "finished" and broken else status,
             outcome=None,
             reason=reason or f"{len(members)} runs, {len(failed)} failed",
             members=len(members),
@@ -252,9 +283,13 @@ class Sweep:
     def _compare(self) -> list[Path]:
         """Draw and tabulate; a sweep is not lost for a picture of it."""
         from newton_krylov.report.compare import compare
+        from newton_krylov.report.verdict import write_verdict
 
+        folder = self.record.folder
         try:
-            return compare([self.record.folder], self.record.folder)
+            if (folder / PLAN).exists():
+                return write_verdict(folder)
+            return compare([folder], folder)
         except Exception as error:
             _log.info("no comparison", exc_info=error)
             console(stderr=True).print(f"The runs could not be compared: {error}", markup=False)
@@ -263,7 +298,9 @@ class Sweep:
     def _print(self, members: Sequence[Member], files: Sequence[Path]) -> None:
         """Show what the members came to, and where everything lies."""
         out, place, folder = console(), self.tracker.place, self.record.folder
-        if members:
+        if (folder / PLAN).exists():
+            print_verdict(out, read_race(folder))
+        elif members:
             print_members(out, [member.line for member in members], self._best())
         pages = [file for file in files if file.suffix in (".html", ".md")]
         lines = [("sweep", short(folder)), *(("comparison", short(file)) for file in pages)]
@@ -301,9 +338,8 @@ def _previous(folder: Path, overrides: Sequence[str], *, resume: bool) -> SweepR
         raise UserError(
             f"{folder} holds a sweep already: continue it by resume=true, or choose another folder."
         )
-    try:
-        record = SweepRecord.load(folder)
-    except UserError:
+    record = loaded(SweepRecord, folder)
+    if record is None:
         return None
     if record.alive:
         raise UserError(f"Another process is writing to {folder}.")

@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from newton_krylov.operators import LinearOperator
+from newton_krylov.operators import to_operator
 from newton_krylov.spectral.estimators import signs
 from newton_krylov.spectral.lanczos import gauss_quadrature
 
@@ -69,7 +70,7 @@ class Density:
 
 
 def spectral_density(
-    A: LinearOperator, *, probes: int = 5, steps: int = 40, generator: torch.Generator
+    A: Any, *, probes: int = 5, steps: int = 40, generator: torch.Generator
 ) -> Density:
     """Estimate the spectral density by stochastic Lanczos quadrature.
 
@@ -82,8 +83,8 @@ def spectral_density(
 
     Parameters
     ----------
-    A : LinearOperator
-        Symmetric, n by n.
+    A : operator or matrix, n by n
+        Symmetric; see `operators.to_operator`.
     probes : int
         Random vectors.
     steps : int
@@ -96,6 +97,7 @@ def spectral_density(
     Density
         At most probes times steps point masses.
     """
+    A = to_operator(A)
     found = [gauss_quadrature(A, signs(A, generator), steps) for _ in range(probes)]
     nodes = torch.cat([theta for theta, _ in found]).double().cpu()
     weights = torch.cat([weight for _, weight in found]).double().cpu() / probes

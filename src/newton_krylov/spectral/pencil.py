@@ -5,7 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from newton_krylov.operators import LinearOperator
+from newton_krylov.errors import NotFiniteError
+from newton_krylov.norms import scaled_by_power
+from newton_krylov.operators import FunctionOperator, LinearOperator, Products
 
 
 def pencil_extremes(
@@ -38,12 +40,15 @@ def pencil_extremes(
         Smallest and largest Ritz value.
     """
     n, eps = A.shape[0], torch.finfo(A.dtype).eps
+    # Both in units in which no square under- or overflows: A / a and H^-1 / h.
+    product = Products(A)
+    inverse = Products(FunctionOperator(solve, n, A.dtype, A.device), "H^-1")
     r = torch.randn(n, dtype=A.dtype, generator=generator).to(A.device)
     T = torch.zeros(min(products, n), min(products, n), dtype=A.dtype, device=A.device)
     V: list[Tensor] = []  # orthonormal in H
     U: list[Tensor] = []  # u_j = H v_j
     for j in range(len(T)):
-        z = solve(r)
+        z = inverse(r)
         norm = torch.dot(z, r).sqrt()
         if j > 0:
             # The Krylov space is exhausted, and what is left of r is rounding error.
@@ -53,9 +58,12 @@ def pencil_extremes(
             T[j, j - 1] = T[j - 1, j] = norm
         V.append(z / norm)
         U.append(r / norm)
-        r = A.matvec(V[j])
+        r = product(V[j])
         T[j, j] = torch.dot(V[j], r)
         for _ in range(2):
             r = r - torch.stack(U, 1) @ (torch.stack(V) @ r)
+    if not torch.isfinite(T).all():
+        raise NotFiniteError("products with A or solutions with H have entries that are not finite")
     values = torch.linalg.eigvalsh(T)
-    return float(values[0]), float(values[-1])
+    unit = product.exponent + inverse.exponent
+    return float(scaled_by_power(values[:1], unit)), float(scaled_by_power(values[-1:], unit))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic.dataclasses import dataclass
 
-from newton_krylov.data.dataset import Task
+from newton_krylov.data.catalogue import Task
 from newton_krylov.errors import DataError
 
 SplitName = Literal["train", "test"]

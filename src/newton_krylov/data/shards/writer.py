@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from newton_krylov.data.dataset import Task
+from newton_krylov.data.catalogue import Task
 from newton_krylov.data.labels import encode_labels
 from newton_krylov.data.on_disk import PARTS, Shard
 from newton_krylov.data.shards.layout import (

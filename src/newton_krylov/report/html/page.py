@@ -35,13 +35,13 @@ from newton_krylov.report.results import (
 from newton_krylov.report.scaling import Scaling, scaling
 from newton_krylov.report.study import Entry, Study, power_text
 from newton_krylov.report.style import LineStyle
-from newton_krylov.report.tables import Table, number_text
+from newton_krylov.report.tables import Preface, Table, number_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-def write_page(groups: Sequence[Study]) -> str:
+def write_page(groups: Sequence[Study], preface: Preface | None = None) -> str:
     """Write a comparison as one HTML document, which loads nothing and needs no network.
 
     What labels, settings and reasons say is text and stays text: the template escapes it, the
@@ -52,6 +52,8 @@ def write_page(groups: Sequence[Study]) -> str:
     ----------
     groups : sequence of Study
         Of any problems; at least one.
+    preface : Preface, optional
+        An answer that stands above everything else.
 
     Returns
     -------
@@ -78,6 +80,8 @@ def write_page(groups: Sequence[Study]) -> str:
             scripts=scripts,
             data=data,
             title=_title(groups),
+            preface=preface,
+            answers=preface.table() if preface is not None else None,
             cards=_cards(groups),
             studies=[_study_view(*each) for each in zip(_names(groups), groups, strict=True)],
             wrong=[(s.problem.title, *line) for s in groups for line in failures(s)],

@@ -1,0 +1,149 @@
+"""Carries out a verdict: tunes a portfolio of methods, races them, and measures the problem."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from newton_krylov.errors import ConfigError, UserError
+from newton_krylov.report.panel import seconds_text
+from newton_krylov.report.verdict import PlannedRun
+from newton_krylov.runs.portfolio import Portfolio
+from newton_krylov.runs.verdict import Question, measure, question_of
+from newton_krylov.terminal import console
+
+_CONFIG = "config"
+_AUTO = "auto"
+
+
+def judge(hydra: Any, command: Any, member: Callable[[Any], float]) -> None:
+    """Run a verdict's stages one after the other, in the folder of its sweep.
+
+    Parameters
+    ----------
+    hydra : Hydra
+        Set up with our loader.
+    command : _Command
+        The command, composed; its configuration has a `verdict` node.
+    member : callable
+        Runs one configuration as a sweep's member.
+
+    Raises
+    ------
+    UserError
+        For a mistake in the configuration or the data.
+    """
+    race = _Race.of(hydra, command, member)
+    out = console()
+    race.announce(out.print)
+    tuning = race.portfolio.tuning()
+    race.portfolio.write(race.folder, tuning)
+    race.run(tuning)
+    judged = race.portfolio.judged(race.folder)
+    race.portfolio.write(race.folder, [*tuning, *judged])
+    race.run(judged)
+    out.print("measuring the problem: spectrum, cost of a product, gradient noise", highlight=False)
+    try:
+        measure(race.folder)
+    except UserError as error:
+        out.print(f"The problem could not be measured: {error}", markup=False, highlight=False)
+
+
+@dataclass
+class _Race:
+    """What the runs of a verdict have in common."""
+
+    hydra: Any
+    overrides: Sequence[str]
+    member: Callable[[Any], float]
+    portfolio: Portfolio
+    question: Question
+    folder: Path
+    seconds: float
+    done: int = 0
+
+    @classmethod
+    def of(cls, hydra: Any, command: Any, member: Callable[[Any], float]) -> "_Race":
+        config, given = command.config, list(command.config.hydra.overrides.task)
+        if config.stop.seconds is None:
+            raise ConfigError(
+                "A verdict gives every method the same time: set stop.seconds, for example to 10."
+            )
+        plain = _plain(config)
+        node = plain.pop("verdict")
+        chosen = any(line.lstrip("+").startswith("loss=") for line in given)
+        question = question_of(plain, loss_chosen=chosen)
+        overrides = list(command.overrides)
+        if not chosen:
+            overrides.append(f"loss={question.loss}")
+        if node.get("name") == _AUTO:
+            overrides.append(f"verdict={question.portfolio}")
+            from hydra.types import RunMode
+
+            composed = hydra.config_loader.load_configuration(_CONFIG, overrides, RunMode.MULTIRUN)
+            node = _plain(composed)["verdict"]
+        return cls(
+            hydra,
+            overrides,
+            member,
+            Portfolio.of(node),
+            question,
+            command.folder,
+            float(config.stop.seconds),
+        )
+
+    @property
+    def always(self) -> dict[str, Sequence[str]]:
+        """What holds for all runs of a method."""
+        return {method.name: method.overrides for method in self.portfolio.methods}
+
+    def announce(self, show: Callable[..., None]) -> None:
+        """Say beforehand what will be run, and how long it may take."""
+        portfolio = self.portfolio
+        methods = ", ".join(method.name for method in portfolio.methods)
+        most = portfolio.most_runs
+        for line in (
+            f"verdict on {self.question.dataset} ({self.question.loss}): {methods}",
+            f"each method tries up to {portfolio.trials} settings, then its default and its best "
+            f"setting run with {portfolio.seeds} fresh seeds",
+            f"at most {most} runs of {seconds_text(self.seconds)} of the optimizer's time: at most "
+            f"{seconds_text(most * self.seconds)}, evaluation not counted",
+        ):
+            show(line, markup=False, highlight=False, soft_wrap=True)
+
+    def run(self, runs: Sequence[PlannedRun]) -> None:
+        """Run what is planned, method by method."""
+        methods = list(dict.fromkeys(run.method for run in runs))
+        for method in methods:
+            mine = [run for run in runs if run.method == method]
+            left = self.portfolio.most_runs - self.done
+            console().print(
+                f"{method}: {mine[0].stage}, {len(mine)} runs; at most "
+                f"{seconds_text(left * self.seconds)} left",
+                markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
+            for run in mine:
+                self._one(run)
+                self.done += 1
+
+    def _one(self, run: PlannedRun) -> None:
+        self.hydra.multirun(
+            _CONFIG,
+            self.member,
+            [
+                *self.overrides,
+                f"hydra.sweep.subdir={run.folder}",
+                f"method={run.method}",
+                f"seed={run.seed}",
+                *self.always[run.method],
+                *run.setting,
+            ],
+        )
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    ours = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    plain: Any = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
+    return dict(plain)

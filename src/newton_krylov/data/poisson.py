@@ -1,0 +1,105 @@
+"""Poisson's equation on the unit cube, with a known solution."""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from newton_krylov.capabilities import RESIDUALS
+from newton_krylov.data.equation import Block, Equation, EquationProblem, Jet
+from newton_krylov.data.prepare import checksum
+from newton_krylov.registry import register
+
+Side = Annotated[int, Field(ge=2)]
+Weight = Annotated[float, Field(gt=0)]
+
+_TEST_POINTS = 10_000
+_VERSION = 1  # part of the checksum: raise it when the same arguments give other points
+
+
+@register("dataset", "poisson_2d", offers=(RESIDUALS,))
+def poisson_2d(
+    *,
+    points: Literal["grid", "random"] = "grid",
+    side: Side = 30,
+    boundary: PositiveInt = 120,
+    boundary_weight: Weight = 1.0,
+    seed: NonNegativeInt = 0,
+    dtype: torch.dtype = torch.float64,
+) -> EquationProblem:
+    """Minus the Laplacian of u = 2 pi^2 sin(pi x) sin(pi y) on the unit square, u = 0 around it.
+
+    The loss is half the mean square of the equation's residuals and half that of the boundary's;
+    u = sin(pi x) sin(pi y) solves it.
+
+    Parameters
+    ----------
+    points : {"grid", "random"}
+        Where the residuals are taken: at the middles of side x side squares and evenly along the
+        boundary, or at as many random places.
+    side : int
+        See `points`.
+    boundary : int
+        Points of the boundary.
+    boundary_weight : float
+        Of the boundary's residuals; 1 for the equation's.
+    seed : int
+        Of random points, and of the test points.
+    dtype : torch.dtype
+        Of everything.
+
+    Returns
+    -------
+    EquationProblem
+        With blocks `interior` and `boundary`.
+    """
+    arguments = {
+        "points": points, "side": side, "boundary": boundary, "seed": seed,
+        "boundary_weight": boundary_weight, "version": _VERSION,
+    }  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    count = side**2
+    if points == "grid":
+        middles = (torch.arange(side, dtype=torch.float64) + 0.5) / side
+        inside = torch.cartesian_prod(middles, middles)
+        along = torch.arange(boundary, dtype=torch.float64) * 4 / boundary
+    else:
+        inside = torch.rand(count, 2, generator=generator, dtype=torch.float64)
+        along = 4 * torch.rand(boundary, generator=generator, dtype=torch.float64)
+    test = torch.rand(_TEST_POINTS, 2, generator=generator, dtype=torch.float64).to(dtype)
+    inside, around = inside.to(dtype), around_square(along).to(dtype)
+    source = 2 * math.pi**2 * _sines(inside)
+
+    def equation(jet: Jet) -> Tensor:
+        return jet.second[0, :, 0] + jet.target
+
+    def condition(jet: Jet) -> Tensor:
+        return jet.value[:, 0] - jet.target
+
+    zeros = torch.zeros(boundary, dtype=dtype)
+    eye, ones = torch.eye(2, dtype=dtype), torch.ones(1, 2, dtype=dtype)
+    blocks = (
+        Block("interior", inside[:, None], equation, source, 1 / count, eye, ones),
+        Block("boundary", around[:, None], condition, zeros, boundary_weight / boundary),
+    )
+    return EquationProblem(
+        name="poisson_2d",
+        equation=Equation(blocks, test, _sines(test)),
+        source="computed",
+        checksum=checksum({"name": "poisson_2d", **arguments}),
+    )
+
+
+def around_square(t: Tensor) -> Tensor:
+    """Return the points of the unit square's boundary at distances t from the origin, in 0 .. 4."""
+    side, s = t.floor() % 4, t - t.floor()
+    zero, one = torch.zeros_like(s), torch.ones_like(s)
+    x = torch.where(side == 0, s, torch.where(side == 1, one, torch.where(side == 2, 1 - s, zero)))
+    y = torch.where(side == 0, zero, torch.where(side == 1, s, torch.where(side == 2, one, 1 - s)))
+    return torch.stack((x, y), dim=1)
+
+
+def _sines(x: Tensor) -> Tensor:
+    return torch.sin(math.pi * x).prod(-1)

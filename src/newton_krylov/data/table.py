@@ -1,0 +1,327 @@
+"""Tables of a user's own: CSV, Parquet, Feather or NumPy files with a named target."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from pydantic import NonNegativeInt
+
+from newton_krylov.data.catalogue import Task
+from newton_krylov.data.columns import Matrix
+from newton_krylov.data.labels import LabelError, encode_labels
+from newton_krylov.data.prepare import RawData, Samples, checksum
+from newton_krylov.data.sources import source
+from newton_krylov.errors import ConfigError, DataError, suggest
+from newton_krylov.files import at_home, require_file, sha256_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_READERS = {
+    ".csv": "read_csv",
+    ".tsv": "read_csv",
+    ".parquet": "read_parquet",
+    ".feather": "read_feather",
+    ".arrow": "read_feather",
+}
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst")
+_NUMPY = ".npz"
+_LARGEST_CARDINALITY = 1000
+_MISSING = "\N{REPLACEMENT CHARACTER}missing"
+"""Stands for a missing category; its column is dropped."""
+
+
+@source("table", scaling="standardize", bias=True)
+def table(
+    *,
+    path: str | None = None,
+    target: str | None = None,
+    test_path: str | None = None,
+    task: Task | Literal["auto"] = "auto",
+    drop: list[str] | None = None,
+    categorical: list[str] | None = None,
+    missing: Literal["impute", "refuse"] = "impute",
+    test_fraction: float = 0.2,
+    seed: NonNegativeInt = 0,
+) -> RawData:
+    """Any table by its path, with a column to predict: CSV, Parquet, Feather, NumPy's npz.
+
+    Columns that are not numbers become one column of zeros and ones for each of their values;
+    a value that only the test samples have sets none. Missing numbers are replaced by the median
+    of the training samples, and a missing category sets none.
+
+    Parameters
+    ----------
+    path : str
+        The file; CSV may be compressed. An npz file has the arrays `X` and `y`.
+    target : str
+        The column to predict; not needed for an npz file.
+    test_path : str, optional
+        A file to test with, of the same columns.
+    task : {"auto", "binary", "multiclass", "regression"}
+        `auto`: classes if the target is text or truth values, or few whole numbers.
+    drop : list of str, optional
+        Columns to leave out, such as identifiers.
+    categorical : list of str, optional
+        Columns to take as categories though they hold numbers.
+    missing : {"impute", "refuse"}
+        What to do where a value is missing.
+    test_fraction : float
+        Share of the samples held out for testing, in [0, 1), where there is no test file; of
+        classes, the same share of each.
+    seed : int
+        Chooses the held-out samples.
+
+    Returns
+    -------
+    RawData
+        The samples.
+
+    Raises
+    ------
+    ConfigError
+        Without a path or a target, and for columns that are not there.
+    DataError
+        For a file that cannot be read, and for values that are missing or not finite where they
+        must not be.
+    """
+    if path is None:
+        raise ConfigError("dataset=table needs a file: dataset.path=FILE.")
+    files = [at_home(path), *([at_home(test_path)] if test_path else [])]
+    frames = [_read(file) for file in files]
+    target = _target(frames, files, target)
+    labels, decided, n_classes = _labels([f.pop(target) for f in frames], files, target, task)
+    frames = [frame.drop(columns=_known(frame, drop or [], "drop")) for frame in frames]
+    if len(frames) == 1 and test_fraction:
+        frames, labels = _split(frames[0], labels[0], decided, test_fraction, seed)
+    _known(frames[0], categorical or [], "categorical")
+    matrices = _encoded(frames, files, categorical or [], missing)
+    samples = [Samples(X, y) for X, y in zip(matrices, labels, strict=True)]
+    return RawData(
+        train=samples[0],
+        test=samples[1] if len(samples) > 1 else None,
+        task=decided,
+        n_classes=n_classes,
+        source=path,
+        title=files[0].name,
+        fingerprint=checksum(
+            {
+                "files": [sha256_file(file) for file in files],
+                "target": target, "task": decided, "drop": drop, "categorical": categorical,
+                "missing": missing, "test_fraction": test_fraction, "seed": seed,
+            }
+        ),
+    )  # fmt: skip
+
+
+def _read(file: Path) -> "pd.DataFrame":
+    """Read a file as a frame, by the ending of its name."""
+    import pandas as pd
+
+    require_file(file)
+    suffixes = [suffix.lower() for suffix in file.suffixes]
+    suffix = next((s for s in reversed(suffixes) if s not in _COMPRESSED), "")
+    if suffix == _NUMPY:
+        return _read_arrays(file)
+    if suffix not in _READERS:
+        kinds = ", ".join(sorted({*_READERS, _NUMPY}))
+        raise DataError(
+            f"{file} is not a table by its name: dataset=table reads {kinds}; LIBSVM's format is "
+            f"dataset=libsvm dataset.path={file}."
+        )
+    options: dict[str, Any] = {"sep": "\t"} if suffix == ".tsv" else {}
+    if suffix in (".csv", ".tsv"):
+        options |= {"encoding": "utf-8-sig", "skipinitialspace": True}
+    try:
+        frame: pd.DataFrame = getattr(pd, _READERS[suffix])(file, **options)
+    except Exception as error:  # pandas and pyarrow raise of many kinds on a damaged file
+        text = " ".join(str(error).split())
+        raise DataError(f"{file} cannot be read as {suffix[1:]}: {text}.") from error
+    frame.columns = [str(name) for name in frame.columns]
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise DataError(f"{file} has two columns named '{twice}'.")
+    if frame.empty:
+        raise DataError(f"{file} has no rows.")
+    return frame
+
+
+def _read_arrays(file: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            X, y = arrays["X"], arrays["y"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{file} must hold the arrays X and y, and no objects: {error}.") from error
+    if X.ndim != 2 or y.shape != X.shape[:1]:
+        raise DataError(f"{file}: X has shape {X.shape} and y {y.shape}; want (n, d) and (n,).")
+    frame = pd.DataFrame(X, columns=[f"x{i + 1}" for i in range(X.shape[1])])
+    frame["y"] = y
+    return frame
+
+
+def _target(frames: list["pd.DataFrame"], files: list[Path], target: str | None) -> str:
+    if target is None and files[0].suffix.lower() == _NUMPY:
+        return "y"
+    columns = list(frames[0].columns)
+    if target is None:
+        raise ConfigError(
+            f"dataset=table needs the column to predict: dataset.target=NAME"
+            f"{suggest('', columns).replace('?', '')}"
+        )
+    for frame, file in zip(frames, files, strict=True):
+        if target not in frame:
+            raise ConfigError(
+                f"dataset.target={target} is no column of {file}{suggest(target, columns)}"
+            )
+    return target
+
+
+def _known(frame: "pd.DataFrame", names: list[str], key: str) -> list[str]:
+    for name in names:
+        if name not in frame:
+            raise ConfigError(
+                f"dataset.{key}: there is no column '{name}'{suggest(name, map(str, frame))}"
+            )
+    return names
+
+
+def _labels(
+    columns: list["pd.Series[Any]"], files: list[Path], target: str, task: Any
+) -> tuple[list[NDArray[Any]], Task, int]:
+    """Encode the target: text and truth values as classes in alphabetical order."""
+    import pandas as pd
+
+    for column, file in zip(columns, files, strict=True):
+        if column.isna().any():
+            row = int(np.argmax(column.isna().to_numpy()))
+            raise DataError(f"{file}, row {row + 1}: the target '{target}' is missing.")
+    numeric = all(
+        pd.api.types.is_numeric_dtype(c) and not pd.api.types.is_bool_dtype(c) for c in columns
+    )
+    if numeric:
+        values = [column.to_numpy(dtype=np.float64) for column in columns]
+    elif task == "regression":
+        raise DataError(f"The target '{target}' is text, which a regression cannot predict.")
+    else:
+        names = sorted({str(value) for column in columns for value in column.unique()})
+        places = {name: float(i) for i, name in enumerate(names)}
+        values = [column.map(lambda v: places[str(v)]).to_numpy(np.float64) for column in columns]
+        task = task if task != "auto" else "binary" if len(names) == 2 else "multiclass"
+    for encoded, file in zip(values, files, strict=True):
+        if not np.isfinite(encoded).all():
+            row = int(np.argmin(np.isfinite(encoded)))
+            raise DataError(f"{file}, row {row + 1}: the target '{target}' is not finite.")
+    try:
+        return encode_labels(values, task)
+    except LabelError as error:
+        place = f"{files[error.part]}, row {error.sample + 1}"
+        raise DataError(f"{place}: the target '{target}' {error.problem}") from error
+
+
+def _split(
+    frame: "pd.DataFrame", y: NDArray[Any], task: Task, share: float, seed: int
+) -> tuple[list["pd.DataFrame"], list[NDArray[Any]]]:
+    from sklearn.model_selection import train_test_split
+
+    if not 0 <= share < 1:
+        raise ConfigError(f"dataset.test_fraction={share} should be at least 0 and less than 1.")
+    whole = np.arange(len(y))
+    smallest = 0 if task == "regression" else np.bincount(y)[np.unique(y)].min()
+    stratify = y if smallest > 1 and share * len(y) >= len(np.unique(y)) else None
+    try:
+        kept, held = train_test_split(whole, test_size=share, random_state=seed, stratify=stratify)
+    except ValueError as error:
+        raise ConfigError(f"dataset.test_fraction={share} of {len(y)} rows: {error}") from error
+    kept.sort()
+    held.sort()
+    return [frame.iloc[kept], frame.iloc[held]], [y[kept], y[held]]
+
+
+def _encoded(
+    frames: list["pd.DataFrame"], files: list[Path], categorical: list[str], missing: str
+) -> list[Matrix]:
+    """Turn columns into numbers, by the training samples' values."""
+    import pandas as pd
+    from sklearn.compose import ColumnTransformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.preprocessing import OneHotEncoder
+
+    first = frames[0]
+    columns = [str(name) for name in first]
+    numeric = [
+        name
+        for name in columns
+        if name not in categorical and pd.api.types.is_numeric_dtype(first[name])
+    ]
+    other = [name for name in columns if name not in numeric]
+    _check(frames, files, numeric, other, missing)
+    frames = [_plain(frame, numeric, other) for frame in frames]
+    # A missing category is a value of its own to the encoder; it is dropped below by its name.
+    transformer = ColumnTransformer(
+        [
+            ("numbers", SimpleImputer(strategy="median", keep_empty_features=True), numeric),
+            ("categories", OneHotEncoder(handle_unknown="ignore", dtype=np.float64), other),
+        ],
+        verbose_feature_names_out=False,
+    )
+    transformer.fit(frames[0])
+    names = transformer.get_feature_names_out()
+    kept = np.array([not str(name).endswith(f"_{_MISSING}") for name in names])
+    matrices: list[Any] = [transformer.transform(frame)[:, kept] for frame in frames]
+    return [_plain_matrix(X) for X in matrices]
+
+
+def _plain_matrix(X: Any) -> Matrix:
+    dense = not sp.issparse(X)
+    return np.ascontiguousarray(X) if dense else sp.csr_array(X)
+
+
+def _plain(frame: "pd.DataFrame", numeric: list[str], other: list[str]) -> "pd.DataFrame":
+    """Return numbers as float64 and everything else as text."""
+    import pandas as pd
+
+    columns: dict[str, Any] = {n: frame[n].to_numpy(np.float64, na_value=np.nan) for n in numeric}
+    for name in other:
+        text = frame[name].map(str, na_action="ignore").astype(object)
+        columns[name] = text.where(frame[name].notna(), _MISSING)
+    return pd.DataFrame(columns, index=frame.index)
+
+
+def _check(
+    frames: list["pd.DataFrame"],
+    files: list[Path],
+    numeric: list[str],
+    other: list[str],
+    missing: str,
+) -> None:
+    """Refuse what is missing or infinite where it must not be, and columns of identifiers."""
+    import pandas as pd
+
+    places = [files[min(i, len(files) - 1)] for i in range(len(frames))]
+    for frame, file in zip(frames, places, strict=True):
+        for name in (*numeric, *other):
+            if name not in frame:
+                raise DataError(f"{file} has no column '{name}', which {files[0]} has.")
+            column = frame[name]
+            if name in numeric and not pd.api.types.is_numeric_dtype(column):
+                raise DataError(f"{file}: the column '{name}' holds numbers in {files[0]} only.")
+            bad = column.isna().to_numpy() if missing == "refuse" else np.zeros(len(column), bool)
+            what = "is missing (dataset.missing=impute fills it)"
+            if name in numeric:
+                infinite = np.isinf(column.to_numpy(np.float64, na_value=np.nan))
+                if infinite.any():
+                    bad, what = infinite, "is infinite"
+            if bad.any():
+                row = int(frame.index[int(np.argmax(bad))])
+                raise DataError(f"{file}, row {row + 1}: the value of '{name}' {what}.")
+    for name in other:
+        distinct = frames[0][name].nunique()
+        if distinct > _LARGEST_CARDINALITY:
+            raise DataError(
+                f"{files[0]}: the column '{name}' has {distinct:,} different values, too many to "
+                f"be categories; leave it out by dataset.drop=[{name}]."
+            )

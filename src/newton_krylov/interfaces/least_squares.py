@@ -1,0 +1,230 @@
+"""Nonlinear least squares with the interface of SciPy's `least_squares`."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from newton_krylov.errors import suggest
+from newton_krylov.interfaces.parts import named
+from newton_krylov.norms import euclidean
+from newton_krylov.objectives.residual.objective import (
+    GIB,
+    ResidualObjective,
+    ResidualPoint,
+)
+from newton_krylov.objectives.residual.robust import LOSSES, RobustObjective
+from newton_krylov.optimizers.levenberg_marquardt import LevenbergMarquardtStep, Tried
+
+Loss = Literal["linear", "soft_l1", "huber", "cauchy", "arctan"]
+
+_INNER = 1e-12
+_EVALUATIONS_PER_PARAMETER = 100
+
+_MESSAGES = {
+    0: "The limit of function evaluations came first: raise max_nfev.",
+    1: "`gtol` is met: the residuals are orthogonal to the Jacobian's columns.",
+    2: "`ftol` is met: the cost does not fall any more.",
+    3: "`xtol` is met: the parameters do not move any more.",
+    4: "`ftol` and `xtol` are met.",
+}
+
+
+def least_squares(
+    fun: Callable[..., Tensor | Mapping[str, Tensor]],
+    x0: Tensor | Sequence[float],
+    *,
+    ftol: float | None = 1e-8,
+    xtol: float | None = 1e-8,
+    gtol: float | None = 1e-8,
+    x_scale: float | Sequence[float] | Tensor | Literal["jac"] | None = None,
+    loss: Loss = "linear",
+    f_scale: float = 1.0,
+    max_nfev: int | None = None,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    callback: Callable[[Tensor, float], None] | None = None,
+    solver: str = "qr",
+    acceleration: bool = True,
+    memory: float = 2.0,
+) -> Any:
+    """Minimize half a sum of squares by Levenberg-Marquardt with exact Jacobians.
+
+    The interface is that of `scipy.optimize.least_squares(method="lm")`, without bounds and
+    without finite differences: `fun` is made of torch operations. The damping follows Nielsen's
+    rule and has no parameter; the systems are solved by QR factors of the Jacobian, so that its
+    condition number is not squared.
+
+    Parameters
+    ----------
+    fun : callable
+        (x, *args, **kwargs) -> residuals, a tensor of any shape or several by name; x has shape
+        (n,).
+    x0 : Tensor or sequence of float, shape (n,)
+        Start; float64 unless it is a tensor of float32.
+    ftol, xtol, gtol : float or None
+        Stop where a step lowers the cost by less than ftol of it (and the model foretold that),
+        where a step is shorter than xtol (xtol + |x|), or where the largest cosine of the angle
+        between the residuals and a column of J is below gtol. None leaves one out; with all three
+        left out it goes on to the rounding of the cost.
+    x_scale : float, sequence of float, "jac" or None, shape (n,)
+        The parameters' sizes; "jac", which None stands for, takes the norms of J's columns.
+    loss : {"linear", "soft_l1", "huber", "cauchy", "arctan"}
+        rho in the cost, half the sum of f_scale^2 rho((r / f_scale)^2).
+    f_scale : float
+        See `loss`; no part of "linear".
+    max_nfev : int, optional
+        Limit of evaluations of `fun`; 100 n by default.
+    args, kwargs : sequence and mapping, optional
+        Given to `fun` beside x.
+    callback : callable, optional
+        Called with (x, cost) after every step.
+    solver : str
+        Of the damped systems: "qr", "exact" (in the smaller of the spaces of parameters and of
+        residuals, by Cholesky factors), "lsmr", "lsqr" or "cg".
+    acceleration : bool
+        Whether to follow the geodesic to second order (Transtrum and Sethna 2012).
+    memory : float
+        GiB that a dense Jacobian may take.
+
+    Returns
+    -------
+    scipy.optimize.OptimizeResult
+        With SciPy's fields, as tensors: x, cost, fun, jac, grad, optimality, active_mask, nfev,
+        njev, status (0 .. 4), message, success. `jac` is None where it does not fit.
+
+    Raises
+    ------
+    ValueError
+        For a start or an option that is not valid, or residuals that are not finite at the start.
+
+    Examples
+    --------
+    >>> import torch
+    >>> def rosenbrock(x):
+    ...     return torch.stack((10 * (x[1] - x[0] ** 2), 1 - x[0]))
+    >>> result = least_squares(rosenbrock, [-1.2, 1.0])
+    >>> result.x.round(decimals=6).tolist(), result.success
+    ([1.0, 1.0], True)
+    """
+    x = torch.as_tensor(x0, dtype=None if isinstance(x0, Tensor) else torch.float64).detach()
+    if x.ndim != 1 or x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"x0 must be a vector of float32 or float64, not {x.dtype} of shape {tuple(x.shape)}"
+        )
+    if loss != "linear" and loss not in LOSSES:
+        raise ValueError(f"loss={loss!r} is unknown{suggest(str(loss), ['linear', *LOSSES])}")
+    if not f_scale > 0:
+        raise ValueError(f"f_scale must be above zero, not {f_scale}")
+
+    def function(w: Tensor) -> Tensor | Mapping[str, Tensor]:
+        return fun(w, *args, **(kwargs or {}))
+
+    objective: ResidualObjective
+    if loss == "linear":
+        objective = ResidualObjective(function, x, memory=memory * GIB)
+    else:
+        objective = RobustObjective(function, x, LOSSES[loss], f_scale)
+    point = objective.at(x)
+    if not math.isfinite(point.value):
+        raise ValueError("the residuals are not finite at x0: start where they are")
+    step = LevenbergMarquardtStep(
+        named("solver", solver).build({}), _scaling(x_scale, x), acceleration
+    )
+    limit = _EVALUATIONS_PER_PARAMETER * len(x) if max_nfev is None else max_nfev
+    point, status = _iterate(point, step, _Tolerances(ftol, xtol, gtol), limit, callback)
+    return _result(point, status)
+
+
+def _scaling(x_scale: Any, x: Tensor) -> Any:
+    """Return the damping's D: 1 / x_scale, or the norms of the Jacobian's columns."""
+    if x_scale is None or (isinstance(x_scale, str) and x_scale == "jac"):
+        return "jacobian"
+    if isinstance(x_scale, str):
+        raise ValueError(f"x_scale must be numbers or 'jac', not {x_scale!r}")
+    scale = torch.as_tensor(x_scale, dtype=x.dtype, device=x.device).expand_as(x)
+    if not bool((scale > 0).all()):
+        raise ValueError("x_scale must be above zero")
+    return scale.reciprocal()
+
+
+@dataclass(frozen=True)
+class _Tolerances:
+    """When to stop; see `least_squares`."""
+
+    ftol: float | None
+    xtol: float | None
+    gtol: float | None
+
+    def met(self, before: ResidualPoint, trial: Tried) -> int | None:
+        """Return the status after a step that was made, or None to go on."""
+        gain = trial.actual / trial.predicted if trial.predicted > 0 else 0.0
+        flat = self.ftol is not None and trial.actual < self.ftol * before.value and gain > 0.25
+        size = euclidean(trial.p)
+        still = self.xtol is not None and size < self.xtol * (self.xtol + euclidean(before.w))
+        if flat or still:
+            return 4 if flat and still else 2 if flat else 3
+        return 1 if self.optimal(trial.point) else None
+
+    def optimal(self, point: ResidualPoint) -> bool:
+        """Tell whether the residuals are orthogonal to the columns of J."""
+        A = point.normal
+        if self.gtol is None:
+            return not bool(A.b.any())
+        columns = A.diagonal().sqrt() if A.has_diagonal else torch.full_like(A.b, euclidean(A.b))
+        lengths = columns * euclidean(A.u)
+        cosines = torch.where(lengths > 0, A.b.abs() / lengths, torch.zeros_like(lengths))
+        return float(cosines.max()) <= self.gtol
+
+
+def _iterate(
+    point: ResidualPoint,
+    step: LevenbergMarquardtStep,
+    tolerances: _Tolerances,
+    limit: int,
+    callback: Callable[[Tensor, float], None] | None,
+) -> tuple[ResidualPoint, int]:
+    """Make steps until a tolerance is met; return the last point and the status."""
+    if tolerances.optimal(point):
+        return point, 1
+    rounding = torch.finfo(point.w.dtype).eps
+    counts = point.objective.counts
+    while True:
+        for trial in step.trials(point, _INNER):
+            if not trial.accepted and trial.predicted <= rounding * point.value:
+                return point, 2
+            if counts.function >= limit:
+                return (trial.point if trial.accepted else point), 0
+        status = tolerances.met(point, trial)
+        point = trial.point
+        if callback is not None:
+            callback(point.w, point.value)
+        if status is not None or point.value == 0.0:
+            return point, status or 1
+
+
+def _result(point: ResidualPoint, status: int) -> Any:
+    from scipy.optimize import OptimizeResult
+
+    counts = point.objective.counts
+    grad, normal = point.grad, point.normal
+    fields = {
+        "x": point.w,
+        "cost": point.value,
+        "fun": point.r,
+        "jac": point.jacobian.dense() if normal.has_diagonal else None,
+        "grad": grad,
+        "optimality": float(grad.abs().max()),
+        "active_mask": torch.zeros(len(grad), dtype=torch.int64),
+        "nfev": int(counts.function),
+        "njev": int(counts.gradient),
+        "status": status,
+        "message": _MESSAGES[status],
+        "success": status > 0,
+    }
+    result = OptimizeResult()
+    result.update(fields)
+    return result

@@ -1,0 +1,1 @@
+"""Objectives that are half a sum of squares of residuals."""

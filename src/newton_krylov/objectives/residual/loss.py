@@ -1,0 +1,191 @@
+"""The residuals that a data set poses: of its equation, its curve, or its targets."""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from newton_krylov.capabilities import RESIDUALS
+from newton_krylov.data.dataset import CurveFit, Dataset, LabelledData, Split
+from newton_krylov.data.equation import Block, EquationProblem, Jet, derivatives
+from newton_krylov.errors import CombinationError, ConfigError, suggest
+from newton_krylov.norms import euclidean
+from newton_krylov.objectives.residual.objective import GIB, ResidualObjective
+from newton_krylov.objectives.residual.taylor import FactoredJacobian, Perceptron
+from newton_krylov.operators import RectangularOperator
+from newton_krylov.registry import entry, names, register
+
+Memory = Annotated[float, Field(gt=0)]
+
+
+@register("loss", "residual", needs=(RESIDUALS,))
+class ResidualLoss(ResidualObjective):
+    """Half a weighted sum of squares: of an equation's residuals, or of a fit's.
+
+    What the residuals are, the data set says: the blocks of its differential equation; the
+    distances of its curve from its targets; else those of the network's output from the targets
+    of a regression, divided by the root of their number, so that the loss is that of `mse`.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        An equation, a curve fit or a regression.
+    model : nn.Module
+        The network, one output; a curve has parameters of its own, and takes none.
+    residual : str or None
+        Name of a function registered in the group `residual`: (model, points) -> residuals, one
+        tensor or several by name, in the place of the data set's own. `points` is the training
+        samples, shape (n_samples, n_features).
+    memory : float
+        GiB that a dense Jacobian, and the passes that form it, may take.
+
+    Raises
+    ------
+    CombinationError
+        If the data set poses no residuals, or the network has several outputs.
+    """
+
+    usual_dtype = "float64"
+    """What `dtype=auto` stands for: the digits that residuals are asked for, float32 has not."""
+
+    def __init__(
+        self, dataset: Dataset, model: nn.Module, residual: str | None = None, memory: Memory = 2.0
+    ) -> None:
+        self._solved = dataset.equation if isinstance(dataset, EquationProblem) else None
+        self._network: Perceptron | None = None
+        self._posing: tuple[Block, ...] = ()
+        self._names: list[str] = []
+        bytes_ = memory * GIB
+        if residual is None and isinstance(dataset, CurveFit):
+            self._initial = dataset.start
+            super().__init__(dataset.residuals, self._initial, memory=bytes_)
+            return
+        self._take(model, _points(dataset))
+        if residual is not None:
+            function = _own(residual, _points(dataset), self.outputs)
+            super().__init__(function, self._initial, memory=bytes_)
+            return
+        self._posing = self._solved.blocks if self._solved else (_regression(dataset),)
+        self._network = Perceptron.of(self._module)
+        weights = {block.name: block.weight for block in self._posing}
+        super().__init__(self._posed, self._initial, weights, memory=bytes_)
+
+    def _take(self, model: nn.Module, points: Tensor) -> None:
+        """Keep a copy of the network, where the points are."""
+        self._module = copy.deepcopy(model).to(points.device)
+        self._names = [name for name, _ in self._module.named_parameters()]
+        self._shapes = [p.shape for p in self._module.parameters()]
+        self._initial = torch.cat([p.detach().reshape(-1) for p in self._module.parameters()])
+
+    def initial(self) -> Tensor:
+        """Return the curve's or the network's first parameters, shape (dim,)."""
+        return self._initial.clone()
+
+    def outputs(self, w: Tensor, x: Tensor) -> Tensor:
+        """Run the network.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Its weights.
+        x : Tensor, shape (n, d)
+            Points.
+
+        Returns
+        -------
+        Tensor, shape (n, outputs)
+            Differentiable by both.
+        """
+        parts = torch.split(w, [shape.numel() for shape in self._shapes])
+        named = {
+            name: part.view(shape)
+            for name, part, shape in zip(self._names, parts, self._shapes, strict=True)
+        }
+        found: Tensor = functional_call(self._module, named, (x,))
+        return found
+
+    def linearized(self, w: Tensor) -> tuple[RectangularOperator, Tensor]:
+        """Return the Jacobian at w, shape (dim,), and the residuals; by factors where they fit."""
+        if self._network is None or self._rows is not None:
+            return super().linearized(w)
+        J = FactoredJacobian(self._network, self._posing, w)
+        return J, J.r
+
+    def l2_error(self, w: Tensor) -> float | None:
+        """Return |u - solution| / |solution| on the equation's test points.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters.
+
+        Returns
+        -------
+        float or None
+            None where no solution is known.
+        """
+        if self._solved is None:
+            return None
+        with torch.no_grad():
+            error = self.outputs(w, self._solved.test)[:, 0] - self._solved.solution
+        return euclidean(error) / euclidean(self._solved.solution)
+
+    def data_loss(self, w: Tensor, split: Split) -> float | None:
+        """Return half the mean squared error of the network on a regression's split."""
+        if [block.name for block in self._posing] != [_TARGETS]:
+            return None
+        with torch.no_grad():
+            return float((self.outputs(w, split.X)[:, 0] - split.y).square().mean()) / 2
+
+    def _posed(self, w: Tensor) -> Mapping[str, Tensor]:
+        found = {}
+        for block in self._posing:
+            if self._network is not None:
+                jet = self._network.push(w, block).jet
+            else:
+                jet = derivatives(lambda x: self.outputs(w, x)[:, 0], block)
+            found[block.name] = block.residual(jet)
+        return found
+
+
+_TARGETS = "targets"
+
+
+def _points(dataset: Dataset) -> Tensor:
+    """Return the training samples, dense, or an equation's points, shape (n, d)."""
+    if isinstance(dataset, EquationProblem):
+        return torch.cat([block.points.flatten(0, 1) for block in dataset.equation.blocks])
+    if isinstance(dataset, LabelledData) and dataset.task == "regression":
+        X = dataset.train.X
+        return X if X.layout is torch.strided else X.to_dense()
+    what = dataset.task if isinstance(dataset, LabelledData) else dataset.kind
+    raise CombinationError(
+        f"loss=residual needs an equation, a curve or a regression, but dataset={dataset.name} is "
+        f"{what}; take dataset=poisson_2d, nist_misra1a or diabetes."
+    )
+
+
+def _regression(dataset: Dataset) -> Block:
+    assert isinstance(dataset, LabelledData)
+    X, y, weights = _points(dataset), dataset.train.y, dataset.train.weights
+    root = torch.ones_like(y) if weights is None else weights.sqrt()
+
+    def distance(jet: Jet) -> Tensor:
+        return root * (jet.value[:, 0] - jet.target)
+
+    return Block(_TARGETS, X[:, None, :], distance, y, 1 / len(y))
+
+
+def _own(
+    name: str, points: Tensor, outputs: Callable[[Tensor, Tensor], Tensor]
+) -> Callable[[Tensor], Tensor | Mapping[str, Tensor]]:
+    """Bind a registered residual function to the network and the points."""
+    if name not in names("residual"):
+        known = suggest(name, names("residual"))
+        raise ConfigError(f"loss.residual={name} is unknown{known}")
+    posed = entry("residual", name).target
+    return lambda w: posed(lambda x: outputs(w, x), points)

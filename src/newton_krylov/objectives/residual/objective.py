@@ -1,0 +1,277 @@
+"""Half a weighted sum of squares of residual blocks, as a function of one flat vector."""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.func import grad, jvp
+
+from newton_krylov.capabilities import SUM_OF_SQUARES
+from newton_krylov.errors import ConfigError, UnsupportedError, suggest
+from newton_krylov.norms import euclidean
+from newton_krylov.objectives.base import Counts, Objective, Point, Ray
+from newton_krylov.objectives.residual.gauss_newton import GaussNewtonOperator
+from newton_krylov.objectives.residual.jacobian import Jacobian, import_early
+from newton_krylov.operators import FunctionOperator, LinearOperator, RectangularOperator
+
+Blocks = Mapping[str, Tensor]
+Function = Callable[[Tensor], Tensor | Blocks]
+"""w, shape (dim,), to residuals: one tensor, or blocks of them by name, of any shapes."""
+
+GIB = 2.0**30
+
+
+class ResidualPoint(Point):
+    """Residuals at one w: their value, gradient and Jacobian, each computed on first use.
+
+    Parameters
+    ----------
+    objective : ResidualObjective
+        The function.
+    w : Tensor, shape (dim,)
+        Parameters.
+    """
+
+    objective: "ResidualObjective"
+
+    def __init__(self, objective: "ResidualObjective", w: Tensor) -> None:
+        super().__init__(objective, w)
+        self._r: Tensor | None = None
+
+    @property
+    def r(self) -> Tensor:
+        """The residuals, each times the root of its block's weight, shape (n_residuals,)."""
+        if self._r is None:
+            f = self.objective
+            f.counts.add(function=f.share, passes=0.5 * f.share)
+            with torch.no_grad():
+                self._r = f.residuals(self.w)
+        return self._r
+
+    @cached_property
+    def value(self) -> float:
+        """Half of |r|^2."""
+        return euclidean(self.r) ** 2 / 2
+
+    @cached_property
+    def jacobian(self) -> RectangularOperator:
+        """J at w, (n_residuals, dim)."""
+        f = self.objective
+        if self._r is None:
+            f.counts.add(function=f.share, passes=0.5 * f.share)
+        f.counts.add(gradient=f.share, passes=0.5 * f.share)
+        J, self._r = f.linearized(self.w)
+        return J
+
+    @cached_property
+    def normal(self) -> GaussNewtonOperator:
+        """J'J with the gradient as its right side."""
+        f, J = self.objective, self.jacobian
+        return GaussNewtonOperator(J, self.r, f.memory, f.counts, f.share)
+
+    @cached_property
+    def grad(self) -> Tensor:
+        """J'r, shape (dim,)."""
+        return self.normal.b
+
+    def gauss_newton(self) -> LinearOperator:
+        """Return J'J, (dim, dim): products, closed forms, and its least-squares form."""
+        return self.normal
+
+    def decrease(self, other: "ResidualPoint") -> float:
+        """Return f here minus f at another point: by the difference of their residuals.
+
+        A difference of two sums of squares would lose the last digits of a good fit.
+        """
+        return float(torch.dot(self.r - other.r, self.r + other.r)) / 2
+
+    def bend(self, p: Tensor) -> Tensor:
+        """Return the second derivative of the residuals along a direction.
+
+        Parameters
+        ----------
+        p : Tensor, shape (dim,)
+            The direction.
+
+        Returns
+        -------
+        Tensor, shape (n_residuals,)
+            d2/dt2 r(w + t p) at t = 0: forward mode twice.
+        """
+        f = self.objective
+        f.counts.add(hvp=f.share, passes=f.share)
+
+        def slope(w: Tensor) -> Tensor:
+            along: Tensor = jvp(f.residuals, (w,), (p,))[1]
+            return along
+
+        with torch.no_grad():
+            found: Tensor = jvp(slope, (self.w,), (p,))[1]
+        return found.detach()
+
+    def hessian(self) -> LinearOperator:
+        """Return the exact Hessian, (dim, dim), by its products."""
+        f = self.objective
+
+        def half_square(w: Tensor) -> Tensor:
+            return f.residuals(w).square().sum() / 2
+
+        def product(v: Tensor) -> Tensor:
+            f.counts.add(hvp=f.share, passes=f.share)
+            found: Tensor = jvp(grad(half_square), (self.w,), (v,))[1]
+            return found.detach()
+
+        return FunctionOperator(product, f.dim, f.dtype, f.device)
+
+    def ray(self, p: Tensor) -> "ResidualRay":
+        """Restrict the objective to the line w + alpha p."""
+        return ResidualRay(self, p)
+
+
+class ResidualRay(Ray):
+    """phi(alpha) = f(w + alpha p); keeps the last point."""
+
+    def __init__(self, origin: ResidualPoint, p: Tensor) -> None:
+        super().__init__(origin, p)
+        self._last: tuple[float, Point] = (0.0, origin)
+
+    def point(self, alpha: float) -> Point:
+        """Return the point w + alpha p."""
+        if alpha != self._last[0]:
+            objective = self.origin.objective
+            self._last = alpha, objective.at(self.origin.w.add(self.p, alpha=alpha))
+        return self._last[1]
+
+
+class ResidualObjective(Objective):
+    """f(w) = half the sum over blocks of weight |r_block(w)|^2.
+
+    Parameters
+    ----------
+    function : callable
+        See `Function`; of torch operations that forward and reverse mode can differentiate.
+    start : Tensor, shape (dim,)
+        Where the function is evaluated once, to learn of its blocks; gives dtype and device.
+    weights : mapping, optional
+        Block name to its weight, at least 0; 1 where it is not named.
+    memory : float
+        Bytes that a dense Jacobian, and the passes that form it, may take.
+
+    Raises
+    ------
+    ConfigError
+        If a weight is of no block, or below zero, or the function does not return tensors.
+
+    Attributes
+    ----------
+    blocks : dict of str to slice
+        Each block's place in the vector of residuals.
+    n_residuals : int
+        Their number.
+    share : float
+        Of all samples; what a subset's evaluations count.
+    """
+
+    offers = frozenset({SUM_OF_SQUARES})
+
+    def __init__(
+        self,
+        function: Function,
+        start: Tensor,
+        weights: Mapping[str, float] | None = None,
+        memory: float = 2 * GIB,
+    ) -> None:
+        import_early()
+        self._function, self.memory = function, memory
+        self.dim, self.dtype, self.device = len(start), start.dtype, start.device
+        self.counts, self.share, self.convexity = Counts(), 1.0, None
+        self._rows: Tensor | None = None
+        with torch.no_grad():
+            found = named(function(start))
+        self.blocks, self._roots = _layout(found, weights or {})
+        self.n_residuals = self.n_samples = sum(block.numel() for block in found.values())
+
+    def residuals(self, w: Tensor) -> Tensor:
+        """Evaluate all residuals, each times the root of its block's weight.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters.
+
+        Returns
+        -------
+        Tensor, shape (n_residuals,)
+            Differentiable by w.
+        """
+        found = named(self._function(w))
+        r = torch.cat([self._roots[name] * found[name].reshape(-1) for name in self.blocks])
+        if self._rows is None:
+            return r
+        return r[self._rows] * math.sqrt(self.n_residuals / len(self._rows))
+
+    def linearized(self, w: Tensor) -> tuple[RectangularOperator, Tensor]:
+        """Return the Jacobian at w, shape (dim,), and the residuals."""
+        J = Jacobian(self.residuals, w, self.memory)
+        return J, J.r
+
+    def at(self, w: Tensor) -> ResidualPoint:
+        """Evaluate at w, shape (dim,)."""
+        if w.shape != (self.dim,):
+            raise ValueError(f"expected w of shape ({self.dim},), got {tuple(w.shape)}")
+        return ResidualPoint(self, w)
+
+    def subset(self, index: Tensor) -> "ResidualObjective":
+        """Take some of the residuals, scaled so that the sum of squares is that of all expected.
+
+        Parameters
+        ----------
+        index : Tensor, shape (m,), int64
+            Residual numbers.
+
+        Returns
+        -------
+        ResidualObjective
+            Of the same weights.
+        """
+        part = object.__new__(type(self))
+        vars(part).update(vars(self))
+        part._rows = index if self._rows is None else self._rows[index]
+        part.n_samples, part.share = len(index), self.share * len(index) / self.n_samples
+        return part
+
+
+def named(found: Tensor | Blocks) -> Blocks:
+    """Return what a residual function returned as blocks.
+
+    Raises
+    ------
+    UnsupportedError
+        If it is neither a tensor nor tensors by name.
+    """
+    if isinstance(found, Tensor):
+        return {"residual": found}
+    if isinstance(found, Mapping) and found and all(isinstance(b, Tensor) for b in found.values()):
+        return found
+    raise UnsupportedError(
+        "A residual function must return a tensor, or a dictionary of tensors by name, "
+        f"not {type(found).__name__}."
+    )
+
+
+def _layout(
+    found: Blocks, weights: Mapping[str, float]
+) -> tuple[dict[str, slice], dict[str, float]]:
+    """Return each block's place, and the root of its weight."""
+    places, start = {}, 0
+    for name, block in found.items():
+        places[name] = slice(start, start + block.numel())
+        start += block.numel()
+    for name, weight in weights.items():
+        if name not in places:
+            raise ConfigError(f"'{name}' is no block of the residuals{suggest(name, places)}")
+        if not weight >= 0:
+            raise ConfigError(f"The weight of the residuals '{name}' is {weight}: below zero.")
+    return places, {name: math.sqrt(weights.get(name, 1.0)) for name in places}

@@ -1,0 +1,259 @@
+"""Multilayer perceptrons: derivatives pushed forward, and Jacobians as products of factors."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from newton_krylov.data.equation import Block, Jet
+from newton_krylov.operators import RectangularOperator
+
+Activation = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+"""z to s(z), s'(z), s''(z)."""
+
+
+def _tanh(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    t = torch.tanh(z)
+    slope = 1 - t * t
+    return t, slope, -2 * t * slope
+
+
+def _sigmoid(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    s = torch.sigmoid(z)
+    slope = s * (1 - s)
+    return s, slope, slope * (1 - 2 * s)
+
+
+def _softplus(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    s = torch.sigmoid(z)
+    return F.softplus(z), s, s * (1 - s)
+
+
+_ACTIVATIONS: dict[type[nn.Module], Activation] = {
+    nn.Tanh: _tanh,
+    nn.Sigmoid: _sigmoid,
+    nn.Softplus: _softplus,
+}
+
+
+@dataclass(frozen=True)
+class Perceptron:
+    """Linear layers with activations between them, as functions of one flat vector.
+
+    Attributes
+    ----------
+    shapes : tuple of (int, int)
+        Outputs and inputs of each layer.
+    biases : tuple of bool
+        Whether a layer has one.
+    activations : tuple of callable
+        Behind each layer but the last.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    biases: tuple[bool, ...]
+    activations: tuple[Activation, ...]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "Perceptron | None":
+        """Return a module as one; None if it is anything else, or has several outputs."""
+        if not isinstance(module, nn.Sequential):
+            return None
+        parts = [part for part in module if not isinstance(part, nn.Flatten)]
+        linear = [part for part in parts[::2] if type(part) is nn.Linear]
+        between = parts[1::2]
+        fits = len(parts) % 2 == 1 and all(type(part) in _ACTIVATIONS for part in between)
+        if not fits or len(linear) <= len(between):
+            return None
+        if any(a.out_features != b.in_features for a, b in pairwise(linear)):
+            return None
+        if linear[-1].out_features != 1:
+            return None
+        return cls(
+            tuple((part.out_features, part.in_features) for part in linear),
+            tuple(part.bias is not None for part in linear),
+            tuple(_ACTIVATIONS[type(part)] for part in between),
+        )
+
+    def layers(self, w: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+        """Cut a flat vector into weights and biases, in the order of the module's parameters."""
+        found, start = [], 0
+        for (out, into), biased in zip(self.shapes, self.biases, strict=True):
+            W = w[start : start + out * into].view(out, into)
+            start += out * into
+            b = w[start : start + out] if biased else None
+            start += out if biased else 0
+            found.append((W, b))
+        return found
+
+    def push(self, w: Tensor, block: Block) -> "Pushed":
+        """Push values and derivatives through the layers, all channels at once.
+
+        The channels of a block are u, its k first derivatives and its q sums of second ones:
+        with s the activation, z the channels before it and a those behind it,
+
+            a_0 = s(z_0),  a_j = s'(z_0) z_j,  a_m = s'(z_0) z_m + s''(z_0) sum_j S_mj z_j^2,
+
+        a Taylor expansion whose second-order terms are summed before they are pushed on (the
+        "forward Laplacian"), so one pass has 1 + k + q channels where a nested derivative has
+        1 + 2 k.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            The parameters.
+        block : Block
+            Points and derivatives.
+
+        Returns
+        -------
+        Pushed
+            The jet, and what each layer took and gave.
+        """
+        n, g, d = block.points.shape
+        k = 0 if block.directions is None else len(block.directions)
+        q = 0 if block.second is None else len(block.second)
+        channels = [block.points.reshape(1, n * g, d)]
+        if block.directions is not None:
+            channels.append(block.directions[:, None].expand(k, n * g, d))
+        if q:
+            channels.append(block.points.new_zeros(q, n * g, d))
+        A = torch.cat(channels)
+        inputs, outputs = [], []
+        for number, (W, b) in enumerate(self.layers(w)):
+            inputs.append(A)
+            Z = A @ W.T
+            if b is not None:
+                Z = torch.cat((Z[:1] + b, Z[1:])) if k else Z + b
+            outputs.append(Z)
+            if number < len(self.activations):
+                s, slope, bend = self.activations[number](Z[0])
+                parts = [s[None], slope * Z[1:]]
+                if block.second is not None:
+                    squares = torch.einsum("qk,knj->qnj", block.second, Z[1 : 1 + k].square())
+                    parts = [s[None], slope * Z[1 : 1 + k], slope * Z[1 + k :] + bend * squares]
+                A = torch.cat(parts) if k else s[None]
+        u = outputs[-1][..., 0].view(1 + k + q, n, g)
+        return Pushed(
+            Jet(block.points, u[0], u[1 : 1 + k], u[1 + k :], block.target), inputs, outputs
+        )
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """A jet, and the channels before and behind each linear layer, shape (c, n g, width)."""
+
+    jet: Jet
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """Of one block: for each layer what came in, A, and what the residuals do to what goes out, G.
+
+    Both have shape (c g, n, width); row i of J for the layer's weights is the sum over the first
+    axis of the outer products of G[:, i] and A[:, i].
+    """
+
+    A: list[Tensor]
+    G: list[Tensor]
+    values: int  # channels that a bias enters
+
+
+class FactoredJacobian(RectangularOperator):
+    """J of residuals of a perceptron, never formed: products are a few matrix products a layer.
+
+    Residual i depends on its own points alone, so one backward pass of the sum of all residuals
+    to the layers' outputs gives the factors of every row.
+
+    Parameters
+    ----------
+    network : Perceptron
+        The network.
+    blocks : sequence of Block
+        The residuals.
+    w : Tensor, shape (n,)
+        Where.
+
+    Attributes
+    ----------
+    r : Tensor, shape (m,)
+        The residuals at w, each times the root of its block's weight.
+    """
+
+    def __init__(self, network: Perceptron, blocks: Sequence[Block], w: Tensor) -> None:
+        self._network = network
+        w = w.detach().requires_grad_()
+        residuals, self._factors = [], []
+        with torch.enable_grad():
+            for block in blocks:
+                pushed = network.push(w, block)
+                r = block.weight**0.5 * block.residual(pushed.jet)
+                G = torch.autograd.grad(r.sum(), pushed.outputs)
+                residuals.append(r.detach())
+                self._factors.append(_factors(block, pushed.inputs, G))
+        self.r = torch.cat(residuals)
+        super().__init__((len(self.r), len(w)), w.dtype, w.device)
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply by a vector of shape (n,)."""
+        layers = self._network.layers(v)
+        return torch.cat([_product(factors, layers) for factors in self._factors])
+
+    def rmatvec(self, u: Tensor) -> Tensor:
+        """Multiply the transpose by a vector of shape (m,)."""
+        parts = torch.split(u, [factors.A[0].shape[1] for factors in self._factors])
+        return torch.stack(
+            [self._transposed(f, part) for f, part in zip(self._factors, parts, strict=True)]
+        ).sum(0)
+
+    def _transposed(self, factors: _Factors, u: Tensor) -> Tensor:
+        parts = []
+        for A, G, biased in zip(factors.A, factors.G, self._network.biases, strict=True):
+            H = G * u[:, None]
+            parts.append((H.flatten(0, 1).T @ A.flatten(0, 1)).reshape(-1))
+            if biased:
+                parts.append(H[: factors.values].sum((0, 1)))
+        return torch.cat(parts)
+
+    def dense(self) -> Tensor:
+        """Form J, shape (m, n)."""
+        m, n = self.shape
+        J = torch.empty(m, n, dtype=self.dtype, device=self.device)
+        row = 0
+        for factors in self._factors:
+            count, column = factors.A[0].shape[1], 0
+            rows = slice(row, row + count)
+            for A, G, biased in zip(factors.A, factors.G, self._network.biases, strict=True):
+                width = A.shape[2] * G.shape[2]
+                outer = torch.bmm(G.permute(1, 2, 0), A.permute(1, 0, 2))
+                J[rows, column : column + width] = outer.reshape(count, width)
+                column += width
+                if biased:
+                    J[rows, column : column + G.shape[2]] = G[: factors.values].sum(0)
+                    column += G.shape[2]
+            row += count
+        return J
+
+
+def _factors(block: Block, inputs: Sequence[Tensor], G: Sequence[Tensor]) -> _Factors:
+    n, g, _ = block.points.shape
+
+    def by_residual(T: Tensor) -> Tensor:
+        """(c, n g, width) to (c g, n, width)."""
+        return T.detach().view(len(T), n, g, -1).transpose(1, 2).reshape(len(T) * g, n, -1)
+
+    return _Factors([by_residual(T) for T in inputs], [by_residual(T) for T in G], g)
+
+
+def _product(factors: _Factors, layers: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+    total = torch.zeros_like(factors.A[0][0, :, 0])
+    for A, G, (W, b) in zip(factors.A, factors.G, layers, strict=True):
+        total = total + (torch.matmul(A, W.T) * G).sum((0, 2))
+        if b is not None:
+            total = total + G[: factors.values].sum(0) @ b
+    return total

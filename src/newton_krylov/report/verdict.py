@@ -1,0 +1,620 @@
+"""The answer to "would a second-order method help here?", computed from the records of a race.
+
+A race has three stages, listed in its plan: `tuning` (every method tries the settings of its
+declared space, with one seed), `default` and `tuned` (every method with its first and its best
+setting, with fresh seeds). Targets are fixed from the tuning runs of the first-order methods and,
+where one is known, from the certified optimum; times are compared over the last two stages.
+
+The rules follow AlgoPerf: Dahl et al., "Benchmarking neural network training algorithms" (2023),
+section 4: time to a target, medians over studies, a performance profile integrated up to a ratio
+of 4. They differ in that there is one workload with three targets instead of many with one, and
+in that the search spaces are short lists instead of random draws.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+from newton_krylov.errors import DataError
+from newton_krylov.records.record import read_json, write_json
+from newton_krylov.report.compare import write_comparison
+from newton_krylov.report.panel import seconds_text
+from newton_krylov.report.records import RunRecord, read_record
+from newton_krylov.report.study import power_text, studies
+from newton_krylov.report.tables import Table, number_text
+
+PLAN, DIAGNOSIS, VERDICT = "plan.json", "diagnosis.json", "verdict.json"
+"""Files of a race's folder: what is run, what was measured of the problem, what came of it."""
+
+Stage = Literal["tuning", "default", "tuned"]
+FAMILIES = ("first order", "quasi-Newton", "second order")
+
+SHARES = {"loose": 1e-2, "medium": 1e-4, "tight": 1e-8}
+"""Targets where the optimum is known: shares of the start's suboptimality that are left."""
+SHARES_UNKNOWN = {"loose": 0.1, "medium": 0.01, "tight": 0.0}
+"""Where it is not: shares of the way to the lowest loss of the tuned first-order runs."""
+
+LARGEST_RATIO = 4.0
+"""Up to which a performance profile is integrated."""
+_SAME = 1.1
+"""Medians within this ratio are a tie, whatever the spread."""
+_ROUNDING = 10.0
+"""A target is at least this many units of rounding of the optimal value."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a race.
+
+    Attributes
+    ----------
+    folder : str
+        Below the race's.
+    method : str
+        As in `method=NAME`.
+    stage : {"tuning", "default", "tuned"}
+        What it is for.
+    setting : sequence of str
+        Overrides of the method's preset; none for its defaults.
+    seed : int
+        Of the run.
+    """
+
+    folder: str
+    method: str
+    stage: Stage
+    setting: Sequence[str]
+    seed: int
+
+
+@dataclass(frozen=True)
+class RaceTarget:
+    """What a run has to reach.
+
+    Attributes
+    ----------
+    name : str
+        loose, medium or tight.
+    column : str
+        Of the trace.
+    value : float
+        How low.
+    text : str
+        For a reader.
+    """
+
+    name: str
+    column: str
+    value: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A method of a race with its runs.
+
+    Attributes
+    ----------
+    name, label, family : str
+        As in `method=NAME`, for people, and one of `FAMILIES`.
+    tuning : list of (PlannedRun, RunRecord)
+        One for each setting tried.
+    default, tuned : list of RunRecord
+        One for each seed.
+    setting : sequence of str
+        The best of the settings tried; none where the defaults are.
+    """
+
+    name: str
+    label: str
+    family: str
+    tuning: Sequence[tuple[PlannedRun, RunRecord]]
+    default: Sequence[RunRecord]
+    tuned: Sequence[RunRecord]
+    setting: Sequence[str]
+
+    @property
+    def runs(self) -> Sequence[RunRecord]:
+        """The runs by which it is judged."""
+        return self.tuned or self.default
+
+    @property
+    def title(self) -> str:
+        """Its label, with the setting where that is not the default."""
+        short = [_without_group(override) for override in self.setting]
+        return f"{self.label} ({', '.join(short)})" if short else self.label
+
+    @property
+    def tuning_seconds(self) -> float:
+        """The optimizer's seconds of all its tuning runs."""
+        return sum(_seconds(record) for _, record in self.tuning)
+
+    def times(self, target: RaceTarget) -> list[float]:
+        """Return each judged run's seconds to a target; inf: never reached."""
+        return seconds_to(self.runs, target)
+
+    def time(self, target: RaceTarget) -> float:
+        """Return the median of the judged runs' seconds to a target."""
+        return median(self.times(target)) if self.runs else math.inf
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The best second-order method against the best of the others, at one target.
+
+    Attributes
+    ----------
+    target : RaceTarget
+        What was to be reached.
+    second, other : Contestant or None
+        The fastest of each kind; None where none reaches it.
+    winner : {"second order", "others", "tie", "nobody"}
+        By the clock.
+    """
+
+    target: RaceTarget
+    second: Contestant | None
+    other: Contestant | None
+    winner: Literal["second order", "others", "tie", "nobody"]
+
+    @property
+    def ratio(self) -> float:
+        """The slower one's time over the faster one's; inf where only one arrives."""
+        if self.second is None or self.other is None:
+            return math.inf
+        times = sorted([self.second.time(self.target), self.other.time(self.target)])
+        return times[1] / times[0] if times[0] > 0 else 1.0
+
+    @property
+    def sentence(self) -> str:
+        """Who is how much faster, without a stop."""
+        place = self.target.text
+        if self.winner == "nobody":
+            return f"nobody reaches {place} in the time given"
+        pair = [self.second, self.other]
+        if self.winner == "others":
+            pair.reverse()
+        first, last = pair
+        if first is None or last is None:
+            only = first or last
+            assert only is not None
+            who = "second-order methods reach" if only is self.second else "the others reach"
+            time = seconds_text(only.time(self.target))
+            return f"only {who} {place}, {only.label} after {time}"
+        times = [seconds_text(each.time(self.target)) for each in (first, last)]
+        if self.winner == "tie":
+            return f"at {place} {first.label} and {last.label} tie ({times[0]} and {times[1]})"
+        return (
+            f"to {place} {first.label} is {self.ratio:.1f} times faster than {last.label} "
+            f"({times[0]} against {times[1]})"
+        )
+
+
+@dataclass(frozen=True)
+class Race:
+    """All runs of a verdict, with the rules that judge them.
+
+    Attributes
+    ----------
+    contestants : list of Contestant
+        In the order of the portfolio.
+    targets : list of RaceTarget
+        Loose, medium, tight; fewer where rounding leaves no room.
+    facts : dict
+        What was measured of the problem.
+    """
+
+    contestants: Sequence[Contestant]
+    targets: Sequence[RaceTarget]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def comparison(self, target: RaceTarget) -> Comparison:
+        """Compare the best second-order method with the best other one."""
+        second = self._best(target, second=True)
+        other = self._best(target, second=False)
+        if second is None and other is None:
+            return Comparison(target, None, None, "nobody")
+        if second is None or other is None:
+            return Comparison(target, second, other, "others" if second is None else "second order")
+        if tied(second.times(target), other.times(target)):
+            return Comparison(target, second, other, "tie")
+        faster = second.time(target) < other.time(target)
+        return Comparison(target, second, other, "second order" if faster else "others")
+
+    def _best(self, target: RaceTarget, *, second: bool) -> Contestant | None:
+        kind = [c for c in self.contestants if (c.family == FAMILIES[2]) is second]
+        best = min(kind, key=lambda c: c.time(target), default=None)
+        return best if best is not None and math.isfinite(best.time(target)) else None
+
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        """One for each target, the loose one first."""
+        return [self.comparison(target) for target in self.targets]
+
+    @property
+    def answer(self) -> str:
+        """Yes, no, or that it makes no difference: by the hardest target that anybody reaches."""
+        decided = [c for c in self.comparisons if c.winner != "nobody"]
+        if not decided:
+            return "Not decided"
+        words = {"second order": "Yes", "others": "No", "tie": "No difference"}
+        return words[decided[-1].winner]
+
+    @cached_property
+    def paragraph(self) -> str:
+        """The verdict in plain words."""
+        if not self.targets:
+            return "Not decided: no first-order run made progress, so there is no target."
+        decided = [c for c in reversed(self.comparisons) if c.winner != "nobody"]
+        nobody = [c for c in self.comparisons if c.winner == "nobody"]
+        told = "; ".join(c.sentence for c in [*decided, *nobody])
+        return f"{self.answer}: {told}."
+
+    def score(self, contestant: Contestant) -> float:
+        """Return the share of (target, ratio up to 4) that a method covers, from 0 to 1.
+
+        The performance profile over the targets, integrated over ratios from 1 to 4 and divided
+        by 3: 1 for the fastest at every target, 0 for one that is never within 4 times the best.
+        """
+        reached = [t for t in self.targets if math.isfinite(self._fastest(t))]
+        if not reached:
+            return 0.0
+        areas = [
+            max(0.0, LARGEST_RATIO - _ratio(contestant.time(t), self._fastest(t))) for t in reached
+        ]
+        return sum(areas) / len(reached) / (LARGEST_RATIO - 1)
+
+    def _fastest(self, target: RaceTarget) -> float:
+        return min((c.time(target) for c in self.contestants), default=math.inf)
+
+    @cached_property
+    def ranked(self) -> list[Contestant]:
+        """The fastest to the hardest targets first."""
+        return sorted(
+            self.contestants, key=lambda c: tuple(c.time(t) for t in reversed(self.targets))
+        )
+
+    def short_table(self) -> Table:
+        """Tabulate times to the targets alone, for a terminal."""
+        return self.table().only("Method", *self._heads, "Score", "Tuning")
+
+    @property
+    def _heads(self) -> list[str]:
+        return [target.text for target in self.targets]
+
+    def table(self) -> Table:
+        """Tabulate times to the targets, with defaults and the cost of tuning beside."""
+        heads = ["Method", "Family", *self._heads]
+        heads += ["Score", "Untuned, hardest", "Settings tried", "Tuning", "Ending"]
+        rows = [self._row(contestant) for contestant in self.ranked]
+        remark = (
+            "Medians of the optimizer's seconds over fresh seeds, evaluation and tuning excluded; "
+            "score: performance profile integrated up to a ratio of 4."
+        )
+        return Table("Time to target", heads, rows, [remark])
+
+    def _row(self, c: Contestant) -> list[str]:
+        hardest = self.targets[-1] if self.targets else None
+        untuned = median(seconds_to(c.default, hardest)) if hardest and c.default else math.nan
+        endings = list(dict.fromkeys(record.ending for record in c.runs)) or [
+            record.ending for _, record in c.tuning[:1]
+        ]
+        return [
+            c.title,
+            c.family,
+            *(seconds_text(c.time(target)) for target in self.targets),
+            f"{self.score(c):.2f}",
+            seconds_text(untuned),
+            number_text(len(c.tuning)),
+            seconds_text(c.tuning_seconds),
+            "; ".join(endings),
+        ]
+
+    @cached_property
+    def reasons(self) -> list[str]:
+        """Why, each with its number."""
+        return [*_reasons(self.facts), *self._reasons_from_traces()]
+
+    def _reasons_from_traces(self) -> Iterable[str]:
+        second = next((c.second for c in reversed(self.comparisons) if c.second is not None), None)
+        if second is None:
+            return
+        records = [record for record in second.runs if record.rows]
+        steps = sum(record.rows[-1].iteration for record in records)
+        products = sum(record.rows[-1].hvp_count for record in records)
+        if steps and products:
+            yield (
+                f"{second.label} takes {products / steps:.1f} curvature products a step, "
+                f"{steps / len(records):.0f} steps in all."
+            )
+
+    def plain(self) -> dict[str, Any]:
+        """Return everything as plain values, for `verdict.json`."""
+        return {
+            "answer": self.answer,
+            "verdict": self.paragraph,
+            "why": self.reasons,
+            "facts": dict(self.facts),
+            "targets": [asdict(target) for target in self.targets],
+            "comparisons": [
+                {
+                    "target": c.target.name,
+                    "winner": c.winner,
+                    "second_order": c.second and c.second.name,
+                    "other": c.other and c.other.name,
+                    "ratio": c.ratio if math.isfinite(c.ratio) else None,
+                }
+                for c in self.comparisons
+            ],
+            "methods": [self._plain(c) for c in self.ranked],
+        }
+
+    def _plain(self, c: Contestant) -> dict[str, Any]:
+        return {
+            "name": c.name,
+            "label": c.label,
+            "family": c.family,
+            "setting": list(c.setting),
+            "score": self.score(c),
+            "seconds": {t.name: _listed(c.times(t)) for t in self.targets},
+            "default_seconds": {t.name: _listed(seconds_to(c.default, t)) for t in self.targets},
+            "tuning": [
+                {
+                    "setting": list(run.setting),
+                    "seconds": _seconds(record),
+                    "to_target": {
+                        t.name: _listed(seconds_to([record], t))[0] for t in self.targets
+                    },
+                    "ending": record.ending,
+                }
+                for run, record in c.tuning
+            ],
+            "tuning_seconds": c.tuning_seconds,
+        }
+
+
+def targets_of(first_order: Sequence[RunRecord]) -> list[RaceTarget]:
+    """Fix the targets, from runs of first-order methods.
+
+    Parameters
+    ----------
+    first_order : sequence of RunRecord
+        Tuning runs.
+
+    Returns
+    -------
+    list of RaceTarget
+        Loose, medium and tight. With a certified optimum: 1e-2, 1e-4 and 1e-8 of the start's
+        suboptimality. Without: losses at which 10, 1 and 0 % are left of the way from the start's
+        loss to the lowest one of these runs. None where no run made progress.
+    """
+    runs = [record for record in first_order if record.rows]
+    known = next((record for record in runs if record.optimum is not None), None)
+    if known is not None and known.optimum is not None:
+        start = max(record.rows[0].loss for record in runs) - known.optimum
+        floor = _ROUNDING * known.problem.eps * max(abs(known.optimum), 1e-300)
+        values = {name: share * start for name, share in SHARES.items()}
+        return [
+            RaceTarget(name, "suboptimality", value, f"f − f* ≤ {power_text(value)}")
+            for name, value in values.items()
+            if value > floor
+        ]
+    losses = [row.loss for record in runs for row in record.rows if math.isfinite(row.loss)]
+    if not losses:
+        return []
+    start, lowest = max(record.rows[0].loss for record in runs), min(losses)
+    if not lowest < start:
+        return []
+    values = {name: lowest + left * (start - lowest) for name, left in SHARES_UNKNOWN.items()}
+    return [
+        RaceTarget(name, "loss", value, f"f ≤ {number_text(value, digits=4)}")
+        for name, value in values.items()
+    ]
+
+
+def best_setting(trials: Sequence[RunRecord], targets: Sequence[RaceTarget]) -> int:
+    """Return which of a method's trials is the best: by the hardest target, then easier ones.
+
+    Parameters
+    ----------
+    trials : sequence of RunRecord
+        One for each setting; the first has the defaults, and wins ties.
+    targets : sequence of RaceTarget
+        The easiest first.
+
+    Returns
+    -------
+    int
+        Number of the trial.
+    """
+
+    def place(record: RunRecord) -> tuple[float, ...]:
+        times = [seconds_to([record], target)[0] for target in reversed(targets)]
+        losses = [row.loss for row in record.rows if math.isfinite(row.loss)]
+        return (*times, losses[-1] if losses else math.inf)
+
+    return min(range(len(trials)), key=lambda i: place(trials[i]))
+
+
+def tied(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Tell whether two methods' times are the same up to noise.
+
+    Parameters
+    ----------
+    a, b : sequence of float
+        Seconds of each run.
+
+    Returns
+    -------
+    bool
+        Whether the ranges overlap, or the medians are within 10 % of each other.
+    """
+    slow, fast = sorted([median(a), median(b)], reverse=True)
+    return max(min(a), min(b)) <= min(max(a), max(b)) or slow <= _SAME * fast
+
+
+def seconds_to(records: Sequence[RunRecord], target: RaceTarget) -> list[float]:
+    """Return each run's seconds to a target; inf: never reached."""
+    return [record.cost_to(target.value, "seconds", target.column) for record in records]
+
+
+def read_plan(folder: Path) -> tuple[list[PlannedRun], dict[str, str]]:
+    """Read a race's plan.
+
+    Parameters
+    ----------
+    folder : Path
+        The race's.
+
+    Returns
+    -------
+    tuple of (list of PlannedRun, dict)
+        The runs, and each method's family.
+
+    Raises
+    ------
+    DataError
+        Where it is missing or damaged.
+    """
+    try:
+        told = read_json(folder / PLAN)
+        return [PlannedRun(**run) for run in told["runs"]], dict(told["families"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{folder / PLAN} is no plan of a verdict: {error}.") from None
+
+
+def read_race(folder: Path) -> Race:
+    """Read a race from its folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds the plan and the runs' folders.
+
+    Returns
+    -------
+    Race
+        Of the runs that there are.
+
+    Raises
+    ------
+    DataError
+        Where the plan is missing or damaged.
+    """
+    plan, families = read_plan(folder)
+    records = {run.folder: read_record(folder / run.folder) for run in plan}
+    first = [
+        records[run.folder]
+        for run in plan
+        if run.stage == "tuning" and families[run.method] == FAMILIES[0]
+    ]
+    targets = targets_of(first)
+    contestants = [
+        _contestant(name, family, [(r, records[r.folder]) for r in plan if r.method == name])
+        for name, family in families.items()
+    ]
+    facts = read_json(folder / DIAGNOSIS) if (folder / DIAGNOSIS).exists() else {}
+    return Race(contestants, targets, facts)
+
+
+def write_verdict(folder: Path) -> list[Path]:
+    """Judge a race: write `verdict.json`, and the comparison of the judged runs with it on top.
+
+    Parameters
+    ----------
+    folder : Path
+        The race's; gets the files.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+
+    Raises
+    ------
+    DataError
+        Where the plan is missing or damaged.
+    """
+    race = read_race(folder)
+    write_json(folder / VERDICT, race.plain())
+    judged = [
+        record for c in race.contestants for record in (*c.default, *c.tuned) if record.config
+    ]
+    judged = judged or [record for c in race.contestants for _, record in c.tuning]
+    files = write_comparison(studies(judged), folder, race)
+    return [folder / VERDICT, *files]
+
+
+def _contestant(name: str, family: str, runs: Sequence[tuple[PlannedRun, RunRecord]]) -> Contestant:
+    stages: dict[str, list[tuple[PlannedRun, RunRecord]]] = {
+        "tuning": [],
+        "default": [],
+        "tuned": [],
+    }
+    for run, record in runs:
+        stages[run.stage].append((run, record))
+    labels = [record.label for _, record in runs if record.config]
+    tuned = stages["tuned"]
+    return Contestant(
+        name,
+        labels[0] if labels else name,
+        family,
+        stages["tuning"],
+        [record for _, record in stages["default"]],
+        [record for _, record in tuned],
+        tuned[0][0].setting if tuned else (),
+    )
+
+
+def _reasons(facts: Mapping[str, Any]) -> Iterable[str]:
+    """Say what was measured of the problem."""
+    if facts.get("samples"):
+        yield f"{facts['parameters']:,} parameters, {facts['samples']:,} samples."
+    if facts.get("condition_number"):
+        yield (
+            f"Condition number of the Hessian at the solution {facts['condition_number']:.2g} "
+            f"(eigenvalues {facts['smallest_eigenvalue']:.2g} to {facts['largest_eigenvalue']:.2g})"
+            f": a first-order method needs steps in proportion to it, or to its root."
+        )
+    elif facts.get("largest_eigenvalue"):
+        largest = facts["largest_eigenvalue"]
+        yield f"Largest eigenvalue of the Hessian at the solution {largest:.2g}."
+    if facts.get("negative_curvature"):
+        yield "The Hessian there has negative eigenvalues: the problem is not convex."
+    if facts.get("effective_dimension"):
+        yield (
+            f"Effective dimension (trace over largest eigenvalue) "
+            f"{facts['effective_dimension']:.3g} of {facts['parameters']:,}."
+        )
+    if facts.get("product_in_gradients"):
+        yield f"A curvature product costs {facts['product_in_gradients']:.2f} gradients."
+    if facts.get("gradient_noise_scale"):
+        yield (
+            f"Gradient noise scale at the start {facts['gradient_noise_scale']:.3g} samples: "
+            f"batches beyond that gain little."
+        )
+    if "dtype" in facts:
+        yield f"Arithmetic in {facts['dtype']}."
+
+
+def _without_group(override: str) -> str:
+    key, _, value = override.partition("=")
+    return f"{key.rpartition('.')[2]}={value}"
+
+
+def _seconds(record: RunRecord) -> float:
+    return record.rows[-1].seconds if record.rows else 0.0
+
+
+def _listed(times: Sequence[float]) -> list[float | None]:
+    return [time if math.isfinite(time) else None for time in times]
+
+
+def _ratio(time: float, fastest: float) -> float:
+    if time == fastest:
+        return 1.0
+    return time / fastest if fastest > 0 else math.inf

@@ -1,0 +1,147 @@
+"""The methods of a verdict, the settings that each may try, and the plan of its runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from newton_krylov.errors import ConfigError, listed
+from newton_krylov.records.record import write_json
+from newton_krylov.report.records import read_record
+from newton_krylov.report.verdict import (
+    FAMILIES,
+    PLAN,
+    PlannedRun,
+    best_setting,
+    targets_of,
+)
+
+_TUNING_SEED = 0
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method and its search space.
+
+    Attributes
+    ----------
+    name : str
+        As in `method=NAME`.
+    family : str
+        First order, quasi-Newton or second order.
+    settings : sequence of sequence of str
+        Overrides to try, in this order; the defaults (no override) come first.
+    overrides : sequence of str
+        What holds for all of its runs.
+    """
+
+    name: str
+    family: str
+    settings: Sequence[Sequence[str]]
+    overrides: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Portfolio:
+    """What a verdict runs.
+
+    Attributes
+    ----------
+    trials : int
+        Settings that each method tries, at most; the same for all.
+    seeds : int
+        Fresh seeds with which each method is judged.
+    methods : sequence of Method
+        Of all families.
+    """
+
+    trials: int
+    seeds: int
+    methods: Sequence[Method]
+
+    @classmethod
+    def of(cls, node: Mapping[str, Any]) -> "Portfolio":
+        """Read a configuration's `verdict` node.
+
+        Raises
+        ------
+        ConfigError
+            For what is missing or of another kind.
+        """
+        trials, seeds = (_count(node, key) for key in ("trials", "seeds"))
+        given = node.get("methods")
+        if not isinstance(given, Mapping) or not given:
+            raise ConfigError("verdict.methods is missing: name at least one method.")
+        methods = [_method(str(name), told, trials) for name, told in given.items() if told]
+        return cls(trials, seeds, methods)
+
+    def tuning(self) -> list[PlannedRun]:
+        """Return the runs of the first stage."""
+        return [
+            PlannedRun(f"{m.name}-tuning-{i}", m.name, "tuning", tuple(setting), _TUNING_SEED)
+            for m in self.methods
+            for i, setting in enumerate(m.settings)
+        ]
+
+    def judged(self, folder: Path) -> list[PlannedRun]:
+        """Return the runs of the last stages, from the records of the first.
+
+        A method whose best setting is its default is run once, not twice.
+        """
+        tried = {run.folder: read_record(folder / run.folder) for run in self.tuning()}
+        first = [m for m in self.methods if m.family == FAMILIES[0]]
+        targets = targets_of(
+            [tried[run.folder] for run in self.tuning() if run.method in {m.name for m in first}]
+        )
+        runs: list[PlannedRun] = []
+        for method in self.methods:
+            trials = [tried[run.folder] for run in self.tuning() if run.method == method.name]
+            if all(record.status == "skipped" for record in trials):
+                continue  # it does not apply here, and says why in its record
+            runs += self._seeds(method, "default", ())
+            best = tuple(method.settings[best_setting(trials, targets)])
+            if best:
+                runs += self._seeds(method, "tuned", best)
+        return runs
+
+    def _seeds(self, method: Method, stage: Any, setting: Sequence[str]) -> list[PlannedRun]:
+        return [
+            PlannedRun(f"{method.name}-{stage}-{seed}", method.name, stage, setting, seed)
+            for seed in range(_TUNING_SEED + 1, _TUNING_SEED + 1 + self.seeds)
+        ]
+
+    def write(self, folder: Path, runs: Sequence[PlannedRun]) -> None:
+        """Keep the plan with the race."""
+        families = {method.name: method.family for method in self.methods}
+        write_json(folder / PLAN, {"families": families, "runs": [asdict(run) for run in runs]})
+
+    @property
+    def most_runs(self) -> int:
+        """How many runs there are at most."""
+        return sum(len(m.settings) + 2 * self.seeds for m in self.methods)
+
+
+def _method(name: str, told: Any, trials: int) -> Method:
+    if not isinstance(told, Mapping):
+        raise ConfigError(f"verdict.methods.{name} must have the keys family and settings.")
+    family, settings = told.get("family"), told.get("settings") or []
+    overrides = told.get("overrides") or []
+    if family not in FAMILIES:
+        raise ConfigError(
+            f"verdict.methods.{name}.family={family!r} should be {listed(FAMILIES, 'or')}."
+        )
+    if not all(
+        isinstance(s, list) and all(isinstance(o, str) for o in s) for s in [overrides, *settings]
+    ):
+        raise ConfigError(
+            f"verdict.methods.{name}.settings should be lists of overrides, such as "
+            f"[[optimizer.memory=5], [optimizer.memory=20]], and its overrides one list."
+        )
+    return Method(name, family, [(), *(tuple(s) for s in settings if s)][:trials], overrides)
+
+
+def _count(node: Mapping[str, Any], key: str) -> int:
+    value = node.get(key)
+    if not isinstance(value, int) or value < 1:
+        raise ConfigError(f"verdict.{key}={value!r} should be a whole number of at least 1.")
+    return value

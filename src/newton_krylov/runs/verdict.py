@@ -1,0 +1,110 @@
+"""A verdict: which problem it is of, and what is measured of it beside the runs."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from newton_krylov.capabilities import LAYERS
+from newton_krylov.data.dataset import Dataset, ImageSet
+from newton_krylov.records.record import WEIGHTS, write_json
+from newton_krylov.report.records import RunRecord
+from newton_krylov.report.verdict import DIAGNOSIS, read_race
+from newton_krylov.runs.config import check
+from newton_krylov.runs.diagnosis import diagnose, read_weights
+from newton_krylov.runs.experiment import dataset_of, objective_of, start_of
+
+_LOSSES = {"binary": "logistic", "multiclass": "multinomial", "regression": "least_squares"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a verdict is asked about.
+
+    Attributes
+    ----------
+    dataset : str
+        Name of the data set.
+    loss : str
+        Name of a loss that fits the data, where the one of the configuration was not chosen by
+        the user.
+    network : bool
+        Whether the loss is a network's.
+    """
+
+    dataset: str
+    loss: str
+    network: bool
+
+    @property
+    def portfolio(self) -> str:
+        """The name of the portfolio that fits, as in `verdict=NAME`."""
+        return "network" if self.network else "linear"
+
+
+def question_of(plain: Mapping[str, Any], *, loss_chosen: bool) -> Question:
+    """Look at a configuration and its data.
+
+    Parameters
+    ----------
+    plain : mapping
+        Composed; its `verdict` node does not count.
+    loss_chosen : bool
+        Whether the user chose the loss; if not, one that fits the data takes its place.
+
+    Returns
+    -------
+    Question
+        What is asked.
+
+    Raises
+    ------
+    UserError
+        For a mistake in the configuration or the data.
+    """
+    model = plain.get("model")
+    own_model = isinstance(model, Mapping) and model.get("name") not in (None, "auto")
+    if own_model and not loss_chosen:  # a network of the user's choice
+        plain = {**plain, "loss": {"name": "cross_entropy"}}
+    config = check(plain)
+    loss = config.name_of("loss")
+    if not loss_chosen and not own_model:
+        loss = _fitting_loss(dataset_of(config), loss)
+        config = check({**plain, "loss": {"name": loss}})
+    return Question(
+        config.name_of("dataset"), loss, network=LAYERS in (config.entry_of("loss").offers or ())
+    )
+
+
+def _fitting_loss(dataset: Dataset, given: str) -> str:
+    if isinstance(dataset, ImageSet):
+        return "cross_entropy"
+    return _LOSSES.get(str(dataset.facts().get("task")), given)
+
+
+def measure(folder: Path) -> None:
+    """Measure the problem of a race, from the best run, and keep the figures with the race.
+
+    Parameters
+    ----------
+    folder : Path
+        The race's; gets `diagnosis.json`. Nothing is done where no run left weights.
+    """
+    race = read_race(folder)
+    runs = [record for c in race.contestants for record in c.runs]
+    ended = [record for record in runs if record.rows and (record.folder / WEIGHTS).exists()]
+    if not ended:
+        return
+    best = min(ended, key=_last_loss)
+    config = check(best.config)
+    dataset = dataset_of(config)
+    objective = objective_of(config, dataset)
+    start = start_of(config, objective)
+    end = read_weights(best.folder / WEIGHTS, like=start)
+    write_json(folder / DIAGNOSIS, diagnose(objective, dataset, start, end))
+
+
+def _last_loss(record: RunRecord) -> float:
+    loss = record.rows[-1].loss
+    return loss if math.isfinite(loss) else math.inf

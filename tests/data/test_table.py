@@ -1,0 +1,139 @@
+"""Tables of a user's own, against pandas and scikit-learn, and every mistake as one sentence."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from newton_krylov.data import load_dataset
+from newton_krylov.errors import UserError
+
+
+def people(n=60, seed=0):
+    draw = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "age": draw.integers(18, 80, n),
+            "income": draw.normal(3e4, 1e4, n),
+            "city": draw.choice(["Ulm", "Köln", "Bonn"], n),
+            "member": draw.choice([True, False], n),
+            "bought": draw.choice(["no", "yes"], n, p=[0.7, 0.3]),
+        }
+    )
+
+
+WRITERS = {
+    "csv": lambda frame, path: frame.to_csv(path, index=False),
+    "csv.gz": lambda frame, path: frame.to_csv(path, index=False),
+    "tsv": lambda frame, path: frame.to_csv(path, index=False, sep="\t"),
+    "parquet": lambda frame, path: frame.to_parquet(path),
+    "feather": lambda frame, path: frame.to_feather(path),
+}
+
+
+def load(path, target="bought", **options):
+    plain = {"scaling": "none", "bias": False, "test_fraction": 0.0} | options
+    return load_dataset("table", {"path": str(path), "target": target, **plain})
+
+
+@pytest.mark.parametrize("suffix", sorted(WRITERS))
+def test_every_format_gives_the_same_tensors(tmp_path, suffix):
+    frame = people()
+    WRITERS[suffix](frame, tmp_path / f"people.{suffix}")
+    data = load(tmp_path / f"people.{suffix}")
+    assert (data.task, data.n_classes) == ("binary", 2)
+    assert torch.equal(data.train.y, torch.tensor((frame.bought == "yes").astype(int).to_numpy()))
+    wanted = pd.get_dummies(frame.drop(columns="bought"), columns=["city"], dtype=float)
+    X = data.train.X
+    assert X.shape[1] in (6, 7)  # truth values are numbers in one format, text in another
+    assert torch.equal(X[:, 0], torch.tensor(wanted["age"].to_numpy(float)))
+    assert torch.allclose(X[:, 1], torch.tensor(wanted["income"].to_numpy()), rtol=1e-12)
+    assert torch.equal(X[:, -4:][:, :].sum(1) >= 1, torch.ones(60, dtype=torch.bool))
+
+
+def test_arrays_by_name(tmp_path):
+    draw = np.random.default_rng(0)
+    X, y = draw.normal(size=(20, 3)), draw.normal(size=20)
+    np.savez(tmp_path / "a.npz", X=X, y=y)
+    data = load(tmp_path / "a.npz", target=None)
+    assert data.task == "regression"
+    assert torch.equal(data.train.X, torch.from_numpy(X))
+    assert torch.equal(data.train.y, torch.from_numpy(y))
+
+
+def test_held_out_samples_keep_the_classes_shares_and_statistics_are_the_training_s(tmp_path):
+    frame = people(200)
+    frame.loc[::10, "age"] = None
+    frame.loc[5, "city"] = None
+    frame.to_csv(tmp_path / "p.csv", index=False)
+    data = load(tmp_path / "p.csv", test_fraction=0.25, scaling="standardize", bias=True)
+    share = (frame.bought == "yes").mean()
+    assert len(data.test) == 50
+    assert abs(float(data.train.y.double().mean()) - share) < 0.01
+    assert abs(float(data.test.y.double().mean()) - share) < 0.02
+    age = data.train.X[:, 0]
+    assert abs(float(age.mean())) < 1e-12 and abs(float(age.std(correction=0)) - 1) < 1e-12
+    assert torch.equal(data.train.X[:, -1], torch.ones(150, dtype=torch.float64))
+
+
+def test_a_missing_category_and_one_that_only_the_test_has_set_none(tmp_path):
+    train = pd.DataFrame({"c": ["a", "b", None, "a"], "y": [0, 1, 0, 1]})
+    test = pd.DataFrame({"c": ["z", "b"], "y": [0, 1]})
+    train.to_csv(tmp_path / "train.csv", index=False)
+    test.to_csv(tmp_path / "test.csv", index=False)
+    data = load(tmp_path / "train.csv", "y", test_path=str(tmp_path / "test.csv"), format="dense")
+    assert data.train.X.tolist() == [[1, 0], [0, 1], [0, 0], [1, 0]]
+    assert data.test.X.tolist() == [[0, 0], [0, 1]]
+
+
+def test_columns_are_dropped_and_numbers_taken_as_categories(tmp_path):
+    frame = pd.DataFrame({"id": [7, 8, 9], "zip": [10, 20, 10], "y": [1.5, 2.5, 0.5]})
+    frame.to_csv(tmp_path / "f.csv", index=False)
+    data = load(tmp_path / "f.csv", "y", drop=["id"], categorical=["zip"], format="dense")
+    assert data.task == "regression"
+    assert data.train.X.tolist() == [[1, 0], [0, 1], [1, 0]]
+
+
+def test_equal_files_and_options_have_equal_checksums(tmp_path):
+    people().to_csv(tmp_path / "a.csv", index=False)
+    people().to_csv(tmp_path / "b.csv", index=False)
+    assert load(tmp_path / "a.csv").checksum == load(tmp_path / "b.csv").checksum
+    assert load(tmp_path / "a.csv").checksum != load(tmp_path / "b.csv", drop=["age"]).checksum
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("a,y\n1,0\n2,1\n", {"target": None}, r"needs the column to predict: dataset\.target=NAME"),
+        ("a,y\n1,0\n2,1\n", {"target": "z"}, r"dataset\.target=z is no column of .*data\.csv"),
+        ("a,y\n1,0\n2,1\n", {"drop": ["b"]}, r"dataset\.drop: there is no column 'b'"),
+        ("a,y\n1,0\n2,1\n", {"categorical": ["b"]}, r"dataset\.categorical: there is no column"),
+        ("a,y\n1,0\n2,\n", {}, r"row 2: the target 'y' is missing"),
+        ("a,y\n1,0\n,1\n", {"missing": "refuse"}, r"row 2: the value of 'a' is missing"),
+        ("a,y\n1,0\ninf,1\n", {}, r"row 2: the value of 'a' is infinite"),
+        ("a,a,y\n", {}, r"no rows"),
+        ("", {}, r"cannot be read as csv"),
+        ("a,y\n1,x\n2,z\n", {"task": "regression"}, r"is text, which a regression cannot predict"),
+        ("a,y\n1,1\n2,1\n", {"task": "binary"}, r"the target 'y' "),
+    ],
+)
+def test_a_mistake_is_one_sentence(tmp_path, text, options, message):
+    (tmp_path / "data.csv").write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        load(tmp_path / "data.csv", **({"target": "y"} | options))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_column_of_identifiers_is_refused(tmp_path):
+    frame = pd.DataFrame({"name": [f"n{i}" for i in range(1500)], "y": [0, 1] * 750})
+    frame.to_csv(tmp_path / "f.csv", index=False)
+    with pytest.raises(UserError, match=r"leave it out by dataset\.drop=\[name\]"):
+        load(tmp_path / "f.csv", "y")
+
+
+def test_a_file_of_another_kind_is_led_to_its_reader(tmp_path):
+    (tmp_path / "a.svm").write_text("1 1:2\n")
+    with pytest.raises(UserError, match=r"LIBSVM's format is dataset=libsvm"):
+        load(tmp_path / "a.svm", "y")
+    with pytest.raises(UserError, match=r"dataset=table needs a file"):
+        load_dataset("table", {})

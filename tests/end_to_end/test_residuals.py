@@ -1,0 +1,131 @@
+"""Residual problems through the whole pipeline: an equation, a curve, a network, a plug-in."""
+
+import math
+from pathlib import Path
+
+import pytest
+from command import command, inside
+
+from newton_krylov.records.trace import Row, read_trace
+
+EQUATION = ("dataset=poisson_2d", "dataset.side=12", "dataset.boundary=40", "loss=residual",
+            "model=mlp", "model.hidden=[16]", "tracking=none")  # fmt: skip
+GAUSS_NEWTON = ("optimizer=newton", "hessian_approx=ggn", "damping=levenberg_marquardt")
+
+
+def trace(folder: Path) -> list[Row]:
+    return read_trace(folder / "trace.csv")
+
+
+def test_an_equation_by_the_issue_s_command(tmp_path):
+    """In a process of its own; the error of the solution is in the trace and on the screen."""
+    folder = tmp_path / "run"
+    out, _ = command(
+        *EQUATION, *GAUSS_NEWTON, "solver=exact", "stop.epochs=60", f"hydra.run.dir={folder}",
+        cwd=tmp_path,
+    )  # fmt: skip
+    rows = trace(folder)
+    assert "relative error of the solution" in out
+    assert rows[0].l2_error > 0.5
+    assert rows[-1].l2_error < 5e-3
+    assert rows[-1].loss < 1e-4 * rows[0].loss
+
+
+@pytest.mark.parametrize("solver", ["qr", "lsmr", "lsqr", "cg"])
+def test_an_equation_by_every_route(solver, tmp_path):
+    inside(
+        *EQUATION, *GAUSS_NEWTON, f"solver={solver}", "stop.epochs=25",
+        f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path,
+    )  # fmt: skip
+    rows = trace(tmp_path / "run")
+    assert rows[-1].loss < 1e-2 * rows[0].loss
+
+
+def test_a_network_of_any_kind(tmp_path):
+    """GELU has no second derivative of ours: products by nested forward mode."""
+    inside(
+        *EQUATION, *GAUSS_NEWTON, "solver=exact", "model.activation=gelu", "stop.epochs=25",
+        f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path,
+    )  # fmt: skip
+    rows = trace(tmp_path / "run")
+    assert rows[-1].loss < 1e-2 * rows[0].loss
+
+
+def test_first_order_methods_take_the_same_problem(tmp_path):
+    inside(
+        *EQUATION, "optimizer=lbfgs", "stop.epochs=30", f"hydra.run.dir={tmp_path / 'run'}",
+        cwd=tmp_path,
+    )  # fmt: skip
+    rows = trace(tmp_path / "run")
+    assert rows[-1].loss < rows[0].loss
+    assert math.isfinite(rows[-1].l2_error)
+
+
+def test_a_certified_curve(tmp_path):
+    inside(
+        "dataset=nist_misra1a", "loss=residual", "optimizer=levenberg_marquardt", "solver=qr",
+        "optimizer.scaling=jacobian", "tracking=none", f"hydra.run.dir={tmp_path / 'run'}",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert 2 * trace(tmp_path / "run")[-1].loss == pytest.approx(1.2455138894e-01, rel=1e-9)
+
+
+def test_a_regression_s_loss_is_that_of_mse(tmp_path):
+    common = ("dataset=diabetes", "model=mlp", "model.hidden=[4]", "dtype=float64",
+              "optimizer=lbfgs", "stop.epochs=5", "tracking=none")  # fmt: skip
+    for loss in ("mse", "residual"):
+        inside(*common, f"loss={loss}", f"hydra.run.dir={tmp_path / loss}", cwd=tmp_path)
+    mine, theirs = trace(tmp_path / "residual"), trace(tmp_path / "mse")
+    for a, b in zip(mine, theirs, strict=True):
+        assert a.loss == pytest.approx(b.loss, rel=1e-9)
+        assert a.test_loss == pytest.approx(b.test_loss, rel=1e-9)
+
+
+PLUGIN = '''
+import torch
+from newton_krylov.registry import register
+
+
+@register("residual", "slope")
+def slope(model, points):
+    """u' = -u at the points, u(0) = 1, by autograd's forward mode."""
+    x = points[:, :1]
+    u, du = torch.func.jvp(model, (x,), (torch.ones_like(x),))
+    return {"equation": du + u, "start": 10 * (model(torch.zeros_like(x[:1])) - 1)}
+'''
+
+
+def test_a_user_s_own_residuals_from_a_plug_in(tmp_path):
+    (tmp_path / "my_residuals.py").write_text(PLUGIN)
+    (tmp_path / "points.txt").write_text("".join(f"0 1:{k / 20}\n" for k in range(1, 21)))
+    folder = tmp_path / "run"
+    command(
+        "dataset=libsvm", f"dataset.path={tmp_path / 'points.txt'}", "dataset.task=regression",
+        "loss=residual", "loss.residual=slope", "model=mlp", "model.hidden=[8]",
+        *GAUSS_NEWTON, "solver=exact", "stop.epochs=100", "tracking=none",
+        f"hydra.run.dir={folder}",
+        cwd=tmp_path, NEWTON_KRYLOV_PLUGINS="my_residuals", PYTHONPATH=_with(tmp_path),
+    )  # fmt: skip
+    assert trace(folder)[-1].loss < 1e-7
+
+
+def _with(folder: Path) -> str:
+    import os
+
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (("dataset=synthetic", "loss=logistic", "optimizer=levenberg_marquardt"),
+         "needs a sum of squares"),
+        (("dataset=poisson_2d", "loss=logistic"), "needs a table of features"),
+        (("dataset=transport", "loss=residual"), "needs residuals to be made small"),
+        (("dataset=iris", "loss=residual"), "needs an equation, a curve or a regression"),
+        ((*EQUATION, "loss.residual=slop"), "loss.residual=slop is unknown"),
+    ],
+)  # fmt: skip
+def test_a_senseless_choice_is_one_sentence(overrides, sentence, tmp_path):
+    out, err = inside(*overrides, "tracking=none", cwd=tmp_path, code=2)
+    assert sentence in out + err

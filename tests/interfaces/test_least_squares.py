@@ -1,0 +1,164 @@
+"""`least_squares` beside SciPy's, and NIST's certified problems."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+from torch import Tensor
+
+import newton_krylov
+from newton_krylov import least_squares
+from newton_krylov.data import load_dataset
+from newton_krylov.data.nist import FORMULAS
+
+START = [-1.2, 1.0]
+
+
+def rosenbrock(x: Tensor) -> Tensor:
+    return torch.stack((10 * (x[1] - x[0] ** 2), 1 - x[0]))
+
+
+def decay(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    return x[0] * torch.exp(-x[1] * t) + x[2] - y
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    t = torch.linspace(0, 5, 40, dtype=torch.float64)
+    y = 2 * torch.exp(-0.8 * t) + 0.5 + 0.02 * torch.randn(40, generator=generator).double()
+    y[[5, 20, 33]] += torch.tensor([3.0, -2.0, 4.0]).double()  # outliers
+    return t, y
+
+
+def theirs(t: Tensor, y: Tensor, **options):
+    def fun(x):
+        return decay(torch.as_tensor(x), t, y).numpy()
+
+    tight = {"ftol": 1e-14, "xtol": 1e-14, "gtol": 1e-14}
+    return scipy.optimize.least_squares(fun, [1.0, 1.0, 0.0], jac="3-point", **tight, **options)
+
+
+@pytest.mark.parametrize("loss", ["linear", "soft_l1", "huber", "cauchy", "arctan"])
+def test_every_loss_ends_at_scipy_s_minimum(loss, data):
+    scale = {} if loss == "linear" else {"f_scale": 0.1}
+    mine = least_squares(
+        decay, [1.0, 1.0, 0.0], args=data, loss=loss, ftol=1e-14, xtol=1e-14, gtol=1e-14, **scale
+    )
+    other = theirs(*data, loss=loss, **scale)
+    assert mine.success
+    assert mine.cost <= other.cost * (1 + 1e-9)
+    if loss != "arctan":  # which has several minima
+        assert mine.x.numpy() == pytest.approx(other.x, rel=1e-5)
+        assert mine.cost == pytest.approx(other.cost, rel=1e-9)
+
+
+def test_the_result_has_scipy_s_fields(data):
+    mine, other = least_squares(decay, [1.0, 1.0, 0.0], args=data), theirs(*data)
+    assert set(other.keys()) <= set(mine.keys())
+    r = decay(mine.x, *data)
+    assert torch.equal(mine.fun, r)
+    assert mine.cost == pytest.approx(float(r @ r) / 2)
+    J = torch.func.jacrev(lambda x: decay(x, *data))(mine.x)
+    assert torch.allclose(mine.jac, J)
+    assert torch.allclose(mine.grad, J.T @ r, atol=1e-12)
+    assert mine.optimality == pytest.approx(float(mine.grad.abs().max()))
+    assert mine.njev <= mine.nfev <= 300
+
+
+@pytest.mark.parametrize("loss", ["soft_l1", "huber", "cauchy", "arctan"])
+def test_the_robust_gradient_is_autograd_s(loss, data):
+    from newton_krylov.objectives.residual.robust import LOSSES, RobustObjective
+
+    x = torch.tensor([1.5, 0.5, 0.2], dtype=torch.float64)
+    point = RobustObjective(lambda w: decay(w, *data), x, LOSSES[loss], 0.3).at(x)
+
+    def cost(w: Tensor) -> Tensor:
+        return 0.3**2 * LOSSES[loss]((decay(w, *data) / 0.3) ** 2)[0].sum() / 2
+
+    assert point.value == pytest.approx(float(cost(x)))
+    assert torch.allclose(point.grad, torch.func.grad(cost)(x))
+    z = torch.linspace(0.01, 4, 50, dtype=torch.float64)
+    _, slope, bend = LOSSES[loss](z)
+    first = torch.func.vmap(torch.func.grad(lambda z: LOSSES[loss](z)[0]))
+    second = torch.func.vmap(torch.func.grad(lambda z: LOSSES[loss](z)[1]))
+    assert torch.allclose(slope, first(z))
+    assert torch.allclose(bend, second(z))
+
+
+@pytest.mark.parametrize("solver", ["qr", "exact", "lsmr", "lsqr", "cg"])
+@pytest.mark.parametrize("x_scale", [None, "jac", 1.0, [0.5, 2.0]])
+def test_every_route_and_scaling(solver, x_scale):
+    result = least_squares(rosenbrock, START, solver=solver, x_scale=x_scale)
+    assert result.success
+    assert torch.allclose(result.x, torch.ones(2, dtype=torch.float64), atol=1e-6)
+
+
+def test_which_tolerance_stopped():
+    assert least_squares(rosenbrock, START, ftol=None, xtol=None, gtol=1e-3).status == 1
+    shifted = {"fun": lambda x: torch.cat((rosenbrock(x), torch.ones_like(x))), "x0": START}
+    assert least_squares(**shifted, xtol=None, gtol=None).status == 2
+    assert least_squares(**shifted, ftol=None, gtol=None, xtol=1e-4).status == 3
+    limited = least_squares(rosenbrock, START, max_nfev=3)
+    assert (limited.status, limited.success, limited.nfev) == (0, False, 3)
+    assert "max_nfev" in limited.message
+    assert least_squares(rosenbrock, [1.0, 1.0]).nfev == 1
+
+
+def test_residuals_may_be_blocks_and_x_may_be_float32():
+    def blocks(x: Tensor) -> dict[str, Tensor]:
+        r = rosenbrock(x)
+        return {"valley": r[:1], "end": r[1:]}
+
+    assert torch.allclose(least_squares(blocks, START).x, torch.ones(2).double())
+    single = least_squares(rosenbrock, torch.tensor(START))
+    assert single.x.dtype == torch.float32
+    assert torch.allclose(single.x, torch.ones(2), atol=1e-3)
+
+
+def test_the_callback_sees_the_cost_fall():
+    costs: list[float] = []
+    least_squares(rosenbrock, START, callback=lambda x, cost: costs.append(cost))
+    assert costs == sorted(costs, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"x0": [[1.0, 2.0]]}, "x0 must be a vector"),
+        ({"x0": torch.tensor([1, 2])}, "x0 must be a vector of float32 or float64"),
+        ({"loss": "hubber"}, "did you mean 'huber'"),
+        ({"f_scale": 0.0}, "f_scale must be above zero"),
+        ({"x_scale": -1.0}, "x_scale must be above zero"),
+        ({"x_scale": "jax"}, "x_scale must be numbers or 'jac'"),
+        ({"x0": [math.nan, 1.0]}, "not finite at x0"),
+    ],
+)
+def test_a_mistake_is_one_sentence(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        least_squares(rosenbrock, **{"x0": START, **options})
+
+
+def log_relative_error(found: Tensor, certified: Tensor) -> float:
+    """Digits that the worst parameter shares with the certified one; 11 are certified."""
+    error = ((found - certified) / certified).abs().clamp(min=1e-11)
+    return float(-error.log10().max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", [1, 2])
+@pytest.mark.parametrize("problem", sorted(FORMULAS))
+def test_nist_s_certified_parameters(problem, start):
+    """54 of 54, with the same settings for all; the tolerances leave it to the rounding."""
+    data = load_dataset(f"nist_{problem}", {"start": start})
+    result = least_squares(
+        data.residuals, data.start, ftol=None, xtol=None, gtol=None, max_nfev=3000
+    )
+    assert log_relative_error(result.x, data.certified) >= 6
+    assert np.isfinite(result.cost)
+
+
+def test_it_is_there_by_name():
+    assert newton_krylov.least_squares is least_squares

@@ -1,0 +1,31 @@
+"""What is measured of a problem, against dense linear algebra."""
+
+import torch
+from problems import randn
+
+from newton_krylov.data.dataset import Split, Table
+from newton_krylov.objectives.logistic import Logistic
+from newton_krylov.runs.diagnosis import diagnose
+
+
+def test_spectrum_and_noise_are_those_of_the_dense_matrices() -> None:
+    X = randn(200, 6, seed=1) * torch.tensor([10.0, 5.0, 1.0, 1.0, 0.5, 0.1], dtype=torch.float64)
+    y = (randn(200, seed=2) > 0).long()
+    data = Table("made-up", Split(X, y), None, "binary", 2, "synthetic", "0")
+    f = Logistic(data, l2=0.01)
+    start, end = torch.zeros(6, dtype=torch.float64), 0.1 * randn(6, seed=3)
+    facts = diagnose(f, data, start, end)
+
+    H = f.at(end).hessian().dense()
+    values = torch.linalg.eigvalsh(H)
+    assert facts["parameters"] == 6 and facts["samples"] == 200 and facts["dtype"] == "float64"
+    assert abs(facts["largest_eigenvalue"] / float(values[-1]) - 1) < 1e-2
+    assert abs(facts["condition_number"] / float(values[-1] / values[0]) - 1) < 5e-2
+    assert abs(facts["effective_dimension"] / float(H.trace() / values[-1]) - 1) < 5e-2
+    assert facts["negative_curvature"] is False
+
+    G = X * (torch.sigmoid(X @ start) - y)[:, None]  # a gradient a row
+    g = G.mean(0)
+    noise = float((G - g).square().sum(1).mean() / (g @ g))
+    assert abs(facts["gradient_noise_scale"] / noise - 1) < 5e-2
+    assert facts["product_in_gradients"] > 0
