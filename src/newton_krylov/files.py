@@ -113,6 +113,37 @@ def require_file(path: Path) -> None:
     raise DataError(f"There is no file {path} (looked in {path.parent.absolute()}).")
 
 
+def read_text(path: Path, limit: int) -> str:
+    """Return a text file's content, unless it could be read for ever.
+
+    Parameters
+    ----------
+    path : Path
+        A regular file in UTF-8.
+    limit : int
+        Bytes that it may have.
+
+    Returns
+    -------
+    str
+        Its text.
+
+    Raises
+    ------
+    DataError
+        If it is a pipe or a device, or larger.
+    OSError, ValueError
+        If it cannot be read, or is no text.
+    """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is not a regular file.")
+    with path.open("rb") as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise DataError(f"{path} is larger than the {limit / 2**20:,.0f} MiB that it may have.")
+    return data.decode("utf-8")
+
+
 def require_memory(n_bytes: int, what: str) -> None:
     """Refuse an allocation that this machine's memory cannot hold, before it is made.
 

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from run_folders import row, rows, write_run
 
 from newton_krylov.errors import DataError
 from newton_krylov.records.record import Record
+from newton_krylov.report.compare import compare
 from newton_krylov.report.html.page import write_page
 from newton_krylov.report.records import (
     RunRecord,
@@ -215,3 +217,60 @@ def test_whatever_the_files_hold_the_comparison_is_made(
         table.markdown()
     write_page(groups)
     write_csv(groups, folder / "x.csv")
+
+
+ENORMOUS = "9" * 400
+HOSTILE = {
+    "aliases": ("config.yaml", "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{b}: &{b} [*{a},*{a},*{a},*{a},*{a},*{a},*{a},*{a},*{a}]\n"
+        for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+    )),
+    "a circle": ("config.yaml", "a: &a [*a]\n"),
+    "a long number": ("summary.json", f'{{"status": "finished", "optimum": {ENORMOUS}}}'),
+    "a long count": ("config.yaml", f"seed: {ENORMOUS}\n"),
+    "depth": ("environment.json", "[" * 5000 + "]" * 5000),
+    "half a trace": ("trace.csv", None),
+    "a long step": ("trace.csv", ENORMOUS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_one_bad_record_is_named_and_does_not_blind_the_rest(name, tmp_path):
+    file, content = HOSTILE[name]
+    for place in ("bad", "good"):
+        write_run(tmp_path / place, rows([1.0, 0.1, 0.01]), summary={"iteration": 2})
+    trace = (tmp_path / "bad" / "trace.csv").read_text().splitlines(keepends=True)
+    if content is None:
+        content = "".join(trace[:2])
+    elif file == "trace.csv":
+        content = trace[0] + trace[1].replace("0", content, 1)
+    (tmp_path / "bad" / file).write_text(content)
+    bad, good = read_records([tmp_path])
+    assert any(file in fault for fault in bad.faults) and not good.faults
+    assert len(compare([tmp_path], tmp_path / "out")) > 3
+
+
+@pytest.mark.parametrize("label", ["$x_$ and $\\frac{$", "x" * 1_000_000, "a\nb\rc", "$\\bogus$"])
+def test_a_label_is_a_text_whatever_it_holds(label, tmp_path):
+    write_run(tmp_path / "bad", rows([1.0, 0.1]), label=label)
+    write_run(tmp_path / "good", rows([1.0, 0.2]), label="other")
+    files = compare([tmp_path], tmp_path / "out")
+    assert any(file.suffix == ".png" for file in files)
+    assert (tmp_path / "out" / "comparison.html").stat().st_size < 10_000_000
+
+
+def test_numbers_near_the_largest_are_taken_as_infinite(tmp_path):
+    write_run(tmp_path / "bad", rows([1e308, -1e308, 1e305], grad_norm=1e308))
+    write_run(tmp_path / "good", rows([1.0, 0.2]))
+    bad, _ = read_records([tmp_path])
+    assert any("numbers beyond 1e+300" in fault for fault in bad.faults)
+    assert any(file.suffix == ".png" for file in compare([tmp_path], tmp_path / "out"))
+
+
+@pytest.mark.parametrize("file", ["trace.csv", "config.yaml", "summary.json", "spectrum.csv"])
+def test_a_pipe_is_not_waited_for(file, tmp_path):
+    write_run(tmp_path / "bad", rows([1.0, 0.1]))
+    write_run(tmp_path / "good", rows([1.0, 0.2]))
+    (tmp_path / "bad" / file).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "bad" / file)
+    assert len(compare([tmp_path], tmp_path / "out")) > 3

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import ArrayLike
 
 from newton_krylov.errors import UserError
-from newton_krylov.files import atomic_write, sha256_file
+from newton_krylov.files import atomic_write, read_text, sha256_file
 from newton_krylov.records.notes import forget, remember
 from newton_krylov.records.spectrum import DENSITY, SPECTRUM
 
@@ -33,6 +33,7 @@ FIGURES = "figures"
 SWEEP = "sweep.json"
 LOG = "run.log"
 _LOCK = ".lock"
+_LARGEST, _MOST_NODES, _DEEPEST = 64 * 2**20, 1_000_000, 50  # of a record's JSON and YAML files
 _KEPT = ("id", "started", "mlflow_run_id", "tracking_uri")  # of a run that is continued
 
 Plain = Mapping[str, Any]
@@ -287,10 +288,10 @@ def read_json(path: Path) -> dict[str, Any]:
         If there is none, or it holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = json.loads(read_text(path, _LARGEST))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    return _mapping(path, value)
+    return _mapping(path, _bounded(path, value))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -365,10 +366,27 @@ def read_overrides(folder: Path) -> list[str]:
 
 def _load_yaml(path: Path) -> Any:
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=SafeLoader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        return _bounded(path, yaml.load(read_text(path, _LARGEST), Loader=SafeLoader))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read: {reason}") from error
+
+
+def _bounded(path: Path, value: Any) -> Any:
+    """Refuse what a few bytes can blow up: aliases of aliases, depth, numbers of many digits."""
+    nodes, left = [(value, 0)], _MOST_NODES
+    while nodes:
+        node, depth = nodes.pop()
+        left -= 1
+        if left < 0 or depth > _DEEPEST:
+            raise UserError(f"{path} is damaged: it unfolds to more than a record can be.")
+        if isinstance(node, int) and abs(node) > 2**64:
+            raise UserError(f"{path} is damaged: it holds a number of {len(str(node))} digits.")
+        if isinstance(node, dict):
+            nodes += [(item, depth + 1) for pair in node.items() for item in pair]
+        elif isinstance(node, list | tuple | set):
+            nodes += [(item, depth + 1) for item in node]
+    return value
 
 
 def _mapping(path: Path, value: Any) -> dict[str, Any]:

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from newton_krylov.files import read_text
+
 SPECTRUM = "spectrum.csv"
+_LARGEST = 2**30
 DENSITY = "spectrum_density.csv"
 _SCALARS = ("trace", "trace_error", "matvecs", "observation_seconds")
 _DENSITY_COLUMNS = ("iteration", "eigenvalue", "share")
@@ -148,7 +151,7 @@ def read_snapshots(folder: Path) -> list[Snapshot]:
 
 def _read(path: Path) -> list[list[str]]:
     """Return a file's whole lines, but the head."""
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path, _LARGEST)
     rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
     if rows and rows[0][0] != "iteration":
         raise ValueError(f"{path} is not the record of a spectrum")

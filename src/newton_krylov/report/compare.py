@@ -1,5 +1,6 @@
 """Compares runs: tables, a CSV file, figures and one HTML page, from their folders alone."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from newton_krylov.report.spreadsheet import write_csv
 from newton_krylov.report.study import Study, studies
 from newton_krylov.report.tables import Preface
 
+_log = logging.getLogger(__name__)
+
 COMPARISON_HTML = "comparison.html"
 COMPARISON_CSV = "comparison.csv"
 COMPARISON_MD = "comparison.md"
@@ -24,7 +27,7 @@ def compare(folders: Iterable[Path], out_dir: Path) -> list[Path]:
     """Compare the runs in some folders.
 
     Runs on equal problems are compared with each other; runs that differ by seed or repetition
-    only are one entry, of which medians and ranges are told. A run that failed, or whose folder is
+    only are one entry, shown by medians and ranges. A run that failed, or whose folder is
     damaged, is in every table with its reason.
 
     Parameters
@@ -90,7 +93,10 @@ def _markdown(groups: Sequence[Study], preface: Preface | None) -> str:
 def _draw(groups: Sequence[Study], folder: Path) -> list[Path]:
     files = []
     for place, study in zip(_figure_folders(groups, folder), groups, strict=True):
-        files += draw_study(study, place)
+        try:
+            files += draw_study(study, place)
+        except (ArithmeticError, ValueError, MemoryError) as error:  # numbers that no axis can hold
+            _log.warning("%s cannot be drawn: %s", study.problem.title, error)
     growth = scaling(groups)
     if growth is not None:
         files += draw_scaling(growth, folder)

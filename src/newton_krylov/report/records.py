@@ -6,8 +6,9 @@ that was killed, or never got to its first step, stays in every table.
 """
 
 import csv
+import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
@@ -29,7 +30,7 @@ from newton_krylov.records.record import (
     read_json,
     read_yaml,
 )
-from newton_krylov.records.trace import COLUMNS, Row, read_trace
+from newton_krylov.records.trace import COLUMNS, Row, cut_short, read_trace
 
 _SWEEP_MARK = "multirun.yaml"
 """Hydra puts it beside the folders of a sweep's jobs."""
@@ -45,6 +46,10 @@ _INCIDENTAL_KEYS = frozenset(
 
 _COMPUTATION_KEYS = frozenset({"chunk", "memory"})
 """Of a loss: how it is computed, not what."""
+
+
+_LARGEST, _LONGEST = 1e300, 400
+"""Of the numbers and texts that a page can show."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run, as its folder tells it.
+    """One run, as read from its folder.
 
     Attributes
     ----------
@@ -155,7 +160,7 @@ class RunRecord:
         status = str(self.summary.get("status") or "unknown")
         if status != "running":
             return status
-        if self.source:  # a copy does not tell whether its original goes on
+        if self.source:  # a copy does not show whether its original goes on
             return "unfinished"
         # Who writes a run holds a lock on its folder, which a dead process does not.
         return status if Record(self.folder).alive else "killed"
@@ -301,7 +306,7 @@ def read_record(folder: Path, source: str = "") -> RunRecord:
         rows = read_trace(folder / TRACE)
     except FileNotFoundError:
         faults.append(f"{folder / TRACE} is missing: the run never made its first step.")
-    except (OSError, ValueError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, TypeError, OverflowError, csv.Error) as error:
         faults.append(f"{folder / TRACE} cannot be read: {error}.")
     files: dict[str, dict[str, Any]] = {}
     for name in (CONFIG, SUMMARY, ENVIRONMENT):
@@ -310,8 +315,16 @@ def read_record(folder: Path, source: str = "") -> RunRecord:
             files[name] = read(folder / name)
         except (UserError, RecursionError) as error:  # the latter: nested thousands deep
             files[name] = {}
-            told = f"{folder / name} cannot be read: {error}"
-            faults.append((str(error) if isinstance(error, UserError) else told).rstrip(".") + ".")
+            sentence = f"{folder / name} cannot be read: {error}"
+            if isinstance(error, UserError):
+                sentence = str(error)
+            faults.append(f"{sentence.rstrip('.')}.")
+    if (fault := cut_short(files[SUMMARY], rows)) is not None:
+        faults.append(f"{folder / TRACE} {fault}")
+    if any(_beyond(row) for row in rows):
+        faults.append(f"{folder / TRACE} holds numbers beyond {_LARGEST:g}: taken as infinite.")
+        rows = [_within_bounds(row) for row in rows]
+    files = {name: _cut(content) for name, content in files.items()}
     if source:
         faults = [fault.replace(str(folder), source) for fault in faults]
     return RunRecord(
@@ -415,6 +428,33 @@ def differences(records: Iterable[RunRecord]) -> dict[str, list[Any]]:
     keys = sorted(set().union(*flat))
     values = {key: [settings.get(key) for settings in flat] for key in keys}
     return {key: each for key, each in values.items() if any(v != each[0] for v in each)}
+
+
+def _beyond(row: Row) -> bool:
+    """Tell whether a row has a number with which no axis can be drawn."""
+    return any(_LARGEST < abs(value) < math.inf for value in row.metrics().values())
+
+
+def _within_bounds(row: Row) -> Row:
+    """Return a row with infinity in place of what is beyond the bounds."""
+    values = row.metrics()
+    large: dict[str, Any] = {
+        name: math.copysign(math.inf, value)
+        for name, value in values.items()
+        if abs(value) > _LARGEST
+    }
+    return replace(row, **large)
+
+
+def _cut(value: Any) -> Any:
+    """Cut long texts, which would make a page of a label, and drop numbers beyond the bounds."""
+    if isinstance(value, dict):
+        return {_cut(key): _cut(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_cut(item) for item in value]
+    if isinstance(value, float) and abs(value) > _LARGEST:
+        return math.copysign(math.inf, value)
+    return f"{value[:_LONGEST]}..." if isinstance(value, str) and len(value) > _LONGEST else value
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -64,9 +64,15 @@ class Sheet:
         list of Path
             The files; equal figures give equal files.
         """
+        from matplotlib.text import Text
+
         folder.mkdir(parents=True, exist_ok=True)
         for ax in self.axes:
             _bundle_ticks(ax)
+        for text in self.figure.findobj(Text):
+            # A label is no mathematics, whatever dollars it holds; a logarithmic tick is.
+            if "\\mathdefault" not in text.get_text():
+                text.set_parse_math(not text.get_text())
         files = [folder / f"{name}.{suffix}" for suffix in formats]
         for file in files:
             options: dict[str, Any] = (

@@ -19,13 +19,6 @@ def write_csv(groups: Sequence[Study], path: Path) -> None:
 
     A text that a spreadsheet would take for a formula gets an apostrophe in front of it: labels,
     reasons and folders come with the runs, which may be somebody else's.
-
-    Parameters
-    ----------
-    groups : sequence of Study
-        Of any problems.
-    path : Path
-        The file.
     """
     lines = [
         _line(study, entry, record)
@@ -42,8 +35,13 @@ def write_csv(groups: Sequence[Study], path: Path) -> None:
         stream.write(text.getvalue().encode())
 
 
+_BREAKS = "\r\n\t\v\f\x1c\x1d\x1e\x85\u2028\u2029\0"
+
+
 def _inert(value: Any) -> Any:
     """Return a cell that no spreadsheet evaluates; numbers stay as they are."""
+    if isinstance(value, str):  # any line break may begin a row
+        value = "".join(" " if character in _BREAKS else character for character in value)
     if not isinstance(value, str) or not value.lstrip().startswith(("=", "+", "-", "@")):
         return value
     try:
@@ -54,7 +52,7 @@ def _inert(value: Any) -> Any:
 
 
 def _last_columns() -> list[str]:
-    """Return the columns whose last value tells of the run: results first."""
+    """Return the columns whose last value describes the run: results first."""
     whole = [column for column in COLUMNS.values() if column.kind != "step"]
     return [c.name for c in sorted(whole, key=lambda column: column.kind != "result")]
 
