@@ -55,7 +55,9 @@ def repetition_text(record: RunRecord) -> str:
 def endings_table(study: Study) -> Table:
     """Tabulate what each method reached, and at what cost."""
     benchmark = None if study.benchmark is None else study.final_loss(study.benchmark)
-    columns = shown("table")
+    columns = shown(
+        "table", lambda name: any(np.isfinite(e.last(name)).any() for e in study.entries)
+    )
     heads = ["Method", *(column.heading for column in columns), "Ending"]
     if benchmark is not None:
         heads.insert(3, f"f − {str(study.benchmark).lower()}'s")
