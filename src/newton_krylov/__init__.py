@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from newton_krylov.interfaces.least_squares import least_squares as least_squares
+    from newton_krylov.interfaces.minimize import minimize as minimize
     from newton_krylov.interfaces.module import empirical_fisher as empirical_fisher
     from newton_krylov.interfaces.module import gauss_newton as gauss_newton
     from newton_krylov.interfaces.module import hessian as hessian
@@ -61,6 +62,7 @@ _HOME = {
     "least_squares": "interfaces.least_squares",
     "lsmr": "linear_solvers.lsmr",
     "lsqr": "linear_solvers.lsqr",
+    "minimize": "interfaces.minimize",
     "minres": "linear_solvers.minres",
     "minres_qlp": "linear_solvers.minres_qlp",
     "monte_carlo_fisher": "interfaces.module",

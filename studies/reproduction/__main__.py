@@ -15,18 +15,7 @@ _PROJECT = _HERE.parents[1]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Generate the page from the command line.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        Instead of the command line's.
-
-    Returns
-    -------
-    int
-        The exit status.
-    """
+    """Generate the page from the command line."""
     from rich.console import Console
 
     parser = argparse.ArgumentParser(

@@ -24,20 +24,7 @@ _TARGET = 1e-6
 
 
 def section(records: Records, figures: Path) -> Section | None:
-    """Make the section of the convex study.
-
-    Parameters
-    ----------
-    records : mapping
-        Runs by study; needs `paper_convex`, uses `paper_starts` and `paper_inner`.
-    figures : Path
-        Gets the figures.
-
-    Returns
-    -------
-    Section or None
-        None where `paper_convex` was not run.
-    """
+    """Make the section of the convex study; None where it was not run."""
     if not records.get(STUDY):
         return None
     facts = _Facts(

@@ -29,26 +29,12 @@ DYNA, NEWTON = "DynaNewton", "Exact Newton"
 _PAPER = "Daneshmand, Lucchi and Hofmann (2016)"
 _EXCESS = Quantity("suboptimality", "excess test loss", "f_test(w) − f_test(w*)", log=True)
 _LOWEST = {SUBOPTIMALITY: 1e-11, _EXCESS: 1e-5}
-"""Where the axes end; an excess below that, or below zero, tells nothing of the method."""
+"""Where the axes end; an excess below that, or below zero, says nothing about the method."""
 _FINE = 1e-6
 
 
 def section(records: Records, figures: Path) -> Section | None:
-    """Make the section of DynaNewton.
-
-    Parameters
-    ----------
-    records : mapping
-        Runs by study; needs `dynanewton_2016`, uses `dynanewton_2016_multiplier`, and
-        `dynanewton_2016_saga` and `dynanewton_2016_sgd`: their steps on the same problems.
-    figures : Path
-        Gets the figures.
-
-    Returns
-    -------
-    Section or None
-        None where no problem of `dynanewton_2016` has both DynaNewton and exact Newton.
-    """
+    """Make the section of DynaNewton; None where it was not run."""
     tuned = [record for name in TUNED for record in records.get(name, ())]
     found = [
         _Facts(study, on_problem(tuned, study.problem)) for study in studies(records.get(STUDY, ()))

@@ -71,25 +71,7 @@ def generate(folders: Sequence[Path], out_dir: Path, sections_dir: Path | None =
 
 
 def assemble(out_dir: Path, sections_dir: Path) -> Path:
-    """Write the page of the sections that are kept.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Gets the page.
-    sections_dir : Path
-        Holds the sections.
-
-    Returns
-    -------
-    Path
-        The page.
-
-    Raises
-    ------
-    DataError
-        Where a section's file is damaged.
-    """
+    """Write the page of the sections that are kept."""
     files = [sections_dir / f"{name}.json" for name in SECTIONS]
     sections = [load(file) for file in files if file.exists()]
     with atomic_write(out_dir / PAGE) as stream:

@@ -14,29 +14,16 @@ EXACT = "Exact Newton"
 
 
 def section(records: Records, figures: Path) -> Section | None:
-    """Make the section of the growing problem.
-
-    Parameters
-    ----------
-    records : mapping
-        Runs by study; needs `scaling`.
-    figures : Path
-        Gets the figure.
-
-    Returns
-    -------
-    Section or None
-        None where `scaling` was not run, or at fewer than three sizes.
-    """
+    """Make the section of the growing problem; None where it was not run."""
     growth = scaling(studies(records.get(STUDY, ())))
     if growth is None or EXACT not in growth.seconds:
         return None
     (file,) = draw_scaling(growth, figures, formats=("png",))
     text = [
-        f"At the paper's d = 124 ten epochs take milliseconds, too little to tell an O(m d²) from "
-        f"an O(d³). So the same comparison as d grows, on {growth.title}, from w₀ = 0, until "
-        f"suboptimality {growth.target:.0e} is reached (Krylov methods with the forcing term "
-        f"min(½, √‖∇f‖); medians of repetitions):",
+        f"At the paper's d = 124 ten epochs take milliseconds, too little to separate an "
+        f"O(m d²) from an O(d³). So the same comparison as d grows, on {growth.title}, from "
+        f"w₀ = 0, until suboptimality {growth.target:.0e} is reached (Krylov methods with the "
+        f"forcing term min(½, √‖∇f‖); medians of repetitions):",
         growth.table().markdown(),
         f"![Time to a fixed suboptimality against d](figures/{file.name})",
     ]

@@ -74,21 +74,7 @@ def _without(values: dict[str, Any], left_out: str) -> dict[str, Any]:
 
 
 def thinned(rows: Sequence[Row], most: int = 500) -> list[Row]:
-    """Thin a long trace out, as far as neither curves nor the costs of targets change.
-
-    Parameters
-    ----------
-    rows : sequence of Row
-        In order.
-    most : int
-        About so many rows are kept of a longer trace, close at the start and further apart later.
-
-    Returns
-    -------
-    list of Row
-        With the first and the last one, and the first at or below each power of ten in
-        suboptimality.
-    """
+    """Thin a long trace out, as far as neither curves nor the costs of targets change."""
     if len(rows) <= most:
         return list(rows)
     kept = set(np.unique(np.geomspace(1, len(rows), most).round().astype(int) - 1).tolist())

@@ -35,18 +35,7 @@ def less(ours: Array | Sequence[float], theirs: Array | Sequence[float]) -> bool
 def less_in_every_pair(
     ours: Array | Sequence[float], theirs: Array | Sequence[float]
 ) -> bool | None:
-    """Tell whether our cost is less in every one of the repetitions, which were interleaved.
-
-    Parameters
-    ----------
-    ours, theirs : array of float
-        Of each run, in the order of the repetitions.
-
-    Returns
-    -------
-    bool or None
-        As `less`, which also decides where there are no two repetitions of both.
-    """
+    """Tell whether our cost is less in every one of the repetitions, which were interleaved."""
     if len(ours) != len(theirs) or len(ours) < 2:
         return less(ours, theirs)
     answers = {bool(a < b) if a != b else None for a, b in zip(ours, theirs, strict=True)}
@@ -86,7 +75,7 @@ def best(settings: Sequence[Entry], target: float, cost: str = "seconds") -> Ent
 
 
 def typical(settings: Sequence[Entry], target: float, cost: str = "seconds") -> Entry:
-    """Return the median setting (the dearer of the middle two): what a method does untuned."""
+    """Return the median setting (the slower of the middle two): what a method does untuned."""
     ordered = sorted(settings, key=lambda entry: float(np.median(costs(entry, target, cost))))
     return ordered[len(ordered) // 2]
 

@@ -33,21 +33,7 @@ _THREE, _ONE = 2 * 3600 + 47 * 60, 20 * 60
 
 
 def section(records: Records, figures: Path) -> Section | None:
-    """Make the section of the study of a network.
-
-    Parameters
-    ----------
-    records : mapping
-        Runs by study; needs `paper_nonconvex`, uses `paper_nonconvex_tau`, `time_to_accuracy`,
-        `digits_nonconvex` and `paper_convex`.
-    figures : Path
-        Gets the figures.
-
-    Returns
-    -------
-    Section or None
-        None where `paper_nonconvex` was not run.
-    """
+    """Make the section of the study of a network; None where it was not run."""
     if not any(record.rows for record in records.get(STUDY, ())):
         return None
     facts = _Facts(

@@ -23,24 +23,13 @@ _FACTS: Mapping[str, tuple[str, ...]] = {
 
 
 def origin(runs: Mapping[str, Sequence[RunRecord]]) -> Origin:
-    """Tell where runs come from.
-
-    Parameters
-    ----------
-    runs : mapping
-        Runs by the name of their study.
-
-    Returns
-    -------
-    Origin
-        Their commands and environments, and how those ended that failed.
-    """
+    """Say where runs come from."""
     made: Counter[str] = Counter()
     for study, records in runs.items():
-        told = commands(records)
-        untold = len(records) - sum(told.values())
-        made.update(told)
-        made.update({f"python run.py experiment={study}": untold} if untold else {})
+        known = commands(records)
+        unknown = len(records) - sum(known.values())
+        made.update(known)
+        made.update({f"python run.py experiment={study}": unknown} if unknown else {})
     everything = [record for records in runs.values() for record in records]
     facts = {name: _values(everything, path) for name, path in _FACTS.items()}
     return Origin(

@@ -18,24 +18,11 @@ SNS, WHOLE, SINKHORN = "Sinkhorn-Newton-Sparse", "Sinkhorn-Newton", "Sinkhorn"
 SNS_700 = "Sinkhorn-Newton-Sparse (700 Sinkhorn steps)"
 _PAPER = "Tang et al. (ICLR 2024)"
 _MACHINE = 1e-15
-"""A suboptimality that the rounding of f does not tell from zero; the costs are at most 1."""
+"""A suboptimality indistinguishable from zero within the rounding of f; the costs are at most 1."""
 
 
 def section(records: Records, figures: Path) -> Section | None:
-    """Make the section of Sinkhorn-Newton-Sparse.
-
-    Parameters
-    ----------
-    records : mapping
-        Runs by study; needs `sns_2024`, uses `sns_2024_l1`, `sns_2024_kept` and `sns_2024_large`.
-    figures : Path
-        Gets the figures.
-
-    Returns
-    -------
-    Section or None
-        None where `sns_2024` was not run.
-    """
+    """Make the section of Sinkhorn-Newton-Sparse; None where it was not run."""
     problems = _by_source(records.get(STUDY, ()))
     if not problems:
         return None
@@ -87,7 +74,7 @@ _DIGITS = (
 _PUBLISHED = {
     "random_assignment": _Published(
         "a random assignment, n = 500, η = 1200", (29, 56_199), (0.34, 233),
-        remark="One draw tells little of Sinkhorn's count: over seven seeds it took 11,005 to "
+        remark="One draw says little about Sinkhorn's count: over seven seeds it took 11,005 to "
         "138,548 iterations here (docs/sinkhorn_newton_sparse.md).",
     ),
     "digits": _Published(

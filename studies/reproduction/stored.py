@@ -10,44 +10,20 @@ from studies.reproduction.page import Claim, Origin, Section, Verdict
 
 
 def store(section: Section, file: Path) -> None:
-    """Write a section.
-
-    Parameters
-    ----------
-    section : Section
-        What to write.
-    file : Path
-        Where to; a missing folder is made.
-    """
+    """Write a section."""
     with atomic_write(file) as stream:
         text = json.dumps(asdict(section), ensure_ascii=False, indent=1)
         stream.write(f"{text}\n".encode())
 
 
 def load(file: Path) -> Section:
-    """Read a section.
-
-    Parameters
-    ----------
-    file : Path
-        As `store` wrote it.
-
-    Returns
-    -------
-    Section
-        What was written.
-
-    Raises
-    ------
-    DataError
-        Where it is not such a file.
-    """
+    """Read a section."""
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
+        plain = json.loads(file.read_text(encoding="utf-8"))
         claims = [
-            Claim(**{**claim, "verdict": Verdict(claim["verdict"])}) for claim in told["claims"]
+            Claim(**{**claim, "verdict": Verdict(claim["verdict"])}) for claim in plain["claims"]
         ]
-        return Section(told["title"], told["text"], claims, Origin(**told["origin"]))
+        return Section(plain["title"], plain["text"], claims, Origin(**plain["origin"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{file} is not a section of the page ({error}); delete it, or generate "

@@ -40,21 +40,7 @@ _TAIL = 1e-3, 1e-9
 
 
 def section(records: Records, figures: Path) -> Section | None:
-    """Make the section of accelerated approximate Newton.
-
-    Parameters
-    ----------
-    records : mapping
-        Runs by study; needs `ye_zhang_2017`, uses `ye_zhang_2017_theorem`, and
-        `ye_zhang_2017_newton_cg` and `ye_zhang_2017_svrg`: more settings of these.
-    figures : Path
-        Gets the figures.
-
-    Returns
-    -------
-    Section or None
-        None where it was not run with and without acceleration.
-    """
+    """Make the section of accelerated approximate Newton; None where it was not run."""
     theorem = records.get(THEOREM, ())
     tuned = [record for name in TUNED for record in records.get(name, ())]
     found = [_facts(study, theorem, tuned) for study in studies(records.get(STUDY, ()))]

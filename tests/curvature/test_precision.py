@@ -58,6 +58,7 @@ def newton(**options: object) -> Optimizer:
         line_search=entry("line_search", "armijo").build({}),
         forcing=entry("forcing", "superlinear").build({}),
         preconditioner=entry("preconditioner", "subsampled").build({"samples": 30}),
+        damping=entry("damping", "fixed").build({}),
     )
 
 

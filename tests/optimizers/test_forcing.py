@@ -13,7 +13,7 @@ from problems import Function, randn
 from newton_krylov.errors import ConfigError
 from newton_krylov.linear_solvers.result import LinearResult, Status
 from newton_krylov.optimizers.forcing import Inner, Outer, eisenstat_walker, fixed, superlinear
-from newton_krylov.optimizers.line_search import Found
+from newton_krylov.optimizers.line_search import LineSearchResult
 from newton_krylov.registry import entry
 
 GOLDEN = (1 + math.sqrt(5)) / 2
@@ -160,8 +160,8 @@ def test_where_newton_s_step_is_refused_the_next_eta_owes_nothing_to_the_step_ta
     def refuses_once(ray):
         if not refusals:
             refusals.append(ray)
-            return Found(0.0, ray.origin)
-        return Found(1.0, ray.point(1.0))
+            return LineSearchResult(0.0, ray.origin)
+        return LineSearchResult(1.0, ray.point(1.0))
 
     optimizer = make_optimizer(
         solver=solver, line_search=refuses_once, forcing=("eisenstat_walker", {"choice": choice})

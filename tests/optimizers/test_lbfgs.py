@@ -18,7 +18,7 @@ from problems import (
 )
 
 from newton_krylov.linear_solvers.cg import cg
-from newton_krylov.optimizers.line_search import Found
+from newton_krylov.optimizers.line_search import LineSearchResult
 from newton_krylov.runs.runner import Outcome
 
 
@@ -30,7 +30,7 @@ def exact_search(ray):
     """Minimize along the ray of a quadratic."""
     H = ray.origin.hessian().dense()
     alpha = -ray.slope / float(ray.p @ (H @ ray.p))
-    return Found(alpha, ray.point(alpha))
+    return LineSearchResult(alpha, ray.point(alpha))
 
 
 @pytest.mark.parametrize("memory", [1, 3, 30])

@@ -93,3 +93,14 @@ def test_places_are_aligned():
     console, text = out()
     print_places(console, [("a", "x"), ("longer", "[y]")])
     assert text.getvalue() == "a       x\nlonger  [y]\n"
+
+
+def test_an_optional_column_is_shown_only_where_it_is_known():
+    """Problems without a known solution have no column for the error of theirs."""
+    from newton_krylov.records.trace import COLUMNS, shown
+
+    optional = [column.name for column in COLUMNS.values() if column.optional]
+    assert "l2_error" in optional and "loss" not in optional
+    assert "l2_error" in [column.name for column in shown("line")]
+    assert "l2_error" not in [column.name for column in shown("line", lambda name: False)]
+    assert "loss" in [column.name for column in shown("line", lambda name: False)]

@@ -35,22 +35,7 @@ Results go to outputs/<date>/<time>, and to MLflow: mlflow ui"""
 
 
 def help_text(config_dir: Path, others: Mapping[str, Mapping[str, str]], prog: str) -> str:
-    """Return what `--help` prints.
-
-    Parameters
-    ----------
-    config_dir : Path
-        The folder of groups.
-    others : mapping of str to mapping of str to str
-        Third parties' choices, which have no files: group to name to a line on it.
-    prog : str
-        How the command is typed.
-
-    Returns
-    -------
-    str
-        Usage, groups with a line on each choice, the top level's keys, examples.
-    """
+    """Return what `--help` prints."""
     lines = [f"Usage: {prog} [-m] [group=choice ...] [key=value ...]", ""]
     for group in groups(config_dir):
         known = dict(sorted({**others.get(group, {}), **choices(config_dir, group)}.items()))
@@ -65,27 +50,7 @@ def help_text(config_dir: Path, others: Mapping[str, Mapping[str, str]], prog: s
 def part_help(
     folders: Sequence[Path], group: str, name: str, others: Mapping[str, Sequence[Entry]]
 ) -> str:
-    """Return what `group=name --help` prints: the part's keys, their defaults and meanings.
-
-    Parameters
-    ----------
-    folders : sequence of Path
-        Folders of groups, those that come first hiding the others.
-    group, name : str
-        The choice.
-    others : mapping of str to sequence of Entry
-        Third parties' parts, which have no files, by group.
-
-    Returns
-    -------
-    str
-        A line on the part, then a line on each key; of a study or a method, its file.
-
-    Raises
-    ------
-    ConfigError
-        For a name that is not there.
-    """
+    """Return what `group=name --help` prints: the part's keys, their defaults and meanings."""
     for folder in folders:
         path = folder / group / f"{name}.yaml"
         if path.is_file():
@@ -140,37 +105,13 @@ def _meanings(docstring: str) -> dict[str, str]:
 
 
 def groups(config_dir: Path) -> list[str]:
-    """Return the groups, whole studies last.
-
-    Parameters
-    ----------
-    config_dir : Path
-        The folder of groups.
-
-    Returns
-    -------
-    list of str
-        Names of folders with YAML files, Hydra's own left out.
-    """
+    """Return the groups, whole studies last."""
     folders = sorted(p.name for p in config_dir.iterdir() if p.is_dir() and any(p.glob("*.yaml")))
     return sorted(folders, key=lambda name: (name in _LAST, name))
 
 
 def choices(config_dir: Path, group: str) -> dict[str, str]:
-    """Return a group's choices with a line on each.
-
-    Parameters
-    ----------
-    config_dir : Path
-        The folder of groups.
-    group : str
-        One of them.
-
-    Returns
-    -------
-    dict of str to str
-        Name to the first sentence of its file's comment.
-    """
+    """Return a group's choices with a line on each."""
     return {path.stem: _summary(path) for path in sorted((config_dir / group).glob("*.yaml"))}
 
 

@@ -76,13 +76,7 @@ def _call(name: str, arguments: list[str]) -> int:
 
 
 def configuration_folder() -> Path:
-    """Return the folder of the configuration: a wheel's own, or the repository's `conf`.
-
-    Returns
-    -------
-    Path
-        Holds `config.yaml`.
-    """
+    """Return the folder of the configuration: a wheel's own, or the repository's `conf`."""
     package = Path(newton_krylov.__file__).resolve().parent
     shipped = package / "conf"
     return shipped if shipped.is_dir() else package.parents[1] / "conf"

@@ -63,29 +63,7 @@ class CheckedLoader(ConfigLoader):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        """Compose a configuration.
-
-        Parameters
-        ----------
-        config_name : str or None
-            Of the main file.
-        overrides : list of str
-            As given to the command.
-        run_mode : RunMode
-            For a run or a sweep.
-        from_shell, validate_sweep_overrides : bool
-            See Hydra.
-
-        Returns
-        -------
-        DictConfig
-            Checked.
-
-        Raises
-        ------
-        ConfigError
-            In place of Hydra's own errors, and for what would execute.
-        """
+        """Compose a configuration."""
         try:
             config = self._inner.load_configuration(
                 config_name, overrides, run_mode, from_shell, validate_sweep_overrides
@@ -194,22 +172,7 @@ class CheckedLoader(ConfigLoader):
 
 
 def explain(error: BaseException, loader: ConfigLoader, overrides: Sequence[str] = ()) -> str:
-    """Turn an error of Hydra's into a sentence with the valid choices.
-
-    Parameters
-    ----------
-    error : exception
-        One of `COMPOSITION_ERRORS`.
-    loader : ConfigLoader
-        Hydra's; knows the groups.
-    overrides : sequence of str
-        What was asked for.
-
-    Returns
-    -------
-    str
-        What, where, and what would be right.
-    """
+    """Turn an error of Hydra's into a sentence with the valid choices."""
     text = " ".join(str(error).split())
     if isinstance(error, OverrideParseException):
         what = str(error.message).partition("\n")[0]
@@ -242,20 +205,7 @@ def _unresolved(lines: ListConfig) -> list[str]:
 
 
 def check_sweep(config: DictConfig, loader: CheckedLoader) -> None:
-    """Check a sweep's lists of values and a study's single values before anything of it starts.
-
-    Parameters
-    ----------
-    config : DictConfig
-        Of the sweep.
-    loader : CheckedLoader
-        Ours.
-
-    Raises
-    ------
-    ConfigError
-        For a key or a choice that is unknown, or a value that cannot be read.
-    """
+    """Check a sweep's lists of values and a study's single values before anything of it starts."""
     parameters = OmegaConf.select(config, "hydra.sweeper.params") or {}
     lines = [f"{key}={value}" for key, value in parameters.items()]
     given = [*lines, *config.hydra.overrides.task]

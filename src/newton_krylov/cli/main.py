@@ -50,7 +50,7 @@ def main(
     Returns
     -------
     int
-        The exit code: 0, or 1 if a run failed, 2 for a mistake of the user's (which is told in
+        The exit code: 0, or 1 if a run failed, 2 for a mistake of the user's (reported in
         one sentence), 130 or 143 if a signal ended it.
     """
     typed = sys.argv[1:] if arguments is None else arguments
@@ -149,7 +149,7 @@ def _inspect(config_dir: Path, given: list[str]) -> int:
 
     from newton_krylov.cli.compose import COMPOSITION_ERRORS, explain
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors come through to be told here
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors come through to be explained here
     arguments, sys.argv[1:] = sys.argv[1:], given
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir), config_name=_CONFIG)(job)()
@@ -192,7 +192,7 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
 
 @dataclass(frozen=True)
 class _Command:
-    """What is to be done, and where its folder lies: composed anew, the clock would say another.
+    """What is to be done, and where its folder lies: composing again would give another time.
 
     Attributes
     ----------
@@ -307,36 +307,14 @@ def _told(error: Exception) -> str:
 
 
 def job(config: Any) -> Any:
-    """Run what Hydra composed.
-
-    Parameters
-    ----------
-    config : DictConfig
-        Without Hydra's own keys.
-
-    Returns
-    -------
-    Record
-        The run's.
-    """
+    """Run what Hydra composed."""
     from newton_krylov.runs.experiment import run_experiment
 
     return run_experiment(_plain(config), _job())
 
 
 def member(config: Any) -> float:
-    """Run a sweep's member; Hydra's launchers call it, maybe in another process.
-
-    Parameters
-    ----------
-    config : DictConfig
-        Without Hydra's own keys.
-
-    Returns
-    -------
-    float
-        What a sweeper minimizes.
-    """
+    """Run a sweep's member; Hydra's launchers call it, maybe in another process."""
     from newton_krylov.runs.sweep import run_member
 
     return run_member(_plain(config), _job())

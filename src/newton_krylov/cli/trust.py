@@ -75,23 +75,7 @@ _PATHS = ("run.dir", "sweep.dir", "sweep.subdir")
 
 
 def judge(config: DictConfig, own: DictConfig | None, typed: Sequence[str]) -> None:
-    """Refuse a configuration that would import, call, read or write something foreign.
-
-    Parameters
-    ----------
-    config : DictConfig
-        As composed, with its `hydra` node.
-    own : DictConfig or None
-        The same made of the program's own files and the command line alone; None where there are
-        no others.
-    typed : sequence of str
-        What the command line says.
-
-    Raises
-    ------
-    ConfigError
-        With the key.
-    """
+    """Refuse a configuration that would import, call, read or write something foreign."""
     if own is not None:
         _judge_resolvers(config, typed)
     _judge_classes(config)
@@ -229,20 +213,7 @@ def _select(config: DictConfig, key: str) -> Any:
 
 
 def leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Yield the dotted keys and values below a node of plain values.
-
-    Parameters
-    ----------
-    node : object
-        Mappings and lists of plain values.
-    key : str
-        Its own.
-
-    Yields
-    ------
-    tuple of str and object
-        Empty mappings and lists are left out.
-    """
+    """Yield the dotted keys and values below a node of plain values."""
     if isinstance(node, Mapping):
         for name, value in node.items():
             yield from leaves(value, f"{key}.{name}")

@@ -2,6 +2,10 @@
 
 LIBSVM's site publishes no checksums, so the first download is trusted and its SHA-256 recorded
 beside it, in the format of `sha256sum`; a file that differs from its record is refused.
+
+Why not pooch: it checks a file against a registry of known checksums, which there is none of here,
+and would keep a login page or an answer without an end. Two processes that fetch the same file
+share one download here, and what the disk has no room for is refused before it is fetched.
 """
 
 import hashlib

@@ -7,6 +7,10 @@ _HOME = {
     "preconditioner": "preconditioners",
     "line_search": "optimizers",
     "forcing": "optimizers",
+    "damping": "optimizers",
+    "schedule": "optimizers",
+    "optimizer": "optimizers",
+    "hessian_approx": "curvature",
 }
 
 

@@ -426,6 +426,23 @@ class Objective(ABC):
         """
         return None
 
+    def class_measures(self, w: Tensor, split: Split) -> dict[str, float]:
+        """Return what else tells how well w classifies, where some classes are much rarer.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters.
+        split : Split
+            Samples and class indices, on the objective's device.
+
+        Returns
+        -------
+        dict of str to float
+            `balanced_accuracy` and `auc`, as far as they are known.
+        """
+        return {}
+
     def data_loss(self, w: Tensor, split: Split) -> float | None:
         """Return the mean loss over a split's samples, without the regularizer.
 

@@ -21,6 +21,11 @@ from newton_krylov.data.dataset import Dataset, ImageSet, Split, Table, Transpor
 from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.errors import CombinationError, UnsupportedError
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
+from newton_krylov.objectives.classification import (
+    area_under_curve,
+    balanced_accuracy,
+    unequal,
+)
 from newton_krylov.objectives.features import Features, with_ones
 from newton_krylov.objectives.free_intercept import class_means, reach
 from newton_krylov.operators import LinearOperator, add_diagonal
@@ -280,6 +285,18 @@ class LinearModel(Objective):
         Z = self.outputs_on(w, split)
         predicted = Z.argmax(1) if self.n_outputs > 1 else (Z > 0).long()
         return float(weighted_mean((predicted == split.y).double(), split.weights))
+
+    def class_measures(self, w: Tensor, split: Split) -> dict[str, float]:
+        """Return balanced accuracy and, of two classes, the area under the curve."""
+        classes = max(self.n_outputs, 2)
+        if split.y.is_floating_point() or not unequal(split.y, classes):
+            return {}
+        Z = self.outputs_on(w, split)
+        predicted = Z.argmax(1) if self.n_outputs > 1 else (Z > 0).long()
+        found = {"balanced_accuracy": balanced_accuracy(predicted, split.y, split.weights, classes)}
+        if classes == 2:
+            found["auc"] = area_under_curve(Z, split.y, split.weights)
+        return found
 
     def data_loss(self, w: Tensor, split: Split) -> float | None:
         """Return the weighted mean loss over the split's samples, without the regularizer."""

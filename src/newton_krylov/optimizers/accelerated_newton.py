@@ -105,11 +105,11 @@ class AcceleratedNewton(Optimizer):
         return _Constant(self.theta)
 
     def _uphill(self, x: Point, y: Point, new: Point) -> bool:
-        """Tell whether the step from x to new goes up the slope at y."""
+        """Return whether the step from x to new goes up the slope at y."""
         return self.restart in ("both", "gradient") and bool(torch.dot(y.grad, new.w - x.w) > 0)
 
     def _rises(self, x: Point, new: Point) -> bool:
-        """Tell whether f is larger at new than at x, beyond rounding, or not a number."""
+        """Return whether f is larger at new than at x, beyond rounding, or not a number."""
         limit = x.value + new.objective.rounding(x.value)
         return self.restart in ("both", "function") and not new.value <= limit
 

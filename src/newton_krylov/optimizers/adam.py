@@ -20,7 +20,7 @@ class Adam(TorchOptimizer):
     Parameters
     ----------
     learning_rate : float
-        Of the first step; the schedule multiplies it.
+        At the first step; the schedule multiplies it.
     beta1, beta2 : float
         Decay of the means of the gradient and of its square, in [0, 1).
     epsilon : float

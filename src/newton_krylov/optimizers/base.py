@@ -27,7 +27,7 @@ class Step:
     step_size : float
         Of this step; nan where the method has none (or for the start).
     inner_iterations : float
-        Of the linear solver, in this step; nan where a library does not tell.
+        Iterations of the linear solver in this step; nan where a library does not say.
     notes : tuple of str
         What else happened, in words a user reads: the solver's status, a fallback taken.
     seconds : float or None

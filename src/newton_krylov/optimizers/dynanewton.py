@@ -45,7 +45,7 @@ class DynaNewton(Optimizer):
         c >= 0.
     schedule : {"geometric", "condition"}
         Let the sample grow with every step; or only as far as the iterate lies in the next
-        objective's region of quadratic convergence, as told by the Newton decrement there,
+        objective's region of quadratic convergence, judged by the Newton decrement there,
         sqrt(g'H^-1 g) <= radius: the growth is reduced to its square root until it does, and
         where 4 reductions do not help, a step more is made at the present stage. The next step
         begins with the last growth that did, squared, but not beyond `growth`.

@@ -14,7 +14,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 @dataclass(frozen=True)
-class Found:
+class LineSearchResult:
     """A line search's outcome.
 
     Attributes
@@ -37,13 +37,13 @@ class Found:
 class LineSearch(Protocol):
     """Chooses alpha > 0 on a ray of descent, or refuses with alpha = 0."""
 
-    def __call__(self, ray: Ray) -> Found:
+    def __call__(self, ray: Ray) -> LineSearchResult:
         """Search along the ray."""
         ...
 
 
 @register("line_search", "none")
-def none(ray: Ray) -> Found:
+def none(ray: Ray) -> LineSearchResult:
     """Take the full step, whatever it does to the objective.
 
     Parameters
@@ -53,14 +53,14 @@ def none(ray: Ray) -> Found:
 
     Returns
     -------
-    Found
+    LineSearchResult
         alpha = 1.
     """
-    return Found(1.0, ray.point(1.0))
+    return LineSearchResult(1.0, ray.point(1.0))
 
 
 @register("line_search", "fixed")
-def fixed(ray: Ray, *, step_size: PositiveFloat = 1.0) -> Found:
+def fixed(ray: Ray, *, step_size: PositiveFloat = 1.0) -> LineSearchResult:
     """Take the same step size every time.
 
     Parameters
@@ -72,10 +72,10 @@ def fixed(ray: Ray, *, step_size: PositiveFloat = 1.0) -> Found:
 
     Returns
     -------
-    Found
+    LineSearchResult
         That alpha.
     """
-    return Found(step_size, ray.point(step_size))
+    return LineSearchResult(step_size, ray.point(step_size))
 
 
 @register("line_search", "armijo")
@@ -86,7 +86,7 @@ def armijo(
     shrink: Fraction = 0.5,
     initial: PositiveFloat = 1.0,
     max_steps: PositiveInt = 40,
-) -> Found:
+) -> LineSearchResult:
     """Backtrack from `initial` until phi(alpha) <= phi(0) + c1 alpha phi'(0) (Armijo, 1966).
 
     Near an optimum the decrease falls below the rounding error of phi; the test allows for that
@@ -107,7 +107,7 @@ def armijo(
 
     Returns
     -------
-    Found
+    LineSearchResult
         alpha = 0 when no trial was accepted.
     """
     start = ray.origin.value
@@ -116,9 +116,9 @@ def armijo(
     for _ in range(max_steps):
         # A nan (an overflow far out) fails the comparison, and the step shrinks.
         if ray.value(alpha) <= start + c1 * alpha * ray.slope + slack:
-            return Found(alpha, ray.point(alpha))
+            return LineSearchResult(alpha, ray.point(alpha))
         alpha *= shrink
-    return Found(0.0, ray.origin)
+    return LineSearchResult(0.0, ray.origin)
 
 
 @register("line_search", "strong_wolfe")
@@ -129,7 +129,7 @@ def strong_wolfe(
     c2: Fraction = 0.9,
     initial: PositiveFloat = 1.0,
     max_steps: PositiveInt = 25,
-) -> Found:
+) -> LineSearchResult:
     """Find alpha with sufficient decrease and |phi'(alpha)| <= c2 |phi'(0)|.
 
     Nocedal and Wright, "Numerical Optimization" (2006), algorithms 3.5 and 3.6: grow a bracket,
@@ -150,7 +150,7 @@ def strong_wolfe(
 
     Returns
     -------
-    Found
+    LineSearchResult
         Where the search gives up, the best alpha with sufficient decrease, or 0.
 
     Raises
@@ -170,7 +170,7 @@ class _StrongWolfe:
         self.ray, self.c1, self.c2, self.budget = ray, c1, c2, budget
         self.start = ray.origin.value
 
-    def search(self, alpha: float) -> Found:
+    def search(self, alpha: float) -> LineSearchResult:
         low = _Trial(0.0, self.ray.origin, self.start, self.ray.slope)
         while self.budget > 0:
             trial = self._try(alpha)
@@ -183,7 +183,7 @@ class _StrongWolfe:
             low, alpha = trial, 2 * alpha
         return low.found
 
-    def _zoom(self, low: "_Trial", high: "_Trial") -> Found:
+    def _zoom(self, low: "_Trial", high: "_Trial") -> LineSearchResult:
         # The bracket's width is judged by its place alone: a badly scaled p has tiny good steps.
         while self.budget > 0 and abs(high.alpha - low.alpha) > 1e-12 * low.alpha:
             rounding = self._rounding(low.value, high.value)
@@ -228,8 +228,8 @@ class _Trial:
     slope: float
 
     @property
-    def found(self) -> Found:
-        return Found(self.alpha, self.point)
+    def found(self) -> LineSearchResult:
+        return LineSearchResult(self.alpha, self.point)
 
 
 def _interpolate(low: _Trial, high: _Trial, rounding: float) -> float:

@@ -92,7 +92,7 @@ def on_all_samples(
     w0 : Tensor, shape (dim,)
         The start.
     memory : NewtonMemory
-        Of the step; changed.
+        The step's; changed.
     generator : torch.Generator
         The run's source of randomness.
 

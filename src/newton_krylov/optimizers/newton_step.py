@@ -175,7 +175,7 @@ class NewtonStep:
         point : Point
             Where it starts.
         memory : NewtonMemory
-            Of the steps before; changed.
+            From the steps before; changed.
         generator : torch.Generator
             The run's source of randomness.
 
@@ -243,7 +243,7 @@ class NewtonStep:
         A : LinearOperator
             The curvature there, without damping.
         memory : NewtonMemory
-            Of the steps before.
+            From the steps before.
         generator : torch.Generator
             The run's source of randomness.
         eta : float, optional
@@ -386,13 +386,13 @@ def _inner(point: Point, direction: Direction, alpha: float) -> Inner:
 
 
 def _failed(inner: LinearResult) -> bool:
-    """Tell whether rounding errors kept a solver from bringing the residual down at all."""
+    """Return whether rounding errors kept a solver from bringing the residual down at all."""
     gave_up = inner.status in (Status.BREAKDOWN, Status.STAGNATED)
     return gave_up and inner.residual_norms[-1] > inner.residual_norms[0]
 
 
 def _stands_still(point: Point, A: LinearOperator, memory: NewtonMemory) -> bool:
-    """Tell whether steps that a line search accepts have long changed nothing.
+    """Return whether the last accepted steps have changed nothing.
 
     It allows for the rounding error of the loss. A convex loss is minimal there; another one may
     have no better step in the parameters' own units.
@@ -406,7 +406,7 @@ def _stands_still(point: Point, A: LinearOperator, memory: NewtonMemory) -> bool
 
 
 def _has_scale(A: LinearOperator) -> bool:
-    """Tell whether the curvature's diagonal can be had at a price."""
+    """Return whether the curvature's diagonal is affordable."""
     return A.has_diagonal or A.shape[0] <= _MOST_PRODUCTS
 
 

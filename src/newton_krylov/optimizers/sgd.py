@@ -23,7 +23,7 @@ class SGD(TorchOptimizer):
     Parameters
     ----------
     learning_rate : float
-        Of the first step; the schedule multiplies it.
+        At the first step; the schedule multiplies it.
     momentum : float
         In [0, 1).
     nesterov : bool

@@ -20,7 +20,7 @@ class Scaling:
     An iteration minimizes the dual over the row potentials, then over the columns'. The plan is
     kept as diag(a) K diag(b), with K the plan at reference potentials, so that an iteration costs
     one product with K and one with its transpose; where a factor grows out of range, the update is
-    made in the log domain and K is formed anew (the stabilization of Schmitzer, "Stabilized sparse
+    made in the log domain and K is formed again (the stabilization of Schmitzer, "Stabilized sparse
     scaling algorithms for entropy regularized transport problems", 2019). What all but vanishes in
     K is therefore negligible at all times, however large eta is.
 

@@ -32,7 +32,7 @@ class SinkhornNewtonSparse(Optimizer):
     Parameters
     ----------
     step : NewtonStep
-        Of the second phase; its parameters are set by name.
+        The step of the second phase; its parameters are set by name.
     sinkhorn_steps : int
         Iterations of the first phase.
     regularization : float

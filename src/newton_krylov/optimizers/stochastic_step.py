@@ -82,7 +82,7 @@ class StochasticStep:
         point : Point
             Where it starts.
         memory : StochasticMemory
-            Of the steps before; changed.
+            From the steps before; changed.
         generator : torch.Generator
             The run's source of randomness.
         rate : float
@@ -147,7 +147,7 @@ class StochasticStep:
         w : Tensor, shape (dim,)
             Where.
         memory : StochasticMemory
-            Of the steps before; changed.
+            From the steps before; changed.
         generator : torch.Generator
             The run's source of randomness.
         rate : float

@@ -27,11 +27,11 @@ class Update:
     w : Tensor, shape (dim,)
         The new iterate.
     loss, grad_norm : float
-        Of the mini-batch, where the step began.
+        At the mini-batch, where the step began.
     step_size : float
         0 where the step was refused.
     inner_iterations : float
-        Of the linear solver.
+        Iterations of the linear solver.
     notes : tuple of str
         What else happened, in words that repeat: they are counted over the epoch.
     """

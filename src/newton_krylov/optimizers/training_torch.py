@@ -23,7 +23,7 @@ class TorchOptimizer(ContinuedOptimizer[_Memory]):
     Parameters
     ----------
     learning_rate : float
-        Of the first step; the schedule multiplies it.
+        At the first step; the schedule multiplies it.
     batch_size : int
         Samples in a mini-batch.
     schedule : Schedule

@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self, TextIO, get_type_hints
 
@@ -56,6 +56,8 @@ class Column:
         See `Place`.
     name : str
         The attribute of `Row`, which fills it in.
+    optional : bool
+        Whether the attribute has a default: where no run knows it, it is not shown.
     """
 
     title: str
@@ -73,14 +75,17 @@ class Column:
     unit: Literal["", "gap", "share", "seconds"] = ""
     shown: tuple[Place, ...] = EVERYWHERE
     name: str = ""
+    optional: bool = False
 
-    def named(self, name: str) -> "Column":
+    def named(self, name: str, *, optional: bool) -> "Column":
         """Return the column with its name, and with words where it was given none."""
         words = self.words or self.title
         brief = self.brief or words
         heading = self.heading or f"{brief[:1].upper()}{brief[1:]}"
-        full = self.full or self.form
-        return replace(self, name=name, words=words, brief=brief, heading=heading, full=full)
+        named = replace(
+            self, name=name, words=words, brief=brief, heading=heading, optional=optional
+        )
+        return replace(named, full=self.full or self.form)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +173,20 @@ class Row:
             full=".3e", width=10, log=True,
         ),
     ] = math.nan  # fmt: skip
+    test_balanced_accuracy: Annotated[
+        float,
+        Column(
+            "balanced test accuracy", brief="balanced", heading="Balanced acc.", form=".4f",
+            rising=True, unit="share", shown=("summary", "table"),
+        ),
+    ] = math.nan  # fmt: skip
+    test_auc: Annotated[
+        float,
+        Column(
+            "test area under the curve", words="test AUC", brief="AUC", form=".4f", rising=True,
+            unit="share", shown=("summary", "table"),
+        ),
+    ] = math.nan  # fmt: skip
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -199,7 +218,7 @@ class Row:
 def _table() -> dict[str, Column]:
     hints = get_type_hints(Row, include_extras=True)
     return {
-        name: column.named(name)
+        name: column.named(name, optional=hasattr(Row, name))
         for name, hint in hints.items()
         for column in getattr(hint, "__metadata__", ())
     }
@@ -209,9 +228,16 @@ COLUMNS: Mapping[str, Column] = _table()
 """The trace's numeric columns by name, in order."""
 
 
-def shown(place: Place) -> list[Column]:
-    """Return the columns that are shown in a place: results first, then costs and counts."""
-    there = [column for column in COLUMNS.values() if place in column.shown]
+def shown(place: Place, known: Callable[[str], bool] = lambda _: True) -> list[Column]:
+    """Return the columns that are shown in a place: results first, then costs and counts.
+
+    An optional one only where it is known.
+    """
+    there = [
+        column
+        for column in COLUMNS.values()
+        if place in column.shown and (not column.optional or known(column.name))
+    ]
     return sorted(there, key=lambda column: column.kind != "result")
 
 
@@ -296,7 +322,7 @@ def read_trace(path: Path) -> list[Row]:
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         found = reader.fieldnames or []
-        optional = ["note", *(f.name for f in fields(Row) if _optional(f))]
+        optional = {"note", *(c.name for c in COLUMNS.values() if c.optional)}
         # A trace of an earlier version lacks the columns that came later, and no others.
         if [name for name in Row.columns() if name in found or name not in optional] != found:
             raise ValueError(f"{path} is not a trace: its columns are {reader.fieldnames}")
@@ -323,11 +349,6 @@ def cut_short(summary: Mapping[str, Any], rows: Sequence[Row]) -> str | None:
         return None
     where = f"ends at step {last}" if rows else "has no steps"
     return f"is damaged: it {where}, but the run came to step {known}."
-
-
-def _optional(field: Field[Any]) -> bool:
-    """Tell whether a row can do without a column."""
-    return field.default is not MISSING
 
 
 def _parse(record: dict[str, str]) -> Row:

@@ -27,7 +27,7 @@ def compare(folders: Iterable[Path], out_dir: Path) -> list[Path]:
     """Compare the runs in some folders.
 
     Runs on equal problems are compared with each other; runs that differ by seed or repetition
-    only are one entry, of which medians and ranges are told. A run that failed, or whose folder is
+    only are one entry, shown by medians and ranges. A run that failed, or whose folder is
     damaged, is in every table with its reason.
 
     Parameters

@@ -27,18 +27,7 @@ _NOT_SHOWN = frozenset({"label"})
 
 
 def differences_table(groups: Sequence[Study]) -> Table | None:
-    """Tabulate the settings that are not the same in all runs.
-
-    Parameters
-    ----------
-    groups : sequence of Study
-        Of any problems.
-
-    Returns
-    -------
-    Table or None
-        A row a method, a column a key; None where all runs have the same settings.
-    """
+    """Tabulate the settings that are not the same in all runs."""
     records = [record for study in groups for record in study.records if record.config]
     keys = _telling(records) if records else []
     if not keys:
@@ -85,18 +74,7 @@ def _text(value: Any) -> str:
 
 
 def environments_table(groups: Sequence[Study]) -> Table:
-    """Tabulate what the runs ran in.
-
-    Parameters
-    ----------
-    groups : sequence of Study
-        Of any problems.
-
-    Returns
-    -------
-    Table
-        A column an environment, a row a property; what is not the same comes first.
-    """
+    """Tabulate what the runs ran in."""
     found: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for study in groups:
         for entry in study.entries:
@@ -126,8 +104,8 @@ def _who(labels: Sequence[str]) -> str:
 
 def _environment(record: RunRecord) -> tuple[tuple[str, str], ...]:
     """Return what a run ran in, name to text, without what is its own: the command."""
-    told = {key: value for key, value in record.environment.items() if key != "command"}
-    flat = flatten(told)
+    common = {key: value for key, value in record.environment.items() if key != "command"}
+    flat = flatten(common)
     flat["device"] = record.summary.get("device")
     if not record.environment:
         flat["environment"] = "not recorded"
@@ -135,34 +113,12 @@ def _environment(record: RunRecord) -> tuple[tuple[str, str], ...]:
 
 
 def commands(records: Iterable[RunRecord]) -> Counter[str]:
-    """Return the commands that made some runs, and how many runs each made.
-
-    Parameters
-    ----------
-    records : iterable of RunRecord
-        Of any problems; those that do not tell their command are left out.
-
-    Returns
-    -------
-    Counter
-        As one would type them, without where the runs were filed.
-    """
-    return Counter(shlex.join(told) for record in records if (told := command(record)))
+    """Return the commands that made some runs, and how many runs each made."""
+    return Counter(shlex.join(words) for record in records if (words := command(record)))
 
 
 def command(record: RunRecord) -> list[str]:
-    """Return the command that made a run, as one would type it, without where it was filed.
-
-    Parameters
-    ----------
-    record : RunRecord
-        The run.
-
-    Returns
-    -------
-    list of str
-        Its words; empty where the record does not tell.
-    """
+    """Return the command that made a run, as one would type it, without where it was filed."""
     words = record.environment.get("command")
     if not isinstance(words, list) or len(words) < 2:
         return []

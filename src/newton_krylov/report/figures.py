@@ -95,18 +95,6 @@ def draw_study(study: Study, folder: Path) -> list[Path]:
     Where the study names a benchmark, a method whose final loss is a second benchmark of
     suboptimality (as gradient descent's is in the paper), every method has a figure of its own
     that shows both.
-
-    Parameters
-    ----------
-    study : Study
-        The methods on one problem.
-    folder : Path
-        Where the files go; made if need be.
-
-    Returns
-    -------
-    list of Path
-        PNG and SVG of each figure; none where no run made a step.
     """
     drawable = [entry for entry in study.entries if any(record.rows for record in entry.records)]
     if not drawable:
@@ -130,24 +118,7 @@ def draw_study(study: Study, folder: Path) -> list[Path]:
 def draw_overview(
     study: Study, folder: Path, name: str = "overview", formats: Sequence[str] = FORMATS
 ) -> list[Path]:
-    """Draw suboptimality, loss and accuracy against the epoch and the clock, on one page.
-
-    Parameters
-    ----------
-    study : Study
-        The methods on one problem.
-    folder : Path
-        Where the files go; made if need be.
-    name : str
-        File name without suffix.
-    formats : sequence of str
-        Suffixes.
-
-    Returns
-    -------
-    list of Path
-        One file a format.
-    """
+    """Draw suboptimality, loss and accuracy against the epoch and the clock, on one page."""
     styles = study_styles(study)
     quantities = [q for q in (_measure(study), LOSS, TRAIN_ACCURACY) if _known(study, q)]
     title = ", ".join(q.name for q in quantities).capitalize()
@@ -166,26 +137,7 @@ def draw_against_costs(
     name: str,
     formats: Sequence[str] = FORMATS,
 ) -> list[Path]:
-    """Draw quantities against every cost, the longest run shown to its end.
-
-    Parameters
-    ----------
-    study : Study
-        The methods on one problem.
-    quantities : sequence of Quantity
-        A row of panels for each that is known.
-    folder : Path
-        Where the files go; made if need be.
-    name : str
-        File name without suffix.
-    formats : sequence of str
-        Suffixes.
-
-    Returns
-    -------
-    list of Path
-        One file a format; none where no quantity is known.
-    """
+    """Draw quantities against every cost, the longest run shown to its end."""
     styles = study_styles(study)
     quantities = [q for q in quantities if _known(study, q)]
     costs = shown_costs(study)
@@ -209,26 +161,7 @@ def draw_against_costs(
 def draw_method(
     study: Study, entry: Entry, folder: Path, name: str, formats: Sequence[str] = FORMATS
 ) -> list[Path]:
-    """Draw one method's suboptimality, as the paper's figures 1 to 3 do.
-
-    Parameters
-    ----------
-    study : Study
-        Where the method was run.
-    entry : Entry
-        The method.
-    folder : Path
-        Where the files go; made if need be.
-    name : str
-        File name without suffix.
-    formats : sequence of str
-        Suffixes.
-
-    Returns
-    -------
-    list of Path
-        One file a format.
-    """
+    """Draw one method's suboptimality, as the paper's figures 1 to 3 do."""
     y = _measure(study)
     alone, styles = Study(study.problem, [entry]), study_styles(study)
     with sheet(1, 2, entry.label, study.problem.title) as page:
@@ -241,36 +174,14 @@ def draw_method(
 
 
 def study_styles(study: Study) -> Mapping[str, LineStyle]:
-    """Give the methods of a study their styles, the same in all figures that go together.
-
-    Parameters
-    ----------
-    study : Study
-        The methods.
-
-    Returns
-    -------
-    mapping
-        Label to style. Of more methods than an eye can follow, the best ones only.
-    """
+    """Give the methods of a study their styles, the same in all figures that go together."""
     best = {entry.label for entry in study.ranked[:FEATURED]}
     shown = [entry.label for entry in study.entries if entry.label in best]
     return shared_styles(shown, study.family)
 
 
 def shared_styles(labels: Iterable[str], family: Iterable[str]) -> dict[str, LineStyle]:
-    """Give labels the styles that they have among all that are shown together.
-
-    Parameters
-    ----------
-    labels, family : iterable of str
-        Those asked for, and all of them; a family too large to be told apart is ignored.
-
-    Returns
-    -------
-    dict
-        Label to style.
-    """
+    """Give labels the styles that they have among all that are shown together."""
     labels, family = list(labels), list(family)
     styles = line_styles(labels + (family if len(family) <= DISTINCT else []))
     return {label: styles[label] for label in labels}
@@ -307,24 +218,7 @@ def _add_benchmark(ax: "Axes", study: Study, entry: Entry, benchmark: str) -> No
 def draw_scaling(
     scaling: Scaling, folder: Path, name: str = "scaling", formats: Sequence[str] = FORMATS
 ) -> list[Path]:
-    """Draw the time to a suboptimality against the problem's size, and the ratio to the fastest.
-
-    Parameters
-    ----------
-    scaling : Scaling
-        Times by method and size.
-    folder : Path
-        Where the files go; made if need be.
-    name : str
-        File name without suffix.
-    formats : sequence of str
-        Suffixes.
-
-    Returns
-    -------
-    list of Path
-        One file a format.
-    """
+    """Draw the time to a suboptimality against the problem's size, and the ratio to the fastest."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     styles = line_styles(scaling.seconds)
@@ -357,24 +251,7 @@ def draw_scaling(
 def draw_profiles(
     made: Sequence[Profile], family: Sequence[str], folder: Path, formats: Sequence[str] = FORMATS
 ) -> list[Path]:
-    """Draw performance profiles by seconds, a panel a target.
-
-    Parameters
-    ----------
-    made : sequence of Profile
-        Of one set of problems.
-    family : sequence of str
-        All labels that are shown together.
-    folder : Path
-        Where the files go; made if need be.
-    formats : sequence of str
-        Suffixes.
-
-    Returns
-    -------
-    list of Path
-        One file a format; none where there are no profiles.
-    """
+    """Draw performance profiles by seconds, a panel a target."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
     made = [profile for profile in made if profile.cost == SECONDS.column]
@@ -409,7 +286,7 @@ def _with_slope(label: str, slope: float) -> str:
 
 
 def _measure(study: Study) -> Quantity:
-    """Return what tells how far from the optimum a method is."""
+    """Return the quantity that measures the distance from the optimum."""
     return SUBOPTIMALITY if _known(study, SUBOPTIMALITY) else GRAD_NORM
 
 
@@ -429,18 +306,7 @@ def _key(study: Study) -> Key:
 
 
 def slug(label: str) -> str:
-    """Turn a label into a file name: lower case, ASCII letters, digits and single hyphens.
-
-    Parameters
-    ----------
-    label : str
-        Any text.
-
-    Returns
-    -------
-    str
-        A file name without suffix.
-    """
+    """Turn a label into a file name: lower case, ASCII letters, digits and single hyphens."""
     return "-".join(
         "".join(c if c.isascii() and c.isalnum() else " " for c in label.lower()).split()
     )

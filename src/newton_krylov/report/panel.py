@@ -92,19 +92,6 @@ def draw_panel(
 
     A linear axis ends where the ordinary runs do, and says how far a longer one goes. With
     `whole`, such an axis becomes logarithmic instead, and shows all of it.
-
-    Parameters
-    ----------
-    ax : Axes
-        Empty.
-    study : Study
-        The methods.
-    styles : mapping
-        Label to style; a method without one is a thin grey line among the crowd.
-    x, y : Quantity
-        What to draw.
-    whole : bool
-        Show the longest run to its end.
     """
     extents = [extent for entry in study.entries if (extent := extent_of(entry, x)) > 0]
     if not extents:
@@ -135,20 +122,7 @@ def draw_panel(
 
 
 def extent_of(entry: Entry, x: Quantity) -> float:
-    """Return how far a method's runs go along an axis.
-
-    Parameters
-    ----------
-    entry : Entry
-        The method.
-    x : Quantity
-        A cost.
-
-    Returns
-    -------
-    float
-        The median over the runs; 0 where none is known.
-    """
+    """Return how far a method's runs go along an axis."""
     ends = entry.last(x.column)
     ends = ends[np.isfinite(ends)]
     return float(np.median(ends)) if ends.size else 0.0
@@ -301,17 +275,7 @@ def _mark_floor(ax: "Axes", floor: float, dtype: str) -> None:
 
 
 def finish_axes(ax: "Axes", x: Quantity, y: Quantity, *, logarithmic: bool = False) -> None:
-    """Label the axes and choose the ticks' form.
-
-    Parameters
-    ----------
-    ax : Axes
-        With its curves.
-    x, y : Quantity
-        What it shows.
-    logarithmic : bool
-        Whether the x axis is.
-    """
+    """Label the axes and choose the ticks' form."""
     from matplotlib.ticker import (
         FuncFormatter,
         LogLocator,
@@ -340,18 +304,7 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def power_of_ten(value: float, _position: Any = None) -> str:
-    """Write a logarithmic tick in plain characters: mathematical text costs 10 ms a label.
-
-    Parameters
-    ----------
-    value : float
-        A power of ten, or a multiple of one.
-
-    Returns
-    -------
-    str
-        Such as `10⁻⁶`; a multiple as a number, such as `0.2`.
-    """
+    """Write a logarithmic tick in plain characters: mathematical text costs 10 ms a label."""
     if value <= 0:
         return "0"
     power = round(math.log10(value))
@@ -365,18 +318,7 @@ SECONDS_PER = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}
 
 
 def seconds_text(seconds: float) -> str:
-    """Write a duration with three digits and its unit.
-
-    Parameters
-    ----------
-    seconds : float
-        Not negative; inf means never, nan unknown.
-
-    Returns
-    -------
-    str
-        Such as `12.3 ms`.
-    """
+    """Write a duration with three digits and its unit."""
     if not math.isfinite(seconds):
         return "never" if seconds > 0 else "–"
     if seconds == 0:
@@ -388,18 +330,5 @@ def seconds_text(seconds: float) -> str:
 
 
 def amount_text(x: Quantity, value: float) -> str:
-    """Write a cost in words: a duration with its unit, or a number.
-
-    Parameters
-    ----------
-    x : Quantity
-        Of what.
-    value : float
-        How much.
-
-    Returns
-    -------
-    str
-        Such as `12.3 ms` or `1,712`.
-    """
+    """Write a cost in words: a duration with its unit, or a number."""
     return seconds_text(value) if x is SECONDS else number_text(value)

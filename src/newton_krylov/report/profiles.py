@@ -28,7 +28,7 @@ class Profile:
     cost : str
         Column of the trace.
     problems : int
-        How many there are; methods are told to have failed where they never reached the target.
+        How many there are; a method failed on those where it never reached the target.
     unsolved : int
         How many of them no method solved.
     not_run : dict
@@ -45,20 +45,7 @@ class Profile:
     ratios: Mapping[str, Array]
 
     def share(self, label: str, ratio: float) -> float:
-        """Return the share of the problems that a method solved within a ratio to the best.
-
-        Parameters
-        ----------
-        label : str
-            The method.
-        ratio : float
-            At least 1.
-
-        Returns
-        -------
-        float
-            Dolan and Moré's rho(ratio), between 0 and 1.
-        """
+        """Return the share of the problems that a method solved within a ratio to the best."""
         solved = np.searchsorted(self.ratios[label], ratio, side="right")
         return float(solved) / self.problems
 
@@ -69,19 +56,7 @@ class Profile:
 
 
 def profiles(groups: Sequence[Study]) -> list[Profile]:
-    """Make the performance profiles of methods over several problems.
-
-    Parameters
-    ----------
-    groups : sequence of Study
-        One a problem. A method is known by its label.
-
-    Returns
-    -------
-    list of Profile
-        One for each target that at least two problems have in common, and each cost that all
-        their runs tell; none where at most one method is common to two problems.
-    """
+    """Make the performance profiles of methods over several problems."""
     common = dict.fromkeys(t.name for study in groups for t in study.targets)
     made = []
     for name in common:

@@ -115,7 +115,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run, as its folder tells it.
+    """One run, as read from its folder.
 
     Attributes
     ----------
@@ -160,7 +160,7 @@ class RunRecord:
         status = str(self.summary.get("status") or "unknown")
         if status != "running":
             return status
-        if self.source:  # a copy does not tell whether its original goes on
+        if self.source:  # a copy does not show whether its original goes on
             return "unfinished"
         # Who writes a run holds a lock on its folder, which a dead process does not.
         return status if Record(self.folder).alive else "killed"
@@ -315,8 +315,10 @@ def read_record(folder: Path, source: str = "") -> RunRecord:
             files[name] = read(folder / name)
         except (UserError, RecursionError) as error:  # the latter: nested thousands deep
             files[name] = {}
-            told = f"{folder / name} cannot be read: {error}"
-            faults.append((str(error) if isinstance(error, UserError) else told).rstrip(".") + ".")
+            sentence = f"{folder / name} cannot be read: {error}"
+            if isinstance(error, UserError):
+                sentence = str(error)
+            faults.append(f"{sentence.rstrip('.')}.")
     if (fault := cut_short(files[SUMMARY], rows)) is not None:
         faults.append(f"{folder / TRACE} {fault}")
     if any(_beyond(row) for row in rows):

@@ -23,18 +23,7 @@ _FOR_A_TERMINAL = ("Method", "f", "f − f*", "Test acc.", "Steps", "Passes", "T
 
 
 def answer(options: argparse.Namespace) -> None:
-    """Compare the runs that the options name, write the files, print the tables.
-
-    Parameters
-    ----------
-    options : Namespace
-        As `report.command` parses them.
-
-    Raises
-    ------
-    UserError
-        Where there are no such runs, or a file cannot be written.
-    """
+    """Compare the runs that the options name, write the files, print the tables."""
     screen = console()
     settle()
     mark_killed_in(Path(folder) for folder in options.folders if Path(folder).is_dir())

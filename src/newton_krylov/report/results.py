@@ -36,18 +36,7 @@ def tables(groups: Sequence[Study]) -> list[Table]:
 
 
 def failures(study: Study) -> Iterator[tuple[str, str]]:
-    """Yield every run that did not come to a regular end, and everything that is damaged.
-
-    Parameters
-    ----------
-    study : Study
-        On any problem.
-
-    Yields
-    ------
-    tuple of two str
-        The run, and one sentence.
-    """
+    """Yield every run that did not come to a regular end, and everything that is damaged."""
     for entry in study.entries:
         for record in entry.records:
             name = f"{entry.label}{repetition_text(record)}"
@@ -59,25 +48,16 @@ def failures(study: Study) -> Iterator[tuple[str, str]]:
 def repetition_text(record: RunRecord) -> str:
     """Return `" (seed 1, repeat 2)"`, of what is known."""
     known = {key: record.settings.get(key) for key in ("seed", "repeat")}
-    told = ", ".join(f"{key} {value}" for key, value in known.items() if value is not None)
-    return f" ({told})" if told else ""
+    listed = ", ".join(f"{key} {value}" for key, value in known.items() if value is not None)
+    return f" ({listed})" if listed else ""
 
 
 def endings_table(study: Study) -> Table:
-    """Tabulate what each method reached, and at what cost.
-
-    Parameters
-    ----------
-    study : Study
-        On any problem.
-
-    Returns
-    -------
-    Table
-        A row a method.
-    """
+    """Tabulate what each method reached, and at what cost."""
     benchmark = None if study.benchmark is None else study.final_loss(study.benchmark)
-    columns = shown("table")
+    columns = shown(
+        "table", lambda name: any(np.isfinite(e.last(name)).any() for e in study.entries)
+    )
     heads = ["Method", *(column.heading for column in columns), "Ending"]
     if benchmark is not None:
         heads.insert(3, f"f − {str(study.benchmark).lower()}'s")
@@ -105,7 +85,7 @@ def _reached(entry: Entry, column: Column) -> str:
 def _remarks(study: Study) -> list[str]:
     remarks = []
     if study.optimum is None:
-        remarks.append("No certified optimum is known, so no suboptimality is told.")
+        remarks.append("No certified optimum is known, so no suboptimality is shown.")
     elif study.floor is not None:
         remarks.append(
             f"f* = {study.optimum:.16g}, certified; differences below {study.floor:.0e} are "
@@ -146,18 +126,7 @@ class Time:
 
 
 def times(study: Study) -> dict[Target, list[Time]]:
-    """Return every method's time to every target.
-
-    Parameters
-    ----------
-    study : Study
-        On any problem.
-
-    Returns
-    -------
-    dict
-        Target to times, in the order of the study's entries.
-    """
+    """Return every method's time to every target."""
     found = {}
     for target in study.targets:
         costs = [entry.cost_to(target) for entry in study.entries]
@@ -176,18 +145,7 @@ def times(study: Study) -> dict[Target, list[Time]]:
 
 
 def times_table(study: Study) -> Table:
-    """Tabulate the optimizer's seconds to each target, and the ratio to the fastest method.
-
-    Parameters
-    ----------
-    study : Study
-        On any problem, with targets.
-
-    Returns
-    -------
-    Table
-        A row a method.
-    """
+    """Tabulate the optimizer's seconds to each target, and the ratio to the fastest method."""
     found = times(study)
     rows = []
     for i, entry in enumerate(study.entries):
@@ -210,11 +168,11 @@ def target_text(target: Target) -> str:
 
 def times_words(study: Study) -> tuple[str, str]:
     """Return the head of a table of times, and a sentence on what they are."""
-    told = "Until the end of the first step at or below the target; × the fastest method's."
+    rule = "Until the end of the first step at or below the target; × the fastest method's."
     if study.optimum is not None:
-        return "Time to f − f* ≤", told
+        return "Time to f − f* ≤", rule
     return "Time to f ≤", (
-        f"{told} The targets are shares of the way from the start to the lowest loss that any of "
+        f"{rule} The targets are shares of the way from the start to the lowest loss that any of "
         f"the runs found, since no optimum is known."
     )
 
@@ -239,18 +197,7 @@ def _spread(seconds: Array) -> str:
 
 
 def fastest_text(study: Study) -> str | None:
-    """Say in a sentence or two who is first.
-
-    Parameters
-    ----------
-    study : Study
-        On any problem.
-
-    Returns
-    -------
-    str or None
-        None where no method reached any target, or there is but one method.
-    """
+    """Say in a sentence or two who is first."""
     if study.headline is None or len(study.entries) < 2:
         return None
     (seconds, label), *others = _finishers(study, study.headline)

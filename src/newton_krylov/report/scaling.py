@@ -32,20 +32,7 @@ class Scaling:
     seconds: dict[str, Array]
 
     def slope(self, label: str, last: int = 3) -> float:
-        """Return the exponent p of seconds ~ d^p, fitted by least squares on logarithms.
-
-        Parameters
-        ----------
-        label : str
-            The method.
-        last : int
-            How many of the largest sizes to fit: the growth at small ones is overhead.
-
-        Returns
-        -------
-        float
-            nan where fewer than two of these sizes were solved.
-        """
+        """Return the exponent p of seconds ~ d^p, fitted by least squares on logarithms."""
         known = np.isfinite(self.seconds[label])
         d, t = self.sizes[known][-last:], self.seconds[label][known][-last:]
         if len(d) < 2:
@@ -70,20 +57,7 @@ class Scaling:
 
 
 def scaling(studies: Sequence[Study], target: float = 1e-6) -> Scaling | None:
-    """Arrange studies of one data set and loss by their number of features.
-
-    Parameters
-    ----------
-    studies : sequence of Study
-        Of any problems.
-    target : float
-        The suboptimality to reach.
-
-    Returns
-    -------
-    Scaling or None
-        None unless the problems are the same but for their size, and at least three.
-    """
+    """Arrange studies of one data set and loss by their number of features."""
     kinds = {(s.problem.dataset, s.problem.loss, s.problem.parameters) for s in studies}
     ordered = sorted(studies, key=lambda s: s.problem.n_features)
     sizes = [study.problem.n_features for study in ordered]

@@ -30,18 +30,7 @@ _FLOOR = 1e-3
 
 
 def draw_spectrum(folder: Path) -> list[Path]:
-    """Draw what was seen of a run's curvature.
-
-    Parameters
-    ----------
-    folder : Path
-        A run's folder.
-
-    Returns
-    -------
-    list of Path
-        The file, in `folder/figures`; none where the run was not observed.
-    """
+    """Draw what was seen of a run's curvature."""
     snapshots = read_snapshots(folder)
     if not snapshots:
         return []

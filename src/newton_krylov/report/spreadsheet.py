@@ -19,13 +19,6 @@ def write_csv(groups: Sequence[Study], path: Path) -> None:
 
     A text that a spreadsheet would take for a formula gets an apostrophe in front of it: labels,
     reasons and folders come with the runs, which may be somebody else's.
-
-    Parameters
-    ----------
-    groups : sequence of Study
-        Of any problems.
-    path : Path
-        The file.
     """
     lines = [
         _line(study, entry, record)
@@ -59,7 +52,7 @@ def _inert(value: Any) -> Any:
 
 
 def _last_columns() -> list[str]:
-    """Return the columns whose last value tells of the run: results first."""
+    """Return the columns whose last value describes the run: results first."""
     whole = [column for column in COLUMNS.values() if column.kind != "step"]
     return [c.name for c in sorted(whole, key=lambda column: column.kind != "result")]
 

@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 
 TARGETS = (1e-3, 1e-6, 1e-9, 1e-12)
-"""Suboptimalities whose costs are told, where the optimum is known."""
+"""Suboptimalities whose costs are shown, where the optimum is known."""
 
 SHARES_LEFT = (0.5, 0.1, 0.01, 0.001)
 """Where it is not: shares of the way from the first loss to the lowest one that are still left."""
@@ -25,7 +25,7 @@ SHARES_LEFT = (0.5, 0.1, 0.01, 0.001)
 
 @dataclass(frozen=True)
 class Target:
-    """What a run has to reach for its cost to be told.
+    """What a run has to reach for its cost to be shown.
 
     Attributes
     ----------
@@ -105,18 +105,7 @@ class Entry:
         return "; ".join(f"{count}x {ending}" for ending, count in endings.items())
 
     def last(self, column: str) -> Array:
-        """Return a column's last value in every run.
-
-        Parameters
-        ----------
-        column : str
-            Of the trace.
-
-        Returns
-        -------
-        ndarray, shape (n_runs,)
-            nan for a run without rows.
-        """
+        """Return a column's last value in every run, shape (n_runs,); nan for one without rows."""
         columns = (record.column(column) for record in self.records)
         return np.array([c[-1] if c.size else math.nan for c in columns])
 
@@ -137,17 +126,7 @@ class Entry:
 
         Nothing is interpolated: between two steps there is no iterate. A run that ended before
         the others keeps its last values; the band ends where half of the runs have ended, since
-        beyond that it would tell of the slow ones only.
-
-        Parameters
-        ----------
-        column : str
-            Of the trace.
-
-        Returns
-        -------
-        Band or None
-            None where no run has a value.
+        beyond that it would show the slow ones only.
         """
         if column not in self._bands:
             self._bands[column] = self._make_band(column)
@@ -173,18 +152,7 @@ class Entry:
             )
 
     def curve(self, x: str, y: str) -> Curve | None:
-        """Return one column against another: their bands.
-
-        Parameters
-        ----------
-        x, y : str
-            Columns of the trace.
-
-        Returns
-        -------
-        Curve or None
-            None where no run has a value of one of them.
-        """
+        """Return one column against another by their bands; None where no run has both."""
         across, up = self.band(x), self.band(y)
         if across is None or up is None:
             return None
@@ -257,7 +225,7 @@ class Study:
 
     @cached_property
     def targets(self) -> list[Target]:
-        """What the methods' costs are told to.
+        """The targets up to which the methods' costs are shown.
 
         With a certified optimum these are suboptimalities. Without one, they are losses: those
         at which some share of the way from the start to the lowest loss of all runs is left (the

@@ -1,7 +1,7 @@
 """How figures look: one colour, marker and dash for each method, everywhere.
 
 Colours are Okabe and Ito's ("Color Universal Design", 2008), which people with any kind of colour
-blindness tell apart; marker and dash repeat the distinction for print in grey.
+blindness can distinguish; marker and dash repeat the distinction for print in grey.
 """
 
 from collections.abc import Iterable
@@ -66,7 +66,7 @@ _DASHES = ("-", "--", "-.", ":")
 
 
 DISTINCT = len(_COLORS) * len(_DASHES)
-"""So many methods can be told apart."""
+"""How many methods can be distinguished."""
 
 
 def line_styles(labels: Iterable[str]) -> dict[str, LineStyle]:
@@ -74,16 +74,6 @@ def line_styles(labels: Iterable[str]) -> dict[str, LineStyle]:
 
     Well-known methods have fixed ones; the others get what is left, in alphabetical order, so
     that the figures of one study agree whatever order its runs came in.
-
-    Parameters
-    ----------
-    labels : iterable of str
-        All the labels of a study.
-
-    Returns
-    -------
-    dict
-        Label to style.
     """
     labels = sorted(set(labels))
     styles: dict[str, LineStyle] = {}

@@ -93,20 +93,7 @@ def _escape(text: str) -> str:
 
 
 def number_text(value: float, digits: int = 3) -> str:
-    """Write a number: counts in full, others with some significant digits.
-
-    Parameters
-    ----------
-    value : float
-        Any; nan is unknown.
-    digits : int
-        Significant ones.
-
-    Returns
-    -------
-    str
-        Such as `1,712`, `5.6e-17` or `–`.
-    """
+    """Write a number: counts in full, others with some significant digits."""
     if np.isnan(value):
         return "–"
     whole = np.isfinite(value) and value == round(value)
@@ -116,17 +103,6 @@ def number_text(value: float, digits: int = 3) -> str:
 
 
 def middle(values: Array) -> float:
-    """Return the median of what is known, nan where nothing is.
-
-    Parameters
-    ----------
-    values : ndarray, shape (n_runs,)
-        Unknown ones are nan.
-
-    Returns
-    -------
-    float
-        The median.
-    """
+    """Return the median of what is known, nan where nothing is."""
     known = values[~np.isnan(values)]
     return float(np.median(known)) if known.size else float("nan")

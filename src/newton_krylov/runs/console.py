@@ -12,14 +12,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from newton_krylov.records.trace import COLUMNS, Row, shown
+from newton_krylov.records.trace import COLUMNS, Column, Row, shown
 from newton_krylov.report.verdict import Race
 
 _EVERY_ROW_UP_TO = 25  # rows that get a line each; after these, one a second
 _SECONDS_BETWEEN_LINES = 1.0
 _SECONDS_BETWEEN_REFRESHES = 0.1
 
-_LINE = [column for column in COLUMNS.values() if "line" in column.shown]
 _MOST_MEMBERS = 40
 
 
@@ -42,11 +41,11 @@ class Progress:
         self._live = Live(console=out, auto_refresh=False, transient=True)
         self._printed, self._last_line, self._last_refresh = 0, 0.0, 0.0
         self._pending: Row | None = None
+        self._columns: list[Column] = []
 
     def __enter__(self) -> "Progress":
         if not self._shown:
             return self
-        self._out.print(Text("".join(f"{column.brief:>{column.width}}" for column in _LINE)))
         if self._out.is_terminal:
             self._live.start()
         return self
@@ -61,6 +60,9 @@ class Progress:
         """Show a step."""
         if not self._shown:
             return
+        if not self._columns:
+            self._columns = columns_of(row)
+            self._out.print(Text("".join(f"{c.brief:>{c.width}}" for c in self._columns)))
         now = time.monotonic()
         if self._printed < _EVERY_ROW_UP_TO or now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._print(row)
@@ -68,18 +70,24 @@ class Progress:
             return
         self._pending = row
         if self._out.is_terminal and now - self._last_refresh >= _SECONDS_BETWEEN_REFRESHES:
-            self._live.update(Text(line(row)), refresh=True)
+            self._live.update(Text(line(row, self._columns)), refresh=True)
             self._last_refresh = now
 
     def _print(self, row: Row) -> None:
-        self._out.print(Text(line(row)))
+        self._out.print(Text(line(row, self._columns)))
         self._printed += 1
         self._pending = None
 
 
-def line(row: Row) -> str:
+def columns_of(row: Row) -> list[Column]:
+    """Return the columns of a run's lines, in the order of the trace."""
+    names = {column.name for column in shown("line", lambda n: not math.isnan(getattr(row, n)))}
+    return [column for name, column in COLUMNS.items() if name in names]
+
+
+def line(row: Row, columns: Sequence[Column] | None = None) -> str:
     """Return a row of the trace as one line of text."""
-    cells = [_cell(getattr(row, c.name), c.width, c.form) for c in _LINE]
+    cells = [_cell(getattr(row, c.name), c.width, c.form) for c in columns or columns_of(row)]
     note = f"  {row.note}" if row.note else ""
     return "".join(cells) + note
 
@@ -208,7 +216,7 @@ def print_members(out: Console, members: Sequence[MemberLine], best: str | None)
     table.add_column("method", overflow="fold", min_width=12)
     longest = max(len(line) for m in members for line in ["differs by", *m.overrides])
     table.add_column("differs by", overflow="fold", min_width=min(longest, 32))
-    columns = shown("members")
+    columns = shown("members", lambda name: any(_is_known(m.summary.get(name)) for m in members))
     for column in columns:
         table.add_column(column.brief, justify="right", no_wrap=True)
     table.add_column("ending", overflow="fold", min_width=11)
@@ -234,10 +242,14 @@ def _known(value: Any, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
+def _is_known(value: float | None) -> bool:
+    return value is not None and not math.isnan(value)
+
+
 def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [
         (column.words, format(summary[column.name], column.full))
-        for column in shown("summary")
+        for column in shown("summary", lambda name: _is_known(summary.get(name)))
         if summary.get(column.name) is not None
     ]
     if summary.get("optimum") is not None:

@@ -159,6 +159,8 @@ class _Meter:
         self.iteration += step.iterations
         counts = self.objective.counts
         with counts.paused():
+            test = self.test
+            measures = {} if test is None else self.objective.class_measures(step.point.w, test)
             return Row(
                 iteration=self.iteration,
                 loss=step.point.value,
@@ -168,6 +170,8 @@ class _Meter:
                 test_accuracy=self._accuracy(step.point, self.test),
                 test_loss=self._test_loss(step.point),
                 l2_error=self._l2_error(step.point),
+                test_balanced_accuracy=measures.get("balanced_accuracy", math.nan),
+                test_auc=measures.get("auc", math.nan),
                 step_size=step.step_size,
                 inner_iterations=step.inner_iterations,
                 function_count=counts.function,

@@ -27,7 +27,7 @@ def test_masks_keep_a_share_of_1_minus_p_and_scale_it_up(p, device):
     assert scale.device.type == device.type
     kept = scale > 0
     values = scale[kept]
-    assert values.min() == values.max() == pytest.approx(1 / (1 - p), rel=1e-4)
+    assert float(values.min()) == float(values.max()) == pytest.approx(1 / (1 - p), rel=1e-4)
     # Five standard deviations of a binomial share: overall, and the worst sample and unit.
     deviation = math.sqrt(p * (1 - p))
     assert abs(float(kept.double().mean()) - (1 - p)) < 5 * deviation / math.sqrt(n * width)

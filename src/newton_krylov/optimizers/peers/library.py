@@ -48,7 +48,7 @@ def load(module: str) -> ModuleType:
         ) from error
 
 
-class Surroundings:
+class Conditions:
     """The conditions a library runs under: no warnings, and where asked one BLAS thread.
 
     SciPy's and NumPy's OpenBLAS keep their own threads, which spin on the cores that torch's
@@ -73,7 +73,7 @@ class Surroundings:
             yield caught
 
 
-def resumable(run: Callable[[Callable[[Step], Any]], str], surroundings: Surroundings) -> Steps:
+def resumable(run: Callable[[Callable[[Step], Any]], str], conditions: Conditions) -> Steps:
     """Turn a library's run that calls back at every iteration into a generator of its steps.
 
     The run is suspended inside its callback for as long as the consumer looks at the step, and
@@ -86,7 +86,7 @@ def resumable(run: Callable[[Callable[[Step], Any]], str], surroundings: Surroun
     ----------
     run : callable
         Takes the function to call with every step; returns why the library ended.
-    surroundings : Surroundings
+    conditions : Conditions
         Entered while the library runs, left while it is suspended.
 
     Yields
@@ -106,7 +106,7 @@ def resumable(run: Callable[[Callable[[Step], Any]], str], surroundings: Surroun
     worker.gr_context = contextvars.copy_context()
     try:
         while True:
-            with surroundings():
+            with conditions():
                 start = time.perf_counter()
                 result = worker.switch()
                 seconds = time.perf_counter() - start

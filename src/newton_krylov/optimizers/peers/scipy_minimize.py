@@ -17,7 +17,7 @@ from newton_krylov.errors import ConfigError
 from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.operators import LinearOperator
 from newton_krylov.optimizers.base import Optimizer, Step, Steps, evaluate
-from newton_krylov.optimizers.peers.library import BREAKDOWNS, Surroundings, load, resumable
+from newton_krylov.optimizers.peers.library import BREAKDOWNS, Conditions, load, resumable
 from newton_krylov.registry import register
 
 _UNLIMITED = sys.maxsize  # iterations and evaluations: the runner's criteria end a run
@@ -102,13 +102,13 @@ class ScipyPeer(Optimizer):
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
         """Iterate from w0; ends by itself where SciPy does."""
         load("scipy.optimize")  # before its BLAS is looked for
-        surroundings = Surroundings(one_blas_thread=True)
+        conditions = Conditions(one_blas_thread=True)
         function, x0 = NumpyFunction(objective), _array(w0)
         start = time.perf_counter()
         point = evaluate(function.at(x0))
         seconds = time.perf_counter() - start
         yield Step(point, seconds=seconds, notes=("live, through SciPy's callback",))
-        return (yield from resumable(partial(self._minimize, function, x0), surroundings))
+        return (yield from resumable(partial(self._minimize, function, x0), conditions))
 
     def _minimize(self, function: NumpyFunction, x0: Vector, emit: Callable[[Step], Any]) -> str:
         last, products = function.at(x0), 0

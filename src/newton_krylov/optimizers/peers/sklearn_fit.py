@@ -22,7 +22,7 @@ from newton_krylov.objectives.logistic import Logistic
 from newton_krylov.objectives.multinomial import Multinomial
 from newton_krylov.objectives.squared_hinge import SquaredHinge
 from newton_krylov.optimizers.base import Optimizer, Step, Steps
-from newton_krylov.optimizers.peers.library import BREAKDOWNS, Surroundings, load
+from newton_krylov.optimizers.peers.library import BREAKDOWNS, Conditions, load
 from newton_krylov.registry import register
 
 
@@ -111,7 +111,7 @@ class SklearnPeer(Optimizer):
         X, y = _arrays(f)
         weights = None if f.sample_weight is None else f.sample_weight.cpu().numpy()
         vectors_only = self.one_blas_thread and scipy.sparse.issparse(X)
-        surroundings = Surroundings(one_blas_thread=vectors_only)
+        conditions = Conditions(one_blas_thread=vectors_only)
         start = w0.detach().cpu().numpy().reshape(-1, f.n_outputs).T
 
         def fit(max_iter: int) -> _Fit:
@@ -119,7 +119,7 @@ class SklearnPeer(Optimizer):
             if not self.starts_at_zero:
                 model.set_params(warm_start=True)
                 model.coef_ = start.copy()
-            with surroundings() as caught:
+            with conditions() as caught:
                 begin = time.perf_counter()
                 model.fit(X, y, sample_weight=weights)
                 seconds = time.perf_counter() - begin

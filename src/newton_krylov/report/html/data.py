@@ -50,18 +50,7 @@ CROWD_STYLE = {"color": CROWD, "dark": "#5B5B5B", "symbol": None, "dash": "solid
 
 
 def plain_style(style: LineStyle | None) -> dict[str, Any]:
-    """Return a style in the words of the page's script.
-
-    Parameters
-    ----------
-    style : LineStyle or None
-        None is one of the crowd.
-
-    Returns
-    -------
-    dict
-        Colours on light and on dark ground, symbol and dash.
-    """
+    """Return a style in the words of the page's script."""
     if style is None:
         return CROWD_STYLE
     return {
@@ -74,18 +63,7 @@ def plain_style(style: LineStyle | None) -> dict[str, Any]:
 
 
 def study_data(study: Study) -> dict[str, Any]:
-    """Return the curves of a study.
-
-    Parameters
-    ----------
-    study : Study
-        On any problem.
-
-    Returns
-    -------
-    dict
-        Plain values; numbers have six digits, unknown ones are None.
-    """
+    """Return the curves of a study."""
     styles = study_styles(study)
     return {
         "floor": study.floor,
@@ -133,20 +111,7 @@ def _plain(values: Array) -> list[float | None]:
 
 
 def scaling_data(growth: Scaling, styles: Mapping[str, LineStyle]) -> dict[str, Any]:
-    """Return times by the problem's size.
-
-    Parameters
-    ----------
-    growth : Scaling
-        Of some methods.
-    styles : mapping
-        Label to style.
-
-    Returns
-    -------
-    dict
-        Plain values.
-    """
+    """Return times by the problem's size."""
     return {
         "sizes": _plain(growth.sizes),
         "entries": [
@@ -157,20 +122,7 @@ def scaling_data(growth: Scaling, styles: Mapping[str, LineStyle]) -> dict[str, 
 
 
 def profiles_data(made: Sequence[Profile], styles: Mapping[str, LineStyle]) -> dict[str, Any]:
-    """Return performance profiles.
-
-    Parameters
-    ----------
-    made : sequence of Profile
-        Of one set of problems.
-    styles : mapping
-        Label to style.
-
-    Returns
-    -------
-    dict
-        Plain values.
-    """
+    """Return performance profiles."""
     return {
         "entries": [
             {"label": label, "style": plain_style(style)} for label, style in styles.items()

@@ -1,0 +1,93 @@
+"""BFGS with the whole matrix, plain or self-scaled."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from newton_krylov.objectives.base import Objective
+from newton_krylov.optimizers.base import ContinuedOptimizer, Memory, Step, Steps
+from newton_krylov.optimizers.line_search import LineSearch
+from newton_krylov.registry import register
+
+Scaling = Literal["first", "always"]
+
+
+class InverseHessian(Memory):
+    """The approximation H of the inverse Hessian, shape (dim, dim); None before the first pair."""
+
+    def __init__(self) -> None:
+        self.H: Tensor | None = None
+
+    def update(self, s: Tensor, y: Tensor, scaling: Scaling) -> None:
+        """Let H meet H y = s, unless s'y is not safely positive.
+
+        Parameters
+        ----------
+        s, y : Tensor, shape (dim,)
+            The step, and the change of the gradient along it.
+        scaling : {"first", "always"}
+            See `BFGS`.
+        """
+        sy, yy, ss = torch.stack([torch.dot(s, y), torch.dot(y, y), torch.dot(s, s)]).tolist()
+        if not sy > torch.finfo(s.dtype).eps * (yy * ss) ** 0.5:
+            return
+        if self.H is None:
+            self.H = torch.eye(len(s), dtype=s.dtype, device=s.device) * (sy / yy)
+        Hy = self.H @ y
+        yHy = float(torch.dot(y, Hy))
+        factor = min(1.0, sy / yHy) if scaling == "always" else 1.0
+        # H + (1 + y'Hy / s'y) ss' / s'y - (s (Hy)' + Hy s') / s'y, with H scaled before.
+        H = self.H * factor
+        cross = torch.outer(s, Hy * (factor / sy))
+        H.addr_(s, s, alpha=(1 + factor * yHy / sy) / sy).sub_(cross).sub_(cross.T)
+        self.H = H
+
+
+@register("optimizer", "bfgs")
+class BFGS(ContinuedOptimizer[InverseHessian]):
+    """BFGS with a dense matrix of dim^2 numbers (Nocedal and Wright, algorithm 6.1).
+
+    Pairs without enough curvature are skipped, so any line search does; `strong_wolfe` makes
+    every pair usable.
+
+    Parameters
+    ----------
+    line_search : LineSearch
+        Chooses the step size.
+    scaling : {"first", "always"}
+        Of H before an update: `first` makes s'y / y'y of the identity once; `always` is the
+        self-scaled method of Oren and Luenberger (1974) in Al-Baali's form (1998), which
+        multiplies H by min(1, s'y / y'Hy) each time: eigenvalues of the Hessian's that have been
+        underestimated are mended at once, where BFGS takes many steps.
+    """
+
+    def __init__(self, line_search: LineSearch, scaling: Scaling = "first") -> None:
+        self.line_search = line_search
+        self.scaling: Scaling = scaling
+
+    def memory(self, objective: Objective, w0: Tensor) -> InverseHessian:
+        """Return none."""
+        return InverseHessian()
+
+    def iterate(
+        self, objective: Objective, w0: Tensor, memory: InverseHessian, generator: torch.Generator
+    ) -> Steps:
+        """Iterate from w0; ends by itself where no direction of descent is left."""
+        point = objective.at(w0)
+        yield Step(point)
+        while point.grad_norm > 0:
+            if memory.H is None:  # nothing is known of the scale: a step of at most unit length
+                p = -point.grad * min(1.0, 1.0 / point.grad_norm)
+            else:
+                p = -(memory.H @ point.grad)
+            found = self.line_search(point.ray(p))
+            if not found.accepted:
+                if memory.H is None:
+                    return "no step along -gradient lowers the loss beyond its rounding error"
+                memory.H = None
+                continue
+            memory.update(found.point.w - point.w, found.point.grad - point.grad, self.scaling)
+            point = found.point
+            yield Step(point, found.alpha)
+        return "the gradient is zero"

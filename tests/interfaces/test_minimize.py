@@ -1,0 +1,174 @@
+"""`minimize` on problems of Moré, Garbow and Hillstrom (1981), whose minima are published."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+from torch import Tensor
+
+import newton_krylov
+from newton_krylov import minimize
+
+METHODS = ["newton", "trust_region", "bfgs", "ssbfgs", "lbfgs"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Residuals, the standard start, and the published minimum of their sum of squares."""
+
+    residuals: Callable[[Tensor], list[Tensor]]
+    start: tuple[float, ...]
+    minimum: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.stack(self.residuals(x)).square().sum()
+
+
+def helical(x: Tensor) -> list[Tensor]:
+    angle = torch.atan2(x[1], x[0]) / (2 * math.pi)
+    return [10 * (x[2] - 10 * angle), 10 * (torch.hypot(x[0], x[1]) - 1), x[2]]
+
+
+def bard(x: Tensor) -> list[Tensor]:
+    y = [0.14, 0.18, 0.22, 0.25, 0.29, 0.32, 0.35, 0.39, 0.37, 0.58, 0.73, 0.96, 1.34, 2.10, 4.39]
+    found = []
+    for u, value in enumerate(y, 1):
+        v = 16 - u
+        found.append(value - (x[0] + u / (v * x[1] + min(u, v) * x[2])))
+    return found
+
+
+def gaussian(x: Tensor) -> list[Tensor]:
+    half = [0.0009, 0.0044, 0.0175, 0.0540, 0.1295, 0.2420, 0.3521]
+    y = [*half, 0.3989, *half[::-1]]
+    return [
+        x[0] * torch.exp(-x[1] * ((8 - i) / 2 - x[2]) ** 2 / 2) - value
+        for i, value in enumerate(y, 1)
+    ]
+
+
+def wood(x: Tensor) -> list[Tensor]:
+    return [
+        10 * (x[1] - x[0] ** 2), 1 - x[0], 90**0.5 * (x[3] - x[2] ** 2), 1 - x[2],
+        10**0.5 * (x[1] + x[3] - 2), 10**-0.5 * (x[1] - x[3]),
+    ]  # fmt: skip
+
+
+def powell(x: Tensor) -> list[Tensor]:
+    return [
+        x[0] + 10 * x[1], 5**0.5 * (x[2] - x[3]), (x[1] - 2 * x[2]) ** 2,
+        10**0.5 * (x[0] - x[3]) ** 2,
+    ]  # fmt: skip
+
+
+def box(x: Tensor) -> list[Tensor]:
+    times = [0.1 * i for i in range(1, 11)]
+    return [
+        torch.exp(-t * x[0]) - torch.exp(-t * x[1]) - x[2] * (math.exp(-t) - math.exp(-10 * t))
+        for t in times
+    ]
+
+
+def variably_dimensioned(x: Tensor) -> list[Tensor]:
+    weights = torch.arange(1, len(x) + 1, dtype=x.dtype)
+    total = (weights * (x - 1)).sum()
+    return [*(x - 1), total, total**2]
+
+
+PROBLEMS = {
+    "rosenbrock": Problem(lambda x: [10 * (x[1] - x[0] ** 2), 1 - x[0]], (-1.2, 1.0), 0.0),
+    "beale": Problem(
+        lambda x: [y - x[0] * (1 - x[1] ** k) for k, y in ((1, 1.5), (2, 2.25), (3, 2.625))],
+        (1.0, 1.0),
+        0.0,
+    ),
+    "helical_valley": Problem(helical, (-1.0, 0.0, 0.0), 0.0),
+    "bard": Problem(bard, (1.0, 1.0, 1.0), 8.21487e-3),
+    "gaussian": Problem(gaussian, (0.4, 1.0, 0.0), 1.12793e-8),
+    "box": Problem(box, (0.0, 10.0, 20.0), 0.0),
+    "powell_singular": Problem(powell, (3.0, -1.0, 0.0, 1.0), 0.0),
+    "wood": Problem(wood, (-3.0, -1.0, -3.0, -1.0), 0.0),
+    "variably_dimensioned": Problem(
+        variably_dimensioned, tuple(1 - j / 8 for j in range(1, 9)), 0.0
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("method", [*METHODS, "exact"])
+def test_the_published_minimum(method: str, name: str):
+    problem = PROBLEMS[name]
+    options = {}
+    if method == "exact":
+        method, options = "trust_region", {"options": {"subproblem": "exact"}}
+    result = minimize(problem, problem.start, method=method, gtol=1e-8, maxiter=3000, **options)
+    assert result.fun == pytest.approx(problem.minimum, rel=1e-5, abs=1e-9)
+    assert result.success or result.status == 2  # the rounding of the function came first
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_result_has_scipy_s_fields_and_its_minimum(method: str):
+    problem = PROBLEMS["bard"]
+    mine = minimize(problem, problem.start, method=method)
+    theirs = scipy.optimize.minimize(
+        lambda x: float(problem(torch.as_tensor(x))), problem.start, method="BFGS"
+    )
+    assert set(theirs.keys()) - {"hess_inv"} <= set(mine.keys())
+    assert mine.x.numpy() == pytest.approx(theirs.x, rel=1e-2)
+    assert mine.fun == pytest.approx(float(problem(mine.x)))
+    assert torch.allclose(mine.jac, torch.func.grad(problem)(mine.x))
+    assert mine.success
+    assert float(mine.jac.abs().max()) <= 1e-5
+    assert mine.nit > 0
+    assert mine.nfev >= mine.njev >= mine.nit
+
+
+@pytest.mark.parametrize("solver", ["exact", "cg", "minres", "gmres"])
+def test_newton_takes_every_solver(solver: str):
+    problem = PROBLEMS["helical_valley"]
+    result = minimize(problem, problem.start, method="newton", solver=solver)
+    assert result.x.numpy() == pytest.approx([1.0, 0.0, 0.0], abs=1e-4)
+
+
+@pytest.mark.parametrize("method", ["newton", "trust_region"])
+def test_a_saddle_is_left(method: str):
+    """x^2 - y^2 + y^4 from where the gradient points nearly along x alone."""
+    result = minimize(
+        lambda x: x[0] ** 2 - x[1] ** 2 + x[1] ** 4, [1.0, 1e-6], method=method, gtol=1e-8
+    )
+    assert result.fun == pytest.approx(-0.25, abs=1e-9)
+
+
+def test_limits_and_callbacks():
+    problem, seen = PROBLEMS["rosenbrock"], []
+    limited = minimize(
+        problem, problem.start, maxiter=3, callback=lambda x, value: seen.append(value)
+    )
+    assert (limited.status, limited.success, limited.nit, len(seen)) == (1, False, 3, 3)
+    assert "maxiter" in limited.message
+    assert minimize(problem, [1.0, 1.0]).nit == 0
+    single = minimize(lambda x, a: (x - a).square().sum(), torch.zeros(2), (3.0,), "lbfgs")
+    assert single.x.dtype == torch.float32
+    assert np.allclose(single.x, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"method": "bfsg"}, "did you mean 'bfgs'"),
+        ({"x0": torch.eye(2)}, "x0 must be a vector"),
+        ({"x0": [math.nan, 1.0]}, "not finite at x0"),
+    ],
+)
+def test_a_mistake_is_one_sentence(options, sentence):
+    problem = PROBLEMS["rosenbrock"]
+    with pytest.raises(ValueError, match=sentence):
+        minimize(problem, **{"x0": problem.start, **options})
+
+
+def test_it_is_there_by_name():
+    assert newton_krylov.minimize is minimize
