@@ -2,7 +2,7 @@
 
     python -m newton_krylov.tracking.upload outputs/2025-01-31/12-00-00-000000 ...
 
-It may be repeated: what is there is not sent again. A record that says "running" while no process
+It may be repeated: rows and parameters that are there are not sent again. A record that says "running" while no process
 writes it is one of a killed run, and marked so.
 """
 
@@ -34,7 +34,7 @@ def main(
     """
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Send the records of runs to MLflow; what is there is not sent again.",
+        description="Send the records of runs to MLflow; rows that are there are not sent again.",
     )
     parser.add_argument("folders", nargs="+", type=Path, help="run or sweep folders")
     parser.add_argument("--uri", help="tracking server or database (default: the runs' own)")
