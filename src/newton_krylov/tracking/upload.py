@@ -2,8 +2,8 @@
 
     python -m newton_krylov.tracking.upload outputs/2025-01-31/12-00-00-000000 ...
 
-It may be repeated: rows and parameters that are there are not sent again. A record that says "running" while no process
-writes it is one of a killed run, and marked so.
+It may be repeated: rows and parameters that are there are not sent again. A record that says
+"running" while no process writes it is one of a killed run, and marked so.
 """
 
 import argparse
