@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from newton_krylov.errors import UserError
+from newton_krylov.terminal import end_on_interrupt
 
 
 def main(
@@ -65,4 +66,5 @@ def main(
 
 
 if __name__ == "__main__":
+    end_on_interrupt()
     sys.exit(main())
