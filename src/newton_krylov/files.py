@@ -157,14 +157,46 @@ def require_memory(n_bytes: int, what: str) -> None:
     Raises
     ------
     DataError
-        If it is more than the physical memory.
+        If it is more than the memory that this process may use.
     """
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if n_bytes > physical:
+    memory = usable_memory()
+    if n_bytes > memory:
         raise DataError(
             f"{what} takes {n_bytes / 2**30:,.1f} GiB, "
-            f"but this machine has {physical / 2**30:,.1f} GiB of memory."
+            f"but this machine has {memory / 2**30:,.1f} GiB of memory for it."
         )
+
+
+def usable_memory() -> int:
+    """Return the bytes of memory that this process may use: the machine's, or its container's.
+
+    Returns
+    -------
+    int
+        The physical memory, or the limit of the process's control group or one above it.
+    """
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in _limits():
+        try:
+            found = min(found, int(path.read_text(encoding="ascii")))
+        except (OSError, ValueError):  # "max", or none at this height
+            continue
+    return found
+
+
+def _limits(root: Path = Path("/sys/fs/cgroup")) -> Iterator[Path]:
+    """Yield the files that may limit this process's memory (Linux's control groups, 1 and 2)."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, kinds, group = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        base, name = (root / "memory", "memory.limit_in_bytes") if kinds else (root, "memory.max")
+        place = base / group.lstrip("/")
+        yield from (above / name for above in (place, *place.parents) if above.is_relative_to(base))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 import newton_krylov
 from newton_krylov.cli.main import DONE, MISTAKE
 from newton_krylov.errors import suggest
+from newton_krylov.terminal import end_on_interrupt
 
 PROG = "newton-krylov"
 _USAGE = f"""\
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
+    if arguments is None:
+        end_on_interrupt()
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
     rest = rest[:-1]
     if name in ("", "-h", "--help"):

@@ -41,7 +41,7 @@ from newton_krylov.runs.interruption import Interruption, interruptible
 from newton_krylov.runs.optimum import Optimum, certified_optimum
 from newton_krylov.runs.parts import register_parts
 from newton_krylov.runs.resume import Earlier, earlier
-from newton_krylov.runs.runner import Outcome, RunResult, run
+from newton_krylov.runs.runner import Outcome, RunResult, failure, run
 from newton_krylov.runs.watch import Watch
 from newton_krylov.terminal import console, short
 from newton_krylov.tracking.base import Tracker
@@ -120,6 +120,10 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
             experiment.run()
         except BaseException as error:
             experiment.fail(error)
+            if isinstance(error, Exception) and not isinstance(error, UserError):
+                outcome, text = failure(error)
+                if outcome is Outcome.OUT_OF_MEMORY:
+                    raise UserError(f"{text[:300]} Choose a smaller problem or model.") from error
             raise
         finally:
             interruption.hold()
@@ -372,7 +376,10 @@ class _Experiment:
             return
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         status = "skipped" if isinstance(error, UnsupportedError) else "failed"
-        self._note(status=status, outcome=None, reason=text)
+        outcome = None
+        if isinstance(error, Exception) and failure(error)[0] is Outcome.OUT_OF_MEMORY:
+            outcome, text = Outcome.OUT_OF_MEMORY.value, failure(error)[1]
+        self._note(status=status, outcome=outcome, reason=text)
         if not isinstance(error, UserError):
             _log.info("the run failed", exc_info=error)
 

@@ -295,7 +295,7 @@ def run(
         if isinstance(error, UnsupportedError) or (isinstance(error, UserError) and not rows):
             raise
         _log.info("the run ends with an error", exc_info=error)
-        return RunResult(*_failure(error), rows, w)
+        return RunResult(*failure(error), rows, w)
     finally:
         steps.close()
 
@@ -304,7 +304,7 @@ def _last_two(rows: list[Row]) -> tuple[Row, Row | None]:
     return rows[-1], rows[-2] if len(rows) > 1 else None
 
 
-def _failure(error: Exception) -> tuple[Outcome, str]:
+def failure(error: Exception) -> tuple[Outcome, str]:
     """Return what an exception makes of a run, and a sentence."""
     text = " ".join(str(error).split())
     # On the CPU, torch raises a bare RuntimeError for memory that it cannot have.

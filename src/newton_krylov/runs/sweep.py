@@ -247,10 +247,11 @@ class Sweep:
         """
         members = self._members()
         failed = [member for member in members if member.failed]
+        self._write(status=status, reason=reason)  # a second signal may cut the rest short
         files = self._compare() if members else []
         # In a race, a setting with which a method diverges is a result.
         broken = failed and not (self.record.folder / PLAN).exists()
-        self.record.update(
+        self._write(
             status="failed" if status == "finished" and broken else status,
             outcome=None,
             reason=reason or f"{len(members)} runs, {len(failed)} failed",
@@ -262,8 +263,22 @@ class Sweep:
         )
         self.tracker.finish()
         self._print(members, files)
-        self.record.end(tracking_problem=self.tracker.place.problem)
+        try:
+            self.record.end(tracking_problem=self.tracker.place.problem)
+        except OSError as error:
+            self._cannot_write(error)
         return members
+
+    def _write(self, **values: Any) -> None:
+        """Write to the record; on a full disk the sweep's end is shown all the same."""
+        try:
+            self.record.update(**values)
+        except OSError as error:
+            self._cannot_write(error)
+
+    def _cannot_write(self, error: OSError) -> None:
+        text = f"{short(self.record.folder)} cannot be written: {error.strerror or error}."
+        console(stderr=True).print(text, markup=False, soft_wrap=True)
 
     def _members(self) -> list[Member]:
         """Read the members' records; one whose process was killed is marked so, and sent."""

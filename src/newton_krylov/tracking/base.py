@@ -27,7 +27,7 @@ class Place:
 
 
 class Tracker(ABC):
-    """Follows one run. A tracker that fails says so once and never disturbs the run."""
+    """Follows one run. A tracker that fails says so once; the run goes on."""
 
     @property
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Sends records to MLflow. Everything here may be done twice: what is there is not sent again."""
+"""Sends records to MLflow. Everything here may be done twice with the same result."""
 
 import logging
 import math
