@@ -1,4 +1,4 @@
-"""The C library's allocator, told to keep what is freed for the next tensor of that size."""
+"""Makes the C library's allocator keep what is freed for the next tensor of that size."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one clear sentence, shown without a traceback."""
+"""Errors that the user can correct: one clear sentence, shown without a traceback."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches

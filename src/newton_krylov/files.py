@@ -126,7 +126,7 @@ def read_text(path: Path, limit: int) -> str:
     Returns
     -------
     str
-        Its text.
+        The file's text.
 
     Raises
     ------

@@ -201,7 +201,7 @@ class _Command:
     sweep : bool
         Whether many runs are to be made.
     folder : Path
-        Of the run or the sweep.
+        Folder of the run or the sweep.
     config : DictConfig
         As composed.
     """

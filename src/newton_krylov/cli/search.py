@@ -1,4 +1,4 @@
-"""Goes on with a search by Optuna: trials already made are told to the study, and not made again.
+"""Resumes a search by Optuna: finished trials are added to the study instead of being run again.
 
 Hydra's sweeper begins a study anew and numbers its trials from 0, whose folders are taken. It is
 handed a study that knows the trials of the sweep's folder, and the number of the next one.
@@ -26,7 +26,7 @@ def search_continued(config: Any, folder: Path) -> Iterator[None]:
     Parameters
     ----------
     config : DictConfig
-        Of the sweep.
+        Configuration of the sweep.
     folder : Path
         The sweep's.
     """

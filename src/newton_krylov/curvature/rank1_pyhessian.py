@@ -42,9 +42,9 @@ class Rank1PyHessian(Curvature):
         The curvature assumed in all other directions, in units of |lambda|; 0 none, which takes
         damping.
     tol : float
-        Of PyHessian: the relative change of lambda at which it stops.
+        PyHessian's tolerance: the relative change of lambda at which it stops.
     maxiter : int
-        Of PyHessian: limit of Hessian products.
+        PyHessian's limit of Hessian products.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def top_eigenpair(
     Parameters
     ----------
     point : Point
-        Of any objective.
+        Point of any objective.
     generator : torch.Generator
         Seeds PyHessian, which draws from torch's global generator; that one's state is restored.
     tol : float

@@ -1,4 +1,4 @@
-"""A cache of arrays that are dear to compute: never needed, safe for concurrent processes."""
+"""A cache of arrays that are expensive to compute: optional, safe for concurrent processes."""
 
 import logging
 from collections.abc import Callable, Iterator

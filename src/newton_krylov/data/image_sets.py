@@ -193,7 +193,7 @@ def stratified(y: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]
     count : int
         How many to choose, at most n.
     seed : int
-        Of the choice.
+        Seed of the random choice.
 
     Returns
     -------

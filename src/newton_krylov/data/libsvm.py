@@ -330,7 +330,7 @@ def _reader(name: str) -> Callable[..., RawData]:
 
     read = train_alone if LIBSVM[name].test is None else train_and_test
     read.__doc__ = f"{LIBSVM[name].summary}\n{_KEYS}"
-    read.__qualname__ = f"libsvm.{name}"  # what tells one registered function from another
+    read.__qualname__ = f"libsvm.{name}"  # distinguishes one registered function from another
     return read
 
 

@@ -146,7 +146,7 @@ def line_of_sample(path: Path, sample: int) -> int:
     path : Path
         A file that has been read.
     sample : int
-        Its number, from 0.
+        Index of the sample, from 0.
 
     Returns
     -------
@@ -222,7 +222,7 @@ class _Part:
     Parameters
     ----------
     lines : _Lines
-        Of the file; goes on where the part ends.
+        Lines of the file, read from where the last part ended.
     size : int
         Bytes, but for the last line.
 

@@ -67,12 +67,12 @@ def synthetic(
         Labels drawn from the (multinomial) logistic model of a planted Gaussian w, with margins
         of standard deviation `MARGIN`; a regression's targets are the margins themselves.
     n_classes : int
-        Of a multiclass task.
+        Number of classes of a multiclass task.
     label_noise : float
         Probability that a label is replaced by one of the others; for a regression the standard
         deviation of Gaussian noise, in units of the targets'.
     seed : int
-        Of everything.
+        Seed of everything random.
 
     Returns
     -------
@@ -205,7 +205,7 @@ def _bernoulli(
     counts : ndarray, shape (n,)
         Chosen entries in each row.
     columns : ndarray
-        Their columns.
+        Column indices of the entries.
     """
     size, last, parts = n * d, -1, []
     expected = size * density

@@ -31,7 +31,7 @@ def data_parallel(local: Objective, group: ProcessGroup, X: Tensor) -> "DataPara
     Parameters
     ----------
     local : Objective
-        Of this process's samples (see `sharding.shard`).
+        Objective of this process's samples (see `sharding.shard`).
     group : ProcessGroup
         The processes.
     X : Tensor, shape (n, ...)
@@ -91,7 +91,7 @@ class DataParallel(Objective):
     Parameters
     ----------
     local : Objective
-        Of this process's samples.
+        Objective of this process's samples.
     group : ProcessGroup
         The processes.
     places : _Places
@@ -178,7 +178,7 @@ class DataParallelPoint(Point):
     objective : DataParallel
         The function.
     local : Point
-        Of this process's samples.
+        Point of the objective of this process's samples.
     """
 
     objective: DataParallel
@@ -264,7 +264,7 @@ class MeanOperator(LinearOperator):
     objective : DataParallel
         Gives the weights and the group.
     local : LinearOperator
-        Of this process's samples.
+        Operator of this process's samples.
     """
 
     def __init__(self, objective: DataParallel, local: LinearOperator) -> None:

@@ -83,8 +83,8 @@ def least_squares(
     callback : callable, optional
         Called with (x, cost) after every step.
     solver : str
-        Of the damped systems: "qr", "exact" (in the smaller of the spaces of parameters and of
-        residuals, by Cholesky factors), "lsmr", "lsqr" or "cg".
+        Solver of the damped systems: "qr", "exact" (in the smaller of the spaces of parameters and
+        of residuals, by Cholesky factors), "lsmr", "lsqr" or "cg".
     acceleration : bool
         Whether to follow the geodesic to second order (Transtrum and Sethna 2012).
     memory : float
@@ -170,7 +170,7 @@ class _Tolerances:
         return 1 if self.optimal(trial.point) else None
 
     def optimal(self, point: ResidualPoint) -> bool:
-        """Tell whether the residuals are orthogonal to the columns of J."""
+        """Return whether the residuals are orthogonal to the columns of J."""
         A = point.normal
         if self.gtol is None:
             return not bool(A.b.any())

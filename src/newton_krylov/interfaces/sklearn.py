@@ -48,8 +48,8 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     solver : str
-        Of the Newton system: `"cg"`, `"cr"`, `"gcr"`, `"gmres"`, `"minres"`, `"minres_qlp"` or
-        `"exact"`.
+        Solver of the Newton system: `"cg"`, `"cr"`, `"gcr"`, `"gmres"`, `"minres"`, `"minres_qlp"`
+        or `"exact"`.
     preconditioner : str
         `"none"`, `"jacobi"` or `"nystrom"`.
     l2 : float
@@ -84,7 +84,7 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
     n_features_in_ : int
         Columns of the data seen.
     feature_names_in_ : ndarray, shape (n_features,)
-        Their names, where the data had any.
+        Names of the features, where the data had any.
 
     Examples
     --------

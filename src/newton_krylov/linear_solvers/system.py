@@ -339,7 +339,7 @@ class System:
         Returns
         -------
         float
-            The last entry of `norms`, mended where that was needed.
+            The last entry of `norms`, corrected where that was needed.
         """
         known = self._verified_at == self.iterations and self.drift == 0.0
         if certain or (not known and self._in_doubt()):
@@ -347,7 +347,7 @@ class System:
         return self.norms[-1]
 
     def _in_doubt(self) -> bool:
-        """Tell whether an error could matter to the residual norm or to what is said of it."""
+        """Return whether an error could matter to the residual norm or to what is said of it."""
         size = euclidean(self.x)
         info = torch.finfo(self.x.dtype)
         in_range = info.tiny / info.eps < size < math.inf

@@ -327,7 +327,7 @@ class TransportHessian(LinearOperator):
         rows, columns : Tensor, shape (k,), int64
             Where; rows < columns.
         values : Tensor, shape (k,)
-            Their values.
+            Values of these entries.
         """
         self._f.counts.add(passes=0.5)
         n, m = self._plan.shape

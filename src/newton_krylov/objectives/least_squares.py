@@ -49,7 +49,7 @@ class LeastSquares(SingleOutputModel):
     Parameters
     ----------
     dataset : Dataset
-        Of a regression.
+        Data set of a regression task.
     l2 : float
         lambda >= 0.
     intercept : {"none", "free"}

@@ -56,10 +56,10 @@ class BFGS(ContinuedOptimizer[InverseHessian]):
     line_search : LineSearch
         Chooses the step size.
     scaling : {"first", "always"}
-        Of H before an update: `first` makes s'y / y'y of the identity once; `always` is the
+        Scaling of H before an update: `first` makes s'y / y'y of the identity once; `always` is the
         self-scaled method of Oren and Luenberger (1974) in Al-Baali's form (1998), which
         multiplies H by min(1, s'y / y'Hy) each time: eigenvalues of the Hessian's that have been
-        underestimated are mended at once, where BFGS takes many steps.
+        underestimated are corrected at once, where BFGS takes many steps.
     """
 
     def __init__(self, line_search: LineSearch, scaling: Scaling = "first") -> None:

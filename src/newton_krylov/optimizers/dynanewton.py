@@ -50,7 +50,7 @@ class DynaNewton(Optimizer):
         where 4 reductions do not help, a step more is made at the present stage. The next step
         begins with the last growth that did, squared, but not beyond `growth`.
     radius : float
-        Of `condition`, in (0, 1).
+        Bound on `condition`, in (0, 1).
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Stage:
     size : int
         Samples.
     point : Point
-        Of the mean over these samples and their regularizer.
+        Point of the mean over these samples and their regularizer.
     """
 
     size: int

@@ -122,7 +122,7 @@ def eisenstat_walker(
     eta_max : float
         The loosest tolerance.
     gamma, alpha : float
-        Of choice 2.
+        Constants of choice 2.
 
     Returns
     -------

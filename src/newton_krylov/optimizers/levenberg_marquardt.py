@@ -43,7 +43,7 @@ class Tried:
     actual, predicted : float
         The decrease of f, and that of the undamped model; at least 0.
     iterations : int
-        Of the linear solver.
+        Iterations of the linear solver.
     accepted : bool
         Whether the step is to be made.
     """
@@ -62,8 +62,8 @@ class LevenbergMarquardtStep:
     Parameters
     ----------
     solver : LinearSolver
-        Of (J'J + mu D^2) p = -J'r: `exact` works in the smaller of the spaces of weights and of
-        residuals, `qr`, `lsmr` and `lsqr` with J itself.
+        Solver of (J'J + mu D^2) p = -J'r: `exact` works in the smaller of the spaces of weights and
+        of residuals, `qr`, `lsmr` and `lsqr` with J itself.
     scaling : {"none", "jacobian"} or Tensor, shape (dim,)
         D: ones; the norms of J's columns, by which a change of the parameters' units changes
         nothing; or given. Of the norms the largest so far count (Moré 1978), but a tenth of the
@@ -90,7 +90,7 @@ class LevenbergMarquardtStep:
         point : ResidualPoint
             Where.
         rtol : float
-            Of the linear solver.
+            Tolerance of the linear solver.
 
         Yields
         ------
@@ -169,7 +169,7 @@ class LevenbergMarquardt(ContinuedOptimizer["LevenbergMarquardtMemory"]):
     Parameters
     ----------
     solver : LinearSolver
-        Of the damped Gauss-Newton system; gets the forcing term as `rtol`.
+        Solver of the damped Gauss-Newton system; gets the forcing term as `rtol`.
     forcing : Forcing
         Chooses the inner tolerance.
     scaling : {"none", "jacobian"}
@@ -228,7 +228,7 @@ class LevenbergMarquardtMemory(Memory):
     Parameters
     ----------
     step : LevenbergMarquardtStep
-        Its damping and scaling.
+        The step, with its damping and scaling.
     """
 
     def __init__(self, step: LevenbergMarquardtStep) -> None:

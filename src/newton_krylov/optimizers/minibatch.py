@@ -19,7 +19,7 @@ def batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
     n : int
         Samples.
     size : int
-        Of a batch; the last one of a permutation may be smaller.
+        Size of a batch; the last one of a permutation may be smaller.
     generator : torch.Generator
         On the CPU.
 

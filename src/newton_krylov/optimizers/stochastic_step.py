@@ -50,7 +50,7 @@ class StochasticStep:
     newton : NewtonStep
         The step itself.
     curvature_samples : int or None
-        Of how many of the point's samples, drawn for each, the curvature is made; None takes all.
+        How many of the point's samples, drawn for each, the curvature is made of; None takes all.
     curvature_every : int
         Steps between two evaluations of the curvature.
     momentum : float

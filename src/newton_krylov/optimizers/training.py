@@ -110,7 +110,7 @@ class Epochs:
         Yields
         ------
         Step
-            Its gradient norm is the last mini-batch's, its step size the mean over the epoch.
+            The step; its gradient norm is the last mini-batch's, its step size the epoch's mean.
 
         Returns
         -------

@@ -36,7 +36,7 @@ _METHODS_ALONE = 12
 """With more methods than this, they are not drawn one by one."""
 
 FEATURED = 24
-"""Of more methods than this, the best have a colour each, and the others are grey."""
+"""With more methods than this, the best have a colour each, and the others are grey."""
 
 
 def draw_run(folder: Path) -> list[Path]:

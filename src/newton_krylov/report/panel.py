@@ -35,7 +35,7 @@ class Quantity:
     Attributes
     ----------
     column : str
-        Of the trace.
+        Column of the trace.
     name : str
         For people.
     symbol : str

@@ -30,7 +30,7 @@ class Target:
     Attributes
     ----------
     column : str
-        Of the trace; its first value at or below `value` counts.
+        Column of the trace; its first value at or below `value` counts.
     value : float
         How low.
     name : str
@@ -290,7 +290,7 @@ def studies(records: Iterable[RunRecord]) -> list[Study]:
     Parameters
     ----------
     records : iterable of RunRecord
-        Of any problems.
+        Records of any problems.
 
     Returns
     -------
@@ -343,7 +343,7 @@ def _entries(groups: Sequence[Sequence[RunRecord]]) -> list[Entry]:
 
 
 def _distinct(name: str, groups: Sequence[Sequence[RunRecord]]) -> list[str]:
-    """Tell entries of one label apart by the settings in which they differ."""
+    """Distinguish entries of one label by the settings in which they differ."""
     if len(groups) == 1:
         return [name]
     heads = [group[0] for group in groups]

@@ -61,7 +61,7 @@ class PlannedRun:
     setting : sequence of str
         Overrides of the method's preset; none for its defaults.
     seed : int
-        Of the run.
+        Seed of the run.
     """
 
     folder: str
@@ -80,7 +80,7 @@ class RaceTarget:
     name : str
         loose, medium or tight.
     column : str
-        Of the trace.
+        Column of the trace.
     value : float
         How low.
     text : str
@@ -124,7 +124,7 @@ class Contestant:
 
     @property
     def title(self) -> str:
-        """Its label, with the setting where that is not the default."""
+        """The method's label, with the setting where that is not the default."""
         short = [_without_group(override) for override in self.setting]
         return f"{self.label} ({', '.join(short)})" if short else self.label
 
@@ -441,7 +441,7 @@ def best_setting(trials: Sequence[RunRecord], targets: Sequence[RaceTarget]) -> 
 
 
 def tied(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Tell whether two methods' times are the same up to noise.
+    """Return whether two methods' times are the same up to noise.
 
     Parameters
     ----------
@@ -498,7 +498,7 @@ def read_race(folder: Path) -> Race:
     Returns
     -------
     Race
-        Of the runs that there are.
+        Race of the runs that exist.
 
     Raises
     ------

@@ -185,7 +185,7 @@ class MemberLine:
     Attributes
     ----------
     number, label : str
-        Of the member.
+        Number and label of the member.
     overrides : sequence of str
         What it was given.
     summary : mapping

@@ -51,7 +51,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """What a run is told beside its configuration.
+    """What a run receives beside its configuration.
 
     Attributes
     ----------
@@ -87,8 +87,8 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
     Returns
     -------
     Record
-        Ended; its summary tells how. With `resume`, a run that had finished before is not run
-        again.
+        The record of a run that has ended; its summary says how. With `resume`, a run that had
+        finished before is not run again.
 
     Raises
     ------
@@ -202,7 +202,7 @@ def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
     Parameters
     ----------
     config : RunConfig
-        Its `loss` and `model`; the network's first weights depend on `seed` alone.
+        Configuration; `loss` and `model` are used, and the first weights depend on `seed` alone.
     dataset : Dataset
         On its device.
 
@@ -250,7 +250,7 @@ def start_of(config: RunConfig, objective: Objective) -> Tensor:
     Parameters
     ----------
     config : RunConfig
-        Its `start` and `seed`.
+        Configuration; `start` and `seed` are used.
     objective : Objective
         Gives shape, dtype and device.
 
@@ -278,7 +278,7 @@ def generators(seed: int) -> tuple[torch.Generator, torch.Generator]:
     Parameters
     ----------
     seed : int
-        Of the configuration.
+        Seed of the configuration.
 
     Returns
     -------
@@ -416,7 +416,7 @@ class _Experiment:
         self._write(lambda: self.record.update(**values))
 
     def _write(self, action: Callable[[], None]) -> None:
-        """Write to the record; on a full disk the run's end is told all the same."""
+        """Write to the record; on a full disk the run's end is shown all the same."""
         try:
             action()
         except OSError as error:
@@ -429,8 +429,8 @@ class _Experiment:
             return whole, objective_of(self.config, whole)
         self._note(processes=group.size)
         settings = {k: v for k, v in self.config.plain.items() if k not in ("tracking", "label")}
-        told = {**self.origin, "configuration": json.dumps(settings, default=str)}
-        for what, text in told.items():
+        origin = {**self.origin, "configuration": json.dumps(settings, default=str)}
+        for what, text in origin.items():
             if not group.agree(text):
                 raise UserError(
                     f"The processes of the run do not have the same {what}: give each machine the "

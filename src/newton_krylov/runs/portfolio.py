@@ -52,7 +52,7 @@ class Portfolio:
     seeds : int
         Fresh seeds with which each method is judged.
     methods : sequence of Method
-        Of all families.
+        The methods of all families.
     """
 
     trials: int

@@ -31,7 +31,7 @@ class Earlier:
     Attributes
     ----------
     record : Record
-        Of the earlier process.
+        Record written by the earlier process.
     checkpoint : Checkpoint or None
         From where it can go on; None: from the start.
     problem : str or None
@@ -54,9 +54,9 @@ def earlier(folder: Path, plain: Mapping[str, Any], *, resume: bool) -> Earlier 
     Parameters
     ----------
     folder : Path
-        Of the run that is to start.
+        Folder of the run that is about to start.
     plain : mapping
-        Its checked configuration.
+        Checked configuration of the run.
     resume : bool
         Whether to continue what is there.
 
@@ -149,14 +149,14 @@ def latest(root: Path, overrides: Sequence[str], *, sweep: bool) -> Path:
     root : Path
         Holds folders of a day, which hold those of runs and sweeps.
     overrides : sequence of str
-        Of the command; those of Hydra's own keys and `resume` do not count.
+        Overrides of the command; those of Hydra's own keys and `resume` do not count.
     sweep : bool
         Whether to look for a sweep or a run.
 
     Returns
     -------
     Path
-        Its folder.
+        Folder of the run.
 
     Raises
     ------

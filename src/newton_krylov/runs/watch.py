@@ -20,7 +20,7 @@ class Watch:
     Parameters
     ----------
     config : RunConfig
-        Its `observation` says what to look at.
+        Configuration; its `observation` says what to look at.
     objective : Objective
         The run's.
     folder : Path

@@ -232,7 +232,7 @@ class _Search:
     def _look_beside(self) -> bool | None:
         """Search the complement of the pairs set aside for one that belongs among them.
 
-        Whether there is one; None where the products do not suffice to tell.
+        Whether there is one; None where the products do not suffice to decide.
         """
         basis = self.basis
         found = self._key(basis.T[: self.k, : self.k].diagonal())
@@ -265,7 +265,7 @@ class _Search:
         self.wanted, self.residuals = order, self.basis.locked_residuals[order]
 
     def _excluded(self, theta: Tensor, worst: float, residual: float, steps: int) -> bool:
-        """Tell whether an eigenvalue as good as the worst found would have shown by now.
+        """Return whether an eigenvalue as good as the worst found would have shown by now.
 
         Had the start a part of squared length w in its vector, the best Ritz value would be within
         (spread / w) / T(1 + 2 gap / spread)^2 of it, T the Chebyshev polynomial.
@@ -392,7 +392,7 @@ class _Basis:
         return (newest.square() + old).sqrt()
 
     def expand(self) -> bool:
-        """Add one vector; tell whether the Krylov space of the start is exhausted."""
+        """Add one vector; return whether the Krylov space of the start is exhausted."""
         j = self.size
         r = self.V[j + 1].copy_(self.products(self.V[j]))
         # What is left after the vectors that A V[j] has a part in is small, so orthogonalizing it

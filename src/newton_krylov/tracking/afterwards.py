@@ -53,7 +53,7 @@ def upload(folders: Iterable[Path], uri: str | None = None) -> Iterator[Sent]:
     Parameters
     ----------
     folders : iterable of Path
-        Of runs or sweeps, or anything above them.
+        Folders of runs or sweeps, or anything above them.
     uri : str, optional
         Where to; by default where each record's own configuration says.
 
@@ -90,7 +90,7 @@ def send(sender: Sender, record: Record) -> Sent:
     sender : Sender
         Where to.
     record : Record
-        Of a run or a sweep.
+        Record of a run or a sweep.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def send(sender: Sender, record: Record) -> Sent:
     UserError
         If the record is damaged.
     Exception
-        Of MLflow's.
+        An error of MLflow's.
     """
     if record.alive:
         return Sent(record.folder, "still running")

@@ -14,7 +14,7 @@ class Place:
     Attributes
     ----------
     run_id : str or None
-        Its identifier there; None where nothing is tracked.
+        The run's identifier there; None where nothing is tracked.
     url : str or None
         What a person would open.
     problem : str or None

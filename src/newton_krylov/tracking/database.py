@@ -46,7 +46,7 @@ def prepare(uri: str) -> None:
 
 
 def _begun(path: Path) -> bool:
-    """Tell whether there is anything but the empty file that opening a database leaves."""
+    """Return whether there is anything but the empty file that opening a database leaves."""
     return path.exists() and (not path.is_file() or path.stat().st_size > 0)
 
 

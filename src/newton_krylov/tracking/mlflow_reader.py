@@ -56,7 +56,7 @@ def fetch(
     place : Path
         A folder; each run gets one in it.
     uri : str, optional
-        Of the tracking server or database; MLflow's own default if not given.
+        URI of the tracking server or database; MLflow's own default if not given.
     experiment : str, optional
         Name of the experiment to look in; all of them if not given.
     parent : str, optional
@@ -212,7 +212,7 @@ def _complete(run: Any, path: Path) -> None:
     }
     summary = {**known, **{k: v for k, v in summary.items() if v is not None}}
     if summary.get("status") in (None, "running"):
-        # MLflow cannot tell a run that goes on from one whose process is gone.
+        # MLflow cannot distinguish a run that is still going from one whose process is gone.
         summary["status"] = _STATUS.get(run.info.status, "unfinished")
     write_json(path, summary)
 
@@ -224,7 +224,7 @@ def _environment(tags: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _config(run: Any) -> dict[str, Any]:
-    """Return the nested configuration that a run's flat parameters tell."""
+    """Return the nested configuration that a run's flat parameters describe."""
     config: dict[str, Any] = {}
     for key, text in run.data.params.items():
         *groups, name = key.split(".")

@@ -31,7 +31,7 @@ class MLflowTracker(Tracker):
     Parameters
     ----------
     uri : str or None
-        Of the tracking server or database; None is MLflow's own default.
+        URI of the tracking server or database; None is MLflow's own default.
     flush_seconds : float
         How often a running run sends its rows.
     every_step_up_to : int
@@ -170,7 +170,7 @@ class MLflowTracker(Tracker):
         self._rows.clear()
 
     def _attempt(self, action: Callable[[], _T]) -> _T | None:
-        """Do something unless something failed before; a failure is told, never raised."""
+        """Do something unless something failed before; a failure is logged, never raised."""
         if self._problem is not None:
             return None
         try:

@@ -31,12 +31,12 @@ def shards(*, path: str | None = None, dtype: torch.dtype = torch.float64) -> Ta
     path : str
         The folder, written by `python -m newton_krylov.data.shards`.
     dtype : torch.dtype
-        Of the products, and of the targets of a regression.
+        Precision of the products, and of the targets of a regression.
 
     Returns
     -------
     Table
-        Its X stay on disk.
+        The table, whose X stay on disk.
 
     Raises
     ------
@@ -54,14 +54,14 @@ def read_shards(folder: Path, dtype: torch.dtype) -> Table:
     Parameters
     ----------
     folder : Path
-        Of the data set.
+        Folder of the data set.
     dtype : torch.dtype
-        Of the products, and of the targets of a regression.
+        Precision of the products, and of the targets of a regression.
 
     Returns
     -------
     Table
-        Its X stay on disk.
+        The table, whose X stay on disk.
 
     Raises
     ------

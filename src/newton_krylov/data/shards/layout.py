@@ -60,7 +60,7 @@ def read_description(folder: Path) -> Description:
     Parameters
     ----------
     folder : Path
-        Of the data set.
+        Folder of the data set.
 
     Returns
     -------

@@ -59,9 +59,9 @@ class Evaluator:
     stages : sequence of Stage
         The network.
     layout : Layout
-        Of its weights.
+        Layout of the network's weights.
     loss : Loss
-        Of outputs and targets.
+        Loss of outputs and targets.
     training : Samples
         All training samples.
     chunks : Chunks
@@ -91,9 +91,9 @@ class Evaluator:
         Parameters
         ----------
         passes : Passes
-            Of the network; whole or restricted to some layers.
+            Passes of the network, whole or restricted to some layers.
         w : Tensor, shape (passes.dim,)
-            Their weights.
+            Free weights.
         split : Split
             Samples and targets.
 

@@ -163,7 +163,7 @@ class ScipyTrustRegion(ScipyPeer):
     gtol : float
         Ends where the gradient norm is below this.
     initial_trust_radius, max_trust_radius : float
-        Of the step's Euclidean norm.
+        Radii in the step's Euclidean norm.
     eta : float
         A step is taken if the loss falls by more than this share of what the model predicts.
 

@@ -48,7 +48,7 @@ class SklearnPeer(Optimizer):
     takes less time than a shorter one, the clock stands still. One call of one iteration is made
     beforehand, so that the first row does not pay for what a process does once.
 
-    The library does not tell its evaluations nor inner iterations: they are nan.
+    The library reports neither its evaluations nor inner iterations: they are nan.
 
     Parameters
     ----------
