@@ -24,6 +24,7 @@ from newton_krylov.data.labels import LabelError, encode_labels
 from newton_krylov.data.libsvm_format import LabelledSamples, line_of_sample, read_libsvm
 from newton_krylov.data.prepare import RawData, Samples, checksum
 from newton_krylov.data.sources import source
+from newton_krylov.data.table import is_table
 from newton_krylov.errors import ConfigError, DataError
 from newton_krylov.files import at_home, require_file
 
@@ -198,13 +199,23 @@ def libsvm(
     Raises
     ------
     ConfigError
-        Without a path.
+        Without a path, or if a file is a table by its name and not of LIBSVM's format.
     """
     if path is None:
         raise ConfigError("dataset=libsvm needs a file: dataset.path=FILE.")
     test = at_home(test_path) if test_path else None
     files = LocalFiles(at_home(path), test, sha256, test_sha256)
-    raw = read_files(files, origin=path, task=task, n_features=n_features, zero_based=zero_based)
+    try:
+        raw = read_files(
+            files, origin=path, task=task, n_features=n_features, zero_based=zero_based
+        )
+    except DataError as error:
+        if files.train.is_file() and is_table(files.train):
+            raise ConfigError(
+                f"{files.train} is not of LIBSVM's format ('label index:value ...'); a table is "
+                f"read by dataset=table dataset.path={path} dataset.target=COLUMN."
+            ) from error
+        raise
     raw = replace(raw, title=files.train.name)
     return raw if weights_path is None else _weighted(raw, at_home(weights_path))
 

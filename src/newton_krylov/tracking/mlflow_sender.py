@@ -30,6 +30,9 @@ DEADLINE = 30.0
 EVERY_STEP_UP_TO = 128
 """How many steps of a run are all sent; see `wanted`."""
 
+_LOCAL_SERVER = "http://127.0.0.1:5000"
+"""Where `mlflow ui` answers."""
+
 _MAX_METRICS, _MAX_PARAMS, _MAX_TAGS = 800, 100, 100  # in one request; MLflow's: 1000 in all
 _MAX_PARAM_LENGTH, _MAX_TAG_LENGTH = 6000, 8000
 _STATUS = {
@@ -125,11 +128,12 @@ class Sender:
         str
             For a terminal.
         """
+        page = f"#/experiments/{self._experiments.get(name, '')}/runs/{run_id}"
         if self.uri.startswith("http"):
-            experiment = self._experiments.get(name, "")
-            return f"{self.uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+            return f"{self.uri.rstrip('/')}/{page}"
         place = f" --backend-store-uri {masked(self._given)}" if self._given else ""
-        return f"run {run_id} (mlflow ui{place})"
+        # The front page of MLflow's interface shows no runs.
+        return f"run {run_id} (mlflow ui{place}) at {_LOCAL_SERVER}/{page}"
 
     @cached_property
     def _client(self) -> Any:
