@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import newton_krylov
-from newton_krylov.cli.main import DONE, MISTAKE
 from newton_krylov.errors import suggest
 from newton_krylov.terminal import end_on_interrupt
 
 PROG = "newton-krylov"
+DONE, MISTAKE = 0, 2
+"""Exit codes as of `cli.main`, which is imported only to run: it needs the commands' packages."""
+
 _USAGE = f"""\
 Usage: {PROG} COMMAND [arguments]
 
