@@ -29,7 +29,7 @@ class NotFiniteError(UserError, ValueError):
 
 
 class CombinationError(ConfigError, UnsupportedError):
-    """Choices that are right each by itself but do not go together; a sweep leaves them out."""
+    """Choices that are each valid but cannot be combined; a sweep leaves them out."""
 
 
 _RENAMED = {

@@ -94,7 +94,7 @@ class LinearOperator:
         Returns
         -------
         Tensor, shape (n,)
-            The product, which the caller may overwrite: a tensor of its own, no alias of `v`.
+            The product, which the caller may overwrite: a tensor of its own, no alias in `v`.
         """
         raise NotImplementedError
 
@@ -305,7 +305,7 @@ class RectangularOperator(ABC):
 
     @abstractmethod
     def matvec(self, v: Tensor) -> Tensor:
-        """Multiply by a vector of shape (n,); returns shape (m,), never an alias of `v`."""
+        """Multiply by a vector of shape (n,); returns shape (m,), never an alias in `v`."""
 
     @abstractmethod
     def rmatvec(self, u: Tensor) -> Tensor:

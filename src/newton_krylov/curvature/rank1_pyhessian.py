@@ -26,7 +26,7 @@ class Rank1PyHessian(Curvature):
     vector of its own until two estimates of lambda differ by less than a part `tol`; it finds
     the eigenvalue that is largest in absolute value, which may be negative. The vector it returns
     is one step newer than its lambda, and 1e-6 / |H v| shorter than 1, so one more product gives
-    lambda = v'H v, and the residual |H v - lambda v|, which is told beside it.
+    lambda = v'H v, and the residual |H v - lambda v|, which is noted with it.
 
     PyHessian knows a module and takes all of its free parameters. It is given a module that has
     the objective's w for its only parameter, so the same works for a whole network, for one layer
@@ -132,13 +132,7 @@ def _library() -> Any:
 
 
 class _Parameter(torch.nn.Module):
-    """A module whose only parameter is w and whose output is f(w).
-
-    Parameters
-    ----------
-    point : Point
-        Gives w, and f with its derivatives there.
-    """
+    """A module whose only parameter is a point's w and whose output is f(w)."""
 
     def __init__(self, point: Point) -> None:
         super().__init__()

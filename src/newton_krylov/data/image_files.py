@@ -1,6 +1,6 @@
 """Read images from untrusted files: bounded before they are decoded, refused in one sentence.
 
-Pillow tells an image's size from its header, so nothing is allocated for a picture that is not of
+Pillow reads an image's size from its header, so nothing is allocated for a picture that is not of
 the size wanted; formats are those two that data sets use.
 """
 

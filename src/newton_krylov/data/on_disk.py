@@ -70,7 +70,7 @@ class Shard:
         """Read the files through and see that they are what they should be.
 
         A column index out of range would be read from, and written to, outside of a vector: so
-        nothing is believed, whoever wrote the files.
+        nothing in the files is trusted.
 
         Returns
         -------

@@ -198,14 +198,7 @@ def _bernoulli(
     """Choose each entry of an n x d grid with the same probability, in the order of the grid.
 
     The gaps between chosen entries are geometric, so the work is that of the chosen ones alone,
-    and they come sorted and unique.
-
-    Returns
-    -------
-    counts : ndarray, shape (n,)
-        Chosen entries in each row.
-    columns : ndarray
-        Column indices of the entries.
+    and they come sorted and unique. Returned are the rows' counts and the entries' columns.
     """
     size, last, parts = n * d, -1, []
     expected = size * density

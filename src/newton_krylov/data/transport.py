@@ -108,7 +108,7 @@ def transport_problem(
     name: str = "transport",
     dtype: torch.dtype = torch.float64,
 ) -> TransportProblem:
-    """Make a data set of a user's own transport problem.
+    """Make a data set of the user's own transport problem.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The processes of a run: who they are, and the sums they take together."""
+"""The processes of a run: their ranks, and the sums over all of them."""
 
 import atexit
 import hashlib

@@ -17,7 +17,7 @@ from newton_krylov.objectives.residual.objective import (
     ResidualPoint,
 )
 from newton_krylov.objectives.residual.robust import LOSSES, RobustObjective
-from newton_krylov.optimizers.levenberg_marquardt import LevenbergMarquardtStep, Tried
+from newton_krylov.optimizers.levenberg_marquardt import LevenbergMarquardtStep, TrialStep
 
 Loss = Literal["linear", "soft_l1", "huber", "cauchy", "arctan"]
 
@@ -159,7 +159,7 @@ class _Tolerances:
     xtol: float | None
     gtol: float | None
 
-    def met(self, before: ResidualPoint, trial: Tried) -> int | None:
+    def met(self, before: ResidualPoint, trial: TrialStep) -> int | None:
         """Return the status after a step that was made, or None to go on."""
         gain = trial.actual / trial.predicted if trial.predicted > 0 else 0.0
         flat = self.ftol is not None and trial.actual < self.ftol * before.value and gain > 0.25

@@ -32,7 +32,7 @@ class Problem:
     Parameters
     ----------
     A, b, x0, M, damp, rtol, atol, maxiter, callback
-        As of `lsmr`.
+        As in `lsmr`.
 
     Attributes
     ----------

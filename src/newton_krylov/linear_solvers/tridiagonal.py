@@ -117,7 +117,7 @@ class TridiagonalQR:
             self.s.norm_A = self.norm_T
         status = self._judge()
         if self._beta == 0.0:
-            self.s.drift = math.inf  # exhausted, or so it seems: the true residual has to say so
+            self.s.drift = math.inf  # seems exhausted; the true residual decides
         self._k += 1
         if status is None:
             self._normalize(w, Mw)

@@ -159,7 +159,7 @@ class EntropicTransport(Objective):
 def _of_one_total(rows: Tensor, columns: Tensor) -> Tensor:
     """Return both marginals, the second scaled to the first's total.
 
-    Totals that differ, be it by the rounding of float32 data, leave no plan with these marginals,
+    Totals that differ, even by the rounding of float32 data, leave no plan with these marginals,
     and the dual unbounded along its gauge.
     """
     return torch.cat([rows, columns * (rows.sum() / columns.sum())])

@@ -53,7 +53,7 @@ class LeastSquares(SingleOutputModel):
     l2 : float
         lambda >= 0.
     intercept : {"none", "free"}
-        As of `LinearModel`.
+        As in `LinearModel`.
     """
 
     name = "least_squares"

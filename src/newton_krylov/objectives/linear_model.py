@@ -133,7 +133,7 @@ class LinearModel(Objective):
     ridge : float or Tensor, shape (dim,)
         Second derivatives of the L2 term: l2, or l2 times each weight's factor.
     sample_weight : Tensor or None, shape (n_samples,)
-        As of `Split`.
+        As in `Split`.
     share : float
         Share of all samples; below 1 for the objective of a subset, and what its evaluations count.
 

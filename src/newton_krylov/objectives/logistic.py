@@ -55,7 +55,7 @@ class Logistic(SingleOutputModel):
     l2 : float
         lambda >= 0.
     intercept : {"none", "free"}
-        As of `LinearModel`.
+        As in `LinearModel`.
     """
 
     name = "logistic"

@@ -63,7 +63,7 @@ class Multinomial(LinearModel):
     l2 : float
         lambda >= 0.
     intercept : {"none", "free"}
-        As of `LinearModel`.
+        As in `LinearModel`.
     """
 
     name = "multinomial"

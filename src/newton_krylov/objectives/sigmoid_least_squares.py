@@ -62,7 +62,7 @@ class SigmoidLeastSquares(SingleOutputModel):
     l2 : float
         lambda >= 0.
     intercept : {"none", "free"}
-        As of `LinearModel`.
+        As in `LinearModel`.
     """
 
     name = "sigmoid_least_squares"

@@ -50,7 +50,7 @@ class SquaredHinge(SingleOutputModel):
     l2 : float
         lambda >= 0.
     intercept : {"none", "free"}
-        As of `LinearModel`.
+        As in `LinearModel`.
     """
 
     name = "squared_hinge"

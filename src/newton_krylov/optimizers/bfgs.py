@@ -68,13 +68,13 @@ class BFGS(ContinuedOptimizer[InverseHessian]):
         self.scaling: Scaling = scaling
 
     def memory(self, objective: Objective, w0: Tensor) -> InverseHessian:
-        """Return none."""
+        """Return a memory without a matrix."""
         return InverseHessian()
 
     def iterate(
         self, objective: Objective, w0: Tensor, memory: InverseHessian, generator: torch.Generator
     ) -> Steps:
-        """Iterate from w0; ends by itself where no direction of descent is left."""
+        """Iterate from w0; ends where no direction of descent is left."""
         point = objective.at(w0)
         yield Step(point)
         while point.grad_norm > 0:

@@ -31,7 +31,7 @@ _TRIALS = 60
 
 
 @dataclass(frozen=True)
-class Tried:
+class TrialStep:
     """A step that has been tried.
 
     Attributes
@@ -82,7 +82,7 @@ class LevenbergMarquardtStep:
         self._D = scaling if isinstance(scaling, Tensor) else None
         self._plain = not isinstance(scaling, Tensor) and scaling == "none"
 
-    def trials(self, point: ResidualPoint, rtol: float) -> Iterator[Tried]:
+    def trials(self, point: ResidualPoint, rtol: float) -> Iterator[TrialStep]:
         """Try steps with more and more damping; ends after one that is to be made.
 
         Parameters
@@ -94,7 +94,7 @@ class LevenbergMarquardtStep:
 
         Yields
         ------
-        Tried
+        TrialStep
             At least one.
         """
         A = self._scaled(point, rtol)
@@ -137,7 +137,7 @@ class LevenbergMarquardtStep:
             mu *= 4
         self.damping.tau = mu
 
-    def _trial(self, point: ResidualPoint, A: GaussNewtonOperator, rtol: float) -> Tried:
+    def _trial(self, point: ResidualPoint, A: GaussNewtonOperator, rtol: float) -> TrialStep:
         mu = self.damping.value(A)
         inner = self.solver(A.affine(shift=mu), -A.b, rtol=rtol)
         z, iterations = inner.x, inner.iterations
@@ -153,7 +153,7 @@ class LevenbergMarquardtStep:
         there = point.objective.at(point.w + p)
         actual = point.decrease(there)
         accepted = self.damping.judge(Trial(-actual, -predicted))
-        return Tried(there, p, actual, predicted, iterations, accepted)
+        return TrialStep(there, p, actual, predicted, iterations, accepted)
 
     def _unscaled(self, z: Tensor) -> Tensor:
         return z if self._D is None else z / self._D

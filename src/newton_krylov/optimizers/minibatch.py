@@ -158,7 +158,7 @@ def batch_smoothness(L: float, L_max: float, n: int, size: int) -> tuple[float, 
     Parameters
     ----------
     L, L_max : float
-        As of `smoothness`.
+        As in `smoothness`.
     n, size : int
         Samples, and samples in a batch.
 

@@ -43,7 +43,7 @@ class StochasticMemory(NewtonMemory):
 @assembled
 @dataclass(frozen=True)
 class StochasticStep:
-    """A Newton step whose curvature is of some of the samples, and may last; with momentum.
+    """A Newton step with momentum, whose curvature uses some of the samples and may be reused.
 
     Parameters
     ----------

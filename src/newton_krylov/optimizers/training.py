@@ -20,7 +20,7 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True)
 class Update:
-    """What one mini-batch came to.
+    """The result of one mini-batch.
 
     Attributes
     ----------

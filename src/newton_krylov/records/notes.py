@@ -1,4 +1,4 @@
-"""Notes in the cache folder on which records are being written, for those who come after a kill."""
+"""Notes in the cache folder on which records are being written, to be found after a kill."""
 
 import json
 import platform

@@ -93,7 +93,7 @@ class Row:
     """One step of a run; each attribute's annotation is its entry in the table of columns.
 
     A number that is not known is nan: a suboptimality without a certified optimum, an accuracy of a
-    regression, a count that a library does not tell, the start's step size. Counts and costs are
+    regression, a count that a library does not report, the start's step size. Counts and costs are
     those so far (see `Counts`), and seconds the optimizer's own, without metrics and logging.
     """
 

@@ -313,7 +313,7 @@ def slug(label: str) -> str:
 
 
 def slugs(labels: Sequence[str]) -> list[str]:
-    """Return file names as of `slug`, numbered where two are equal or nothing is left."""
+    """Return file names as in `slug`, numbered where two are equal or one is empty."""
     names = [slug(label) for label in labels]
     return [
         name if name and names.count(name) == 1 else f"{name}-{i}".lstrip("-")

@@ -162,7 +162,7 @@ class RunRecord:
             return status
         if self.source:  # a copy does not show whether its original goes on
             return "unfinished"
-        # Who writes a run holds a lock on its folder, which a dead process does not.
+        # The process that writes a run holds a lock on its folder; a killed one does not.
         return status if Record(self.folder).alive else "killed"
 
     @property

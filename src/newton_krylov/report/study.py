@@ -301,7 +301,7 @@ def studies(records: Iterable[RunRecord]) -> list[Study]:
     described = {record.problem for record in records if record.problem.n_samples}
     problems: dict[Problem, dict[Any, list[RunRecord]]] = {}
     for record in records:
-        methods = problems.setdefault(_home(record, described), {})
+        methods = problems.setdefault(_problem_of(record, described), {})
         methods.setdefault(_key(record), []).append(record)
     ordered = sorted(problems, key=lambda p: (p.dataset, p.loss, p.n_features, p.n_samples))
     made = [Study(problem, _entries(list(problems[problem].values()))) for problem in ordered]
@@ -309,7 +309,7 @@ def studies(records: Iterable[RunRecord]) -> list[Study]:
     return [replace(study, family=family) for study in made]
 
 
-def _home(record: RunRecord, described: Iterable[Problem]) -> Problem:
+def _problem_of(record: RunRecord, described: Iterable[Problem]) -> Problem:
     """Return a run's problem, or, where it never got to describe it, the one it must be."""
     own = record.problem
     if own.n_samples:

@@ -311,7 +311,7 @@ class Sweep:
             return []
 
     def _print(self, members: Sequence[Member], files: Sequence[Path]) -> None:
-        """Show what the members came to, and where everything lies."""
+        """Show the results of the members, and where everything lies."""
         out, place, folder = console(), self.tracker.place, self.record.folder
         if (folder / PLAN).exists():
             print_verdict(out, read_race(folder))

@@ -130,16 +130,9 @@ def lanczos(
 
 
 class _Search:
-    """The search for k pairs, and for what it may have passed over.
+    """The search for k pairs, and for what it may have passed over."""
 
-    Attributes
-    ----------
-    theta, S : Tensor
-        The Ritz values and vectors of the basis when it was last looked at.
-    wanted : Tensor, shape (k,)
-        The columns of S that are the best.
-    """
-
+    # The basis's Ritz values and vectors when it was last looked at, and S's k best columns.
     theta: Tensor
     S: Tensor
     wanted: Tensor

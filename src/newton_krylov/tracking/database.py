@@ -84,7 +84,7 @@ def _require_whole(path: Path) -> None:
         if "no such table" not in str(error):
             raise DataError(
                 f"{path} cannot be used as MLflow's database ({error}); if it is damaged, move it "
-                f"away and send the records anew."
+                f"away and send the records again."
             ) from error
         row = None
     if row is None or row[0] != head():  # type: ignore[no-untyped-call]

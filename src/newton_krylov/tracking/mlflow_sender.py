@@ -369,8 +369,8 @@ class Sender:
             self._client.set_terminated(run_id, mark, end_time=end)
 
 
-def told_of(error: Exception) -> str:
-    """Return what went wrong in one line without passwords, and log where.
+def log_failure(error: Exception) -> str:
+    """Log an error with its traceback, and return it as one line without passwords.
 
     Parameters
     ----------

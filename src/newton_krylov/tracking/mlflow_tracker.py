@@ -13,7 +13,7 @@ from newton_krylov.records.trace import Measured, Row
 from newton_krylov.registry import register
 from newton_krylov.tracking import afterwards, mlflow_sender
 from newton_krylov.tracking.base import Place, Tracker
-from newton_krylov.tracking.mlflow_sender import DEADLINE, EVERY_STEP_UP_TO, Sender, told_of
+from newton_krylov.tracking.mlflow_sender import DEADLINE, EVERY_STEP_UP_TO, Sender, log_failure
 
 _T = TypeVar("_T")
 
@@ -140,7 +140,7 @@ class MLflowTracker(Tracker):
         try:
             afterwards.send(sender, record)
         except Exception as error:  # its own trouble, not that of the run which is followed
-            told_of(error)
+            log_failure(error)
 
     @property
     def place(self) -> Place:
@@ -176,7 +176,7 @@ class MLflowTracker(Tracker):
         try:
             return action()
         except Exception as error:
-            self._problem = told_of(error)
+            self._problem = log_failure(error)
             return None
 
 

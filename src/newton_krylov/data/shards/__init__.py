@@ -16,7 +16,7 @@ from newton_krylov.data.prepare import checksum
 from newton_krylov.data.shards.layout import Description, SplitSize, read_description
 from newton_krylov.data.shards.writer import write_shards
 from newton_krylov.errors import ConfigError, DataError
-from newton_krylov.files import at_home
+from newton_krylov.files import expand_home
 from newton_krylov.registry import register
 
 __all__ = ["read_shards", "shards", "write_shards"]
@@ -45,7 +45,7 @@ def shards(*, path: str | None = None, dtype: torch.dtype = torch.float64) -> Ta
     """
     if path is None:
         raise ConfigError("dataset=shards needs a folder: dataset.path=FOLDER.")
-    return read_shards(at_home(path), dtype)
+    return read_shards(expand_home(path), dtype)
 
 
 def read_shards(folder: Path, dtype: torch.dtype) -> Table:

@@ -55,7 +55,7 @@ class Description:
 
 
 def read_description(folder: Path) -> Description:
-    """Read `dataset.json`, as data that anybody may have written.
+    """Read `dataset.json`, as untrusted data.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def read_description(folder: Path) -> Description:
     Returns
     -------
     Description
-        Checked as far as it goes: of the files it speaks of, nothing is known yet.
+        Only the description is checked; the files that it names are not read yet.
 
     Raises
     ------

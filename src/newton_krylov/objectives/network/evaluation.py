@@ -21,29 +21,13 @@ _CALIBRATION = 1000
 
 @dataclass
 class _Kept:
-    """What is known of a split since its last evaluation.
+    """What is known of a split since its last evaluation."""
 
-    Attributes
-    ----------
-    X : Tensor
-        The split's samples, by which it is recognized.
-    at : tuple of Tensor
-        The free weights of the last evaluation, and the network's in which they are embedded.
-    w : Tensor
-        The same, whole.
-    result : tuple of float
-        The answer.
-    inputs : Inputs
-        What the stages in front of `depth` make of the samples.
-    depth : int
-        A stage.
-    """
-
-    X: Tensor
-    at: tuple[Tensor, Tensor | None]
-    w: Tensor
+    X: Tensor  # the split's samples, by which it is recognized
+    at: tuple[Tensor, Tensor | None]  # the free weights, and the network's that embed them
+    w: Tensor  # the same, whole
     result: tuple[float, float]
-    inputs: Inputs
+    inputs: Inputs  # what the stages in front of `depth` make of the samples
     depth: int
 
 

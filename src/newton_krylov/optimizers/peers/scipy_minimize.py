@@ -100,7 +100,7 @@ class ScipyPeer(Optimizer):
         """Return what SciPy calls the method's options."""
 
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
-        """Iterate from w0; ends by itself where SciPy does."""
+        """Iterate from w0; ends where SciPy does."""
         load("scipy.optimize")  # before its BLAS is looked for
         conditions = Conditions(one_blas_thread=True)
         function, x0 = NumpyFunction(objective), _array(w0)
