@@ -55,6 +55,6 @@ class Curvature(ABC):
         Parameters
         ----------
         state : dict
-            Of `state_dict`.
+            What `state_dict` returned.
         """
         return

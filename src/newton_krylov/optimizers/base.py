@@ -25,7 +25,7 @@ class Step:
     point : Point
         The new iterate.
     step_size : float
-        Of this step; nan where the method has none (or for the start).
+        Step size of this step; nan where the method has none (or for the start).
     inner_iterations : float
         Iterations of the linear solver in this step; nan where a library does not say.
     notes : tuple of str
@@ -115,7 +115,7 @@ class Optimizer(ABC):
         Parameters
         ----------
         state : dict
-            Of `state_dict`, of an optimizer with the same settings.
+            What `state_dict` returned, of an optimizer with the same settings.
 
         Raises
         ------

@@ -18,7 +18,7 @@ _EPS, _TINY = sys.float_info.epsilon, sys.float_info.min
 _FIRST = 1e-3
 """The first tau of `levenberg_marquardt`, in units of the curvature's largest diagonal entry."""
 _GAIN = 1e-4
-"""Its steps are made where f falls by at least this part of what the model promised."""
+"""A step is made where f falls by at least this part of what the model promised."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class PreconditionerBuilder(ABC):
         Returns
         -------
         dict
-            Of tensors and numbers; empty where each system stands for itself.
+            Tensors and numbers; empty where no system depends on an earlier one.
         """
         return {}
 
@@ -47,6 +47,6 @@ class PreconditionerBuilder(ABC):
         Parameters
         ----------
         state : dict
-            Of `state_dict`.
+            What `state_dict` returned.
         """
         return
