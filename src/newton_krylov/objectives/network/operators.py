@@ -112,7 +112,7 @@ class HessianOperator(NetworkOperator[HessianGraph]):
     graphs : Kept
         One graph a span.
     w : Tensor, shape (dim,)
-        Where.
+        Parameters at which to evaluate.
     """
 
     def __init__(self, passes: Passes, graphs: Kept[HessianGraph], w: Tensor) -> None:

@@ -29,7 +29,7 @@ class ResidualPoint(Point):
     Parameters
     ----------
     objective : ResidualObjective
-        The function.
+        Objective whose point it is.
     w : Tensor, shape (dim,)
         Parameters.
     """
