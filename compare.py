@@ -2,7 +2,11 @@
 
 import sys
 
-from newton_krylov.report.command import main
+from newton_krylov.terminal import end_on_interrupt
+
+end_on_interrupt()  # the imports take seconds
+
+from newton_krylov.report.command import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

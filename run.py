@@ -3,7 +3,11 @@
 import sys
 from pathlib import Path
 
-from newton_krylov.cli.main import main
+from newton_krylov.terminal import end_on_interrupt
+
+end_on_interrupt()  # the imports take seconds
+
+from newton_krylov.cli.main import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main(Path(__file__).resolve().parent / "conf"))

@@ -144,7 +144,7 @@ def measure(options: argparse.Namespace) -> None:
     train(net, X, y, options.train)
     net.to(device)
     X, y = X[: 2 * n].to(device), y[: 2 * n].to(device)
-    f, before = (Network(net, F.cross_entropy, X[part], y[part]) for part in
+    f, before = (Network(net, F.cross_entropy, X[part], y[part], channels_last=True) for part in
                  (slice(n), slice(n, 2 * n)))  # fmt: skip
     unit = median(timed(lambda: f.at(f.initial()).grad, device)[1] for _ in range(5))
     print(f"{n} samples, {options.train} training steps, {device}; a gradient of the whole "

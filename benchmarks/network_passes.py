@@ -87,7 +87,7 @@ def plain(batch: int, repeats: int) -> Times:
 def ours(batch: int, repeats: int) -> Times:
     """Measure the network as an objective."""
     X, y = images(batch)
-    f = Network(build(), F.cross_entropy, X, y)
+    f = Network(build(), F.cross_entropy, X, y, channels_last=True)
     w = f.initial()
     noisy = f.subset(torch.arange(batch), noise=1)
     times = {"gradient": best(lambda: noisy.at(w).grad, repeats)}

@@ -100,6 +100,7 @@ PROBLEMS = (
     (),
     ("dataset=digits_images", "loss=cross_entropy", "model=paper_cnn"),
     ("dataset=transport", "loss=entropic_transport"),
+    ("dataset=poisson_2d", "loss=residual", "model=mlp"),
 )
 """A method is for one of these."""
 

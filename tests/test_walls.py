@@ -50,7 +50,7 @@ LIBRARY = {
 BENCH = {
     "terminal": set(),
     "records": {"errors", "files"},
-    "tracking": {"errors", "files", "records", "registry"},
+    "tracking": {"errors", "files", "records", "registry", "terminal"},
     # A report reads records and traces, never live objects.
     "report": {"errors", "files", "records", "spectral", "terminal", "tracking"},
     "runs": {

@@ -17,7 +17,7 @@ CACHE_VARIABLE = "NEWTON_KRYLOV_CACHE"
 _APPLICATION = "newton-krylov"
 
 
-def at_home(path: str) -> Path:
+def expand_home(path: str) -> Path:
     """Return a path with a leading `~` or `~user` replaced by that home, where there is one.
 
     A name that only begins with a tilde (`~data.svm`) is a name.
@@ -46,14 +46,14 @@ def default_data_dir() -> Path:
         Need not exist yet.
     """
     if chosen := os.environ.get(DATA_VARIABLE):
-        return at_home(chosen)
+        return expand_home(chosen)
     from platformdirs import user_data_path
 
     return user_data_path(_APPLICATION)
 
 
 def cache_dir() -> Path:
-    """Return the folder of what can be made anew: `$NEWTON_KRYLOV_CACHE`, else the user's cache.
+    """Return the folder of recomputable files: `$NEWTON_KRYLOV_CACHE`, else the user's cache.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def cache_dir() -> Path:
         Need not exist yet.
     """
     if chosen := os.environ.get(CACHE_VARIABLE):
-        return at_home(chosen)
+        return expand_home(chosen)
     from platformdirs import user_cache_path
 
     return user_cache_path(_APPLICATION)
@@ -126,7 +126,7 @@ def read_text(path: Path, limit: int) -> str:
     Returns
     -------
     str
-        Its text.
+        The file's text.
 
     Raises
     ------
@@ -157,14 +157,46 @@ def require_memory(n_bytes: int, what: str) -> None:
     Raises
     ------
     DataError
-        If it is more than the physical memory.
+        If it is more than the memory that this process may use.
     """
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if n_bytes > physical:
+    memory = usable_memory()
+    if n_bytes > memory:
         raise DataError(
             f"{what} takes {n_bytes / 2**30:,.1f} GiB, "
-            f"but this machine has {physical / 2**30:,.1f} GiB of memory."
+            f"but this machine has {memory / 2**30:,.1f} GiB of memory for it."
         )
+
+
+def usable_memory() -> int:
+    """Return the bytes of memory that this process may use: the machine's, or its container's.
+
+    Returns
+    -------
+    int
+        The physical memory, or the limit of the process's control group or one above it.
+    """
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in _limits():
+        try:
+            found = min(found, int(path.read_text(encoding="ascii")))
+        except (OSError, ValueError):  # "max", or none at this height
+            continue
+    return found
+
+
+def _limits(root: Path = Path("/sys/fs/cgroup")) -> Iterator[Path]:
+    """Yield the files that may limit this process's memory (Linux's control groups, 1 and 2)."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, kinds, group = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        base, name = (root / "memory", "memory.limit_in_bytes") if kinds else (root, "memory.max")
+        place = base / group.lstrip("/")
+        yield from (above / name for above in (place, *place.parents) if above.is_relative_to(base))
 
 
 @contextmanager

@@ -94,7 +94,7 @@ class LinearOperator:
         Returns
         -------
         Tensor, shape (n,)
-            The product, which the caller may overwrite: a tensor of its own, no alias of `v`.
+            The product, which the caller may overwrite: a tensor of its own, no alias in `v`.
         """
         raise NotImplementedError
 
@@ -229,7 +229,7 @@ class LinearOperator:
         Parameters
         ----------
         dtype : torch.dtype
-            Of the vectors that come and go.
+            Precision of the vectors it takes and returns.
 
         Returns
         -------
@@ -295,7 +295,7 @@ class RectangularOperator(ABC):
     shape : tuple of int
         (m, n).
     dtype : torch.dtype
-        Of the vectors it takes and returns.
+        Precision of the vectors it takes and returns.
     device : torch.device
         Where those vectors live.
     """
@@ -305,7 +305,7 @@ class RectangularOperator(ABC):
 
     @abstractmethod
     def matvec(self, v: Tensor) -> Tensor:
-        """Multiply by a vector of shape (n,); returns shape (m,), never an alias of `v`."""
+        """Multiply by a vector of shape (n,); returns shape (m,), never an alias in `v`."""
 
     @abstractmethod
     def rmatvec(self, u: Tensor) -> Tensor:
@@ -413,7 +413,7 @@ class FunctionOperator(LinearOperator):
 
 
 def _is_fresh(Av: Tensor, v: Tensor) -> bool:
-    """Tell whether nobody but the caller holds the product's memory.
+    """Return whether nobody but the caller holds the product's memory.
 
     An identity may hand back its argument, and a function its own buffer, a part of it, or a view
     of NumPy's memory: the next product would overwrite this one, or its user what is the
@@ -623,7 +623,7 @@ class CastOperator(LinearOperator):
     operator : LinearOperator
         In its type.
     dtype : torch.dtype
-        Of the vectors that come and go.
+        Precision of the vectors it takes and returns.
     """
 
     def __init__(self, operator: LinearOperator, dtype: torch.dtype) -> None:
@@ -714,7 +714,7 @@ class Products:
         Parameters
         ----------
         v : Tensor, shape (n,)
-            Of moderate size.
+            Vector of moderate size.
 
         Returns
         -------

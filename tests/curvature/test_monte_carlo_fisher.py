@@ -35,7 +35,9 @@ def test_of_a_network_too(case):
     assert_close(A.dense(), point.gauss_newton().dense(), NEAR)
 
 
-@pytest.mark.parametrize("f", [make("multinomial", n=15), network("mlp", l2=0.1)], ids=str)
+@pytest.mark.parametrize(
+    "f", [make("multinomial", n=15), network("mlp", l2=0.1)], ids=["table", "network"]
+)
 def test_one_draw_is_a_fixed_semidefinite_matrix(f):
     point = f.at(torch.full((f.dim,), 0.1).double())
     A, again, other = (MonteCarloFisher().at(point, generator(seed)) for seed in (1, 1, 2))

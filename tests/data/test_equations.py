@@ -4,25 +4,52 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from newton_krylov.data import load_dataset
 from newton_krylov.data.equation import derivatives
 from newton_krylov.data.poisson import around_square
 
-SOLUTIONS = {"poisson_2d": lambda x: torch.sin(math.pi * x).prod(-1)}
+
+def reaction(z: Tensor) -> Tensor:
+    h = torch.exp(-((z[:, 0] - math.pi) ** 2) / (2 * (math.pi / 4) ** 2))
+    return h * torch.exp(5 * z[:, 1]) / (h * torch.exp(5 * z[:, 1]) + 1 - h)
 
 
-@pytest.mark.parametrize("points", ["grid", "random"])
+def wave(z: Tensor) -> Tensor:
+    x, t = math.pi * z[:, 0], 2 * math.pi * z[:, 1]
+    return x.sin() * t.cos() + (5 * x).sin() * (5 * t).cos() / 2
+
+
+SOLUTIONS = {
+    "poisson_2d": lambda x: torch.sin(math.pi * x).prod(-1),
+    "poisson_5d": lambda x: torch.cos(math.pi * x).sum(-1),
+    "heat_1d": lambda z: torch.exp(-(math.pi**2) * z[:, 1] / 4) * torch.sin(math.pi * z[:, 0]),
+    "convection": lambda z: torch.sin(z[:, 0] - 40 * z[:, 1]),
+    "reaction": reaction,
+    "wave": wave,
+}
+
+
 @pytest.mark.parametrize("name", SOLUTIONS)
-def test_residuals_vanish_on_the_exact_solution(name: str, points: str):
-    equation = load_dataset(name, {"points": points}).equation
+def test_residuals_vanish_on_the_exact_solution(name: str):
+    equation = load_dataset(name, {}).equation
     for block in equation.blocks:
         residual = block.residual(derivatives(SOLUTIONS[name], block))
         assert residual.shape == (len(block.points),)
-        assert float(residual.abs().max()) <= 1e-12
-        wrong = block.residual(derivatives(lambda x: SOLUTIONS[name](x) + x.sin().sum(-1), block))
+        assert float(residual.abs().max()) <= 1e-9
+        wrong = block.residual(derivatives(lambda x: SOLUTIONS[name](x) + x.exp().sum(-1), block))
         assert float(wrong.abs().max()) > 1e-2
     assert torch.allclose(equation.solution, SOLUTIONS[name](equation.test))
+    assert 0.1 < sum(block.weight * len(block.points) for block in equation.blocks) < 1e4
+
+
+@pytest.mark.parametrize("name", SOLUTIONS)
+def test_the_same_in_float32_and_from_the_same_seed(name: str):
+    one, two = (load_dataset(name, {}, dtype=torch.float32).equation for _ in range(2))
+    for a, b in zip(one.blocks, two.blocks, strict=True):
+        assert a.points.dtype == a.target.dtype == torch.float32
+        assert torch.equal(a.points, b.points)
 
 
 @pytest.mark.parametrize("points", ["grid", "random"])

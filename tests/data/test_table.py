@@ -137,3 +137,40 @@ def test_a_file_of_another_kind_is_led_to_its_reader(tmp_path):
         load(tmp_path / "a.svm", "y")
     with pytest.raises(UserError, match=r"dataset=table needs a file"):
         load_dataset("table", {})
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.csv.gz", "p.tsv", "p.parquet", "p.feather", "p.npz"])
+def test_a_table_in_the_other_reader_s_hands_is_led_here(tmp_path, name):
+    file, frame = tmp_path / name, people(20)
+    if file.suffix == ".npz":
+        np.savez(file, X=np.eye(2), y=np.arange(2))
+    elif file.suffix in (".parquet", ".feather"):
+        getattr(frame, f"to_{file.suffix[1:]}")(file)
+    else:
+        frame.to_csv(file, index=False, sep="\t" if file.suffix == ".tsv" else ",")
+    way = rf"dataset=table dataset\.path={file} dataset\.target=COLUMN\.$"
+    with pytest.raises(UserError, match=way) as caught:
+        load_dataset("libsvm", {"path": str(file)})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_libsvm_s_format_may_be_named_like_a_table(tmp_path):
+    (tmp_path / "a.csv").write_text("1 1:2\n-1 2:1\n")
+    assert (
+        len(load_dataset("libsvm", {"path": str(tmp_path / "a.csv"), "test_fraction": 0}).train)
+        == 2
+    )
+
+
+def test_a_damaged_table_is_one_sentence(tmp_path):
+    for name in ("a.parquet", "a.feather", "a.npz"):
+        (tmp_path / name).write_bytes(bytes(range(256)))
+        with pytest.raises(UserError, match=rf"{name} .*[^.]\.$"):
+            load(tmp_path / name, "y")
+    np.savez(tmp_path / "whole.npz", X=np.eye(9), y=np.arange(9))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:300])
+    np.save(tmp_path / "one.npy", np.eye(3))
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    for name in ("cut.npz", "one.npz"):
+        with pytest.raises(UserError, match=rf"{name} should hold the arrays X and y"):
+            load(tmp_path / name, "y")

@@ -90,8 +90,9 @@ def test_there_is_an_example_of_every_kind() -> None:
         for group in re.findall(r'^@register\("(\w+)"', code, re.MULTILINE)
     }
     assert "@source(" in EXAMPLES["my_dataset.py"][0]
+    assert "@linear_solver(" in EXAMPLES["my_solver.py"][0]
     without = {"device", "tracking", "schedule"}  # nobody's to extend but the bench's own
-    assert kinds | {"dataset"} == set(GROUPS) - without
+    assert kinds | {"dataset", "solver"} == set(GROUPS) - without
 
 
 @pytest.mark.slow

@@ -69,6 +69,8 @@ def test_it_shows_a_line_a_step_and_a_summary(shown, rows, folder, run):
     assert re.search(r"stopped +│ converged: gradient norm <= 1e-10", shown)
     assert f"outputs/{folder.parent.name}/{folder.name}/figures" in shown
     assert f"{run.info.run_id} (mlflow ui)" in shown
+    place = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    assert f"http://127.0.0.1:5000/{place}" in "".join(shown.split())
 
 
 def test_the_trace_is_of_newton_s_method(rows):

@@ -90,7 +90,7 @@ def test_the_update_meets_the_secant_equation_and_is_scipy_s():
     A = symmetric(spread(6, 10))
     for k in range(5):
         s = randn(6, seed=k)
-        memory.update(s, A @ s, "first")
+        memory.update(s, A @ s)
         theirs.update(s.numpy(), (A @ s).numpy())
         assert torch.allclose(memory.H @ (A @ s), s)
         assert torch.allclose(memory.H, memory.H.T)
@@ -100,20 +100,38 @@ def test_the_update_meets_the_secant_equation_and_is_scipy_s():
 
 def test_a_pair_without_curvature_changes_nothing():
     memory = InverseHessian()
-    memory.update(torch.ones(2).double(), -torch.ones(2).double(), "first")
+    memory.update(torch.ones(2).double(), -torch.ones(2).double())
     assert memory.H is None
 
 
-def test_self_scaling_mends_a_matrix_that_is_far_too_large():
-    """Al-Baali's factor min(1, s'y / y'Hy) before the update."""
-    plain, scaled = InverseHessian(), InverseHessian()
-    A = torch.diag(torch.tensor([1.0, 1e4, 1e4, 1e4], dtype=torch.float64))
-    for memory, scaling in ((plain, "first"), (scaled, "always")):
-        memory.H = torch.eye(4, dtype=torch.float64)
-        s = torch.tensor([0.0, 1.0, 0.0, 0.0], dtype=torch.float64)
-        memory.update(s, A @ s, scaling)
-    assert scaled.H[2, 2] == pytest.approx(1e-4)
-    assert plain.H[2, 2] == pytest.approx(1.0)
+def test_self_scaling_mends_curvature_that_is_overestimated():
+    """H / min(1, s'y / s'H^-1 s) before the update: H is right at once in all directions."""
+    plain, scaled, small = InverseHessian(), InverseHessian(), InverseHessian()
+    s = torch.tensor([0.0, 1.0, 0.0, 0.0], dtype=torch.float64)
+    for memory, first, size in ((plain, 1e-4, None), (scaled, 1e-4, 1e4), (small, 1e4, 1e-4)):
+        memory.H = first * torch.eye(4, dtype=torch.float64)
+        memory.update(s, s, size)  # of the Hessian I
+        assert torch.allclose(memory.H @ s, s)
+    assert scaled.H[2, 2] == pytest.approx(1.0)
+    assert plain.H[2, 2] == pytest.approx(1e-4)
+    assert small.H[2, 2] == pytest.approx(1e4)  # underestimated curvature is left to the update
+
+
+def test_the_size_that_the_method_hands_over_is_that_of_its_matrix():
+    f, seen = FunctionObjective(rosenbrock, START), []
+
+    class Watched(InverseHessian):
+        def update(self, s, y, size=None):
+            if self.H is not None:
+                seen.append((size, float(s @ torch.linalg.solve(self.H, s))))
+            super().update(s, y, size)
+
+    method = BFGS(strong_wolfe, "always")
+    for _ in zip(method.iterate(f, START, Watched(), torch.Generator()), range(15), strict=False):
+        pass
+    assert len(seen) >= 10
+    for mine, dense in seen:
+        assert mine == pytest.approx(dense, rel=1e-5)
 
 
 @pytest.mark.parametrize(

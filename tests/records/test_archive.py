@@ -66,6 +66,7 @@ def test_pandas_reads_it(tmp_path: Path) -> None:
     "content",
     [b"", b"no gzip", gzip.compress(b"{}\n"), gzip.compress(b"[1]\n"), gzip.compress(b"\xff\n"),
      gzip.compress(b"{}\n")[:-4], gzip.compress(b"nonsense\n")],
+    ids=["empty", "not gzip", "no run", "a list", "not text", "cut short", "not JSON"],
 )  # fmt: skip
 def test_a_damaged_file_is_one_sentence(content: bytes, tmp_path: Path, capsys) -> None:
     path = tmp_path / "study.jsonl.gz"

@@ -107,6 +107,14 @@ def test_the_projects_page_is_what_its_sections_say(tmp_path: Path) -> None:
     assert assembled.read_text() == (ROOT / "docs" / "reproduction.md").read_text()
 
 
+@pytest.mark.slow
+def test_the_projects_page_is_what_its_records_say(tmp_path: Path) -> None:
+    """Anyone can check it: the records of all claims are kept, and give the page again."""
+    kept = ROOT / "studies" / "reproduction" / "runs"
+    page = generate([kept], tmp_path).read_text()
+    assert page == (ROOT / "docs" / "reproduction.md").read_text()
+
+
 def test_kept_runs_make_the_same_page_and_tell_nothing_of_the_machine(tmp_path: Path) -> None:
     study = convex_study(tmp_path / "study")
     for folder in study.iterdir():

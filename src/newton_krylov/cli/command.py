@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import newton_krylov
-from newton_krylov.cli.main import DONE, MISTAKE
 from newton_krylov.errors import suggest
+from newton_krylov.terminal import end_on_interrupt
 
 PROG = "newton-krylov"
+DONE, MISTAKE = 0, 2
+"""Exit codes as in `cli.main`, which is imported only to run: it needs the commands' packages."""
+
 _USAGE = f"""\
 Usage: {PROG} COMMAND [arguments]
 
@@ -33,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
+    if arguments is None:
+        end_on_interrupt()
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
     rest = rest[:-1]
     if name in ("", "-h", "--help"):

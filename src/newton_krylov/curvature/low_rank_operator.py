@@ -26,7 +26,7 @@ class LowRankOperator(LinearOperator):
     values : Tensor, shape (k,)
         The operator's eigenvalues along V.
     rest : float
-        Its eigenvalue in all other directions.
+        Eigenvalue in all other directions.
     """
 
     def __init__(self, vectors: Tensor, values: Tensor, rest: float = 0.0) -> None:

@@ -107,7 +107,7 @@ class EquationProblem(Dataset):
     Attributes
     ----------
     equation : Equation
-        Its blocks and its solution.
+        The equation's blocks and its solution.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Poisson's equation on the unit cube, with a known solution."""
+"""Poisson's equation in two and five dimensions, with known solutions."""
 
 import math
 from typing import Annotated, Literal
@@ -44,11 +44,11 @@ def poisson_2d(
     boundary : int
         Points of the boundary.
     boundary_weight : float
-        Of the boundary's residuals; 1 for the equation's.
+        Weight of the boundary's residuals; the equation's weight is 1.
     seed : int
-        Of random points, and of the test points.
+        Seed of random points, and of the test points.
     dtype : torch.dtype
-        Of everything.
+        Precision of all tensors.
 
     Returns
     -------
@@ -92,6 +92,66 @@ def poisson_2d(
     )
 
 
+@register("dataset", "poisson_5d", offers=(RESIDUALS,))
+def poisson_5d(
+    *,
+    inside: PositiveInt = 3000,
+    boundary: PositiveInt = 500,
+    boundary_weight: Weight = 1.0,
+    seed: NonNegativeInt = 0,
+    dtype: torch.dtype = torch.float64,
+) -> EquationProblem:
+    """Minus the Laplacian of u = pi^2 sum cos(pi x_i) in the unit cube of five dimensions.
+
+    u = sum cos(pi x_i) solves it, and is given on the boundary.
+
+    Parameters
+    ----------
+    inside, boundary : int
+        Random points in the cube and on its faces.
+    boundary_weight : float
+        Weight of the boundary's mean square; the equation's weight is 1.
+    seed : int
+        Seed of all points.
+    dtype : torch.dtype
+        Precision of all tensors.
+
+    Returns
+    -------
+    EquationProblem
+        With blocks `interior` and `boundary`.
+    """
+    arguments = {
+        "inside": inside, "boundary": boundary, "seed": seed, "boundary_weight": boundary_weight,
+        "version": _VERSION,
+    }  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.rand(inside, 5, generator=generator, dtype=torch.float64)
+    faces = torch.rand(boundary, 5, generator=generator, dtype=torch.float64)
+    axes = torch.randint(0, 5, (boundary,), generator=generator)
+    sides = torch.randint(0, 2, (boundary,), generator=generator, dtype=torch.float64)
+    faces[torch.arange(boundary), axes] = sides
+    test = torch.rand(_TEST_POINTS, 5, generator=generator, dtype=torch.float64).to(dtype)
+    points, faces = points.to(dtype), faces.to(dtype)
+    eye, ones = torch.eye(5, dtype=dtype), torch.ones(1, 5, dtype=dtype)
+    blocks = (
+        Block(
+            "interior", points[:, None], lambda jet: jet.second[0, :, 0] + jet.target,
+            math.pi**2 * _cosines(points), 1 / inside, eye, ones,
+        ),
+        Block(
+            "boundary", faces[:, None], lambda jet: jet.value[:, 0] - jet.target,
+            _cosines(faces), boundary_weight / boundary,
+        ),
+    )  # fmt: skip
+    return EquationProblem(
+        name="poisson_5d",
+        equation=Equation(blocks, test, _cosines(test)),
+        source="computed",
+        checksum=checksum({"name": "poisson_5d", **arguments}),
+    )
+
+
 def around_square(t: Tensor) -> Tensor:
     """Return the points of the unit square's boundary at distances t from the origin, in 0 .. 4."""
     side, s = t.floor() % 4, t - t.floor()
@@ -103,3 +163,7 @@ def around_square(t: Tensor) -> Tensor:
 
 def _sines(x: Tensor) -> Tensor:
     return torch.sin(math.pi * x).prod(-1)
+
+
+def _cosines(x: Tensor) -> Tensor:
+    return torch.cos(math.pi * x).sum(-1)

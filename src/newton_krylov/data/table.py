@@ -1,4 +1,4 @@
-"""Tables of a user's own: CSV, Parquet, Feather or NumPy files with a named target."""
+"""The user's own tables: CSV, Parquet, Feather or NumPy files with a named target."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +14,7 @@ from newton_krylov.data.labels import LabelError, encode_labels
 from newton_krylov.data.prepare import RawData, Samples, checksum
 from newton_krylov.data.sources import source
 from newton_krylov.errors import ConfigError, DataError, suggest
-from newton_krylov.files import at_home, require_file, sha256_file
+from newton_krylov.files import expand_home, require_file, sha256_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +89,7 @@ def table(
     """
     if path is None:
         raise ConfigError("dataset=table needs a file: dataset.path=FILE.")
-    files = [at_home(path), *([at_home(test_path)] if test_path else [])]
+    files = [expand_home(path), *([expand_home(test_path)] if test_path else [])]
     frames = [_read(file) for file in files]
     target = _target(frames, files, target)
     labels, decided, n_classes = _labels([f.pop(target) for f in frames], files, target, task)
@@ -116,13 +116,23 @@ def table(
     )  # fmt: skip
 
 
+def is_table(file: Path) -> bool:
+    """Say whether a file's name is that of a table which `dataset=table` reads."""
+    return _kind(file) in {*_READERS, _NUMPY}
+
+
+def _kind(file: Path) -> str:
+    """Return the ending of a file's name, whatever packed it."""
+    suffixes = [suffix.lower() for suffix in file.suffixes]
+    return next((s for s in reversed(suffixes) if s not in _COMPRESSED), "")
+
+
 def _read(file: Path) -> "pd.DataFrame":
     """Read a file as a frame, by the ending of its name."""
     import pandas as pd
 
     require_file(file)
-    suffixes = [suffix.lower() for suffix in file.suffixes]
-    suffix = next((s for s in reversed(suffixes) if s not in _COMPRESSED), "")
+    suffix = _kind(file)
     if suffix == _NUMPY:
         return _read_arrays(file)
     if suffix not in _READERS:
@@ -138,7 +148,7 @@ def _read(file: Path) -> "pd.DataFrame":
         frame: pd.DataFrame = getattr(pd, _READERS[suffix])(file, **options)
     except Exception as error:  # pandas and pyarrow raise of many kinds on a damaged file
         text = " ".join(str(error).split())
-        raise DataError(f"{file} cannot be read as {suffix[1:]}: {text}.") from error
+        raise DataError(f"{file} cannot be read as {suffix[1:]}: {text.rstrip('.')}.") from error
     frame.columns = [str(name) for name in frame.columns]
     if not frame.columns.is_unique:
         twice = frame.columns[frame.columns.duplicated()][0]
@@ -154,8 +164,10 @@ def _read_arrays(file: Path) -> "pd.DataFrame":
     try:
         with np.load(file, allow_pickle=False) as arrays:
             X, y = arrays["X"], arrays["y"]
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{file} must hold the arrays X and y, and no objects: {error}.") from error
+    except Exception as error:  # NumPy and zipfile raise of many kinds on a damaged file
+        raise DataError(
+            f"{file} should hold the arrays X and y, as numpy.savez writes them, and no objects."
+        ) from error
     if X.ndim != 2 or y.shape != X.shape[:1]:
         raise DataError(f"{file}: X has shape {X.shape} and y {y.shape}; want (n, d) and (n,).")
     frame = pd.DataFrame(X, columns=[f"x{i + 1}" for i in range(X.shape[1])])

@@ -18,7 +18,7 @@ from newton_krylov.objectives.residual.objective import (
     ResidualPoint,
 )
 from newton_krylov.objectives.residual.robust import LOSSES, RobustObjective
-from newton_krylov.optimizers.levenberg_marquardt import LevenbergMarquardtStep, Tried
+from newton_krylov.optimizers.levenberg_marquardt import LevenbergMarquardtStep, TrialStep
 
 Loss = Literal["linear", "soft_l1", "huber", "cauchy", "arctan"]
 
@@ -84,8 +84,8 @@ def least_squares(
     callback : callable, optional
         Called with (x, cost) after every step.
     solver : str
-        Of the damped systems: "qr", "exact" (in the smaller of the spaces of parameters and of
-        residuals, by Cholesky factors), "lsmr", "lsqr" or "cg".
+        Solver of the damped systems: "qr", "exact" (in the smaller of the spaces of parameters and
+        of residuals, by Cholesky factors), "lsmr", "lsqr" or "cg".
     acceleration : bool
         Whether to follow the geodesic to second order (Transtrum and Sethna 2012).
     memory : float
@@ -168,7 +168,7 @@ class _Tolerances:
     xtol: float | None
     gtol: float | None
 
-    def met(self, before: ResidualPoint, trial: Tried) -> int | None:
+    def met(self, before: ResidualPoint, trial: TrialStep) -> int | None:
         """Return the status after a step that was made, or None to go on."""
         gain = trial.actual / trial.predicted if trial.predicted > 0 else 0.0
         flat = self.ftol is not None and trial.actual < self.ftol * before.value and gain > 0.25
@@ -179,7 +179,7 @@ class _Tolerances:
         return 1 if self.optimal(trial.point) else None
 
     def optimal(self, point: ResidualPoint) -> bool:
-        """Tell whether the residuals are orthogonal to the columns of J."""
+        """Return whether the residuals are orthogonal to the columns of J."""
         A = point.normal
         if self.gtol is None:
             return not bool(A.b.any())

@@ -65,7 +65,7 @@ def minimize(
     maxiter : int, optional
         Limit of iterations; 200 n by default.
     solver : str
-        Of `newton`: the name of a linear solver.
+        For `newton`: the name of a linear solver.
     options : mapping, optional
         Further keyword values of the optimizer, such as `{"subproblem": "exact"}`.
     callback : callable, optional

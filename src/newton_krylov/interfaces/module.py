@@ -49,7 +49,7 @@ def hessian(
         module's `forward`, if it takes them so, and else as one. Or, without `targets`, batches:
         an iterable of (inputs, targets), such as a `DataLoader`, which is read once.
     targets : Tensor, shape (n, ...), optional
-        Their targets. If there are r for each sample, as where the module returns the rows of n
+        Targets of the inputs. If there are r for each, as where the module returns the rows of n
         sequences, shape (n r, ...), the rows are the data.
     output : callable, optional
         From what the module returns to its outputs, where that is no tensor: such as
@@ -269,7 +269,7 @@ def _samples(inputs: Any, targets: Tensor | None) -> tuple[Any, Tensor]:
 
 
 def _checked(inputs: Any) -> Any:
-    """Refuse inputs of which one cannot tell the samples."""
+    """Refuse inputs whose samples cannot be identified."""
     lengths = {len(t) if t.ndim else None for t in tensors_of(inputs)}
     if not lengths:
         raise ValueError(

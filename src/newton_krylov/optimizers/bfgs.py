@@ -19,24 +19,25 @@ class InverseHessian(Memory):
     def __init__(self) -> None:
         self.H: Tensor | None = None
 
-    def update(self, s: Tensor, y: Tensor, scaling: Scaling) -> None:
+    def update(self, s: Tensor, y: Tensor, size: float | None = None) -> None:
         """Let H meet H y = s, unless s'y is not safely positive.
 
         Parameters
         ----------
         s, y : Tensor, shape (dim,)
             The step, and the change of the gradient along it.
-        scaling : {"first", "always"}
-            See `BFGS`.
+        size : float or None
+            s'H^-1 s, by which H is scaled before (see `BFGS`); None for no scaling.
         """
         sy, yy, ss = torch.stack([torch.dot(s, y), torch.dot(y, y), torch.dot(s, s)]).tolist()
         if not sy > torch.finfo(s.dtype).eps * (yy * ss) ** 0.5:
             return
         if self.H is None:
+            size = None
             self.H = torch.eye(len(s), dtype=s.dtype, device=s.device) * (sy / yy)
         Hy = self.H @ y
         yHy = float(torch.dot(y, Hy))
-        factor = min(1.0, sy / yHy) if scaling == "always" else 1.0
+        factor = 1.0 if size is None else max(1.0, size / sy)
         # H + (1 + y'Hy / s'y) ss' / s'y - (s (Hy)' + Hy s') / s'y, with H scaled before.
         H = self.H * factor
         cross = torch.outer(s, Hy * (factor / sy))
@@ -56,10 +57,10 @@ class BFGS(ContinuedOptimizer[InverseHessian]):
     line_search : LineSearch
         Chooses the step size.
     scaling : {"first", "always"}
-        Of H before an update: `first` makes s'y / y'y of the identity once; `always` is the
-        self-scaled method of Oren and Luenberger (1974) in Al-Baali's form (1998), which
-        multiplies H by min(1, s'y / y'Hy) each time: eigenvalues of the Hessian's that have been
-        underestimated are mended at once, where BFGS takes many steps.
+        Scaling of H before an update: `first` makes s'y / y'y of the identity once; `always` is the
+        self-scaled method of Oren and Luenberger (1974) in Al-Baali's form (1998), which divides
+        H by min(1, s'y / s'H^-1 s) each time: curvature that has been overestimated, which BFGS
+        corrects slowly, is corrected at once.
     """
 
     def __init__(self, line_search: LineSearch, scaling: Scaling = "first") -> None:
@@ -67,13 +68,13 @@ class BFGS(ContinuedOptimizer[InverseHessian]):
         self.scaling: Scaling = scaling
 
     def memory(self, objective: Objective, w0: Tensor) -> InverseHessian:
-        """Return none."""
+        """Return a memory without a matrix."""
         return InverseHessian()
 
     def iterate(
         self, objective: Objective, w0: Tensor, memory: InverseHessian, generator: torch.Generator
     ) -> Steps:
-        """Iterate from w0; ends by itself where no direction of descent is left."""
+        """Iterate from w0; ends where no direction of descent is left."""
         point = objective.at(w0)
         yield Step(point)
         while point.grad_norm > 0:
@@ -87,7 +88,10 @@ class BFGS(ContinuedOptimizer[InverseHessian]):
                     return "no step along -gradient lowers the loss beyond its rounding error"
                 memory.H = None
                 continue
-            memory.update(found.point.w - point.w, found.point.grad - point.grad, self.scaling)
+            s, y = found.point.w - point.w, found.point.grad - point.grad
+            # s = -alpha H g, so s'H^-1 s needs no inverse.
+            size = -found.alpha * float(torch.dot(s, point.grad))
+            memory.update(s, y, size if self.scaling == "always" else None)
             point = found.point
             yield Step(point, found.alpha)
         return "the gradient is zero"

@@ -1,4 +1,4 @@
-"""Notes in the cache folder on which records are being written, for those who come after a kill."""
+"""Notes in the cache folder on which records are being written, to be found after a kill."""
 
 import json
 import platform
@@ -21,7 +21,7 @@ def remember(folder: Path, identifier: str, tried: float = 0.0) -> None:
     folder : Path
         The record's.
     identifier : str
-        Its own.
+        The note's own identifier.
     tried : float
         Seconds since the epoch; 0 for never.
     """
@@ -57,7 +57,7 @@ def noted() -> Iterator[tuple[str, Path]]:
             tried = float(content.get("tried", 0.0))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-        # A lock tells nothing of another machine's processes.
+        # A lock says nothing about another machine's processes.
         if host == platform.node() and time.time() - tried >= _SECONDS_BETWEEN_TRIES:
             yield path.stem, folder
 

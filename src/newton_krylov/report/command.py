@@ -35,10 +35,18 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python compare.py"
     """
     options = _parse(arguments, prog)
     from newton_krylov.report.request import answer
-    from newton_krylov.terminal import console
+    from newton_krylov.terminal import console, interrupts
 
     try:
-        answer(options)
+        with interrupts():
+            answer(options)
+    except KeyboardInterrupt:
+        console(stderr=True).print("Interrupted.")
+        return 130
+    except OSError as error:
+        text = f"Error: {error.filename or 'the comparison'} cannot be written: {error.strerror}."
+        console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+        return 2
     except UserError as error:
         console(stderr=True).print(f"Error: {error}", markup=False, highlight=False, soft_wrap=True)
         return 2

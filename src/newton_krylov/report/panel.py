@@ -35,7 +35,7 @@ class Quantity:
     Attributes
     ----------
     column : str
-        Of the trace.
+        Column of the trace.
     name : str
         For people.
     symbol : str
@@ -134,7 +134,7 @@ def shown_costs(study: Study) -> list[Quantity]:
 
 
 def _limit(extents: Sequence[float]) -> float:
-    """Return the end of a linear axis: the longest run that is not out of all proportion."""
+    """Return the end of a linear axis: the longest run that is not disproportionately long."""
     middle = float(np.median(extents))
     return max(extent for extent in extents if extent <= _STRETCH * middle)
 

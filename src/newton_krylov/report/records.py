@@ -45,11 +45,11 @@ _INCIDENTAL_KEYS = frozenset(
 
 
 _COMPUTATION_KEYS = frozenset({"chunk", "memory"})
-"""Of a loss: how it is computed, not what."""
+"""Keys of a loss that say how it is computed, not what."""
 
 
 _LARGEST, _LONGEST = 1e300, 400
-"""Of the numbers and texts that a page can show."""
+"""Limits of the numbers and texts that a page can show."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class Problem:
     parameters : tuple of (str, object)
         The objective's parameters, sorted by name.
     dtype : str
-        Of the arithmetic.
+        Precision of the arithmetic.
     checksum : str
-        Of the data.
+        Checksum of the data.
     model : tuple of (str, object)
         The network's name and parameters; empty where there is none to choose.
     """
@@ -162,7 +162,7 @@ class RunRecord:
             return status
         if self.source:  # a copy does not show whether its original goes on
             return "unfinished"
-        # Who writes a run holds a lock on its folder, which a dead process does not.
+        # The process that writes a run holds a lock on its folder; a killed one does not.
         return status if Record(self.folder).alive else "killed"
 
     @property
@@ -431,7 +431,7 @@ def differences(records: Iterable[RunRecord]) -> dict[str, list[Any]]:
 
 
 def _beyond(row: Row) -> bool:
-    """Tell whether a row has a number with which no axis can be drawn."""
+    """Return whether a row has a number with which no axis can be drawn."""
     return any(_LARGEST < abs(value) < math.inf for value in row.metrics().values())
 
 
@@ -458,7 +458,7 @@ def _cut(value: Any) -> Any:
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    """Tell whether a value that a file holds is a finite number, and no truth value."""
+    """Return whether a value that a file holds is a finite number, and no truth value."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return -float_info.max <= value <= float_info.max  # an integer may be larger than any float

@@ -64,6 +64,6 @@ def _default_place(options: argparse.Namespace) -> Path:
         return OUTPUTS / f"comparison-{first.name.removesuffix(SUFFIX)}"
     name = options.experiment or options.parent or "filter"
     words = [slug(name)] if slug(name) else []
-    if not name.isascii():  # the letters that a slug leaves out may be all that tells two apart
+    if not name.isascii():  # the letters that a slug leaves out may be all that distinguishes two
         words.append(hashlib.sha256(name.encode()).hexdigest()[:8])
     return OUTPUTS / "-".join(["comparison", *words])

@@ -19,7 +19,7 @@ def tables(groups: Sequence[Study]) -> list[Table]:
     Parameters
     ----------
     groups : sequence of Study
-        Of any problems.
+        Studies of any problems.
 
     Returns
     -------

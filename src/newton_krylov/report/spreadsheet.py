@@ -18,7 +18,7 @@ def write_csv(groups: Sequence[Study], path: Path) -> None:
     """Write a line for every run, failed ones included.
 
     A text that a spreadsheet would take for a formula gets an apostrophe in front of it: labels,
-    reasons and folders come with the runs, which may be somebody else's.
+    reasons and folders come with the runs, which may come from others.
     """
     lines = [
         _line(study, entry, record)

@@ -30,7 +30,7 @@ class Target:
     Attributes
     ----------
     column : str
-        Of the trace; its first value at or below `value` counts.
+        Column of the trace; its first value at or below `value` counts.
     value : float
         How low.
     name : str
@@ -290,7 +290,7 @@ def studies(records: Iterable[RunRecord]) -> list[Study]:
     Parameters
     ----------
     records : iterable of RunRecord
-        Of any problems.
+        Records of any problems.
 
     Returns
     -------
@@ -301,7 +301,7 @@ def studies(records: Iterable[RunRecord]) -> list[Study]:
     described = {record.problem for record in records if record.problem.n_samples}
     problems: dict[Problem, dict[Any, list[RunRecord]]] = {}
     for record in records:
-        methods = problems.setdefault(_home(record, described), {})
+        methods = problems.setdefault(_problem_of(record, described), {})
         methods.setdefault(_key(record), []).append(record)
     ordered = sorted(problems, key=lambda p: (p.dataset, p.loss, p.n_features, p.n_samples))
     made = [Study(problem, _entries(list(problems[problem].values()))) for problem in ordered]
@@ -309,7 +309,7 @@ def studies(records: Iterable[RunRecord]) -> list[Study]:
     return [replace(study, family=family) for study in made]
 
 
-def _home(record: RunRecord, described: Iterable[Problem]) -> Problem:
+def _problem_of(record: RunRecord, described: Iterable[Problem]) -> Problem:
     """Return a run's problem, or, where it never got to describe it, the one it must be."""
     own = record.problem
     if own.n_samples:
@@ -343,7 +343,7 @@ def _entries(groups: Sequence[Sequence[RunRecord]]) -> list[Entry]:
 
 
 def _distinct(name: str, groups: Sequence[Sequence[RunRecord]]) -> list[str]:
-    """Tell entries of one label apart by the settings in which they differ."""
+    """Distinguish entries of one label by the settings in which they differ."""
     if len(groups) == 1:
         return [name]
     heads = [group[0] for group in groups]

@@ -106,7 +106,7 @@ class Stopping:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to.
+    """The result of a run.
 
     Attributes
     ----------
@@ -217,7 +217,7 @@ def run(
     resume: Checkpoint | None = None,
     on_checkpoint: OnCheckpoint | None = None,
 ) -> RunResult:
-    """Run an optimizer from w0 until a criterion holds, it ends by itself, or it is interrupted.
+    """Run an optimizer from w0 until a criterion holds, it ends, or it is interrupted.
 
     The clock runs only while the optimizer does. An interrupt (Ctrl-C), a loss that is not
     finite, a lack of memory and any error after the first step end the run with what it had.
@@ -256,7 +256,7 @@ def run(
     Raises
     ------
     UserError
-        If the optimizer refuses to start, or parts that do not go together.
+        If the optimizer refuses to start, or parts cannot be combined.
     """
     clock, meter = Clock(objective.device), _Meter(objective, train, test, optimum)
     rows: list[Row] = []
@@ -295,7 +295,7 @@ def run(
         if isinstance(error, UnsupportedError) or (isinstance(error, UserError) and not rows):
             raise
         _log.info("the run ends with an error", exc_info=error)
-        return RunResult(*_failure(error), rows, w)
+        return RunResult(*failure(error), rows, w)
     finally:
         steps.close()
 
@@ -304,7 +304,7 @@ def _last_two(rows: list[Row]) -> tuple[Row, Row | None]:
     return rows[-1], rows[-2] if len(rows) > 1 else None
 
 
-def _failure(error: Exception) -> tuple[Outcome, str]:
+def failure(error: Exception) -> tuple[Outcome, str]:
     """Return what an exception makes of a run, and a sentence."""
     text = " ".join(str(error).split())
     # On the CPU, torch raises a bare RuntimeError for memory that it cannot have.

@@ -35,7 +35,7 @@ from newton_krylov.tracking.base import Tracker
 _log = logging.getLogger(__name__)
 
 FAILED = float("inf")
-"""What a sweeper is told of a run that came to nothing: it minimizes."""
+"""What a sweeper receives for a failed run: it minimizes."""
 
 
 def run_member(plain: Mapping[str, Any], job: Job) -> float:
@@ -44,7 +44,7 @@ def run_member(plain: Mapping[str, Any], job: Job) -> float:
     Parameters
     ----------
     plain : mapping
-        Its composed configuration.
+        The member's composed configuration.
     job : Job
         Where and for whom.
 
@@ -70,12 +70,12 @@ def run_member(plain: Mapping[str, Any], job: Job) -> float:
 
 
 def metric_of(record: Record) -> float:
-    """Return what a sweeper is told of a member.
+    """Return what a sweeper receives for a member.
 
     Parameters
     ----------
     record : Record
-        Its record.
+        The member's record.
 
     Returns
     -------
@@ -142,12 +142,12 @@ def parent_of(folder: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Member:
-    """One run of a sweep, as its folder tells it.
+    """One run of a sweep, as its folder describes it.
 
     Attributes
     ----------
     record : Record
-        Its record.
+        The member's record.
     """
 
     record: Record
@@ -198,7 +198,7 @@ class Sweep:
         plain : mapping
             The configuration that its members share.
         overrides : sequence of str
-            Of the command.
+            Overrides of the command.
         repository : Path
             A folder of the code.
 
@@ -247,10 +247,11 @@ class Sweep:
         """
         members = self._members()
         failed = [member for member in members if member.failed]
+        self._write(status=status, reason=reason)  # a second signal may cut the rest short
         files = self._compare() if members else []
         # In a race, a setting with which a method diverges is a result.
         broken = failed and not (self.record.folder / PLAN).exists()
-        self.record.update(
+        self._write(
             status="failed" if status == "finished" and broken else status,
             outcome=None,
             reason=reason or f"{len(members)} runs, {len(failed)} failed",
@@ -262,8 +263,22 @@ class Sweep:
         )
         self.tracker.finish()
         self._print(members, files)
-        self.record.end(tracking_problem=self.tracker.place.problem)
+        try:
+            self.record.end(tracking_problem=self.tracker.place.problem)
+        except OSError as error:
+            self._cannot_write(error)
         return members
+
+    def _write(self, **values: Any) -> None:
+        """Write to the record; on a full disk the sweep's end is shown all the same."""
+        try:
+            self.record.update(**values)
+        except OSError as error:
+            self._cannot_write(error)
+
+    def _cannot_write(self, error: OSError) -> None:
+        text = f"{short(self.record.folder)} cannot be written: {error.strerror or error}."
+        console(stderr=True).print(text, markup=False, soft_wrap=True)
 
     def _members(self) -> list[Member]:
         """Read the members' records; one whose process was killed is marked so, and sent."""
@@ -296,7 +311,7 @@ class Sweep:
             return []
 
     def _print(self, members: Sequence[Member], files: Sequence[Path]) -> None:
-        """Show what the members came to, and where everything lies."""
+        """Show the results of the members, and where everything lies."""
         out, place, folder = console(), self.tracker.place, self.record.folder
         if (folder / PLAN).exists():
             print_verdict(out, read_race(folder))

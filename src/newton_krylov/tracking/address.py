@@ -69,7 +69,7 @@ def revealed(address: str) -> str:
     Parameters
     ----------
     address : str
-        Maybe masked.
+        Address, possibly masked.
 
     Returns
     -------

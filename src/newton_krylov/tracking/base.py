@@ -14,7 +14,7 @@ class Place:
     Attributes
     ----------
     run_id : str or None
-        Its identifier there; None where nothing is tracked.
+        The run's identifier there; None where nothing is tracked.
     url : str or None
         What a person would open.
     problem : str or None
@@ -27,12 +27,12 @@ class Place:
 
 
 class Tracker(ABC):
-    """Follows one run. A tracker that fails says so once and never disturbs the run."""
+    """Follows one run. A tracker that fails says so once; the run goes on."""
 
     @property
     @abstractmethod
     def address(self) -> str | None:
-        """Where the record goes, for whoever finds it after a kill; None for nowhere."""
+        """Where the record goes, to be found after a kill; None for nowhere."""
 
     @abstractmethod
     def start(self, record: Record, parent: str | None) -> None:

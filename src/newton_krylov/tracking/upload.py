@@ -2,8 +2,8 @@
 
     python -m newton_krylov.tracking.upload outputs/2025-01-31/12-00-00-000000 ...
 
-It may be repeated: what is there is not sent again. A record that says "running" while no process
-writes it is one of a killed run, and marked so.
+It may be repeated: rows and parameters that are there are not sent again. A record that says
+"running" while no process writes it is one of a killed run, and marked so.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from newton_krylov.errors import UserError
+from newton_krylov.terminal import end_on_interrupt
 
 
 def main(
@@ -33,7 +34,7 @@ def main(
     """
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Send the records of runs to MLflow; what is there is not sent again.",
+        description="Send the records of runs to MLflow; rows that are there are not sent again.",
     )
     parser.add_argument("folders", nargs="+", type=Path, help="run or sweep folders")
     parser.add_argument("--uri", help="tracking server or database (default: the runs' own)")
@@ -65,4 +66,5 @@ def main(
 
 
 if __name__ == "__main__":
+    end_on_interrupt()
     sys.exit(main())

@@ -25,7 +25,7 @@ G = TypeVar("G")
 
 
 _ONCE = ("not implemented", "differentiate twice", "once_differentiable")
-"""Of what torch says where there is no second derivative."""
+"""What torch's messages say where there is no second derivative."""
 _CHECKED = 3
 """Products of which the symmetry is checked."""
 
@@ -176,7 +176,7 @@ class MonteCarloFisherOperator(EmpiricalFisherOperator):
     draws : int
         Targets drawn for each sample.
     seed : int
-        Of the draws: the same whenever a span's graph is built.
+        Seed of the draws, which are the same whenever a span's graph is built.
     """
 
     def __init__(self, passes: Passes, graphs: Kept[OutputGraph], draws: int, seed: int) -> None:

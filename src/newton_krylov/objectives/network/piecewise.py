@@ -49,7 +49,7 @@ def relu(x: Tensor) -> Tensor:
     Parameters
     ----------
     x : Tensor
-        Of any shape.
+        Tensor of any shape.
 
     Returns
     -------

@@ -24,13 +24,13 @@ class Probed:
     Attributes
     ----------
     stages : list of Stage
-        Of the network, its output function the last.
+        Stages of the network, its output function the last.
     samples : Samples
         In a layout that the network takes.
     seen : Seen
         What a forward pass does, counted for one sample.
     outputs : Tensor, shape (k, ...)
-        Of the first samples.
+        Outputs of the first samples.
     """
 
     stages: list[Stage]
@@ -49,7 +49,7 @@ def probe(
     module : nn.Module
         A private copy.
     samples : Samples
-        Of which the first are taken.
+        Samples, of which the first are taken.
     output : callable or None
         What the network returns, to its outputs.
     rows : int
@@ -160,7 +160,7 @@ class _Probe:
         return outputs
 
     def _depends(self, outputs: Tensor, rows: int) -> bool:
-        """Tell whether a sample's outputs depend on the samples beside it."""
+        """Return whether a sample's outputs depend on the samples beside it."""
         if self.count < _FEW:
             return False
         try:

@@ -170,9 +170,9 @@ class ResidualObjective(Objective):
     blocks : dict of str to slice
         Each block's place in the vector of residuals.
     n_residuals : int
-        Their number.
+        Number of residuals.
     share : float
-        Of all samples; what a subset's evaluations count.
+        Share of all samples; what a subset's evaluations count.
     """
 
     offers = frozenset({SUM_OF_SQUARES})
@@ -235,7 +235,7 @@ class ResidualObjective(Objective):
         Returns
         -------
         ResidualObjective
-            Of the same weights.
+            Objective of the same weights.
         """
         part = object.__new__(type(self))
         vars(part).update(vars(self))

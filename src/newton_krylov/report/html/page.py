@@ -51,7 +51,7 @@ def write_page(groups: Sequence[Study], preface: Preface | None = None) -> str:
     Parameters
     ----------
     groups : sequence of Study
-        Of any problems; at least one.
+        Studies of any problems; at least one.
     preface : Preface, optional
         An answer that stands above everything else.
 

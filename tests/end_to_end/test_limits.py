@@ -1,0 +1,57 @@
+"""What there is not enough of ends in a sentence: memory, room on a disk, patience."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command import QUICK, ROOT, environment, inside, start
+
+from newton_krylov import files
+from newton_krylov.errors import DataError
+
+
+def test_a_container_s_limit_counts(tmp_path, monkeypatch):
+    whole = files.usable_memory()
+    (tmp_path / "limit").write_text(f"{2**20}\n")
+    (tmp_path / "none").write_text("max\n")
+    found = [tmp_path / "none", tmp_path / "limit", tmp_path / "absent"]
+    monkeypatch.setattr(files, "_limits", lambda: iter(found))
+    assert files.usable_memory() == 2**20 < whole
+    with pytest.raises(DataError, match=r"A matrix takes .* GiB of memory for it"):
+        files.require_memory(2**21, "A matrix")
+
+
+def test_a_network_larger_than_memory_is_a_sentence(tmp_path):
+    given = ["dataset=digits_images", "loss=cross_entropy", "model=mlp", "optimizer=sgd"]
+    large = ["model.hidden=[1000000,1000000]", "tracking=none", "hydra.run.dir=r"]
+    _, err = inside(*given, *large, cwd=tmp_path, code=2)
+    assert err.startswith("Error: out of memory")
+    assert json.loads((tmp_path / "r" / "summary.json").read_text())["outcome"] == "out_of_memory"
+
+
+@pytest.mark.slow
+def test_standard_output_on_a_full_disk_loses_no_run(tmp_path):
+    command = [sys.executable, str(ROOT / "run.py"), *QUICK, "tracking=none", "hydra.run.dir=r"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment(tmp_path), stdout=full,
+            stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert "Traceback" not in done.stderr and "cannot be written" in done.stderr
+    assert json.loads((tmp_path / "r" / "summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [0.3, 0.8, 1.5])
+def test_ctrl_c_among_the_imports_is_one_line(after, tmp_path):
+    process = start(*QUICK, "tracking=none", "optimum=none", "stop.seconds=60",
+                    "stop.epochs=null", "stop.grad_norm=null", cwd=tmp_path)  # fmt: skip
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert not list(tmp_path.rglob("*.part"))
