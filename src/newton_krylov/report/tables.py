@@ -102,6 +102,11 @@ def number_text(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
+def count_text(count: int, noun: str) -> str:
+    """Write a count with its noun: 1 run, 1,200 runs."""
+    return f"{number_text(count)} {noun}{'' if count == 1 else 's'}"
+
+
 def middle(values: Array) -> float:
     """Return the median of what is known, nan where nothing is."""
     known = values[~np.isnan(values)]
