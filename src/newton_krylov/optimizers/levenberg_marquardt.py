@@ -88,7 +88,7 @@ class LevenbergMarquardtStep:
         Parameters
         ----------
         point : ResidualPoint
-            Where.
+            Point at which to evaluate.
         rtol : float
             Tolerance of the linear solver.
 

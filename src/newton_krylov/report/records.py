@@ -121,7 +121,7 @@ class RunRecord:
     Attributes
     ----------
     folder : Path
-        Where it lies.
+        Folder of the record.
     rows : list of Row
         The trace; empty where there is none.
     config, summary, environment : dict

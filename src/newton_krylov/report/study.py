@@ -32,7 +32,7 @@ class Target:
     column : str
         Column of the trace; its first value at or below `value` counts.
     value : float
-        How low.
+        Largest value that counts.
     name : str
         The same for targets that different problems have in common.
     """

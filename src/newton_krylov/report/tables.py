@@ -19,7 +19,7 @@ class Table:
     Attributes
     ----------
     title : str
-        Above the table.
+        Title above the table.
     heads : sequence of str
         The first column holds names, the others numbers.
     rows : list of sequence of str

@@ -103,7 +103,7 @@ def print_heading(out: Console, label: str, summary: Mapping[str, Any]) -> None:
     Parameters
     ----------
     out : Console
-        Where.
+        Console to print to.
     label : str
         The run's name.
     summary : mapping
@@ -121,9 +121,9 @@ def print_line(out: Console, number: str, summary: Mapping[str, Any]) -> None:
     Parameters
     ----------
     out : Console
-        Where.
+        Console to print to.
     number : str
-        The member's.
+        Number of the member.
     summary : mapping
         As in `summary.json`.
     """
@@ -144,7 +144,7 @@ def print_summary(
     Parameters
     ----------
     out : Console
-        Where.
+        Console to print to.
     label : str
         The run's name.
     summary : mapping
@@ -168,7 +168,7 @@ def print_places(out: Console, places: Sequence[tuple[str, str]]) -> None:
     Parameters
     ----------
     out : Console
-        Where.
+        Console to print to.
     places : sequence of (str, str)
         Title and place.
     """
@@ -204,7 +204,7 @@ def print_members(out: Console, members: Sequence[MemberLine], best: str | None)
     Parameters
     ----------
     out : Console
-        Where.
+        Console to print to.
     members : sequence of MemberLine
         At least one.
     best : str or None

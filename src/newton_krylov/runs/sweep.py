@@ -126,7 +126,7 @@ def parent_of(folder: Path) -> str | None:
     Parameters
     ----------
     folder : Path
-        The sweep's.
+        Folder of the sweep.
 
     Returns
     -------
@@ -176,7 +176,7 @@ class Sweep:
     Parameters
     ----------
     record : SweepRecord
-        Begun.
+        Record of the sweep, begun.
     tracker : Tracker
         Where the sweep's own run shows.
     """
@@ -194,7 +194,7 @@ class Sweep:
         Parameters
         ----------
         folder : Path
-            The sweep's.
+            Folder of the sweep.
         plain : mapping
             The configuration that its members share.
         overrides : sequence of str

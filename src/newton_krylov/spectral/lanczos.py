@@ -313,7 +313,7 @@ def gauss_quadrature(A: LinearOperator, v: Tensor, steps: int) -> tuple[Tensor, 
     A : LinearOperator
         Symmetric, n by n.
     v : Tensor, shape (n,)
-        Not zero.
+        Vector, not zero.
     steps : int
         Products at most, and vectors kept.
 
