@@ -198,3 +198,10 @@ def test_functions_without_a_gradient_or_a_cost(function: Any, message: str) -> 
 def test_options_that_mean_nothing(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must be|has shape"):
         least_squares(rosenbrock, START, **options)
+
+
+def test_columns_that_shrink_fast_beside_one_that_does_not() -> None:
+    """J's first column falls by a third a step; it once looked like zero, and that like the end."""
+    result = least_squares(lambda x: torch.exp(50 * x) - 1, [2.0, 0.5], max_nfev=2000)
+    assert result.success
+    assert result.x.abs().max() < 1e-6

@@ -27,6 +27,8 @@ _BEND = 0.75
 """The correction is made while twice its length is at most this part of the step's."""
 _FORGET = 0.9
 """What is left of the columns' old norms in every step."""
+_STALE = 1e3
+"""A column's old norm counts for at most this times its present one."""
 _TRIALS = 60
 
 
@@ -121,6 +123,10 @@ class LevenbergMarquardtStep:
         if not isinstance(self.scaling, Tensor):
             norms = A.diagonal().sqrt()
             self._D = norms if self._D is None else torch.maximum(self._D * _FORGET, norms)
+            stale = (norms > 0) & (
+                _STALE * norms < self._D
+            )  # J / D would lose its rank by rounding
+            self._D = torch.where(stale, _STALE * norms, self._D)
             self._D = torch.where(self._D > 0, self._D, torch.ones_like(self._D))
         assert self._D is not None
         f = point.objective
