@@ -38,7 +38,8 @@ class NewtonKrylov(torch.optim.Optimizer):
     """Newton's method with a Krylov solver: (H + tau I) p = -g, then a line search along p.
 
     H is the exact Hessian of the closure's loss, by double backward over one graph; directions of
-    negative curvature that the solver meets are followed; tau adapts by Marquardt's rule. A step on a mini-batch costs one forward and backward pass, as many more
+    negative curvature that the solver meets are followed; tau adapts by Marquardt's rule.
+    A step on a mini-batch costs one forward and backward pass, as many more
     backward passes as the solver takes iterations, and a forward pass for each trial of the line
     search.
 
