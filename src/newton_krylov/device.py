@@ -38,7 +38,7 @@ def cuda(*, index: NonNegativeInt = 0) -> torch.device:
     Parameters
     ----------
     index : int
-        Which one.
+        Index of the GPU.
 
     Returns
     -------

@@ -483,11 +483,20 @@ class ArrayOperator(LinearOperator):
 
     def matmat(self, V: Tensor) -> Tensor:
         """Multiply by the columns of V, shape (n, k)."""
+        if V.ndim == 2 and not _is_explicit(self._array):
+            return super().matmat(V)  # SciPy would gather columns that may share one buffer
         product = np.asarray(self._array @ V.detach().cpu().numpy())
         if product.dtype.kind == "c":
             raise TypeError(f"the product {self._name} v is complex: {REAL_FORM}")
+        if product.dtype == np.longdouble:  # which torch does not have
+            product = product.astype(np.float64)
         # A copy: an operator of the user's may write all its products into one array.
         return torch.tensor(product, dtype=self.dtype, device=self.device)
+
+
+def _is_explicit(A: Any) -> bool:
+    """Tell a NumPy array or a SciPy sparse matrix from what only has products."""
+    return hasattr(A, "__array__") or hasattr(A, "nnz")
 
 
 def add_diagonal(out: Tensor, v: Tensor, diagonal: "float | Tensor") -> Tensor:
@@ -718,8 +727,13 @@ class Products:
             If the first product does not have the vector's shape, dtype and device.
         """
         self.count += 1
+        before = math.nan if self._sized else v.sum().item()  # not a copy: it costs a vector
         Av = self.A.matvec(v).detach()  # a user's operator may be one that autograd records
         if not self._sized:
+            if math.isfinite(before) and v.sum().item() != before:
+                raise ValueError(
+                    f"the product {self._name} v changes v in place: work on a copy (v.clone())"
+                )
             check_vector(f"the product {self._name} v", Av, v)
             size = euclidean(Av)
             self._sized = 0.0 < size < math.inf
@@ -747,6 +761,8 @@ def check_vector(name: str, v: Tensor, like: Tensor) -> None:
     """
     if not isinstance(v, Tensor):
         raise TypeError(f"{name} must be a torch tensor, not {type(v).__name__}")
+    if like.ndim == 0:
+        raise ValueError(f"{name} must be a vector of shape (n,), not a single number")
     if v.ndim != 1 or v.shape != like.shape:
         raise ValueError(f"{name} must have shape ({like.shape[0]},), not {tuple(v.shape)}")
     if v.dtype not in (torch.float32, torch.float64):
@@ -861,8 +877,7 @@ def is_symmetric(A: Any, operator: LinearOperator) -> bool:
     bool
         False for an explicit matrix that differs from its transpose by more than rounding.
     """
-    explicit = isinstance(operator, MatrixOperator) or hasattr(A, "__array__") or hasattr(A, "nnz")
-    if A is operator or not explicit:
+    if A is operator or not (isinstance(operator, MatrixOperator) or _is_explicit(A)):
         return operator.symmetric
     generator = torch.Generator().manual_seed(0)
     uv = torch.randn(2, operator.shape[0], generator=generator, dtype=operator.dtype)

@@ -42,7 +42,7 @@ class CheckedLoader(ConfigLoader):
     Parameters
     ----------
     inner : ConfigLoader
-        Hydra's.
+        Hydra's own loader.
     """
 
     def __init__(self, inner: ConfigLoader) -> None:

@@ -28,7 +28,7 @@ def search_continued(config: Any, folder: Path) -> Iterator[None]:
     config : DictConfig
         Configuration of the sweep.
     folder : Path
-        The sweep's.
+        Folder of the sweep.
     """
     if config.get("resume") is not True or config.hydra.sweeper._target_ != _SWEEPER:
         yield

@@ -50,7 +50,7 @@ class Curvature(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state.
+        """Restore a state.
 
         Parameters
         ----------

@@ -22,7 +22,7 @@ class LowRankOperator(LinearOperator):
     Parameters
     ----------
     vectors : Tensor, shape (n, k)
-        V.
+        Eigenvectors V.
     values : Tensor, shape (k,)
         The operator's eigenvalues along V.
     rest : float
@@ -99,7 +99,7 @@ def without_negative(values: Tensor, negative: Negative) -> Tensor:
     values : Tensor
         Eigenvalues, or what stands for them.
     negative : {"absolute", "truncate", "keep"}
-        The rule.
+        Rule for negative eigenvalues.
 
     Returns
     -------

@@ -20,7 +20,7 @@ def in_precision(
     Parameters
     ----------
     point : Point
-        Where.
+        Point at which to evaluate.
     dtype : {"float32"} or None
         The precision; None the objective's.
     make : callable

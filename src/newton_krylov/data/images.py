@@ -35,7 +35,7 @@ class Images:
         X : Tensor, shape (n, channels, height, width), uint8
             Images.
         dtype : torch.dtype
-            Floating.
+            Floating-point type.
 
         Returns
         -------

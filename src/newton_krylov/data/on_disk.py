@@ -33,11 +33,11 @@ class Shard:
     Attributes
     ----------
     folder : Path
-        Where they lie.
+        Folder of the files.
     number : int
         Number of the shard, from 0; names the files.
     rows, nnz : int
-        Size.
+        Numbers of rows and of entries.
     width : int
         Columns of the matrix.
     dtype : str
@@ -133,7 +133,7 @@ class Piece:
     Attributes
     ----------
     shard : Shard
-        Which.
+        Shard that the rows are in.
     start, stop : int
         The first row, and the first that is no more of it.
     """

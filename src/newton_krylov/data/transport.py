@@ -57,7 +57,7 @@ def transport(
     Parameters
     ----------
     source : {"random_assignment", "gaussian_mixtures", "digits"}
-        What problem.
+        Kind of problem.
     n : int or None
         Rows and columns of the cost; a square number for `digits`. None: 500, 500, 784.
     metric : {"sqeuclidean", "euclidean", "cityblock"}

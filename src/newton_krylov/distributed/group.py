@@ -52,7 +52,7 @@ class ProcessGroup:
     rank, size : int
         This process's number, and how many there are.
     traffic : Traffic
-        So far.
+        Traffic so far.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -101,7 +101,7 @@ class ProcessGroup:
         Parameters
         ----------
         value : float
-            This process's.
+            This process's value.
 
         Returns
         -------
@@ -121,7 +121,7 @@ class ProcessGroup:
         Parameters
         ----------
         value : float
-            This process's.
+            This process's value.
 
         Returns
         -------
@@ -139,7 +139,7 @@ class ProcessGroup:
         Parameters
         ----------
         text : str
-            This process's.
+            This process's text.
 
         Returns
         -------

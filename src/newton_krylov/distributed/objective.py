@@ -168,7 +168,7 @@ class DataParallelPoint(Point):
     Parameters
     ----------
     objective : DataParallel
-        The function.
+        Objective whose point it is.
     local : Point
         Point of the objective of this process's samples.
     """

@@ -194,7 +194,7 @@ def minimize(problem: Problem, cycle: Cycle) -> LinearResult:
     Parameters
     ----------
     problem : Problem
-        Fresh.
+        Problem not yet iterated.
     cycle : callable
         Runs the method from `problem.x` and returns why it ended.
 

@@ -390,7 +390,7 @@ def solve(system: System, cycle: Callable[[System], Status]) -> LinearResult:
     Parameters
     ----------
     system : System
-        Fresh.
+        System not yet iterated.
     cycle : callable
         Runs the method from `system.x` and `system.r`, leaves the last finite iterate in
         `system.x`, and returns why it ended; `CONVERGED` means that the recurrences say so.

@@ -130,7 +130,7 @@ class EntropicTransport(Objective):
         Parameters
         ----------
         point : Point
-            Where.
+            Point at which to evaluate.
 
         Returns
         -------
@@ -195,7 +195,7 @@ class TransportPoint(Point):
     Parameters
     ----------
     objective : EntropicTransport
-        The function.
+        Objective whose point it is.
     w : Tensor, shape (n + m,)
         Potentials.
     marginals : pair of Tensor, shapes (n,) and (m,), optional

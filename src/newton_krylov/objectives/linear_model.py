@@ -418,7 +418,7 @@ class LinearModelPoint(Point):
     Parameters
     ----------
     objective : LinearModel
-        The function.
+        Objective whose point it is.
     w : Tensor, shape (dim,)
         Parameters.
     Z : Tensor, optional

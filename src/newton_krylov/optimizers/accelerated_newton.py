@@ -94,7 +94,7 @@ class AcceleratedNewton(Optimizer):
             y, plain, x = origin.extrapolate(x, factor), factor == 0.0, origin
             notes = (*step.notes, "momentum dropped") if dropped else step.notes
             alpha = 0.0 if refused else step.step_size
-            # The method goes on from y, not from x.
+            # The method continues from y, not from x.
             yield replace(step, point=x, step_size=alpha, notes=notes, needed=False)
 
     def _momentum(self, generator: torch.Generator) -> "_Constant":

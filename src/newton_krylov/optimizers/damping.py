@@ -119,7 +119,7 @@ class Damping(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore a checkpoint's state."""
         return
 
 
@@ -214,7 +214,7 @@ class Marquardt(Damping):
         return {"tau": self.tau, "refused": self.refused}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore a checkpoint's state."""
         self.tau, self.refused = state["tau"], state["refused"]
 
 

@@ -79,7 +79,7 @@ class DynaNewton(Optimizer):
             if isinstance(step, str):
                 if stage.size == path.n:
                     return step
-                # Nothing is left to gain on this sample: go on with all of them.
+                # Nothing is left to gain on this sample: continue with all of them.
                 stage = path.stage(path.n, stage.point.w)
                 direction = path.direction(stage)
                 continue

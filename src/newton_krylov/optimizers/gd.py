@@ -22,7 +22,7 @@ def smoothness_at_zero(objective: Objective, generator: torch.Generator) -> floa
     Parameters
     ----------
     objective : Objective
-        The function.
+        Function to minimize.
     generator : torch.Generator
         Draws the start vector.
 
@@ -45,7 +45,7 @@ def smoothness_at_start(objective: Objective, w0: Tensor, generator: torch.Gener
     Parameters
     ----------
     objective : Objective
-        The function.
+        Function to minimize.
     w0 : Tensor, shape (dim,)
         The start.
     generator : torch.Generator

@@ -88,7 +88,7 @@ class LevenbergMarquardtStep:
         Parameters
         ----------
         point : ResidualPoint
-            Where.
+            Point at which to evaluate.
         rtol : float
             Tolerance of the linear solver.
 
@@ -109,7 +109,7 @@ class LevenbergMarquardtStep:
         return {"damping": self.damping.state_dict(), "D": self._D}
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from a state."""
+        """Restore a state."""
         self.damping.load_state_dict(state["damping"])
         self._D = state["D"]
 

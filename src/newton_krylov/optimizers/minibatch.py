@@ -66,7 +66,7 @@ class GradientTable:
         Parameters
         ----------
         w : Tensor, shape (dim,)
-            Where.
+            Parameters at which to evaluate.
         index : Tensor, shape (m,), int64
             The batch.
         remember : bool

@@ -65,7 +65,7 @@ class NoStep:
     Attributes
     ----------
     reason : str
-        In words.
+        Reason in words.
     relaxed : bool
         Whether the damping has become smaller, so that another solve may help.
     """

@@ -111,7 +111,7 @@ def transport_objective(objective: Objective, optimizer: str) -> EntropicTranspo
     objective : Objective
         Whatever the run minimizes.
     optimizer : str
-        Who asks.
+        Name of the optimizer, for the message.
 
     Returns
     -------

@@ -143,9 +143,9 @@ class StochasticStep:
         Parameters
         ----------
         batch : Objective
-            The mini-batch's.
+            Objective of the mini-batch.
         w : Tensor, shape (dim,)
-            Where.
+            Parameters at which to evaluate.
         memory : StochasticMemory
             From the steps before; changed.
         generator : torch.Generator

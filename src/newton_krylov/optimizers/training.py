@@ -54,7 +54,7 @@ class EpochMemory(Memory):
     Attributes
     ----------
     epochs : int
-        So far.
+        Epochs so far.
     """
 
     def __init__(self) -> None:

@@ -42,7 +42,7 @@ class PreconditionerBuilder(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state.
+        """Restore a state.
 
         Parameters
         ----------

@@ -19,9 +19,9 @@ def remember(folder: Path, identifier: str, tried: float = 0.0) -> None:
     Parameters
     ----------
     folder : Path
-        The record's.
+        Folder of the record.
     identifier : str
-        The note's own identifier.
+        Identifier of the record.
     tried : float
         Seconds since the epoch; 0 for never.
     """
@@ -36,7 +36,7 @@ def forget(identifier: str) -> None:
     Parameters
     ----------
     identifier : str
-        The record's own.
+        Identifier of the record.
     """
     with suppress(OSError):
         _note(identifier).unlink(missing_ok=True)

@@ -147,7 +147,7 @@ class Record:
         Parameters
         ----------
         folder : Path
-            A run's.
+            Folder of a run.
 
         Returns
         -------

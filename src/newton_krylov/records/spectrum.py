@@ -64,7 +64,7 @@ class SnapshotWriter:
     Parameters
     ----------
     folder : Path
-        The run's.
+        Folder of the run.
     top : int
         How many eigenvalues each has.
     snapshots : iterable of Snapshot
@@ -125,7 +125,7 @@ def read_snapshots(folder: Path) -> list[Snapshot]:
     Parameters
     ----------
     folder : Path
-        The run's.
+        Folder of the run.
 
     Returns
     -------

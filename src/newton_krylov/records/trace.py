@@ -27,7 +27,7 @@ class Column:
     Attributes
     ----------
     title : str
-        On an axis.
+        Title on an axis.
     symbol : str
         The quantity's formula.
     words : str

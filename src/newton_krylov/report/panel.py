@@ -37,7 +37,7 @@ class Quantity:
     column : str
         Column of the trace.
     name : str
-        For people.
+        Name for people.
     symbol : str
         Formula, for the axis.
     log : bool

@@ -99,7 +99,8 @@ class Problem:
 
     def _parameters(self) -> Iterator[str]:
         for key, value in self.parameters:
-            if value is None:
+            # A column of ones may be the intercept where the loss adds none.
+            if value is None or (key, value) == ("intercept", "none"):
                 continue
             yield (
                 f"{'λ' if key == 'l2' else key} = {value:g}"
@@ -120,7 +121,7 @@ class RunRecord:
     Attributes
     ----------
     folder : Path
-        Where it lies.
+        Folder of the record.
     rows : list of Row
         The trace; empty where there is none.
     config, summary, environment : dict

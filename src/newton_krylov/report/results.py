@@ -107,7 +107,7 @@ class Time:
     seconds : float
         The median of its runs; inf where half of them or more never reached it.
     ratio : float
-        To the fastest method's.
+        Ratio to the fastest method's time.
     reached, runs : int
         How many of its runs reached it, and how many there are.
     """

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -32,7 +32,7 @@ class Target:
     column : str
         Column of the trace; its first value at or below `value` counts.
     value : float
-        How low.
+        Largest value that counts.
     name : str
         The same for targets that different problems have in common.
     """
@@ -342,6 +342,13 @@ def _entries(groups: Sequence[Sequence[RunRecord]]) -> list[Entry]:
     return [Entry(labels[id(group)], group) for group in groups]
 
 
+def _implied(key: str, changed: Mapping[str, Sequence[Any]]) -> bool:
+    """Say whether a key differs only since some of the parts chosen have it and others do not."""
+    named = f"{key.rpartition('.')[0]}.name"
+    having = {value for value in changed[key] if value is not None}
+    return key != named and named in changed and len(having) == 1
+
+
 def _distinct(name: str, groups: Sequence[Sequence[RunRecord]]) -> list[str]:
     """Distinguish entries of one label by the settings in which they differ."""
     if len(groups) == 1:
@@ -349,8 +356,10 @@ def _distinct(name: str, groups: Sequence[Sequence[RunRecord]]) -> list[str]:
     heads = [group[0] for group in groups]
     known = set().union(*(head.method for head in heads))
     changed = {key: values for key, values in differences(heads).items() if key in known}
-    last = Counter(key.rpartition(".")[2] for key in changed)
-    short = {key: key.rpartition(".")[2] for key in changed}
+    changed = {key: values for key, values in changed.items() if not _implied(key, changed)}
+    # A part is called by its group: preconditioner.name=jacobi is preconditioner=jacobi.
+    short = {key: key.removesuffix(".name").rpartition(".")[2] for key in changed}
+    last = Counter(short.values())
     described = [
         ", ".join(
             f"{short[key] if last[short[key]] == 1 else key}={values[i]}"

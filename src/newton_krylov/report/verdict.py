@@ -82,9 +82,9 @@ class RaceTarget:
     column : str
         Column of the trace.
     value : float
-        How low.
+        Largest value that counts.
     text : str
-        For a reader.
+        Text for a reader.
     """
 
     name: str
@@ -153,7 +153,7 @@ class Comparison:
     second, other : Contestant or None
         The fastest of each kind; None where none reaches it.
     winner : {"second order", "others", "tie", "nobody"}
-        By the clock.
+        Winner by the clock.
     """
 
     target: RaceTarget
@@ -468,7 +468,7 @@ def read_plan(folder: Path) -> tuple[list[PlannedRun], dict[str, str]]:
     Parameters
     ----------
     folder : Path
-        The race's.
+        Folder of the race.
 
     Returns
     -------

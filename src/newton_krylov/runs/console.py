@@ -104,7 +104,7 @@ def print_heading(out: Console, label: str, summary: Mapping[str, Any]) -> None:
     Parameters
     ----------
     out : Console
-        Where.
+        Console to print to.
     label : str
         The run's name.
     summary : mapping
@@ -128,9 +128,9 @@ def print_line(out: Console, number: str, summary: Mapping[str, Any]) -> None:
     Parameters
     ----------
     out : Console
-        Where.
+        Console to print to.
     number : str
-        The member's.
+        Number of the member.
     summary : mapping
         As in `summary.json`.
     """
@@ -151,7 +151,7 @@ def print_summary(
     Parameters
     ----------
     out : Console
-        Where.
+        Console to print to.
     label : str
         The run's name.
     summary : mapping
@@ -175,7 +175,7 @@ def print_places(out: Console, places: Sequence[tuple[str, str]]) -> None:
     Parameters
     ----------
     out : Console
-        Where.
+        Console to print to.
     places : sequence of (str, str)
         Title and place.
     """
@@ -211,7 +211,7 @@ def print_members(out: Console, members: Sequence[MemberLine], best: str | None)
     Parameters
     ----------
     out : Console
-        Where.
+        Console to print to.
     members : sequence of MemberLine
         At least one.
     best : str or None

@@ -159,7 +159,7 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
     Parameters
     ----------
     config : RunConfig
-        Checked.
+        Checked configuration.
 
     Returns
     -------
@@ -183,7 +183,7 @@ def dataset_of(config: RunConfig, place: torch.device | None = None) -> Dataset:
     Parameters
     ----------
     config : RunConfig
-        Checked.
+        Checked configuration.
     place : torch.device, optional
         Where to; by default, where the configuration's device is.
 

@@ -87,7 +87,7 @@ class Observer:
     observation : Observation
         What to look at; `every` is set.
     objective : Objective
-        The run's.
+        Objective of the run.
     curvature : Curvature
         A fresh one, chosen by `observation.of`.
     seed : int

@@ -113,7 +113,7 @@ class RunResult:
     outcome : Outcome
         How it ended.
     reason : str
-        Why, in words.
+        Reason in words.
     rows : list of Row
         The trace.
     w : Tensor, shape (dim,)

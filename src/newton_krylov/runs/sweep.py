@@ -127,7 +127,7 @@ def parent_of(folder: Path) -> str | None:
     Parameters
     ----------
     folder : Path
-        The sweep's.
+        Folder of the sweep.
 
     Returns
     -------
@@ -185,7 +185,7 @@ class Sweep:
     Parameters
     ----------
     record : SweepRecord
-        Begun.
+        Record of the sweep, begun.
     tracker : Tracker
         Where the sweep's own run shows.
     """
@@ -203,7 +203,7 @@ class Sweep:
         Parameters
         ----------
         folder : Path
-            The sweep's.
+            Folder of the sweep.
         plain : mapping
             The configuration that its members share.
         overrides : sequence of str

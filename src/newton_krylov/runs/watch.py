@@ -22,7 +22,7 @@ class Watch:
     config : RunConfig
         Configuration; its `observation` says what to look at.
     objective : Objective
-        The run's.
+        Objective of the run.
     folder : Path
         The run's, for the files.
     log : callable

@@ -313,7 +313,7 @@ def gauss_quadrature(A: LinearOperator, v: Tensor, steps: int) -> tuple[Tensor, 
     A : LinearOperator
         Symmetric, n by n.
     v : Tensor, shape (n,)
-        Not zero.
+        Vector, not zero.
     steps : int
         Products at most, and vectors kept.
 
@@ -420,7 +420,7 @@ class _Basis:
         torch.div(r, norm(r), out=self.V[self.size])
 
     def restart(self, theta: Tensor, S: Tensor) -> None:
-        """Go on from Ritz pairs (values theta, vectors V'S) and the newest basis vector."""
+        """Restart from Ritz pairs (values theta, vectors V'S) and the newest basis vector."""
         size = len(theta)
         border = self._coupling * S[-1]
         newest = self.V[self.size].clone()
@@ -432,7 +432,7 @@ class _Basis:
         self.size = self._restarted = size
 
     def lock(self, theta: Tensor, S: Tensor, residuals: Tensor) -> None:
-        """Set Ritz pairs aside, and go on from a random vector orthogonal to them."""
+        """Set Ritz pairs aside, and restart from a random vector orthogonal to them."""
         count = len(theta)
         self.V[:count] = S.T @ self.V[: len(S)]
         self.T.zero_()

@@ -24,7 +24,7 @@ def masked(text: str) -> str:
     Parameters
     ----------
     text : str
-        Any.
+        Any text.
 
     Returns
     -------

@@ -32,7 +32,7 @@ class UploadResult:
     Attributes
     ----------
     folder : Path
-        The record's.
+        Folder of the record.
     what : str
         "sent", "completed", "was there", "still running" or "left out".
     run_id : str or None
@@ -88,7 +88,7 @@ def send(sender: Sender, record: Record) -> UploadResult:
     Parameters
     ----------
     sender : Sender
-        Where to.
+        Connection to the server.
     record : Record
         Record of a run or a sweep.
 

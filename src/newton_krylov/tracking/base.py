@@ -61,7 +61,7 @@ class Tracker(ABC):
         Parameters
         ----------
         record : Record
-            Ended.
+            Record of an ended run.
         """
 
     @property

@@ -149,7 +149,7 @@ class Sender:
         Parameters
         ----------
         name : str
-            The study.
+            Name of the study.
 
         Returns
         -------
@@ -416,7 +416,7 @@ def start(sender: Sender, record: Record, parent: str | None) -> str:
     Parameters
     ----------
     sender : Sender
-        Where to.
+        Connection to the server.
     record : Record
         With configuration and environment.
     parent : str or None
@@ -479,7 +479,7 @@ def finish(
     Parameters
     ----------
     sender : Sender
-        Where to.
+        Connection to the server.
     run_id : str
         MLflow's identifier.
     record : Record

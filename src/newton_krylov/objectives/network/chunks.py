@@ -39,7 +39,7 @@ class Chunks:
     dtype : torch.dtype
         Precision of the network.
     device : torch.device
-        Where it runs.
+        Device of the network.
     """
 
     seen: Seen

@@ -51,6 +51,11 @@ class NetworkOperator(LinearOperator, Generic[G]):
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply by a vector of shape (dim,)."""
         f = self._passes
+        if v.shape != (f.dim,) or v.dtype != f.dtype:
+            raise ValueError(
+                f"expected a vector of shape ({f.dim},) and type {f.dtype}, one number for each "
+                f"free weight, got {tuple(v.shape)} and {v.dtype}"
+            )
         f.counts.add(hvp=f.share, passes=f.share)
         parts = f.split(v)
         products = (self._product(number, parts) for number in range(len(f.spans)))
@@ -112,7 +117,7 @@ class HessianOperator(NetworkOperator[HessianGraph]):
     graphs : Kept
         One graph a span.
     w : Tensor, shape (dim,)
-        Where.
+        Parameters at which to evaluate.
     """
 
     def __init__(self, passes: Passes, graphs: Kept[HessianGraph], w: Tensor) -> None:

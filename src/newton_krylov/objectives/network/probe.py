@@ -85,6 +85,11 @@ class _Probe:
             self.stages = self._stages(cut=False)  # only tensors with the samples first are kept
             seen, first = self._first()
         outputs = self._checked(first, rows)
+        if outputs.isnan().any():
+            raise UnsupportedError(
+                "The network's outputs for the first samples are not numbers (nan): look for nan "
+                "in the inputs and in the weights."
+            )
         if not torch.equal(outputs, self._run(0, self.count)):
             self._refuse("its value changes from one evaluation to the next", self._another_output)
         if not seen.batch_norm and self._depends(outputs, rows):

@@ -31,7 +31,7 @@ class Jacobian(RectangularOperator):
     residual : callable
         See `Residual`.
     w : Tensor, shape (n,)
-        Where.
+        Parameters at which to evaluate.
     memory : float
         Bytes that the passes of a chunk may take together.
 

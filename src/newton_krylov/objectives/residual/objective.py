@@ -29,7 +29,7 @@ class ResidualPoint(Point):
     Parameters
     ----------
     objective : ResidualObjective
-        The function.
+        Objective whose point it is.
     w : Tensor, shape (dim,)
         Parameters.
     """
@@ -53,7 +53,8 @@ class ResidualPoint(Point):
     @cached_property
     def value(self) -> float:
         """Half of |r|^2."""
-        return euclidean(self.r) ** 2 / 2
+        size = euclidean(self.r)
+        return size * size / 2  # infinite where the square overflows; a power would raise
 
     @cached_property
     def jacobian(self) -> RectangularOperator:

@@ -177,7 +177,7 @@ class FactoredJacobian(RectangularOperator):
     blocks : sequence of Block
         The residuals.
     w : Tensor, shape (n,)
-        Where.
+        Parameters at which to evaluate.
 
     Attributes
     ----------

@@ -30,7 +30,7 @@ class NumpyFunction:
 
     On the CPU in float64 nothing but w is copied. The last two points are kept: value, gradient
     and Hessian at one w share its products with the data, and a trust region method that refuses
-    a step goes on from the point before.
+    a step continues from the point before.
 
     Parameters
     ----------
