@@ -284,7 +284,7 @@ def _built(group: str, part: Any, options: Mapping[str, Any] = MappingProxyType(
     return named(group, part).build(options) if isinstance(part, str) else part
 
 
-def _damping(rule: DampingRule, tau: float, factor: float, lowest: float) -> Damping:
+def _damping(rule: str, tau: float, factor: float, lowest: float) -> Damping:
     if rule not in get_args(DampingRule):
         was = ", which was levenberg_marquardt" if rule == "levenberg_marquardt" else ""
         raise ConfigError(f'damping_rule should be "fixed" or "marquardt"{was}, not {rule!r}.')
