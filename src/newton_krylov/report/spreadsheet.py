@@ -35,12 +35,13 @@ def write_csv(groups: Sequence[Study], path: Path) -> None:
         stream.write(text.getvalue().encode())
 
 
-_BREAKS = "\r\n\t\v\f\x1c\x1d\x1e\x85\u2028\u2029\0"
+# A line feed is quoted, so a cell keeps it; what else ends a line may end a row for some reader.
+_BREAKS = "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029\0"
 
 
 def _inert(value: Any) -> Any:
     """Return a cell that no spreadsheet evaluates; numbers stay as they are."""
-    if isinstance(value, str):  # any line break may begin a row
+    if isinstance(value, str):
         value = "".join(" " if character in _BREAKS else character for character in value)
     if not isinstance(value, str) or not value.lstrip().startswith(("=", "+", "-", "@")):
         return value
