@@ -1,7 +1,7 @@
 """A sweep: many runs of one command, their parent in the tracker, and their comparison.
 
-The members are run by one of Hydra's launchers, in this process or in others; each is told by the
-sweep's own record, which lies in the folder above, to which run of the tracker it belongs.
+The members are run by one of Hydra's launchers, in this process or in others; each reads in
+the sweep's own record, in the folder above, to which run of the tracker it belongs.
 """
 
 import logging
