@@ -115,6 +115,21 @@ def test_a_sweep_says_once_what_its_members_drop(capsys):
 
 
 @pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        (["stop.seconds=null"], r"set stop\.seconds"),
+        (["verdict.trials=0"], r"verdict\.trials=0 should be a whole number"),
+        (["dataset=libsvm", "dataset.path=gone.svm"], r"There is no file gone\.svm"),
+    ],
+)
+def test_a_verdict_s_mistakes_leave_nothing_in_its_folder(typed, sentence, folder, capsys):
+    command = ["experiment=verdict", "dataset=breast_cancer", "tracking=none", *typed]
+    assert main(CONF, [*command, "hydra.sweep.dir=here"]) == MISTAKE
+    assert re.search(sentence, told(capsys))
+    assert not any((folder / "here").iterdir())
+
+
+@pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
         (["dataset=libsvm"], r"dataset=libsvm needs a file: dataset\.path=FILE"),
