@@ -2,7 +2,7 @@
 
 As a multiple of one gradient step on all layers at the same batch (forward, backward, update), on
 CIFAR-10, or on random pixels where there is no CIFAR-10: times do not depend on what the pictures
-show. Steps are interleaved with gradient steps, round by round, and medians are told, so that what
+show. Steps are interleaved with gradient steps, round by round, and medians are shown, so that what
 else the machine does falls on both. What an eigenpair costs is in `eigenpair.py`.
 
     python benchmarks/nonconvex.py

@@ -5,7 +5,7 @@
 
 Generates sparse shards `times` the budget in size. Then, each in a process of its own:
 
-- streamed under the budget: after everything is imported, the system is told to refuse more
+- streamed under the budget: after everything is imported, the system is set to refuse more
   private memory than `budget` beyond what is there (RLIMIT_DATA), and Newton-CG runs;
 - in memory under the same budget: the same data as one matrix, which the system must refuse;
 - in memory without a limit: the same steps, for their time and to see the same losses.

@@ -251,6 +251,20 @@ class TestArrays:
             operator.matvec(torch.tensor([0.0, 1.0]))
             assert torch.equal(first, A[:, 0])
 
+    def test_a_scipy_operator_with_one_buffer(self) -> None:
+        """SciPy's own `matmat` would make all columns the last one."""
+        A, buffer = np.array([[2.0, 1.0], [1.0, 3.0]]), np.empty(2)
+        scipy_operator = scipy.sparse.linalg.LinearOperator(
+            (2, 2), matvec=lambda v: np.dot(A, v.ravel(), out=buffer), dtype=float
+        )
+        operator = as_operator(scipy_operator, torch.ones(2).double())
+        assert torch.equal(operator.dense(), torch.from_numpy(A))
+
+    def test_extended_precision_is_rounded(self) -> None:
+        A = np.array([[2.0, 1.0], [1.0, 3.0]], dtype=np.longdouble)
+        operator = as_operator(A, torch.ones(2).double())
+        assert operator.dense().tolist() == A.tolist()
+
     def test_a_subclass_with_one_buffer(self) -> None:
         class Buffered(Minimal):
             buffer = torch.empty(3).double()

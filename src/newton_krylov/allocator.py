@@ -1,4 +1,4 @@
-"""The C library's allocator, told to keep what is freed for the next tensor of that size."""
+"""Makes the C library's allocator keep what is freed for the next tensor of that size."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ def keep_freed_memory() -> bool:
     """Keep freed memory in the process, from now on.
 
     A network's forward and backward pass takes and frees the same large blocks again and again.
-    glibc maps a large block anew for each request and unmaps it at once when it is freed, so the
+    glibc maps a large block for each request and unmaps it at once when it is freed, so the
     kernel clears and faults in every page of every activation every time: on two cores that was
     half of a forward pass and a third of a gradient. The process keeps its peak of memory instead.
 

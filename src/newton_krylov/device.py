@@ -20,7 +20,7 @@ def cpu(*, threads: PositiveInt | None = None) -> torch.device:
     Parameters
     ----------
     threads : int or None
-        Of torch's operations; None restores torch's own choice.
+        Number of threads torch's operations use; None restores torch's own choice.
 
     Returns
     -------
@@ -38,7 +38,7 @@ def cuda(*, index: NonNegativeInt = 0) -> torch.device:
     Parameters
     ----------
     index : int
-        Which one.
+        Index of the GPU.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def auto(*, threads: PositiveInt | None = None) -> torch.device:
     Parameters
     ----------
     threads : int or None
-        Of torch's operations on the processor; None restores torch's own choice.
+        Number of threads torch's operations use on the processor; None restores torch's own choice.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one clear sentence, shown without a traceback."""
+"""Errors that the user can correct: one clear sentence, shown without a traceback."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -29,7 +29,7 @@ class NotFiniteError(UserError, ValueError):
 
 
 class CombinationError(ConfigError, UnsupportedError):
-    """Choices that are right each by itself but do not go together; a sweep leaves them out."""
+    """Choices that are each valid but cannot be combined; a sweep leaves them out."""
 
 
 _RENAMED = {

@@ -17,7 +17,7 @@ CACHE_VARIABLE = "NEWTON_KRYLOV_CACHE"
 _APPLICATION = "newton-krylov"
 
 
-def at_home(path: str) -> Path:
+def expand_home(path: str) -> Path:
     """Return a path with a leading `~` or `~user` replaced by that home, where there is one.
 
     A name that only begins with a tilde (`~data.svm`) is a name.
@@ -46,14 +46,14 @@ def default_data_dir() -> Path:
         Need not exist yet.
     """
     if chosen := os.environ.get(DATA_VARIABLE):
-        return at_home(chosen)
+        return expand_home(chosen)
     from platformdirs import user_data_path
 
     return user_data_path(_APPLICATION)
 
 
 def cache_dir() -> Path:
-    """Return the folder of what can be made anew: `$NEWTON_KRYLOV_CACHE`, else the user's cache.
+    """Return the folder of recomputable files: `$NEWTON_KRYLOV_CACHE`, else the user's cache.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def cache_dir() -> Path:
         Need not exist yet.
     """
     if chosen := os.environ.get(CACHE_VARIABLE):
-        return at_home(chosen)
+        return expand_home(chosen)
     from platformdirs import user_cache_path
 
     return user_cache_path(_APPLICATION)
@@ -146,7 +146,7 @@ def read_text(path: Path, limit: int) -> str:
     Returns
     -------
     str
-        Its text.
+        The file's text.
 
     Raises
     ------

@@ -88,7 +88,7 @@ def exponent(v: Tensor) -> int:
 
 
 def is_moderate(size: float, dtype: torch.dtype) -> bool:
-    """Tell whether numbers of this size can be squared, and their squares grow and fall.
+    """Return whether numbers of this size can be squared, and their squares grow and fall.
 
     Parameters
     ----------

@@ -94,7 +94,7 @@ class LinearOperator:
         Returns
         -------
         Tensor, shape (n,)
-            The product, which the caller may overwrite: a tensor of its own, no alias of `v`.
+            The product, which the caller may overwrite: a tensor of its own, no alias in `v`.
         """
         raise NotImplementedError
 
@@ -229,7 +229,7 @@ class LinearOperator:
         Parameters
         ----------
         dtype : torch.dtype
-            Of the vectors that come and go.
+            Precision of the vectors it takes and returns.
 
         Returns
         -------
@@ -295,7 +295,7 @@ class RectangularOperator(ABC):
     shape : tuple of int
         (m, n).
     dtype : torch.dtype
-        Of the vectors it takes and returns.
+        Precision of the vectors it takes and returns.
     device : torch.device
         Where those vectors live.
     """
@@ -305,7 +305,7 @@ class RectangularOperator(ABC):
 
     @abstractmethod
     def matvec(self, v: Tensor) -> Tensor:
-        """Multiply by a vector of shape (n,); returns shape (m,), never an alias of `v`."""
+        """Multiply by a vector of shape (n,); returns shape (m,), never an alias in `v`."""
 
     @abstractmethod
     def rmatvec(self, u: Tensor) -> Tensor:
@@ -413,7 +413,7 @@ class FunctionOperator(LinearOperator):
 
 
 def _is_fresh(Av: Tensor, v: Tensor) -> bool:
-    """Tell whether nobody but the caller holds the product's memory.
+    """Return whether nobody but the caller holds the product's memory.
 
     An identity may hand back its argument, and a function its own buffer, a part of it, or a view
     of NumPy's memory: the next product would overwrite this one, or its user what is the
@@ -483,11 +483,20 @@ class ArrayOperator(LinearOperator):
 
     def matmat(self, V: Tensor) -> Tensor:
         """Multiply by the columns of V, shape (n, k)."""
+        if V.ndim == 2 and not _is_explicit(self._array):
+            return super().matmat(V)  # SciPy would gather columns that may share one buffer
         product = np.asarray(self._array @ V.detach().cpu().numpy())
         if product.dtype.kind == "c":
             raise TypeError(f"the product {self._name} v is complex: {REAL_FORM}")
+        if product.dtype == np.longdouble:  # which torch does not have
+            product = product.astype(np.float64)
         # A copy: an operator of the user's may write all its products into one array.
         return torch.tensor(product, dtype=self.dtype, device=self.device)
+
+
+def _is_explicit(A: Any) -> bool:
+    """Tell a NumPy array or a SciPy sparse matrix from what only has products."""
+    return hasattr(A, "__array__") or hasattr(A, "nnz")
 
 
 def add_diagonal(out: Tensor, v: Tensor, diagonal: "float | Tensor") -> Tensor:
@@ -614,7 +623,7 @@ class CastOperator(LinearOperator):
     operator : LinearOperator
         In its type.
     dtype : torch.dtype
-        Of the vectors that come and go.
+        Precision of the vectors it takes and returns.
     """
 
     def __init__(self, operator: LinearOperator, dtype: torch.dtype) -> None:
@@ -705,7 +714,7 @@ class Products:
         Parameters
         ----------
         v : Tensor, shape (n,)
-            Of moderate size.
+            Vector of moderate size.
 
         Returns
         -------
@@ -718,8 +727,13 @@ class Products:
             If the first product does not have the vector's shape, dtype and device.
         """
         self.count += 1
+        before = math.nan if self._sized else v.sum().item()  # not a copy: it costs a vector
         Av = self.A.matvec(v).detach()  # a user's operator may be one that autograd records
         if not self._sized:
+            if math.isfinite(before) and v.sum().item() != before:
+                raise ValueError(
+                    f"the product {self._name} v changes v in place: work on a copy (v.clone())"
+                )
             check_vector(f"the product {self._name} v", Av, v)
             size = euclidean(Av)
             self._sized = 0.0 < size < math.inf
@@ -747,6 +761,8 @@ def check_vector(name: str, v: Tensor, like: Tensor) -> None:
     """
     if not isinstance(v, Tensor):
         raise TypeError(f"{name} must be a torch tensor, not {type(v).__name__}")
+    if like.ndim == 0:
+        raise ValueError(f"{name} must be a vector of shape (n,), not a single number")
     if v.ndim != 1 or v.shape != like.shape:
         raise ValueError(f"{name} must have shape ({like.shape[0]},), not {tuple(v.shape)}")
     if v.dtype not in (torch.float32, torch.float64):
@@ -861,8 +877,7 @@ def is_symmetric(A: Any, operator: LinearOperator) -> bool:
     bool
         False for an explicit matrix that differs from its transpose by more than rounding.
     """
-    explicit = isinstance(operator, MatrixOperator) or hasattr(A, "__array__") or hasattr(A, "nnz")
-    if A is operator or not explicit:
+    if A is operator or not (isinstance(operator, MatrixOperator) or _is_explicit(A)):
         return operator.symmetric
     generator = torch.Generator().manual_seed(0)
     uv = torch.randn(2, operator.shape[0], generator=generator, dtype=operator.dtype)

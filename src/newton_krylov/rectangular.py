@@ -45,13 +45,13 @@ class FunctionMap(RectangularOperator):
     Parameters
     ----------
     matvec, rmatvec : callable
-        Of tensors of shape (n,) and (m,).
+        Functions of tensors of shapes (n,) and (m,).
     shape : tuple of int
         (m, n).
     dtype : torch.dtype
-        Of the vectors.
+        Precision of the vectors.
     device : torch.device
-        Of the vectors.
+        Device of the vectors.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class NormalOperator(LinearOperator):
     J : RectangularOperator
         m by n.
     u : Tensor, shape (m,)
-        Of the right side.
+        Right side.
     shift : float
         At least 0.
 
@@ -232,14 +232,14 @@ def pose(A: Any, b: Tensor, damp: float) -> LeastSquares:
     A : operator or matrix, m by n
         See `as_rectangular`; or an operator J'J + shift I.
     b : Tensor, shape (m,)
-        Of an operator J'J + shift I the J'u or -J'u that it is made for, shape (n,).
+        For an operator J'J + shift I, the J'u or -J'u that it is made for, shape (n,).
     damp : float
         The root of a damping of its own.
 
     Returns
     -------
     LeastSquares
-        Of J.
+        The least-squares problem of J.
 
     Raises
     ------

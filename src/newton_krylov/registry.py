@@ -37,7 +37,7 @@ _SEQUENCES = (list, tuple, Sequence)
 
 
 def _is_plain(annotation: Any) -> bool:
-    """Tell whether a configuration file can hold a value of this annotated type."""
+    """Return whether a configuration file can hold a value of this annotated type."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return _is_plain(get_args(annotation)[0])

@@ -193,7 +193,7 @@ def _step(facts: _Facts) -> Claim:
         Verdict.of(any(right), fully=all(right)),
         f"The loss is a mean, so the factor is 1/(4n): without it the step 1/λ₁ would be "
         f"{n:,} times too small, and gradient descent that much slower. That the step is λ₁ "
-        f"itself is a slip that the next paragraph of the paper mends (α = 1/λ₁).",
+        f"itself is a slip that the next paragraph of the paper corrects (α = 1/λ₁).",
     )
 
 

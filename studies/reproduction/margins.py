@@ -13,7 +13,7 @@ ALONE = 1.25
 
 
 def less(ours: Array | Sequence[float], theirs: Array | Sequence[float]) -> bool | None:
-    """Tell whether our cost is less, beyond the spread of the runs.
+    """Return whether our cost is less, beyond the spread of the runs.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def less(ours: Array | Sequence[float], theirs: Array | Sequence[float]) -> bool
 def less_in_every_pair(
     ours: Array | Sequence[float], theirs: Array | Sequence[float]
 ) -> bool | None:
-    """Tell whether our cost is less in every one of the repetitions, which were interleaved."""
+    """Return whether our cost is less in every one of the repetitions, which were interleaved."""
     if len(ours) != len(theirs) or len(ours) < 2:
         return less(ours, theirs)
     answers = {bool(a < b) if a != b else None for a, b in zip(ours, theirs, strict=True)}

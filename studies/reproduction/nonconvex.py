@@ -282,7 +282,7 @@ def _images(study: Study) -> int:
 
 
 def _near(share: float, expected: float) -> bool:
-    """Tell whether an accuracy is approximately that of the claim: within three points."""
+    """Return whether an accuracy is approximately that of the claim: within three points."""
     return abs(share - expected) <= 0.03
 
 
@@ -447,7 +447,7 @@ def _accuracies_at(entry: Entry, seconds: float) -> Array:
 
 
 def _behind(raced: dict[str, Array]) -> bool | None:
-    """Tell whether the second-order methods are behind in all runs; None where ranges overlap."""
+    """Return whether the second-order methods are behind in all runs; None where ranges overlap."""
     second = [values for label, values in raced.items() if label.startswith("Newton")]
     first = [values for label, values in raced.items() if not label.startswith("Newton")]
     if not second or not first:
@@ -459,7 +459,7 @@ def _behind(raced: dict[str, Array]) -> bool | None:
 
 
 def _ahead_on_the_convex_problem(convex: Sequence[Study]) -> bool | None:
-    """Tell whether Newton-Krylov methods are at 1e-9 before gradient descent; None: not run."""
+    """Return whether Newton-Krylov methods are at 1e-9 before gradient descent; None: not run."""
     answers = []
     for study in convex[:1]:
         descent = study.entry("Gradient descent")

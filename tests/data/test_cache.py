@@ -79,7 +79,7 @@ def test_a_damaged_file_is_made_anew_with_a_warning(cache, compute, caplog, dama
     with caplog.at_level(logging.WARNING):
         compute.check(cached("kind", "key", compute))
     assert compute.count == 2
-    assert "cannot be read and is made anew" in caplog.text
+    assert "cannot be read and is computed again" in caplog.text
     compute.check(cached("kind", "key", compute))
     assert compute.count == 2
 

@@ -13,7 +13,7 @@ from newton_krylov.data import load_dataset
 from newton_krylov.data.shards import write_shards
 from newton_krylov.data.shards.generate import Generator
 from newton_krylov.distributed import data_parallel
-from newton_krylov.distributed.objective import _Places
+from newton_krylov.distributed.objective import _LocalSamples
 from newton_krylov.distributed.sharding import numbers_of, shard
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.registry import entry
@@ -77,7 +77,7 @@ def test_places_of_subsets_of_subsets_partition_them(n, size, draws):
     group = []
     for rank in range(size):
         own = torch.tensor(range(rank, n, size), dtype=torch.int64)
-        group.append((_Places(n, own), own))
+        group.append((_LocalSamples(n, own), own))
     samples = torch.arange(n)
     for draw in draws:
         if not draw:

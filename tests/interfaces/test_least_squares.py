@@ -1,6 +1,7 @@
 """`least_squares` beside SciPy's, and NIST's certified problems."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,3 +163,38 @@ def test_nist_s_certified_parameters(problem, start):
 
 def test_it_is_there_by_name():
     assert newton_krylov.least_squares is least_squares
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: (x - 1).detach(), "does not depend on x"),
+        (lambda x: torch.ones(2, dtype=torch.int64), "does not depend on x"),
+        (lambda x: [x - 1], "not list"),
+        (lambda x: x - 1j, "real numbers"),
+        (lambda x: x[:0], "no residuals"),
+        (lambda x: 1e200 * x, "squares are beyond the range"),
+        (lambda x: 1e-200 * x, "squares are beyond the range"),
+    ],
+)
+def test_functions_without_a_gradient_or_a_cost(function: Any, message: str) -> None:
+    """Not found optimal at the start, where the gradient is missing or lost to underflow."""
+    with pytest.raises(ValueError, match=message):
+        least_squares(function, [3.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ftol": math.nan},
+        {"xtol": -1.0},
+        {"max_nfev": 0},
+        {"memory": math.nan},
+        {"f_scale": math.inf, "loss": "huber"},
+        {"x_scale": [1.0, 2.0, 3.0]},
+        {"x_scale": math.inf},
+    ],
+)
+def test_options_that_mean_nothing(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"must be|has shape"):
+        least_squares(rosenbrock, START, **options)

@@ -172,3 +172,45 @@ def test_a_mistake_is_one_sentence(options, sentence):
 
 def test_it_is_there_by_name():
     assert newton_krylov.minimize is minimize
+
+
+class TestFunctionsThatAutogradCannotFollow:
+    @pytest.mark.parametrize(
+        ("function", "message"),
+        [
+            (lambda x: x.detach().square().sum(), "does not depend on x"),
+            (lambda x: torch.tensor(3.0), "does not depend on x"),
+            (lambda x: float(x.detach().square().sum()), "not float"),
+            (lambda x: None, "not NoneType"),
+            (lambda x: x.square(), r"shape \(\), not \(2,\)"),
+            (lambda x: x.square().sum() + 0j, "real numbers"),
+        ],
+    )
+    def test_are_refused(self, function: Callable[[Tensor], Tensor], message: str) -> None:
+        """Not found optimal at the start, where their gradient is missing."""
+        with pytest.raises(ValueError, match=message):
+            minimize(function, [5.0, 2.0])
+
+    def test_a_constant_that_depends_on_x_is_minimal(self) -> None:
+        assert minimize(lambda x: 0 * x.sum() + 3, [5.0, 2.0]).success
+
+
+@pytest.mark.parametrize("options", [{"gtol": math.nan}, {"gtol": -1.0}, {"maxiter": -1}])
+def test_numbers_that_mean_nothing(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must be at least 0"):
+        minimize(lambda x: x.square().sum(), [5.0, 2.0], **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_callback_cannot_change_the_point(method: str) -> None:
+    def function(x: Tensor) -> Tensor:
+        return (x - 1).square().square().sum()
+
+    plain = minimize(function, [5.0, 2.0], method=method)
+    watched = minimize(function, [5.0, 2.0], method=method, callback=lambda x, f: x.zero_())
+    assert torch.equal(plain.x, watched.x)
+
+
+def test_a_read_only_start_of_shared_numbers() -> None:
+    start = np.broadcast_to(np.array(3.0), (2,))
+    assert minimize(lambda x: (x - 1).square().sum(), start).success

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -226,3 +227,39 @@ class TestMistakes:
         X, y = data("squares")
         with pytest.raises(UnsupportedError, match="one function"):
             hessian(Noisy(), F.mse_loss, X, y)
+
+    @pytest.mark.parametrize(
+        ("changed", "message"),
+        [
+            ({"l2": float("nan")}, "l2 must be a number of at least 0"),
+            ({"l2": -1.0}, "l2 must be a number of at least 0"),
+            ({"chunk": 0}, "chunk must be a whole number of at least 1"),
+            ({"chunk": -1}, "chunk must be a whole number of at least 1"),
+            ({"chunk": 2.5}, "chunk must be a whole number of at least 1"),
+            ({"layers": "0"}, r"layers must be a list of names: layers=\['0'\]"),
+            ({"layers": []}, "layers is empty"),
+            ({"targets": [0] * 6}, "the targets must be a tensor, not list"),
+        ],
+    )
+    def test_values_that_mean_nothing(self, changed: dict[str, Any], message: str) -> None:
+        targets = torch.zeros(6, dtype=torch.int64)
+        given = {"targets": targets, **changed}
+        with pytest.raises(ValueError, match=message):
+            hessian(mlp(), nn.CrossEntropyLoss(), randn(6, 5, seed=0).float(), **given)
+
+    def test_inputs_that_are_no_numbers(self) -> None:
+        X = torch.full((6, 5), torch.nan)
+        with pytest.raises(UnsupportedError, match="not numbers"):
+            hessian(mlp(), nn.CrossEntropyLoss(), X, torch.zeros(6, dtype=torch.int64))
+
+    @pytest.mark.parametrize("v", [torch.ones(3), torch.ones(39).double(), torch.ones(39).int()])
+    def test_a_vector_that_does_not_fit(self, v: Tensor) -> None:
+        H = hessian(
+            mlp(),
+            nn.CrossEntropyLoss(),
+            randn(6, 5, seed=0).float(),
+            torch.zeros(6, dtype=torch.int64),
+        )
+        assert H.shape == (39, 39)
+        with pytest.raises(ValueError, match=r"expected a vector of shape \(39,\)"):
+            H.matvec(v)

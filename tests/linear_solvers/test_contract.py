@@ -517,3 +517,19 @@ class TestOneMethodsOptions:
         assert result.direction is not None
         assert result.direction @ A @ result.direction < 0
         assert b @ result.direction > 0
+
+
+@ALL
+@pytest.mark.parametrize("numpy", [False, True])
+def test_a_function_that_changes_its_argument_is_refused(solver: Solver, numpy: bool) -> None:
+    def double(v: Tensor) -> Tensor:
+        return torch.from_numpy(np.multiply(v, 2.0, out=v.numpy())) if numpy else v.mul_(2.0)
+
+    with pytest.raises(ValueError, match="changes v in place: work on a copy"):
+        solver(double, torch.tensor([1.0, 2.0]))
+
+
+@ALL
+def test_a_number_is_no_right_side(solver: Solver) -> None:
+    with pytest.raises(ValueError, match="must be a vector of shape"):
+        solver(torch.eye(1), torch.tensor(1.0))

@@ -28,6 +28,34 @@ def test_repetitions_make_one_entry_and_different_settings_do_not(tmp_path: Path
     ]
 
 
+def test_parts_are_called_by_their_group_and_what_follows_from_them_is_left_out(
+    tmp_path: Path,
+) -> None:
+    searches = {"armijo": {"shrink": 0.5, "max_steps": 40}, "fixed": {"step_size": 1.0}}
+    for name, keys in searches.items():
+        for part in ("none", "jacobi"):
+            write_run(
+                tmp_path / f"{name}-{part}", rows([1.0]),
+                line_search={"name": name} | keys, preconditioner={"name": part},
+            )  # fmt: skip
+    (study,) = read(tmp_path)
+    assert {entry.label for entry in study.entries} == {
+        f"Newton-CG (line_search={name}, preconditioner={part})"
+        for name in searches
+        for part in ("none", "jacobi")
+    }
+
+
+def test_an_intercept_that_the_loss_does_not_add_is_not_spoken_of(tmp_path: Path) -> None:
+    for i, intercept in enumerate(("none", "free")):
+        loss = {"name": "logistic", "l2": 0.01, "intercept": intercept}
+        write_run(tmp_path / str(i), rows([1.0]), loss=loss)
+    assert sorted(study.problem.title.partition("d = 20 · ")[2] for study in read(tmp_path)) == [
+        "logistic loss, intercept = free, λ = 0.01",
+        "logistic loss, λ = 0.01",
+    ]
+
+
 def test_problems_are_kept_apart(tmp_path: Path) -> None:
     write_run(tmp_path / "0", rows([1.0]), n_features=20)
     write_run(tmp_path / "1", rows([1.0]), n_features=5)

@@ -10,7 +10,7 @@ from newton_krylov.terminal import end_on_interrupt
 
 PROG = "newton-krylov"
 DONE, MISTAKE = 0, 2
-"""Exit codes as of `cli.main`, which is imported only to run: it needs the commands' packages."""
+"""Exit codes as in `cli.main`, which is imported only to run: it needs the commands' packages."""
 
 _USAGE = f"""\
 Usage: {PROG} COMMAND [arguments]

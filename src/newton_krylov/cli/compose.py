@@ -57,7 +57,7 @@ class CheckedLoader(ConfigLoader):
     Parameters
     ----------
     inner : ConfigLoader
-        Hydra's.
+        Hydra's own loader.
     """
 
     def __init__(self, inner: ConfigLoader) -> None:
@@ -120,9 +120,9 @@ class CheckedLoader(ConfigLoader):
         return config
 
     def _judge(self, config: DictConfig, overrides: Sequence[str]) -> None:
-        """Refuse what is no data, and what a file of somebody else's may not say."""
-        told = config.hydra.overrides
-        recorded = [*_unresolved(told.hydra), *_unresolved(told.task)]
+        """Refuse what is no data, and what a foreign file may not say."""
+        given = config.hydra.overrides
+        recorded = [*_unresolved(given.hydra), *_unresolved(given.task)]
         if sorted(recorded) != sorted(overrides):
             raise ConfigError("hydra.overrides is what the command line says; no file sets it.")
         judge(config, self._of_own_files(config) if is_foreign(config) else None, self._typed)

@@ -192,19 +192,7 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
 
 @dataclass(frozen=True)
 class _Command:
-    """What is to be done, and where its folder lies: composing again would give another time.
-
-    Attributes
-    ----------
-    overrides : list of str
-        The user's, and that of the folder.
-    sweep : bool
-        Whether many runs are to be made.
-    folder : Path
-        Of the run or the sweep.
-    config : DictConfig
-        As composed.
-    """
+    """What to run, and in which folder: composing again would give the folder another time."""
 
     overrides: list[str]
     sweep: bool
@@ -287,7 +275,10 @@ def _sweep(
     except KeyboardInterrupt:
         status = interruption.status
     except Exception as error:  # a launcher's or sweeper's: members' own are in their records
-        status, reason = "failed", str(error) if isinstance(error, UserError) else _told(error)
+        status, reason = (
+            "failed",
+            str(error) if isinstance(error, UserError) else _launcher_failure(error),
+        )
     finally:
         interruption.hold()
         members = sweep.finish(status, reason)
@@ -299,8 +290,8 @@ def _sweep(
     return DONE if ran and sweep.record.summary["status"] == "finished" else FAILED
 
 
-def _told(error: Exception) -> str:
-    """Say what became of a launcher: a worker that was killed, a queue that refused a job."""
+def _launcher_failure(error: Exception) -> str:
+    """Return how a launcher failed: a worker that was killed, a queue that refused a job."""
     logging.getLogger(__name__).info("the sweep broke off", exc_info=error)
     text = " ".join(str(error).split())[:300]
     return f"the sweep broke off: {type(error).__name__}: {text} Go on by resume=true."
@@ -314,7 +305,7 @@ def job(config: Any) -> Any:
 
 
 def member(config: Any) -> float:
-    """Run a sweep's member; Hydra's launchers call it, maybe in another process."""
+    """Run a sweep's member; Hydra's launchers call it, perhaps in another process."""
     from newton_krylov.runs.sweep import run_member
 
     return run_member(_plain(config), _job())

@@ -1,6 +1,6 @@
-"""Goes on with a search by Optuna: trials already made are told to the study, and not made again.
+"""Resumes a search by Optuna: finished trials are added to the study instead of being run again.
 
-Hydra's sweeper begins a study anew and numbers its trials from 0, whose folders are taken. It is
+Hydra's sweeper begins a new study and numbers its trials from 0, whose folders are taken. It is
 handed a study that knows the trials of the sweep's folder, and the number of the next one.
 """
 
@@ -21,14 +21,14 @@ _SWEEPER = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
 
 @contextmanager
 def search_continued(config: Any, folder: Path) -> Iterator[None]:
-    """Let Hydra's sweeper, where it is Optuna's and `resume` is set, go on with what is there.
+    """Let Optuna's sweeper, where `resume` is set, continue from the trials that exist.
 
     Parameters
     ----------
     config : DictConfig
-        Of the sweep.
+        Configuration of the sweep.
     folder : Path
-        The sweep's.
+        Folder of the sweep.
     """
     if config.get("resume") is not True or config.hydra.sweeper._target_ != _SWEEPER:
         yield
@@ -41,7 +41,7 @@ def search_continued(config: Any, folder: Path) -> Iterator[None]:
         sweep = sweeper.sweep
 
         def go_on(arguments: list[str]) -> None:
-            _tell(sweeper.sweeper, arguments, folder)
+            _add_trials(sweeper.sweeper, arguments, folder)
             sweep(arguments)
 
         sweeper.sweep = go_on
@@ -54,8 +54,8 @@ def search_continued(config: Any, folder: Path) -> Iterator[None]:
         del plugins.instantiate_sweeper
 
 
-def _tell(search: Any, arguments: list[str], folder: Path) -> None:
-    """Tell a study the trials in a folder; those that did not come to their end are run first."""
+def _add_trials(search: Any, arguments: list[str], folder: Path) -> None:
+    """Add the trials in a folder to a study; those that were interrupted are run first."""
     import functools
 
     import optuna
@@ -98,7 +98,7 @@ def _read(place: Path) -> Record:
     try:
         return Record.load(place)
     except UserError as error:
-        raise UserError(f"A trial cannot be told to the search: {error}") from error
+        raise UserError(f"A trial cannot be added to the search: {error}") from error
 
 
 def _add(

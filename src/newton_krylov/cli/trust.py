@@ -1,8 +1,8 @@
-"""What a configuration may say: it is data, whoever wrote it.
+"""What a configuration may say: it is data, and untrusted.
 
 Hydra imports what a `_target_` names and Python's logging what a `class` names, so both are held to
 exact lists, wherever they come from. Files outside the program's own folder of configurations
-(`--config-dir`, `hydra.searchpath`) are somebody else's: of Hydra's keys they may set those listed
+(`--config-dir`, `hydra.searchpath`) are foreign: of Hydra's keys they may set those listed
 here, to plain values; they read no environment, choose no server, and keep output below `outputs`.
 Everything else comes from the command line. What is judged is the configuration as composed, with
 interpolations resolved.
@@ -55,7 +55,7 @@ _STREAMS = {None, "ext://sys.stdout", "ext://sys.stderr"}
 
 _RESOLVERS = {"now", "hydra"}
 _GUARDED = ("tracking.uri", "data_dir")
-"""Keys of ours that say where something goes: no file of somebody else's sets them."""
+"""Keys of ours that say where something goes: no foreign file sets them."""
 
 _SET_BY_HYDRA = re.compile(r"runtime\.|overrides\.|searchpath|job\.(override_dirname|config_name)$")
 _WORD = re.compile(r"[\w.,:+*=\[\]-]*")
@@ -71,7 +71,7 @@ _WORDS = re.compile(
     |launcher\.ray\.init\.(num_cpus|num_gpus)""",
     re.VERBOSE,
 )
-"""Keys below `hydra` that a file of somebody else's may set to a number or a word."""
+"""Keys below `hydra` that a foreign file may set to a number or a word."""
 
 _NUMBERS = re.compile(r"sweeper\.sampler\.[a-z0-9]+(_[a-z0-9]+)*")
 _PATHS = ("run.dir", "sweep.dir", "sweep.subdir")
@@ -110,7 +110,7 @@ def too_much(path: Path) -> ConfigError:
 
 
 def is_foreign(config: DictConfig) -> bool:
-    """Tell whether files were looked for outside the program's own folder and Hydra's."""
+    """Return whether files were looked for outside the program's own folder and Hydra's."""
     return any(
         source.provider == "command-line" or source.provider.startswith("hydra.searchpath")
         for source in config.hydra.runtime.config_sources
@@ -181,7 +181,7 @@ def _resolvers(text: str) -> Iterator[str]:
 
 
 def _judge_keys(config: DictConfig, own: DictConfig) -> None:
-    """Refuse what files of somebody else's say of Hydra's keys, but for the list."""
+    """Refuse what foreign files say of Hydra's keys, but for the list."""
     expected = dict(leaves(OmegaConf.to_container(own.hydra, resolve=False), ""))
     probe = _probe(config)
     for path, value in leaves(OmegaConf.to_container(config.hydra, resolve=False), ""):

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from newton_krylov.errors import ConfigError, UserError
 from newton_krylov.report.panel import seconds_text
+from newton_krylov.report.tables import count_text
 from newton_krylov.report.verdict import PlannedRun
 from newton_krylov.runs.portfolio import Portfolio
 from newton_krylov.runs.verdict import Question, measure, question_of
@@ -106,8 +107,8 @@ class _Race:
         most = portfolio.most_runs
         for line in (
             f"verdict on {self.question.dataset} ({self.question.loss}): {methods}",
-            f"each method tries up to {portfolio.trials} settings, then its default and its best "
-            f"setting run with {portfolio.seeds} fresh seeds",
+            f"each method tries up to {count_text(portfolio.trials, 'setting')}, then its default "
+            f"and its best setting run with {count_text(portfolio.seeds, 'fresh seed')}",
             f"at most {most} runs of {seconds_text(self.seconds)} of the optimizer's time: at most "
             f"{seconds_text(most * self.seconds)}, evaluation not counted",
         ):
@@ -120,7 +121,7 @@ class _Race:
             mine = [run for run in runs if run.method == method]
             left = self.portfolio.most_runs - self.done
             console().print(
-                f"{method}: {mine[0].stage}, {len(mine)} runs; at most "
+                f"{method}: {mine[0].stage}, {count_text(len(mine), 'run')}; at most "
                 f"{seconds_text(left * self.seconds)} left",
                 markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip

@@ -50,11 +50,11 @@ class Curvature(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state.
+        """Restore a state.
 
         Parameters
         ----------
         state : dict
-            Of `state_dict`.
+            What `state_dict` returned.
         """
         return

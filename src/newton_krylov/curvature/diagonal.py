@@ -103,5 +103,5 @@ class Diagonal(Curvature):
         return {} if self._mean is None else {"mean": self._mean, "steps": self._steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state's running mean."""
+        """Restore a state's running mean."""
         self._mean, self._steps = state.get("mean"), state.get("steps", 0)

@@ -22,11 +22,11 @@ class LowRankOperator(LinearOperator):
     Parameters
     ----------
     vectors : Tensor, shape (n, k)
-        V.
+        Eigenvectors V.
     values : Tensor, shape (k,)
         The operator's eigenvalues along V.
     rest : float
-        Its eigenvalue in all other directions.
+        Eigenvalue in all other directions.
     """
 
     def __init__(self, vectors: Tensor, values: Tensor, rest: float = 0.0) -> None:
@@ -99,7 +99,7 @@ def without_negative(values: Tensor, negative: Negative) -> Tensor:
     values : Tensor
         Eigenvalues, or what stands for them.
     negative : {"absolute", "truncate", "keep"}
-        The rule.
+        Rule for negative eigenvalues.
 
     Returns
     -------

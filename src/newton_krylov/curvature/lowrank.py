@@ -43,7 +43,7 @@ class LowRank(Curvature):
     Parameters
     ----------
     rank : int
-        k.
+        Number of eigenpairs k.
     negative : {"absolute", "truncate", "keep"}
         What to do with negative eigenvalues.
     rest : float
@@ -138,7 +138,7 @@ class Rank1(LowRank):
     maxiter : int
         Limit of Hessian products a step.
     matrix : {"hessian", "gauss_newton"}
-        Whose eigenpair.
+        Matrix whose eigenpair is taken.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from newton_krylov.objectives.base import Point
 from newton_krylov.operators import LinearOperator
 
 Precision = Literal["float32"] | None
-"""Of a curvature; None is the objective's own."""
+"""The precision of a curvature; None is the objective's own."""
 
 
 def in_precision(
@@ -20,7 +20,7 @@ def in_precision(
     Parameters
     ----------
     point : Point
-        Where.
+        Point at which to evaluate.
     dtype : {"float32"} or None
         The precision; None the objective's.
     make : callable

@@ -26,7 +26,7 @@ class Rank1PyHessian(Curvature):
     vector of its own until two estimates of lambda differ by less than a part `tol`; it finds
     the eigenvalue that is largest in absolute value, which may be negative. The vector it returns
     is one step newer than its lambda, and 1e-6 / |H v| shorter than 1, so one more product gives
-    lambda = v'H v, and the residual |H v - lambda v|, which is told beside it.
+    lambda = v'H v, and the residual |H v - lambda v|, which is noted with it.
 
     PyHessian knows a module and takes all of its free parameters. It is given a module that has
     the objective's w for its only parameter, so the same works for a whole network, for one layer
@@ -42,9 +42,9 @@ class Rank1PyHessian(Curvature):
         The curvature assumed in all other directions, in units of |lambda|; 0 none, which takes
         damping.
     tol : float
-        Of PyHessian: the relative change of lambda at which it stops.
+        PyHessian's tolerance: the relative change of lambda at which it stops.
     maxiter : int
-        Of PyHessian: limit of Hessian products.
+        PyHessian's limit of Hessian products.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def top_eigenpair(
     Parameters
     ----------
     point : Point
-        Of any objective.
+        Point of any objective.
     generator : torch.Generator
         Seeds PyHessian, which draws from torch's global generator; that one's state is restored.
     tol : float
@@ -132,13 +132,7 @@ def _library() -> Any:
 
 
 class _Parameter(torch.nn.Module):
-    """A module whose only parameter is w and whose output is f(w).
-
-    Parameters
-    ----------
-    point : Point
-        Gives w, and f with its derivatives there.
-    """
+    """A module whose only parameter is a point's w and whose output is f(w)."""
 
     def __init__(self, point: Point) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ from newton_krylov.errors import ConfigError
 
 
 class Blocks:
-    """Consecutive blocks of a random permutation, which is drawn anew when it is used up.
+    """Consecutive blocks of a random permutation; a new one is drawn when it is used up.
 
     Samples within a block are distinct, and a draw costs O(block) work.
     """

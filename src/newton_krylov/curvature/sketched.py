@@ -29,7 +29,7 @@ class SketchedHessian(Curvature):
     sketched matrix is unbiased, with a relative error of about sqrt(d / size); the l2 term is
     never sketched.
 
-    `gaussian` entries are independent, N(0, 1 / size): the best understood sketch, and as dear as
+    `gaussian` entries are independent, N(0, 1 / size): the best understood sketch, as expensive as
     `size` products with the transposed data. `count_sketch` (Clarkson and Woodruff, "Low rank
     approximation and regression in input sparsity time", 2013) adds every row of B to one random
     row of the sketch with a random sign, in one reading of the data, and needs more rows for the

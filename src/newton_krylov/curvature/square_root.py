@@ -13,7 +13,7 @@ def single_output(point: Point, name: str) -> tuple[SingleOutputModel, Tensor]:
     Parameters
     ----------
     point : Point
-        Where.
+        Point at which to evaluate.
     name : str
         The curvature that asks, for the message.
 

@@ -28,7 +28,7 @@ class SubsampledHessian(Curvature):
     of the sampled Hessian (Roosta-Khorasani and Mahoney, "Sub-sampled Newton methods", 2019);
     `growth` > 1 lets the sample grow to all of the data, which makes the convergence superlinear.
 
-    Samples are consecutive blocks of a random permutation, which is drawn anew when it is used up:
+    Samples are consecutive blocks of a random permutation; a new one is drawn when it is used up:
     without replacement, and O(sample) work a step.
 
     Parameters
@@ -38,7 +38,7 @@ class SubsampledHessian(Curvature):
     growth : float
         Factor >= 1 by which the share grows with each step, up to 1.
     dtype : {"float32"} or None
-        Precision of the products, as of `hvp`.
+        Precision of the products, as in `hvp`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A cache of arrays that are dear to compute: never needed, safe for concurrent processes."""
+"""A cache of arrays that are expensive to compute: optional, safe for concurrent processes."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ def cached(kind: str, key: str, compute: Callable[[], Arrays]) -> Arrays:
     """Return arrays from the cache, or compute and keep them.
 
     Of several processes that ask at the same time one computes and the others wait for it. A
-    damaged file is made anew; a folder that cannot be written, or a full disk, costs a warning
+    damaged file is computed again; a folder that cannot be written, or a full disk, costs a warning
     and the time to compute.
 
     Parameters
@@ -56,7 +56,7 @@ def _read(path: Path) -> Arrays | None:
     except FileNotFoundError:
         return None
     except Exception as error:  # damaged bytes bring a dozen kinds out of zipfile and NumPy
-        _log.warning("The cache file %s cannot be read and is made anew: %s", path, error)
+        _log.warning("The cache file %s cannot be read and is computed again: %s", path, error)
         return None
 
 

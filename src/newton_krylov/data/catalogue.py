@@ -28,7 +28,7 @@ class Known:
     test : str or None
         Name of the test file, where there is one.
     n_features : int or None
-        Where the files alone would not tell, since no sample has the last feature.
+        Given where the files alone do not show it, since no sample has the last feature.
     """
 
     task: Task

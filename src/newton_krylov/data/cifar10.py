@@ -64,7 +64,7 @@ def cifar10(
         `parquet`: `train.parquet` and `test.parquet` in Hugging Face's layout; `torchvision`:
         the author's archive, packed or unpacked, as torchvision leaves it, downloaded on first
         use; `folder`: `train/CLASS/IMAGE` and `test/CLASS/IMAGE`. `auto` takes the first of these
-        that is at hand, and downloads if none is.
+        that is there, and downloads if none is.
     limit, test_limit : int, optional
         At most so many images of a split, each class by its share.
     augmentation : {"none", "flip", "flip_crop"}

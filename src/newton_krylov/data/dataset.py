@@ -213,7 +213,7 @@ class TransportProblem(Dataset):
     Attributes
     ----------
     cost : Tensor, shape (n, m)
-        Of moving a unit of mass from each source to each target.
+        Cost of moving a unit of mass from each source to each target.
     row_marginal, column_marginal : Tensor, shapes (n,) and (m,)
         Positive masses of the sources and of the targets.
     """

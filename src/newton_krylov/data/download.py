@@ -87,7 +87,7 @@ def verify(path: Path, *, sha256: str | None = None) -> str:
     Returns
     -------
     str
-        Its SHA-256.
+        The file's SHA-256.
 
     Raises
     ------

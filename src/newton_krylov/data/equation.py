@@ -25,7 +25,7 @@ class Jet:
     second : Tensor, shape (q, n, g)
         Sums of second derivatives along them, as the block weighs them.
     target : Tensor, shape (n,)
-        The block's.
+        The block's target values.
     """
 
     x: Tensor
@@ -107,7 +107,7 @@ class EquationProblem(Dataset):
     Attributes
     ----------
     equation : Equation
-        Its blocks and its solution.
+        The equation's blocks and its solution.
     """
 
     name: str

@@ -122,11 +122,11 @@ def heat_1d(
     start, boundary : int
         Points at t = 0, and at each end.
     condition_weight : float
-        Of the mean squares of the conditions; 1 for the equation's.
+        Weight of the mean squares of the conditions; the equation's weight is 1.
     seed : int
-        Of the random points.
+        Seed of the random points.
     dtype : torch.dtype
-        Of everything.
+        Precision of all tensors.
 
     Returns
     -------
@@ -170,11 +170,11 @@ def convection(
     speed : float
         Also called beta.
     condition_weight : float
-        Of the mean squares of the conditions; 1 for the equation's.
+        Weight of the mean squares of the conditions; the equation's weight is 1.
     seed : int
-        Of the random points.
+        Seed of the random points.
     dtype : torch.dtype
-        Of everything.
+        Precision of all tensors.
 
     Returns
     -------
@@ -214,11 +214,11 @@ def reaction(
     rate : float
         Also called rho.
     condition_weight : float
-        Of the mean squares of the conditions; 1 for the equation's.
+        Weight of the mean squares of the conditions; the equation's weight is 1.
     seed : int
-        Of the random points.
+        Seed of the random points.
     dtype : torch.dtype
-        Of everything.
+        Precision of all tensors.
 
     Returns
     -------
@@ -265,11 +265,11 @@ def wave(
     frequency : int
         Also called beta.
     condition_weight : float
-        Of the mean squares of the conditions; 1 for the equation's.
+        Weight of the mean squares of the conditions; the equation's weight is 1.
     seed : int
-        Of the random points.
+        Seed of the random points.
     dtype : torch.dtype
-        Of everything.
+        Precision of all tensors.
 
     Returns
     -------

@@ -1,6 +1,6 @@
 """Read images from untrusted files: bounded before they are decoded, refused in one sentence.
 
-Pillow tells an image's size from its header, so nothing is allocated for a picture that is not of
+Pillow reads an image's size from its header, so nothing is allocated for a picture that is not of
 the size wanted; formats are those two that data sets use.
 """
 
@@ -128,7 +128,7 @@ def read_bytes(path: Path) -> bytes:
     Returns
     -------
     bytes
-        Its content.
+        The file's content.
 
     Raises
     ------
@@ -183,7 +183,7 @@ def decode_all(encoded: Iterable[tuple[bytes, str]], count: int, shape: Shape) -
     count : int
         How many there are at most.
     shape : Shape
-        Of each.
+        Shape of each image.
 
     Returns
     -------
@@ -214,7 +214,7 @@ def read_parquet(path: Path, shape: Shape, n_classes: int) -> tuple[Pixels, NDAr
         A Parquet file with the columns `img` (a struct whose `bytes` is a JPEG or PNG file) and
         `label` (a class index).
     shape : Shape
-        Of each image.
+        Shape of each image.
     n_classes : int
         Labels are below it.
 

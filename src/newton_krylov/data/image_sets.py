@@ -26,7 +26,7 @@ from newton_krylov.data.image_files import (
 from newton_krylov.data.images import Augmentation, Images, statistics
 from newton_krylov.data.prepare import checksum
 from newton_krylov.errors import ConfigError, DataError
-from newton_krylov.files import at_home, sha256_file
+from newton_krylov.files import expand_home, sha256_file
 from newton_krylov.registry import register
 
 Limit = Annotated[int, pydantic.Field(ge=1)]
@@ -193,7 +193,7 @@ def stratified(y: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]
     count : int
         How many to choose, at most n.
     seed : int
-        Of the choice.
+        Seed of the random choice.
 
     Returns
     -------
@@ -295,7 +295,7 @@ def image_folder(
     """
     if path is None:
         raise ConfigError("dataset=image_folder needs a folder: dataset.path=FOLDER.")
-    raw = read_folder(at_home(path), color, (size, size) if size else None)
+    raw = read_folder(expand_home(path), color, (size, size) if size else None)
     options = ImageOptions(limit, test_limit, augmentation, test_fraction, seed)
     return prepare_images("image_folder", raw, options)
 

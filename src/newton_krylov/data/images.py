@@ -16,7 +16,7 @@ class Images:
     Attributes
     ----------
     mean, std : tuple of float
-        Of each channel over the train split, pixels in [0, 1].
+        Mean and standard deviation of each channel over the train split, pixels in [0, 1].
     augmentation : {"none", "flip", "flip_crop"}
         What `augment` does: `flip` mirrors an image with probability 1/2; `flip_crop` shifts it
         as well, by up to an eighth of its height either way, and fills with black (4 of 32
@@ -35,7 +35,7 @@ class Images:
         X : Tensor, shape (n, channels, height, width), uint8
             Images.
         dtype : torch.dtype
-            Floating.
+            Floating-point type.
 
         Returns
         -------

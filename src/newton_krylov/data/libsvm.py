@@ -26,7 +26,7 @@ from newton_krylov.data.prepare import RawData, Samples, checksum
 from newton_krylov.data.sources import source
 from newton_krylov.data.table import is_table
 from newton_krylov.errors import ConfigError, DataError
-from newton_krylov.files import at_home, require_file, require_memory, usable_memory
+from newton_krylov.files import expand_home, require_file, require_memory, usable_memory
 
 SITE = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets"
 
@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """Files that are at hand.
+    """Local files.
 
     Attributes
     ----------
@@ -221,8 +221,8 @@ def libsvm(
     """
     if path is None:
         raise ConfigError("dataset=libsvm needs a file: dataset.path=FILE.")
-    test = at_home(test_path) if test_path else None
-    files = LocalFiles(at_home(path), test, sha256, test_sha256)
+    test = expand_home(test_path) if test_path else None
+    files = LocalFiles(expand_home(path), test, sha256, test_sha256)
     try:
         raw = read_files(
             files, origin=path, task=task, n_features=n_features, zero_based=zero_based
@@ -235,7 +235,7 @@ def libsvm(
             ) from error
         raise
     raw = replace(raw, title=files.train.name)
-    return raw if weights_path is None else _weighted(raw, at_home(weights_path))
+    return raw if weights_path is None else _weighted(raw, expand_home(weights_path))
 
 
 def _weighted(raw: RawData, path: Path) -> RawData:
@@ -277,7 +277,7 @@ def find_files(
     sha256: str | None = None,
     test_sha256: str | None = None,
 ) -> LocalFiles:
-    """Return a known data set's files, downloaded where they are not at hand.
+    """Return a known data set's files, downloaded where they are missing.
 
     A file put into `<data_dir>/libsvm` by hand is taken under the site's name for it, with or
     without the suffix of its compression.
@@ -289,7 +289,7 @@ def find_files(
     data_dir : Path
         The data folder.
     test_set : {"auto", "own", "none"}
-        Whether a test file that the site has is needed; `auto` takes it where it is at hand, and
+        Whether a test file that the site has is needed; `auto` takes it where it is there, and
         fetches it when the train file must be fetched.
     mirror : str
         Address of the site or of a copy.
@@ -359,7 +359,7 @@ def _reader(name: str) -> Callable[..., RawData]:
 
     read = train_alone if LIBSVM[name].test is None else train_and_test
     read.__doc__ = f"{LIBSVM[name].summary}\n{_KEYS}"
-    read.__qualname__ = f"libsvm.{name}"  # what tells one registered function from another
+    read.__qualname__ = f"libsvm.{name}"  # distinguishes one registered function from another
     return read
 
 
@@ -367,7 +367,7 @@ _KEYS = """
 Parameters
 ----------
 test_set : {"auto", "own", "none"}
-    Whether to take the test file; auto does where it is at hand, or comes with a download.
+    Whether to take the test file; auto does where it is there, or comes with a download.
 mirror : str
     Address of LIBSVM's site or of a copy.
 sha256, test_sha256 : str, optional

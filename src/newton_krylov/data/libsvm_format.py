@@ -1,4 +1,4 @@
-"""Read LIBSVM's text format: scikit-learn parses, and what is wrong is told by its line.
+"""Read LIBSVM's text format: scikit-learn parses, and errors name the line.
 
 A line is `label index:value index:value ...` with ascending indices, counted from 1; `#` begins a
 comment. Files are untrusted: nothing is allocated from a number in the file, lines and the output
@@ -108,7 +108,7 @@ def read_parts(
     Parameters
     ----------
     path, zero_based, n_features
-        As of `read_libsvm`.
+        As in `read_libsvm`.
     size : int
         Bytes of text in a part, but for its last line.
 
@@ -150,7 +150,7 @@ def line_of_sample(path: Path, sample: int) -> int:
     path : Path
         A file that has been read.
     sample : int
-        Its number, from 0.
+        Index of the sample, from 0.
 
     Returns
     -------
@@ -170,19 +170,7 @@ def _finite(values: NDArray[np.float64]) -> bool:
 
 
 class _Lines:
-    """The lines of a file, counted, and bounded in length, in expansion and in memory.
-
-    Parameters
-    ----------
-    path : Path
-        For messages.
-    stream : BinaryIO
-        The text, decompressed.
-    compressed : BinaryIO or None
-        What it is read from, where that is compressed.
-    memory : float
-        Bytes that the samples may take, all together.
-    """
+    """The lines of a decompressed file, counted; bounded in length, expansion and memory."""
 
     def __init__(
         self, path: Path, stream: BinaryIO, compressed: BinaryIO | None, memory: float
@@ -255,20 +243,7 @@ class _Lines:
 
 
 class _Part:
-    """The next lines of a file, up to a number of bytes.
-
-    Parameters
-    ----------
-    lines : _Lines
-        Of the file; goes on where the part ends.
-    size : int
-        Bytes, but for the last line.
-
-    Attributes
-    ----------
-    more : bool
-        Whether there is a line at all.
-    """
+    """The next lines of a file, `size` bytes but for the last line; `more` if there is any."""
 
     def __init__(self, lines: _Lines, size: int) -> None:
         self._lines, self._size = iter(lines), size

@@ -34,15 +34,15 @@ class Shard:
     Attributes
     ----------
     folder : Path
-        Where they lie.
+        Folder of the files.
     number : int
-        Of the shard, from 0; names the files.
+        Number of the shard, from 0; names the files.
     rows, nnz : int
-        Size.
+        Numbers of rows and of entries.
     width : int
         Columns of the matrix.
     dtype : str
-        Of the values: "float64" or "float32".
+        Precision of the values: "float64" or "float32".
     """
 
     folder: Path
@@ -71,7 +71,7 @@ class Shard:
         """Read the files through and see that they are what they should be.
 
         A column index out of range would be read from, and written to, outside of a vector: so
-        nothing is believed, whoever wrote the files.
+        nothing in the files is trusted.
 
         Returns
         -------
@@ -135,7 +135,7 @@ class Piece:
     Attributes
     ----------
     shard : Shard
-        Which.
+        Shard that the rows are in.
     start, stop : int
         The first row, and the first that is no more of it.
     """
@@ -175,7 +175,7 @@ class OnDisk(Tensor):
     pieces : sequence of Piece
         The rows, in order.
     dtype : torch.dtype
-        Of the products; values stored in another one are converted shard by shard.
+        Precision of the products; values stored in another one are converted shard by shard.
     squared : bool
         Whether it stands for the matrix of the squared entries.
     """
@@ -215,7 +215,7 @@ class OnDisk(Tensor):
         Yields
         ------
         rows : slice
-            Of this matrix.
+            Rows of this matrix.
         X : csr_array
             These rows; not to be kept.
         """

@@ -44,11 +44,11 @@ def poisson_2d(
     boundary : int
         Points of the boundary.
     boundary_weight : float
-        Of the boundary's residuals; 1 for the equation's.
+        Weight of the boundary's residuals; the equation's weight is 1.
     seed : int
-        Of random points, and of the test points.
+        Seed of random points, and of the test points.
     dtype : torch.dtype
-        Of everything.
+        Precision of all tensors.
 
     Returns
     -------
@@ -110,11 +110,11 @@ def poisson_5d(
     inside, boundary : int
         Random points in the cube and on its faces.
     boundary_weight : float
-        Of the boundary's mean square; 1 for the equation's.
+        Weight of the boundary's mean square; the equation's weight is 1.
     seed : int
-        Of all points.
+        Seed of all points.
     dtype : torch.dtype
-        Of everything.
+        Precision of all tensors.
 
     Returns
     -------

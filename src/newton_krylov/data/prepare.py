@@ -162,7 +162,7 @@ def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Ta
     effective = asdict(options)
     if raw.test is None and options.test_fraction:
         raw = _hold_out(name, raw, options)
-    else:  # what chose nothing must not tell equal data apart
+    else:  # options that changed nothing must not distinguish equal data
         del effective["seed"], effective["test_fraction"]
     layout = _layout(raw.train.X, options.format)
     parts = [raw.train] if raw.test is None else [raw.train, raw.test]

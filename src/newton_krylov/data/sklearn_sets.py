@@ -31,7 +31,7 @@ def _reader(name: str) -> Callable[[], RawData]:
         )
 
     read.__doc__ = bundled.summary
-    read.__qualname__ = f"sklearn.{name}"  # what tells one registered function from another
+    read.__qualname__ = f"sklearn.{name}"  # distinguishes one registered function from another
     return read
 
 

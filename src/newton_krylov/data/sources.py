@@ -36,7 +36,7 @@ def load_dataset(
     data_dir : Path, optional
         Where downloaded data lies; `newton_krylov.data.default_data_dir()` by default.
     dtype : torch.dtype
-        Of X, and of the targets of a regression.
+        Precision of X, and of the targets of a regression.
 
     Returns
     -------

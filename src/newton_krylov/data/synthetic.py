@@ -67,12 +67,12 @@ def synthetic(
         Labels drawn from the (multinomial) logistic model of a planted Gaussian w, with margins
         of standard deviation `MARGIN`; a regression's targets are the margins themselves.
     n_classes : int
-        Of a multiclass task.
+        Number of classes of a multiclass task.
     label_noise : float
         Probability that a label is replaced by one of the others; for a regression the standard
         deviation of Gaussian noise, in units of the targets'.
     seed : int
-        Of everything.
+        Seed of everything random.
 
     Returns
     -------
@@ -198,14 +198,7 @@ def _bernoulli(
     """Choose each entry of an n x d grid with the same probability, in the order of the grid.
 
     The gaps between chosen entries are geometric, so the work is that of the chosen ones alone,
-    and they come sorted and unique.
-
-    Returns
-    -------
-    counts : ndarray, shape (n,)
-        Chosen entries in each row.
-    columns : ndarray
-        Their columns.
+    and they come sorted and unique. Returned are the rows' counts and the entries' columns.
     """
     size, last, parts = n * d, -1, []
     expected = size * density

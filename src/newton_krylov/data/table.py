@@ -1,4 +1,4 @@
-"""Tables of a user's own: CSV, Parquet, Feather or NumPy files with a named target."""
+"""The user's own tables: CSV, Parquet, Feather or NumPy files with a named target."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +14,7 @@ from newton_krylov.data.labels import LabelError, encode_labels
 from newton_krylov.data.prepare import RawData, Samples, checksum
 from newton_krylov.data.sources import source
 from newton_krylov.errors import ConfigError, DataError, suggest
-from newton_krylov.files import at_home, require_file, sha256_file
+from newton_krylov.files import expand_home, require_file, sha256_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +89,7 @@ def table(
     """
     if path is None:
         raise ConfigError("dataset=table needs a file: dataset.path=FILE.")
-    files = [at_home(path), *([at_home(test_path)] if test_path else [])]
+    files = [expand_home(path), *([expand_home(test_path)] if test_path else [])]
     frames = [_read(file) for file in files]
     target = _target(frames, files, target)
     labels, decided, n_classes = _labels([f.pop(target) for f in frames], files, target, task)

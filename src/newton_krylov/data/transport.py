@@ -57,7 +57,7 @@ def transport(
     Parameters
     ----------
     source : {"random_assignment", "gaussian_mixtures", "digits"}
-        What problem.
+        Kind of problem.
     n : int or None
         Rows and columns of the cost; a square number for `digits`. None: 500, 500, 784.
     metric : {"sqeuclidean", "euclidean", "cityblock"}
@@ -69,9 +69,9 @@ def transport(
         Added to every pixel of a digit image whose brightest has 1, since a marginal must be
         positive.
     seed : int
-        Of the generated problems.
+        Seed of the generated problems.
     dtype : torch.dtype
-        Of cost and marginals.
+        Precision of cost and marginals.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def transport_problem(
     name: str = "transport",
     dtype: torch.dtype = torch.float64,
 ) -> TransportProblem:
-    """Make a data set of a user's own transport problem.
+    """Make a data set of the user's own transport problem.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def transport_problem(
     name : str
         For logs and tables.
     dtype : torch.dtype
-        Of the tensors.
+        Precision of the tensors.
 
     Returns
     -------

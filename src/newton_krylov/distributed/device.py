@@ -25,7 +25,7 @@ def distributed(
         gloo sums on processors, nccl on NVIDIA GPUs; auto takes nccl where each process of this
         machine has a GPU of its own.
     threads : int or None
-        Of torch's operations in each process; None leaves torch's own choice.
+        Number of threads torch's operations use in each process; None leaves torch's own choice.
     timeout : int
         Seconds after which the run ends where one of its processes does not answer.
 

@@ -1,4 +1,4 @@
-"""The processes of a run: who they are, and the sums they take together."""
+"""The processes of a run: their ranks, and the sums over all of them."""
 
 import atexit
 import hashlib
@@ -15,7 +15,7 @@ from torch import Tensor
 from newton_krylov.errors import UnsupportedError, UserError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun tells each process."""
+"""The variables that torchrun sets in each process."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ class ProcessGroup:
     rank, size : int
         This process's number, and how many there are.
     traffic : Traffic
-        So far.
+        Traffic so far.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -101,7 +101,7 @@ class ProcessGroup:
         Parameters
         ----------
         value : float
-            This process's.
+            This process's value.
 
         Returns
         -------
@@ -121,7 +121,7 @@ class ProcessGroup:
         Parameters
         ----------
         value : float
-            This process's.
+            This process's value.
 
         Returns
         -------
@@ -134,12 +134,12 @@ class ProcessGroup:
         return float(x)
 
     def agree(self, text: str) -> bool:
-        """Tell whether all processes have the same text.
+        """Return whether all processes have the same text.
 
         Parameters
         ----------
         text : str
-            This process's.
+            This process's text.
 
         Returns
         -------
@@ -176,7 +176,7 @@ def join(backend: str, threads: int | None, timeout: int = 120) -> ProcessGroup:
         What carries the sums; `auto` is NCCL where each process of this machine has a GPU of its
         own, else gloo.
     threads : int or None
-        Of torch's operations in each process; None leaves torch's own choice.
+        Number of threads torch's operations use in each process; None leaves torch's own choice.
     timeout : int
         Seconds to wait for a process that does not answer, since it is stopped or cut off.
 

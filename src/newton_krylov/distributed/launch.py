@@ -51,7 +51,7 @@ def silence_other_ranks() -> Iterator[list[str]]:
 
 
 def check_launch(device: str, *, sweep: bool, resume: bool) -> None:
-    """Refuse what does not go together with torchrun.
+    """Refuse what cannot be combined with torchrun.
 
     Parameters
     ----------
@@ -85,6 +85,6 @@ def _is_rank_zero() -> bool:
 
 
 def _end_with_the_launcher() -> None:
-    """Let Linux send this process SIGTERM when torchrun dies, which else would leave it behind."""
+    """Let Linux send this process SIGTERM when torchrun dies, or it would keep running."""
     if all(name in os.environ for name in VARIABLES) and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

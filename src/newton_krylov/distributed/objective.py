@@ -31,7 +31,7 @@ def data_parallel(local: Objective, group: ProcessGroup, X: Tensor) -> "DataPara
     Parameters
     ----------
     local : Objective
-        Of this process's samples (see `sharding.shard`).
+        Objective of this process's samples (see `sharding.shard`).
     group : ProcessGroup
         The processes.
     X : Tensor, shape (n, ...)
@@ -54,19 +54,11 @@ def data_parallel(local: Objective, group: ProcessGroup, X: Tensor) -> "DataPara
             f"loss={getattr(local, 'name', type(local).__name__)} is not; choose device=cpu."
         )
     kind = DataParallelNetwork if LAYERS in local.offers else DataParallel
-    return kind(local, group, _Places(len(X), numbers))
+    return kind(local, group, _LocalSamples(len(X), numbers))
 
 
-class _Places:
-    """Which samples of an objective this process has.
-
-    Parameters
-    ----------
-    n : int
-        Samples of all processes.
-    numbers : Tensor, shape (m,), int64
-        Those of this process, ascending, in the order of its own objective's samples.
-    """
+class _LocalSamples:
+    """Which of all processes' n samples this one has: `numbers`, ascending, in its own order."""
 
     def __init__(self, n: int, numbers: Tensor) -> None:
         self.n, self.numbers = n, numbers
@@ -76,13 +68,13 @@ class _Places:
         """The part of the samples that this process has, between 0 and 1."""
         return len(self.numbers) / self.n
 
-    def take(self, index: Tensor) -> tuple["_Places", Tensor]:
+    def take(self, index: Tensor) -> tuple["_LocalSamples", Tensor]:
         """Return which samples of a subset this process has, and their numbers among its own."""
         if len(self.numbers) == 0:
-            return _Places(len(index), self.numbers), self.numbers
+            return _LocalSamples(len(index), self.numbers), self.numbers
         at = torch.searchsorted(self.numbers, index).clamp_(max=len(self.numbers) - 1)
         mine = self.numbers[at] == index
-        return _Places(len(index), mine.nonzero().squeeze(1)), at[mine]
+        return _LocalSamples(len(index), mine.nonzero().squeeze(1)), at[mine]
 
 
 class DataParallel(Objective):
@@ -91,15 +83,15 @@ class DataParallel(Objective):
     Parameters
     ----------
     local : Objective
-        Of this process's samples.
+        Objective of this process's samples.
     group : ProcessGroup
         The processes.
-    places : _Places
+    places : _LocalSamples
         Which samples this process has. Where it has none, `local` is of another sample, and its
         weight is zero.
     """
 
-    def __init__(self, local: Objective, group: ProcessGroup, places: _Places) -> None:
+    def __init__(self, local: Objective, group: ProcessGroup, places: _LocalSamples) -> None:
         self.local, self.group, self.places = local, group, places
         self.n_samples, self.counts = places.n, local.counts
         self.dim, self.dtype, self.device = local.dim, local.dtype, local.device
@@ -116,7 +108,7 @@ class DataParallel(Objective):
         places, own = self.places.take(index)
         return self._of(self.local.subset(_some(own)), places)
 
-    def _of(self, local: Objective, places: _Places) -> Self:
+    def _of(self, local: Objective, places: _LocalSamples) -> Self:
         """Wrap a subset's local objective; evaluations count by the whole subset's share."""
         of_all: float = self.local.share  # type: ignore[attr-defined]
         local.share = of_all * places.n / self.n_samples  # type: ignore[attr-defined]
@@ -176,9 +168,9 @@ class DataParallelPoint(Point):
     Parameters
     ----------
     objective : DataParallel
-        The function.
+        Objective whose point it is.
     local : Point
-        Of this process's samples.
+        Point of the objective of this process's samples.
     """
 
     objective: DataParallel
@@ -264,7 +256,7 @@ class MeanOperator(LinearOperator):
     objective : DataParallel
         Gives the weights and the group.
     local : LinearOperator
-        Of this process's samples.
+        Operator of this process's samples.
     """
 
     def __init__(self, objective: DataParallel, local: LinearOperator) -> None:

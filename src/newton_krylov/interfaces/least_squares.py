@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from newton_krylov.errors import suggest
+from newton_krylov.interfaces.arguments import check_function, check_least, start
 from newton_krylov.interfaces.parts import named
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.residual.objective import (
@@ -17,7 +18,7 @@ from newton_krylov.objectives.residual.objective import (
     ResidualPoint,
 )
 from newton_krylov.objectives.residual.robust import LOSSES, RobustObjective
-from newton_krylov.optimizers.levenberg_marquardt import LevenbergMarquardtStep, Tried
+from newton_krylov.optimizers.levenberg_marquardt import LevenbergMarquardtStep, TrialStep
 
 Loss = Literal["linear", "soft_l1", "huber", "cauchy", "arctan"]
 
@@ -83,8 +84,8 @@ def least_squares(
     callback : callable, optional
         Called with (x, cost) after every step.
     solver : str
-        Of the damped systems: "qr", "exact" (in the smaller of the spaces of parameters and of
-        residuals, by Cholesky factors), "lsmr", "lsqr" or "cg".
+        Solver of the damped systems: "qr", "exact" (in the smaller of the spaces of parameters and
+        of residuals, by Cholesky factors), "lsmr", "lsqr" or "cg".
     acceleration : bool
         Whether to follow the geodesic to second order (Transtrum and Sethna 2012).
     memory : float
@@ -99,7 +100,8 @@ def least_squares(
     Raises
     ------
     ValueError
-        For a start or an option that is not valid, or residuals that are not finite at the start.
+        For a start or an option that is not valid; for residuals that are not finite at the start,
+        or do not depend on x by torch operations (they are evaluated once to see that).
 
     Examples
     --------
@@ -110,27 +112,32 @@ def least_squares(
     >>> result.x.round(decimals=6).tolist(), result.success
     ([1.0, 1.0], True)
     """
-    x = torch.as_tensor(x0, dtype=None if isinstance(x0, Tensor) else torch.float64).detach()
-    if x.ndim != 1 or x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"x0 must be a vector of float32 or float64, not {x.dtype} of shape {tuple(x.shape)}"
-        )
+    x = start(x0)
+    check_least(0, ftol=ftol, xtol=xtol, gtol=gtol, memory=memory)
+    check_least(1, max_nfev=max_nfev)
     if loss != "linear" and loss not in LOSSES:
         raise ValueError(f"loss={loss!r} is unknown{suggest(str(loss), ['linear', *LOSSES])}")
-    if not f_scale > 0:
-        raise ValueError(f"f_scale must be above zero, not {f_scale}")
+    if not 0 < f_scale < math.inf:
+        raise ValueError(f"f_scale must be above zero and finite, not {f_scale}")
 
     def function(w: Tensor) -> Tensor | Mapping[str, Tensor]:
         return fun(w, *args, **(kwargs or {}))
 
+    check_function(function, x, scalar=False)
     objective: ResidualObjective
     if loss == "linear":
         objective = ResidualObjective(function, x, memory=memory * GIB)
     else:
         objective = RobustObjective(function, x, LOSSES[loss], f_scale)
     point = objective.at(x)
-    if not math.isfinite(point.value):
+    size = euclidean(point.r)
+    if not math.isfinite(size):
         raise ValueError("the residuals are not finite at x0: start where they are")
+    if not math.isfinite(point.value) or (point.value == 0.0 and size > 0.0):
+        raise ValueError(
+            f"the residuals are of size {size:.3g} at x0, and their squares are beyond the range "
+            f"of the numbers: return them in other units"
+        )
     step = LevenbergMarquardtStep(
         named("solver", solver).build({}), _scaling(x_scale, x), acceleration
     )
@@ -145,10 +152,12 @@ def _scaling(x_scale: Any, x: Tensor) -> Any:
         return "jacobian"
     if isinstance(x_scale, str):
         raise ValueError(f"x_scale must be numbers or 'jac', not {x_scale!r}")
-    scale = torch.as_tensor(x_scale, dtype=x.dtype, device=x.device).expand_as(x)
-    if not bool((scale > 0).all()):
-        raise ValueError("x_scale must be above zero")
-    return scale.reciprocal()
+    scale = torch.as_tensor(x_scale, dtype=x.dtype, device=x.device)
+    if scale.shape not in ((), x.shape):
+        raise ValueError(f"x_scale has shape {tuple(scale.shape)}, but x0 has {tuple(x.shape)}")
+    if not bool(((scale > 0) & scale.isfinite()).all()):
+        raise ValueError("x_scale must be above zero and finite")
+    return scale.expand_as(x).reciprocal()
 
 
 @dataclass(frozen=True)
@@ -159,7 +168,7 @@ class _Tolerances:
     xtol: float | None
     gtol: float | None
 
-    def met(self, before: ResidualPoint, trial: Tried) -> int | None:
+    def met(self, before: ResidualPoint, trial: TrialStep) -> int | None:
         """Return the status after a step that was made, or None to go on."""
         gain = trial.actual / trial.predicted if trial.predicted > 0 else 0.0
         flat = self.ftol is not None and trial.actual < self.ftol * before.value and gain > 0.25
@@ -170,7 +179,7 @@ class _Tolerances:
         return 1 if self.optimal(trial.point) else None
 
     def optimal(self, point: ResidualPoint) -> bool:
-        """Tell whether the residuals are orthogonal to the columns of J."""
+        """Return whether the residuals are orthogonal to the columns of J."""
         A = point.normal
         if self.gtol is None:
             return not bool(A.b.any())
@@ -201,7 +210,7 @@ def _iterate(
         status = tolerances.met(point, trial)
         point = trial.point
         if callback is not None:
-            callback(point.w, point.value)
+            callback(point.w.clone(), point.value)
         if status is not None or point.value == 0.0:
             return point, status or 1
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from newton_krylov.errors import suggest
+from newton_krylov.interfaces.arguments import check_function, check_least, start
 from newton_krylov.interfaces.parts import named
 from newton_krylov.objectives.base import Point
 from newton_krylov.objectives.function import FunctionObjective
@@ -64,7 +65,7 @@ def minimize(
     maxiter : int, optional
         Limit of iterations; 200 n by default.
     solver : str
-        Of `newton`: the name of a linear solver.
+        For `newton`: the name of a linear solver.
     options : mapping, optional
         Further keyword values of the optimizer, such as `{"subproblem": "exact"}`.
     callback : callable, optional
@@ -80,7 +81,8 @@ def minimize(
     Raises
     ------
     ValueError
-        For a start or a method that is not valid, or a function that is not finite at the start.
+        For a start, a number or a method that is not valid; for a function that is not finite at
+        the start, or does not depend on x by torch operations (it is evaluated once to see that).
     ConfigError
         For an option that the optimizer does not have.
 
@@ -92,14 +94,12 @@ def minimize(
     >>> result.x.round(decimals=4).tolist(), result.success
     ([1.0, 1.0], True)
     """
-    x = torch.as_tensor(x0, dtype=None if isinstance(x0, Tensor) else torch.float64).detach()
-    if x.ndim != 1 or x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"x0 must be a vector of float32 or float64, not {x.dtype} of shape {tuple(x.shape)}"
-        )
+    x = start(x0)
+    check_least(0, gtol=gtol, maxiter=maxiter)
     if method not in _METHODS:
         raise ValueError(f"method={method!r} is unknown{suggest(str(method), _METHODS)}")
     objective = FunctionObjective(lambda w: fun(w, *args), x)
+    check_function(objective.function, x, scalar=True)
     optimizer = _optimizer(method, solver, options or {})
     limit = _STEPS_PER_PARAMETER * len(x) if maxiter is None else maxiter
     steps, number, status = optimizer.steps(objective, x, torch.Generator().manual_seed(0)), -1, 2
@@ -119,7 +119,7 @@ def minimize(
             break
         point = step.point
         if callback is not None and number > 0:
-            callback(point.w, point.value)
+            callback(point.w.clone(), point.value)
         if float(point.grad.abs().max()) <= gtol:
             status = 0
             break

@@ -5,6 +5,7 @@ operator. The vectors they multiply are flat, in the order of `named_parameters`
 `torch.nn.utils.parameters_to_vector` gives them.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ def hessian(
         module's `forward`, if it takes them so, and else as one. Or, without `targets`, batches:
         an iterable of (inputs, targets), such as a `DataLoader`, which is read once.
     targets : Tensor, shape (n, ...), optional
-        Their targets. If there are r for each sample, as where the module returns the rows of n
+        Targets of the inputs. If there are r for each, as where the module returns the rows of n
         sequences, shape (n r, ...), the rows are the data.
     output : callable, optional
         From what the module returns to its outputs, where that is no tensor: such as
@@ -220,6 +221,7 @@ def _point(
     noise: int | None,
     chunk: int | None,
 ) -> NetworkPoint:
+    _check(l2, chunk, layers)
     X, y = _samples(inputs, targets)
     reduction = getattr(criterion, "reduction", "mean")
     if reduction in ("sum", "none"):
@@ -237,9 +239,23 @@ def _point(
     return network.at(network.initial())
 
 
+def _check(l2: float, chunk: int | None, layers: Sequence[str] | None) -> None:
+    """Refuse values that would be something else than they seem."""
+    if not 0 <= l2 < math.inf:
+        raise ValueError(f"l2 must be a number of at least 0, not {l2}")
+    if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
+        raise ValueError(f"chunk must be a whole number of at least 1, not {chunk}")
+    if isinstance(layers, str):
+        raise ValueError(f"layers must be a list of names: layers=[{layers!r}]")
+    if layers is not None and not layers:
+        raise ValueError("layers is empty: name at least one layer")
+
+
 def _samples(inputs: Any, targets: Tensor | None) -> tuple[Any, Tensor]:
     """Return inputs and targets, those of batches one after the other."""
     if targets is not None:
+        if not isinstance(targets, Tensor):
+            raise ValueError(f"the targets must be a tensor, not {type(targets).__name__}")
         return _checked(inputs), targets
     if isinstance(inputs, Tensor | dict) or not isinstance(inputs, Iterable):
         raise ValueError("targets are missing: only batches of (inputs, targets) do without")
@@ -253,7 +269,7 @@ def _samples(inputs: Any, targets: Tensor | None) -> tuple[Any, Tensor]:
 
 
 def _checked(inputs: Any) -> Any:
-    """Refuse inputs of which one cannot tell the samples."""
+    """Refuse inputs whose samples cannot be identified."""
     lengths = {len(t) if t.ndim else None for t in tensors_of(inputs)}
     if not lengths:
         raise ValueError(

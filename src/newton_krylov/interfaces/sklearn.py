@@ -48,8 +48,8 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     solver : str
-        Of the Newton system: `"cg"`, `"cr"`, `"gcr"`, `"gmres"`, `"minres"`, `"minres_qlp"` or
-        `"exact"`.
+        Solver of the Newton system: `"cg"`, `"cr"`, `"gcr"`, `"gmres"`, `"minres"`, `"minres_qlp"`
+        or `"exact"`.
     preconditioner : str
         `"none"`, `"jacobi"` or `"nystrom"`.
     l2 : float
@@ -61,10 +61,10 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
         Whether |w|^2 contains the intercept, as that of a column of ones does (scikit-learn's
         `liblinear`); `False` is what scikit-learn's `LogisticRegression` minimizes otherwise.
     class_weight : dict, "balanced" or None
-        Factors of the samples' weights by class, as of `LogisticRegression`.
+        Factors of the samples' weights by class, as in `LogisticRegression`.
     tol : float
         Stop where no entry of the gradient is larger, by weights of columns that are centred (where
-        there is an intercept) and of standard deviation 1: as of scikit-learn's solvers, but
+        there is an intercept) and of standard deviation 1: as with scikit-learn's solvers, but
         whatever the columns' units are.
     max_iter : int
         Limit of Newton steps; ending before `tol` is met gives a `ConvergenceWarning`.
@@ -84,7 +84,7 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
     n_features_in_ : int
         Columns of the data seen.
     feature_names_in_ : ndarray, shape (n_features,)
-        Their names, where the data had any.
+        Names of the features, where the data had any.
 
     Examples
     --------
@@ -262,7 +262,7 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
                 ended = f"{taken} Newton steps left an entry of the gradient at {size:.1e}"
                 break
             taken += 1
-        else:  # Newton ended by itself: nothing is left to gain beyond rounding
+        else:  # Newton ended: nothing is left to gain beyond rounding
             taken -= 1
             if size > max(self.tol, 100 * torch.finfo(objective.dtype).eps):
                 ended = f"rounding error kept an entry of the gradient at {size:.1e}"
@@ -359,22 +359,12 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
 
 @dataclass(frozen=True)
 class _Columns:
-    """The scaling of the columns, which the solve sees and the caller does not.
+    """The scaling of the columns, which the solve sees and the caller does not."""
 
-    Attributes
-    ----------
-    centre : ndarray, shape (d,)
-        What is subtracted, 0 where the data are sparse or the intercept is penalized.
-    size : ndarray, shape (d,)
-        What is divided by: sqrt(mean square + l2), about the root of the Hessian's diagonal, so
-        that it is above 0 but for an empty column without a penalty (then 1).
-    mean, deviation : ndarray, shape (d,)
-        What the gradient is measured by.
-    intercept : bool
-        Whether there is a column of ones.
-    """
-
+    # Subtracted; 0 where the data are sparse or the intercept is penalized.
     centre: NDArray[Any]
+    # sqrt(mean square + l2), about the root of the Hessian's diagonal, so that it is above 0 but
+    # for an empty column without a penalty (then 1).
     size: NDArray[Any]
     mean: NDArray[Any]
     deviation: NDArray[Any]

@@ -59,8 +59,8 @@ class NewtonKrylov(torch.optim.Optimizer):
     Parameters
     ----------
     params : iterable of Tensor, or of dict
-        Of one floating-point type, float32 or float64, on one device. Groups may differ by `lr`
-        and `damping`; one system is solved for all.
+        Parameters of one floating-point type, float32 or float64, on one device. Groups may differ
+        by `lr` and `damping`; one system is solved for all.
     lr : float
         Factor of the step's length, before the line search; for PyTorch's schedulers.
     solver : str or callable

@@ -53,7 +53,7 @@ class _Factors:
 
 
 def _opposed(u: Tensor, v: Tensor) -> bool:
-    """Tell whether u'v < 0, whatever the sizes of u and v."""
+    """Return whether u'v < 0, whatever the sizes of u and v."""
     u, v = (scaled_by_power(w, -exponent(w)) for w in (u, v))
     return torch.dot(u, v).item() < 0.0
 

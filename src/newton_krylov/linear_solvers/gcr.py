@@ -22,7 +22,7 @@ def gcr(
     """GCR(m) and Orthomin(k): any A, the paper's Algorithm 2.
 
     Minimizes |b - A x| over directions p whose products A p are orthogonal; the same iterates as
-    GMRES with twice its memory, but x and the true residual are at hand in every iteration, and M
+    GMRES with twice its memory, but x and the true residual are known in every iteration, and M
     may change from one to the next. Departs from the paper's listing in two ways, for the sake of
     rounding: every A p is normalized, and orthogonalized twice. Breaks down, unlike GMRES, where
     r'A M r = 0: the next direction would be a combination of those before. Keeps 2 `restart` (or
@@ -40,7 +40,7 @@ def gcr(
 
 
 def _cycle(s: System, restart: int, truncate: int) -> Status:
-    """Iterate from s.x; a restart needs no product, since the residual is at hand."""
+    """Iterate from s.x; a restart needs no product, since the residual is known."""
     stalled = norm_r = 1.0
     r, M = s.r, s.M
     directions = _Directions(s, min(restart, truncate, s.n, s.maxiter - s.iterations))

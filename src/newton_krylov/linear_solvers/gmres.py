@@ -116,7 +116,7 @@ class _Sweep:
             if not math.isfinite(image):
                 return self._finish(Status.BREAKDOWN)
             if column[-1] <= s.eps * image:
-                # Nothing more to gain here, or so it seems: the true residual has to say so.
+                # It seems that nothing more can be gained here; the true residual decides.
                 s.drift = math.inf
             if not self._rotate(column, image):
                 return self._finish(Status.BREAKDOWN)

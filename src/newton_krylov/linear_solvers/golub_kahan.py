@@ -32,7 +32,7 @@ class Problem:
     Parameters
     ----------
     A, b, x0, M, damp, rtol, atol, maxiter, callback
-        As of `lsmr`.
+        As in `lsmr`.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Problem:
     N : callable or None
         The preconditioner, near (A'A)^-1.
     norms : list of float
-        Of the gradients so far.
+        Norms of the gradients so far.
     """
 
     def __init__(
@@ -194,14 +194,14 @@ def minimize(problem: Problem, cycle: Cycle) -> LinearResult:
     Parameters
     ----------
     problem : Problem
-        Fresh.
+        Problem not yet iterated.
     cycle : callable
         Runs the method from `problem.x` and returns why it ended.
 
     Returns
     -------
     LinearResult
-        Its last norm is true.
+        The result, whose last norm is the true one.
     """
     norm, status = problem.norms[0], None
     if not math.isfinite(norm):

@@ -35,12 +35,12 @@ def lsqr(
     Parameters
     ----------
     A, b, x0, M, damp, rtol, atol, maxiter, callback
-        As of `lsmr`.
+        As in `lsmr`.
 
     Returns
     -------
     LinearResult
-        As of `lsmr`.
+        As in `lsmr`.
     """
     problem = Problem(
         A, b, x0, M=M, damp=damp, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback

@@ -1,4 +1,4 @@
-"""The one head of all solvers: their common signature, its check, text and registration."""
+"""The common signature of all solvers: its check, documentation and registration."""
 
 import inspect
 import textwrap

@@ -60,7 +60,7 @@ def _shorten(s: System, lanczos: TridiagonalQR, iterate: "_Iterate") -> Status:
     before, claimed = iterate.x(), s.norms[-1]
     iterate.update(lanczos, math.inf, last=True)
     s.x = iterate.x()
-    if not s.true_residual() <= 2.0 * claimed:  # rounding has spoilt the last Lanczos vector
+    if not s.true_residual() <= 2.0 * claimed:  # rounding has corrupted the last Lanczos vector
         s.x = before
     return Status.LEAST_SQUARES
 

@@ -35,7 +35,7 @@ def qr(
     Parameters
     ----------
     A, b
-        As of `lsmr`; the matrix is formed, dense.
+        As in `lsmr`; the matrix is formed, dense.
     x0 : Tensor, shape (n,), optional
         Start: the difference from it is solved for.
     M : operator, matrix or function v -> M v, optional
@@ -43,7 +43,7 @@ def qr(
     damp : float
         The square root of the damping.
     rtol, atol : float
-        As of `lsmr`; expected of the solution.
+        As in `lsmr`; expected of the solution.
     maxiter : int, optional
         Limit of solves with the factors: the first one and refinements; 3 by default.
     callback : callable, optional
@@ -52,7 +52,7 @@ def qr(
     Returns
     -------
     LinearResult
-        As of `lsmr`.
+        As in `lsmr`.
     """
     problem = Problem(
         A, b, x0, M=None, damp=damp, rtol=rtol, atol=atol, maxiter=maxiter or 3, callback=callback

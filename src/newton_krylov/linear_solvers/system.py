@@ -1,4 +1,4 @@
-"""What every iterative solver shares: the system, its tolerance, its record, its honesty.
+"""What every iterative solver shares: the system, its tolerance, its record, its verification.
 
 A method is written as one *cycle*: from the residual `r`, of length one, it runs its recurrences
 until they say that the residual is small, or that it cannot go on. `solve` runs cycles. Recurrences
@@ -44,7 +44,7 @@ CURVATURE_ROUNDING = 4.0
 an inner product round off, since |A| is known from below only."""
 
 _CAUTION = 100.0
-"""An estimated error this many times smaller than what it could spoil needs no verifying product:
+"""An estimated error this many times smaller than what it could falsify needs no verifying product:
 drifts are estimates, and |A| is known from below only."""
 _VERIFY_AT = 0.1
 """A possible error below this part of the residual and the tolerance is not worth a product."""
@@ -339,7 +339,7 @@ class System:
         Returns
         -------
         float
-            The last entry of `norms`, mended where that was needed.
+            The last entry of `norms`, corrected where that was needed.
         """
         known = self._verified_at == self.iterations and self.drift == 0.0
         if certain or (not known and self._in_doubt()):
@@ -347,7 +347,7 @@ class System:
         return self.norms[-1]
 
     def _in_doubt(self) -> bool:
-        """Tell whether an error could matter to the residual norm or to what is said of it."""
+        """Return whether an error could matter to the residual norm or to what is said of it."""
         size = euclidean(self.x)
         info = torch.finfo(self.x.dtype)
         in_range = info.tiny / info.eps < size < math.inf
@@ -390,7 +390,7 @@ def solve(system: System, cycle: Callable[[System], Status]) -> LinearResult:
     Parameters
     ----------
     system : System
-        Fresh.
+        System not yet iterated.
     cycle : callable
         Runs the method from `system.x` and `system.r`, leaves the last finite iterate in
         `system.x`, and returns why it ended; `CONVERGED` means that the recurrences say so.

@@ -32,7 +32,7 @@ class TridiagonalQR:
     Parameters
     ----------
     s : System
-        Its `r` becomes the first vector; its `M` must be symmetric positive definite.
+        System whose `r` becomes the first vector; its `M` must be symmetric positive definite.
     negative_curvature : {"ignore", "stop"}
         Whether a step that meets negative curvature stops the process.
     iterate : callable
@@ -117,7 +117,7 @@ class TridiagonalQR:
             self.s.norm_A = self.norm_T
         status = self._judge()
         if self._beta == 0.0:
-            self.s.drift = math.inf  # exhausted, or so it seems: the true residual has to say so
+            self.s.drift = math.inf  # seems exhausted; the true residual decides
         self._k += 1
         if status is None:
             self._normalize(w, Mw)
@@ -150,7 +150,7 @@ class TridiagonalQR:
             return None
         singular = self._image <= SINGULAR_IMAGE * math.sqrt(s.eps) * self.norm_T
         if self._curvature >= -rounding and singular:
-            # Below its uncertainty r is noise, and does not tell that the system is inconsistent.
+            # Below its uncertainty r is noise, and does not show that the system is inconsistent.
             return Status.CONVERGED if self.norm <= s.relative_uncertainty else Status.LEAST_SQUARES
         if s.direction is None:
             s.direction = self._last_residual()

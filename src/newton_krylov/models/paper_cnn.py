@@ -31,9 +31,9 @@ def paper_cnn(
     Parameters
     ----------
     interface : Interface
-        Of images.
+        Interface of an image data set.
     channels : tuple of int
-        Of the convolutions.
+        Channels of the two convolutions.
     hidden : int
         Width of linear1.
     dropout : tuple of float

@@ -18,7 +18,8 @@ class Residual(nn.Module):
     before, after : int
         Channels.
     stride : int
-        Of the first convolution. Where the shape changes, the way around is a 1 x 1 convolution.
+        Stride of the first convolution. Where the shape changes, the way around is a 1 x 1
+        convolution.
     """
 
     def __init__(self, before: int, after: int, stride: int) -> None:
@@ -46,7 +47,7 @@ def resnet_small(
     Parameters
     ----------
     interface : Interface
-        Of images.
+        Interface of an image data set.
     width : int
         Channels at full resolution; twice and four times as many at half and a quarter of it.
     blocks : int

@@ -63,7 +63,7 @@ class Counts:
 
     @contextmanager
     def unknown(self) -> Iterator[None]:
-        """Show nan inside: for a library that evaluates its own loss and does not tell."""
+        """Count nan inside: for a library that evaluates its own loss and reports no counts."""
         names = [field.name for field in fields(self) if field.name != "active"]
         known = {name: getattr(self, name) for name in names}
         vars(self).update(dict.fromkeys(names, math.nan))
@@ -189,12 +189,12 @@ class Point(ABC):
         Parameters
         ----------
         dtype : torch.dtype
-            Of the parameters, and of the data.
+            Precision of the parameters, and of the data.
 
         Returns
         -------
         Point
-            Its counts go to this objective's.
+            Point of the cast objective, whose evaluations are counted with this objective's.
 
         Raises
         ------
@@ -212,7 +212,7 @@ class Point(ABC):
         Parameters
         ----------
         previous : Point
-            Of the same objective.
+            An earlier point of the same objective.
         factor : float
             How far, in multiples of the way between the two.
 
@@ -282,9 +282,9 @@ class Objective(ABC):
     n_samples : int
         Samples in the data it is bound to.
     dtype : torch.dtype
-        Of the parameter vector.
+        Precision of the parameter vector.
     device : torch.device
-        Of the parameter vector.
+        Device of the parameter vector.
     counts : Counts
         What has been evaluated so far; shared with the objectives of subsets.
     convexity : float or None
@@ -398,7 +398,7 @@ class Objective(ABC):
         Parameters
         ----------
         point : Point
-            Of this objective, at w.
+            Point of this objective, at w.
 
         Returns
         -------
@@ -427,7 +427,7 @@ class Objective(ABC):
         return None
 
     def class_measures(self, w: Tensor, split: Split) -> dict[str, float]:
-        """Return what else tells how well w classifies, where some classes are much rarer.
+        """Return further measures of how well w classifies, where some classes are much rarer.
 
         Parameters
         ----------

@@ -8,7 +8,7 @@ _UNEQUAL = 2.0
 
 
 def unequal(y: Tensor, classes: int) -> bool:
-    """Tell whether some class is much rarer than another.
+    """Return whether some class is much rarer than another.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def balanced_accuracy(predicted: Tensor, y: Tensor, weights: Tensor | None, clas
     predicted, y : Tensor, shape (n,)
         Class indices.
     weights : Tensor or None, shape (n,)
-        Of the samples.
+        Weights of the samples.
     classes : int
         How many there are; each has a sample.
 
@@ -61,7 +61,7 @@ def area_under_curve(scores: Tensor, y: Tensor, weights: Tensor | None) -> float
     y : Tensor, shape (n,)
         0 or 1, both of them there.
     weights : Tensor or None, shape (n,)
-        Of the samples.
+        Weights of the samples.
 
     Returns
     -------

@@ -130,7 +130,7 @@ class EntropicTransport(Objective):
         Parameters
         ----------
         point : Point
-            Where.
+            Point at which to evaluate.
 
         Returns
         -------
@@ -159,7 +159,7 @@ class EntropicTransport(Objective):
 def _of_one_total(rows: Tensor, columns: Tensor) -> Tensor:
     """Return both marginals, the second scaled to the first's total.
 
-    Totals that differ, be it by the rounding of float32 data, leave no plan with these marginals,
+    Totals that differ, even by the rounding of float32 data, leave no plan with these marginals,
     and the dual unbounded along its gauge.
     """
     return torch.cat([rows, columns * (rows.sum() / columns.sum())])
@@ -195,7 +195,7 @@ class TransportPoint(Point):
     Parameters
     ----------
     objective : EntropicTransport
-        The function.
+        Objective whose point it is.
     w : Tensor, shape (n + m,)
         Potentials.
     marginals : pair of Tensor, shapes (n,) and (m,), optional
@@ -327,7 +327,7 @@ class TransportHessian(LinearOperator):
         rows, columns : Tensor, shape (k,), int64
             Where; rows < columns.
         values : Tensor, shape (k,)
-            Their values.
+            Values of these entries.
         """
         self._f.counts.add(passes=0.5)
         n, m = self._plan.shape

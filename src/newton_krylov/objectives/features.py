@@ -48,7 +48,7 @@ class Features:
         Parameters
         ----------
         dtype : torch.dtype
-            Of the values.
+            Precision of the values.
 
         Returns
         -------

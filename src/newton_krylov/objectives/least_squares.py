@@ -49,11 +49,11 @@ class LeastSquares(SingleOutputModel):
     Parameters
     ----------
     dataset : Dataset
-        Of a regression.
+        Data set of a regression task.
     l2 : float
         lambda >= 0.
     intercept : {"none", "free"}
-        As of `LinearModel`.
+        As in `LinearModel`.
     """
 
     name = "least_squares"

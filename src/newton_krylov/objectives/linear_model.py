@@ -75,7 +75,7 @@ class Terms(ABC):
     @property
     @abstractmethod
     def gradient(self) -> Tensor:
-        """Its gradient by Z, same shape as Z; the 1/n of the mean included."""
+        """The gradient by Z, same shape as Z; the 1/n of the mean included."""
 
     def drawn(self, generator: torch.Generator) -> Tensor:
         """Return targets drawn from the predictions, where the loss is a likelihood."""
@@ -121,7 +121,7 @@ class LinearModel(Objective):
     Parameters
     ----------
     dataset : Dataset
-        Its train split is what the mean is over.
+        Data set; the mean is over its train split.
     l2 : float
         The factor lambda >= 0 of |w|^2 / 2.
     intercept : {"none", "free"}
@@ -133,9 +133,9 @@ class LinearModel(Objective):
     ridge : float or Tensor, shape (dim,)
         Second derivatives of the L2 term: l2, or l2 times each weight's factor.
     sample_weight : Tensor or None, shape (n_samples,)
-        As of `Split`.
+        As in `Split`.
     share : float
-        Of all samples; below 1 for the objective of a subset, and what its evaluations count.
+        Share of all samples; below 1 for the objective of a subset, and what its evaluations count.
 
     Raises
     ------
@@ -221,7 +221,7 @@ class LinearModel(Objective):
         Parameters
         ----------
         dtype : torch.dtype
-            Of the parameters, and of the data.
+            Precision of the parameters, and of the data.
 
         Returns
         -------
@@ -418,7 +418,7 @@ class LinearModelPoint(Point):
     Parameters
     ----------
     objective : LinearModel
-        The function.
+        Objective whose point it is.
     w : Tensor, shape (dim,)
         Parameters.
     Z : Tensor, optional

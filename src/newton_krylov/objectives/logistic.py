@@ -51,11 +51,11 @@ class Logistic(SingleOutputModel):
     Parameters
     ----------
     dataset : Dataset
-        Of two classes; class 1 is y = 1.
+        Data set of two classes; class 1 is y = 1.
     l2 : float
         lambda >= 0.
     intercept : {"none", "free"}
-        As of `LinearModel`.
+        As in `LinearModel`.
     """
 
     name = "logistic"

@@ -59,11 +59,11 @@ class Multinomial(LinearModel):
     Parameters
     ----------
     dataset : Dataset
-        Of more than two classes.
+        Data set of more than two classes.
     l2 : float
         lambda >= 0.
     intercept : {"none", "free"}
-        As of `LinearModel`.
+        As in `LinearModel`.
     """
 
     name = "multinomial"

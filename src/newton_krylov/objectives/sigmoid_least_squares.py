@@ -58,11 +58,11 @@ class SigmoidLeastSquares(SingleOutputModel):
     Parameters
     ----------
     dataset : Dataset
-        Of two classes; class 1 is t = 1.
+        Data set of two classes; class 1 is t = 1.
     l2 : float
         lambda >= 0.
     intercept : {"none", "free"}
-        As of `LinearModel`.
+        As in `LinearModel`.
     """
 
     name = "sigmoid_least_squares"

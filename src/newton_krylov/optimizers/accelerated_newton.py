@@ -67,7 +67,7 @@ class AcceleratedNewton(Optimizer):
         self.products = products
 
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
-        """Iterate from w0; ends by itself where no direction of descent is left."""
+        """Iterate from w0; ends where no direction of descent is left."""
         memory = self.step.memory()
         momentum = self._momentum(generator)
         x = objective.at(w0)
@@ -94,7 +94,7 @@ class AcceleratedNewton(Optimizer):
             y, plain, x = origin.extrapolate(x, factor), factor == 0.0, origin
             notes = (*step.notes, "momentum dropped") if dropped else step.notes
             alpha = 0.0 if refused else step.step_size
-            # The method goes on from y, not from x.
+            # The method continues from y, not from x.
             yield replace(step, point=x, step_size=alpha, notes=notes, needed=False)
 
     def _momentum(self, generator: torch.Generator) -> "_Constant":
@@ -121,7 +121,7 @@ class _Constant:
         self.theta = theta
 
     def observe(self, y: Point, H: LinearOperator) -> LinearOperator:
-        """See the matrix of the coming step; return what to take in its place."""
+        """Estimate from the matrix of the coming step; return the matrix to use."""
         return H
 
     def advance(self) -> float:
@@ -129,7 +129,7 @@ class _Constant:
         return (1 - self.theta) / (1 + self.theta)
 
     def restart(self) -> None:
-        """Hear that the momentum was dropped."""
+        """Start the sequence again: the momentum was dropped."""
 
 
 class _Growing(_Constant):

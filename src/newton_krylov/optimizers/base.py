@@ -25,7 +25,7 @@ class Step:
     point : Point
         The new iterate.
     step_size : float
-        Of this step; nan where the method has none (or for the start).
+        Step size of this step; nan where the method has none (or for the start).
     inner_iterations : float
         Iterations of the linear solver in this step; nan where a library does not say.
     notes : tuple of str
@@ -41,7 +41,7 @@ class Step:
         that the method does not need: a mini-batch method gives its last batch's. None lets the
         runner ask the point.
     needed : bool
-        Whether the method goes on from the value and the gradient at the point. Then they are its
+        Whether the method continues from the value and the gradient at the point. Then they are its
         own work: whoever drives it evaluates them inside the clock and the counts (`evaluated`).
         False for a point that is only recorded, which costs the method nothing.
     """
@@ -98,7 +98,7 @@ class Optimizer(ABC):
         """
 
     def state_dict(self) -> State | None:
-        """Return what a later process needs, beside w and the generator, to go on from here.
+        """Return what a later process needs, beside w and the generator, to resume from here.
 
         Asked for after a step, while `steps` waits.
 
@@ -110,12 +110,12 @@ class Optimizer(ABC):
         return None
 
     def load_state_dict(self, state: State) -> None:
-        """Let the next `steps` go on from a state, its w0 being the w that belongs to it.
+        """Let the next `steps` resume from a state, its w0 being the w that belongs to it.
 
         Parameters
         ----------
         state : dict
-            Of `state_dict`, of an optimizer with the same settings.
+            What `state_dict` returned, of an optimizer with the same settings.
 
         Raises
         ------
@@ -217,7 +217,7 @@ class ContinuedOptimizer(Optimizer, Generic[M]):
             return None
 
     def load_state_dict(self, state: State) -> None:
-        """Let the next `steps` go on from a checkpoint."""
+        """Let the next `steps` resume from a checkpoint."""
         self._resumed = state
 
 

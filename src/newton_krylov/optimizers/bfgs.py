@@ -57,10 +57,10 @@ class BFGS(ContinuedOptimizer[InverseHessian]):
     line_search : LineSearch
         Chooses the step size.
     scaling : {"first", "always"}
-        Of H before an update: `first` makes s'y / y'y of the identity once; `always` is the
+        Scaling of H before an update: `first` makes s'y / y'y of the identity once; `always` is the
         self-scaled method of Oren and Luenberger (1974) in Al-Baali's form (1998), which divides
         H by min(1, s'y / s'H^-1 s) each time: curvature that has been overestimated, which BFGS
-        mends slowly, is mended at once.
+        corrects slowly, is corrected at once.
     """
 
     def __init__(self, line_search: LineSearch, scaling: Scaling = "first") -> None:
@@ -68,13 +68,13 @@ class BFGS(ContinuedOptimizer[InverseHessian]):
         self.scaling: Scaling = scaling
 
     def memory(self, objective: Objective, w0: Tensor) -> InverseHessian:
-        """Return none."""
+        """Return a memory without a matrix."""
         return InverseHessian()
 
     def iterate(
         self, objective: Objective, w0: Tensor, memory: InverseHessian, generator: torch.Generator
     ) -> Steps:
-        """Iterate from w0; ends by itself where no direction of descent is left."""
+        """Iterate from w0; ends where no direction of descent is left."""
         point = objective.at(w0)
         yield Step(point)
         while point.grad_norm > 0:

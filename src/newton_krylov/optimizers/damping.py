@@ -18,7 +18,7 @@ _EPS, _TINY = sys.float_info.epsilon, sys.float_info.min
 _FIRST = 1e-3
 """The first tau of `levenberg_marquardt`, in units of the curvature's largest diagonal entry."""
 _GAIN = 1e-4
-"""Its steps are made where f falls by at least this part of what the model promised."""
+"""A step is made where f falls by at least this part of what the model promised."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Damping(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore a checkpoint's state."""
         return
 
 
@@ -214,7 +214,7 @@ class Marquardt(Damping):
         return {"tau": self.tau, "refused": self.refused}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore a checkpoint's state."""
         self.tau, self.refused = state["tau"], state["refused"]
 
 

@@ -50,7 +50,7 @@ class DynaNewton(Optimizer):
         where 4 reductions do not help, a step more is made at the present stage. The next step
         begins with the last growth that did, squared, but not beyond `growth`.
     radius : float
-        Of `condition`, in (0, 1).
+        Bound on `condition`, in (0, 1).
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class DynaNewton(Optimizer):
         self.radius = radius if schedule == "condition" else math.inf
 
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
-        """Iterate from w0; ends by itself where no direction of descent is left."""
+        """Iterate from w0; ends where no direction of descent is left."""
         path = _Path(objective, self.step, self.multiplier, generator)
         stage = path.stage(self._first(path), w0)
         yield Step(path.full(stage), needed=stage.size == path.n)
@@ -79,7 +79,7 @@ class DynaNewton(Optimizer):
             if isinstance(step, str):
                 if stage.size == path.n:
                     return step
-                # Nothing is left to gain on this sample: go on with all of them.
+                # Nothing is left to gain on this sample: continue with all of them.
                 stage = path.stage(path.n, stage.point.w)
                 direction = path.direction(stage)
                 continue
@@ -136,7 +136,7 @@ class Stage:
     size : int
         Samples.
     point : Point
-        Of the mean over these samples and their regularizer.
+        Point of the mean over these samples and their regularizer.
     """
 
     size: int
@@ -144,14 +144,7 @@ class Stage:
 
 
 class _Path:
-    """The objectives of growing samples, and how cautiously they are followed.
-
-    Attributes
-    ----------
-    reductions : int
-        How many square roots of the growth the next attempt takes. What one step has learnt the
-        next one starts from: an attempt that fails costs as much as a step.
-    """
+    """The objectives of growing samples, and how cautiously they are followed."""
 
     def __init__(
         self,
@@ -170,6 +163,8 @@ class _Path:
         self._step, self._memory = step, step.memory()
         self._multiplier = multiplier
         self._generator = generator
+        # How many square roots of the growth the next attempt takes. What one step has learnt the
+        # next one starts from: an attempt that fails costs as much as a step.
         self.reductions = 0
 
     @cached_property

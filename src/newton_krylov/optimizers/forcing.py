@@ -16,7 +16,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 @dataclass(frozen=True)
 class Inner:
-    """The last step's inner solve and what became of it.
+    """The last step's inner solve and the step it led to.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class Forcing(Protocol):
 
 @register("forcing", "fixed")
 def fixed(outer: Outer, *, eta: Fraction = 1e-2) -> float:
-    """Ask the same eta of every step: linear convergence with factor about eta.
+    """Use the same eta in every step: linear convergence with factor about eta.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def fixed(outer: Outer, *, eta: Fraction = 1e-2) -> float:
 
 @register("forcing", "superlinear")
 def superlinear(outer: Outer, *, eta: Fraction = 0.5) -> float:
-    """Ask min(eta, sqrt|g|): convergence of order 3/2 (Nocedal and Wright, section 7.1).
+    """Use min(eta, sqrt|g|): convergence of order 3/2 (Nocedal and Wright, section 7.1).
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def eisenstat_walker(
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.9,
     alpha: Annotated[float, Field(gt=1, le=2)] = 2.0,
 ) -> float:
-    """Ask what the last step's success suggests (Eisenstat and Walker, 1996).
+    """Adapt eta to the last step's success (Eisenstat and Walker, 1996).
 
     Choice 1 compares the new gradient norm with the one the linear model predicted, choice 2 asks
     gamma (|g_k| / |g_k-1|)^alpha. Both keep the paper's safeguards: eta falls no faster than the
@@ -122,7 +122,7 @@ def eisenstat_walker(
     eta_max : float
         The loosest tolerance.
     gamma, alpha : float
-        Of choice 2.
+        Constants of choice 2.
 
     Returns
     -------

@@ -22,7 +22,7 @@ def smoothness_at_zero(objective: Objective, generator: torch.Generator) -> floa
     Parameters
     ----------
     objective : Objective
-        The function.
+        Function to minimize.
     generator : torch.Generator
         Draws the start vector.
 
@@ -45,7 +45,7 @@ def smoothness_at_start(objective: Objective, w0: Tensor, generator: torch.Gener
     Parameters
     ----------
     objective : Objective
-        The function.
+        Function to minimize.
     w0 : Tensor, shape (dim,)
         The start.
     generator : torch.Generator
@@ -97,13 +97,13 @@ class GradientDescent(ContinuedOptimizer[StepMemory]):
         self.step_size = step_size
 
     def memory(self, objective: Objective, w0: Tensor) -> StepMemory:
-        """Return an empty one."""
+        """Return a memory without a step size."""
         return StepMemory()
 
     def iterate(
         self, objective: Objective, w0: Tensor, memory: StepMemory, generator: torch.Generator
     ) -> Steps:
-        """Iterate from w0; ends by itself only where the gradient is exactly zero."""
+        """Iterate from w0; ends only where the gradient is exactly zero."""
         if memory.step_size is None:
             memory.step_size = self.step_size or 1 / smoothness_at_start(objective, w0, generator)
         step_size = memory.step_size

@@ -61,7 +61,7 @@ class LayerwiseNewton(ContinuedOptimizer[_Memory]):
     Parameters
     ----------
     step : StochasticStep
-        As of `Newton`.
+        As in `Newton`.
     schedule : Schedule
         What becomes of the steps' length.
     layers : sequence of str or None

@@ -43,13 +43,13 @@ class LBFGS(ContinuedOptimizer[Pairs]):
         self.pairs = memory
 
     def memory(self, objective: Objective, w0: Tensor) -> Pairs:
-        """Return none."""
+        """Return a memory without pairs."""
         return Pairs()
 
     def iterate(
         self, objective: Objective, w0: Tensor, memory: Pairs, generator: torch.Generator
     ) -> Steps:
-        """Iterate from w0; ends by itself where no direction of descent is left."""
+        """Iterate from w0; ends where no direction of descent is left."""
         point = objective.at(w0)
         yield Step(point)
         pairs = memory.pairs

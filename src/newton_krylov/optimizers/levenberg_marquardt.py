@@ -31,7 +31,7 @@ _TRIALS = 60
 
 
 @dataclass(frozen=True)
-class Tried:
+class TrialStep:
     """A step that has been tried.
 
     Attributes
@@ -43,7 +43,7 @@ class Tried:
     actual, predicted : float
         The decrease of f, and that of the undamped model; at least 0.
     iterations : int
-        Of the linear solver.
+        Iterations of the linear solver.
     accepted : bool
         Whether the step is to be made.
     """
@@ -62,8 +62,8 @@ class LevenbergMarquardtStep:
     Parameters
     ----------
     solver : LinearSolver
-        Of (J'J + mu D^2) p = -J'r: `exact` works in the smaller of the spaces of weights and of
-        residuals, `qr`, `lsmr` and `lsqr` with J itself.
+        Solver of (J'J + mu D^2) p = -J'r: `exact` works in the smaller of the spaces of weights and
+        of residuals, `qr`, `lsmr` and `lsqr` with J itself.
     scaling : {"none", "jacobian"} or Tensor, shape (dim,)
         D: ones; the norms of J's columns, by which a change of the parameters' units changes
         nothing; or given. Of the norms the largest so far count (Moré 1978), but a tenth of the
@@ -82,19 +82,19 @@ class LevenbergMarquardtStep:
         self._D = scaling if isinstance(scaling, Tensor) else None
         self._plain = not isinstance(scaling, Tensor) and scaling == "none"
 
-    def trials(self, point: ResidualPoint, rtol: float) -> Iterator[Tried]:
+    def trials(self, point: ResidualPoint, rtol: float) -> Iterator[TrialStep]:
         """Try steps with more and more damping; ends after one that is to be made.
 
         Parameters
         ----------
         point : ResidualPoint
-            Where.
+            Point at which to evaluate.
         rtol : float
-            Of the linear solver.
+            Tolerance of the linear solver.
 
         Yields
         ------
-        Tried
+        TrialStep
             At least one.
         """
         A = self._scaled(point, rtol)
@@ -109,7 +109,7 @@ class LevenbergMarquardtStep:
         return {"damping": self.damping.state_dict(), "D": self._D}
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from a state."""
+        """Restore a state."""
         self.damping.load_state_dict(state["damping"])
         self._D = state["D"]
 
@@ -137,7 +137,7 @@ class LevenbergMarquardtStep:
             mu *= 4
         self.damping.tau = mu
 
-    def _trial(self, point: ResidualPoint, A: GaussNewtonOperator, rtol: float) -> Tried:
+    def _trial(self, point: ResidualPoint, A: GaussNewtonOperator, rtol: float) -> TrialStep:
         mu = self.damping.value(A)
         inner = self.solver(A.affine(shift=mu), -A.b, rtol=rtol)
         z, iterations = inner.x, inner.iterations
@@ -153,7 +153,7 @@ class LevenbergMarquardtStep:
         there = point.objective.at(point.w + p)
         actual = point.decrease(there)
         accepted = self.damping.judge(Trial(-actual, -predicted))
-        return Tried(there, p, actual, predicted, iterations, accepted)
+        return TrialStep(there, p, actual, predicted, iterations, accepted)
 
     def _unscaled(self, z: Tensor) -> Tensor:
         return z if self._D is None else z / self._D
@@ -169,7 +169,7 @@ class LevenbergMarquardt(ContinuedOptimizer["LevenbergMarquardtMemory"]):
     Parameters
     ----------
     solver : LinearSolver
-        Of the damped Gauss-Newton system; gets the forcing term as `rtol`.
+        Solver of the damped Gauss-Newton system; gets the forcing term as `rtol`.
     forcing : Forcing
         Chooses the inner tolerance.
     scaling : {"none", "jacobian"}
@@ -228,7 +228,7 @@ class LevenbergMarquardtMemory(Memory):
     Parameters
     ----------
     step : LevenbergMarquardtStep
-        Its damping and scaling.
+        The step, with its damping and scaling.
     """
 
     def __init__(self, step: LevenbergMarquardtStep) -> None:

@@ -95,7 +95,7 @@ def armijo(
     Parameters
     ----------
     ray : Ray
-        Of descent: phi'(0) < 0.
+        Ray along a descent direction: phi'(0) < 0.
     c1 : float
         Share of the predicted decrease to insist on, in (0, 1).
     shrink : float
@@ -138,7 +138,7 @@ def strong_wolfe(
     Parameters
     ----------
     ray : Ray
-        Of descent: phi'(0) < 0.
+        Ray along a descent direction: phi'(0) < 0.
     c1 : float
         Share of the predicted decrease to insist on, below c2.
     c2 : float
@@ -235,7 +235,7 @@ class _Trial:
 def _interpolate(low: _Trial, high: _Trial, rounding: float) -> float:
     """Return the minimizer of the cubic through both ends, kept away from them.
 
-    Where the values differ by rounding alone, only the slopes still tell where it is.
+    Where the values differ by rounding alone, only the slopes still show where it is.
     """
     width = high.alpha - low.alpha
     if abs(high.value - low.value) <= rounding:

@@ -19,7 +19,7 @@ def batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
     n : int
         Samples.
     size : int
-        Of a batch; the last one of a permutation may be smaller.
+        Size of a batch; the last one of a permutation may be smaller.
     generator : torch.Generator
         On the CPU.
 
@@ -66,7 +66,7 @@ class GradientTable:
         Parameters
         ----------
         w : Tensor, shape (dim,)
-            Where.
+            Parameters at which to evaluate.
         index : Tensor, shape (m,), int64
             The batch.
         remember : bool
@@ -158,7 +158,7 @@ def batch_smoothness(L: float, L_max: float, n: int, size: int) -> tuple[float, 
     Parameters
     ----------
     L, L_max : float
-        As of `smoothness`.
+        As in `smoothness`.
     n, size : int
         Samples, and samples in a batch.
 

@@ -55,13 +55,13 @@ class Nesterov(ContinuedOptimizer[Momentum]):
         self.momentum = momentum
 
     def memory(self, objective: Objective, w0: Tensor) -> Momentum:
-        """Return one without momentum."""
+        """Return a memory without momentum."""
         return Momentum(w0)
 
     def iterate(
         self, objective: Objective, w0: Tensor, memory: Momentum, generator: torch.Generator
     ) -> Steps:
-        """Iterate from w0; ends by itself only where the gradient is exactly zero."""
+        """Iterate from w0; ends only where the gradient is exactly zero."""
         a = memory.step_size
         if a is None:
             a = self.step_size or 1 / smoothness_at_start(objective, w0, generator)

@@ -86,13 +86,13 @@ def on_all_samples(
     Parameters
     ----------
     step : NewtonStep or StochasticStep
-        Makes them.
+        Step to repeat.
     objective : Objective
         What to minimize.
     w0 : Tensor, shape (dim,)
         The start.
     memory : NewtonMemory
-        The step's; changed.
+        The step's memory, which is changed.
     generator : torch.Generator
         The run's source of randomness.
 

@@ -65,7 +65,7 @@ class NoStep:
     Attributes
     ----------
     reason : str
-        In words.
+        Reason in words.
     relaxed : bool
         Whether the damping has become smaller, so that another solve may help.
     """
@@ -341,20 +341,20 @@ class NewtonStep:
         point : Point
             Where the step starts.
         direction : Direction
-            Of descent.
+            Descent direction.
         memory : NewtonMemory
             Changed: the damping learns, and the next forcing term.
 
         Returns
         -------
         Step or NoStep
-            Its point is not evaluated beyond what the search needed; a refused step ends where
-            it began.
+            The step, whose point is not evaluated beyond what the search needed; a refused step
+            ends where it began.
         """
         if memory.damping.adaptive:
             return self._try(point, direction, memory)
         found = self.line_search(point.ray(direction.p))
-        # A step of another kind tells the forcing term nothing about the system's solution.
+        # A step of another kind says nothing to the forcing term about the system's solution.
         memory.last = _inner(point, direction, found.alpha)
         if found.accepted:
             return _step(found.point, found.alpha, direction)

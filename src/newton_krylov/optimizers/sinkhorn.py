@@ -111,7 +111,7 @@ def transport_objective(objective: Objective, optimizer: str) -> EntropicTranspo
     objective : Objective
         Whatever the run minimizes.
     optimizer : str
-        Who asks.
+        Name of the optimizer, for the message.
 
     Returns
     -------
@@ -151,7 +151,7 @@ class Sinkhorn(Optimizer):
         self.thinning = thinning
 
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
-        """Iterate from w0, whose row potentials are not used; never ends by itself."""
+        """Iterate from w0, whose row potentials are not used; without end."""
         f = transport_objective(objective, "sinkhorn")
         yield Step(f.at(w0), needed=False)
         scaling, done = Scaling(f, w0), 0

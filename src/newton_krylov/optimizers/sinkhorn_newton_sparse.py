@@ -50,7 +50,7 @@ class SinkhornNewtonSparse(Optimizer):
         self.regularization = regularization
 
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
-        """Iterate from w0; ends by itself where no direction of descent is left."""
+        """Iterate from w0; ends where no direction of descent is left."""
         f = transport_objective(objective, "sinkhorn_newton_sparse")
         point: Point = f.at(w0)
         yield Step(point)

@@ -43,14 +43,14 @@ class StochasticMemory(NewtonMemory):
 @assembled
 @dataclass(frozen=True)
 class StochasticStep:
-    """A Newton step whose curvature is of some of the samples, and may last; with momentum.
+    """A Newton step with momentum, whose curvature uses some of the samples and may be reused.
 
     Parameters
     ----------
     newton : NewtonStep
         The step itself.
     curvature_samples : int or None
-        Of how many of the point's samples, drawn for each, the curvature is made; None takes all.
+        How many of the point's samples, drawn for each, the curvature is made of; None takes all.
     curvature_every : int
         Steps between two evaluations of the curvature.
     momentum : float
@@ -143,9 +143,9 @@ class StochasticStep:
         Parameters
         ----------
         batch : Objective
-            The mini-batch's.
+            Objective of the mini-batch.
         w : Tensor, shape (dim,)
-            Where.
+            Parameters at which to evaluate.
         memory : StochasticMemory
             From the steps before; changed.
         generator : torch.Generator

@@ -20,7 +20,7 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True)
 class Update:
-    """What one mini-batch came to.
+    """The result of one mini-batch.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class EpochMemory(Memory):
     Attributes
     ----------
     epochs : int
-        So far.
+        Epochs so far.
     """
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ class Epochs:
         Yields
         ------
         Step
-            Its gradient norm is the last mini-batch's, its step size the mean over the epoch.
+            The step; its gradient norm is the last mini-batch's, its step size the epoch's mean.
 
         Returns
         -------

@@ -37,16 +37,16 @@ class PreconditionerBuilder(ABC):
         Returns
         -------
         dict
-            Of tensors and numbers; empty where each system stands for itself.
+            Tensors and numbers; empty where no system depends on an earlier one.
         """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state.
+        """Restore a state.
 
         Parameters
         ----------
         state : dict
-            Of `state_dict`.
+            What `state_dict` returned.
         """
         return

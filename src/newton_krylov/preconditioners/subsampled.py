@@ -79,5 +79,5 @@ class Subsampled(PreconditionerBuilder):
         return {"systems": self._systems, "inverse": self._inverse}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Restore a state."""
         self._systems, self._inverse = state["systems"], state["inverse"]

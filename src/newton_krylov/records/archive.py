@@ -36,7 +36,7 @@ class ArchivedRun:
     config, summary, environment : dict
         What the run's files of these names held.
     rows : sequence of Row
-        Its trace.
+        The run's trace.
     """
 
     name: str

@@ -16,7 +16,7 @@ from newton_krylov.files import atomic_write, require_file
 from newton_krylov.records.trace import Row
 
 CHECKPOINT = "checkpoint.pt"
-"""Its name in a run's folder."""
+"""The checkpoint's file name in a run's folder."""
 
 _FORMAT = 3
 _DIGEST = 32  # bytes of SHA-256 at the file's end: torch reads a flipped bit without a word
@@ -31,7 +31,7 @@ class Checkpoint:
     w : Tensor, shape (dim,)
         The iterate.
     optimizer : dict
-        Of `Optimizer.state_dict`.
+        What `Optimizer.state_dict` returned.
     generator : Tensor, uint8
         The state of the run's generator.
     counts : dict
@@ -78,7 +78,7 @@ class Checkpoint:
         Returns
         -------
         Checkpoint
-            Its content.
+            The file's content.
 
         Raises
         ------

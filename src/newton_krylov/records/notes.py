@@ -1,4 +1,4 @@
-"""Notes in the cache folder on which records are being written, for those who come after a kill."""
+"""Notes in the cache folder on which records are being written, to be found after a kill."""
 
 import json
 import platform
@@ -19,9 +19,9 @@ def remember(folder: Path, identifier: str, tried: float = 0.0) -> None:
     Parameters
     ----------
     folder : Path
-        The record's.
+        Folder of the record.
     identifier : str
-        Its own.
+        Identifier of the record.
     tried : float
         Seconds since the epoch; 0 for never.
     """
@@ -36,7 +36,7 @@ def forget(identifier: str) -> None:
     Parameters
     ----------
     identifier : str
-        The record's own.
+        Identifier of the record.
     """
     with suppress(OSError):
         _note(identifier).unlink(missing_ok=True)
@@ -57,7 +57,7 @@ def noted() -> Iterator[tuple[str, Path]]:
             tried = float(content.get("tried", 0.0))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-        # A lock tells nothing of another machine's processes.
+        # A lock says nothing about another machine's processes.
         if host == platform.node() and time.time() - tried >= _SECONDS_BETWEEN_TRIES:
             yield path.stem, folder
 

@@ -147,7 +147,7 @@ class Record:
         Parameters
         ----------
         folder : Path
-            A run's.
+            Folder of a run.
 
         Returns
         -------
@@ -280,7 +280,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        Its content.
+        The file's content.
 
     Raises
     ------
@@ -305,7 +305,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        Its content.
+        The file's content.
 
     Raises
     ------

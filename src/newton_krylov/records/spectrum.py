@@ -23,13 +23,13 @@ class Snapshot:
     Attributes
     ----------
     iteration : int
-        Of the run.
+        Iteration of the run.
     seconds : float
         The optimizer's own time so far; the observation is no part of it.
     values : sequence of float
         The dominant eigenvalues, largest in absolute value first.
     residuals : sequence of float
-        Their Ritz residuals |A v - lambda v|: an eigenvalue lies within each of its value.
+        Ritz residuals |A v - lambda v|: an eigenvalue lies within each of its value.
     trace, trace_error : float
         Estimate and standard error; nan where it was not asked for.
     matvecs : int
@@ -64,11 +64,11 @@ class SnapshotWriter:
     Parameters
     ----------
     folder : Path
-        The run's.
+        Folder of the run.
     top : int
         How many eigenvalues each has.
     snapshots : iterable of Snapshot
-        Of a run that is continued.
+        Snapshots of a run that is resumed.
     """
 
     def __init__(self, folder: Path, top: int, snapshots: Iterable[Snapshot] = ()) -> None:
@@ -125,7 +125,7 @@ def read_snapshots(folder: Path) -> list[Snapshot]:
     Parameters
     ----------
     folder : Path
-        The run's.
+        Folder of the run.
 
     Returns
     -------

@@ -27,9 +27,9 @@ class Column:
     Attributes
     ----------
     title : str
-        On an axis.
+        Title on an axis.
     symbol : str
-        Its formula.
+        The quantity's formula.
     words : str
         In a run's summary; the title where it is empty.
     brief : str
@@ -43,7 +43,7 @@ class Column:
     full : str
         The same where there is room; `form` where it is empty.
     width : int
-        Of a line's column.
+        Width of the column in a console line.
     log : bool
         Whether its axis is logarithmic.
     rising : bool
@@ -93,7 +93,7 @@ class Row:
     """One step of a run; each attribute's annotation is its entry in the table of columns.
 
     A number that is not known is nan: a suboptimality without a certified optimum, an accuracy of a
-    regression, a count that a library does not tell, the start's step size. Counts and costs are
+    regression, a count that a library does not report, the start's step size. Counts and costs are
     those so far (see `Counts`), and seconds the optimizer's own, without metrics and logging.
     """
 
@@ -261,7 +261,7 @@ OnRow = Callable[[Row], None]
 
 
 _SECONDS_BETWEEN_SYNCS = 1.0
-_MOST_STEPS = 2**53  # that a float tells apart
+_MOST_STEPS = 2**53  # that a float represents exactly
 
 
 class TraceWriter:
@@ -275,7 +275,7 @@ class TraceWriter:
     path : Path
         The file; replaced if it exists.
     rows : iterable of Row
-        Of a run that is continued.
+        Rows of a run that is resumed.
     """
 
     def __init__(self, path: Path, rows: Iterable[Row] = ()) -> None:
@@ -330,7 +330,7 @@ def read_trace(path: Path) -> list[Row]:
 
 
 def cut_short(summary: Mapping[str, Any], rows: Sequence[Row]) -> str | None:
-    """Tell whether a trace lacks steps that its run's summary knows of.
+    """Return whether a trace lacks steps that its run's summary knows of.
 
     Parameters
     ----------

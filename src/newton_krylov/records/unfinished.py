@@ -47,7 +47,7 @@ def mark_killed_in(folders: Iterable[Path]) -> None:
     Parameters
     ----------
     folders : iterable of Path
-        Of runs or sweeps, or anything above them.
+        Folders of runs or sweeps, or anything above them.
     """
     for folder in folders:
         for kind in (SweepRecord, Record):
@@ -63,7 +63,7 @@ def load(folder: Path) -> Record | None:
     Parameters
     ----------
     folder : Path
-        Its folder.
+        The record's folder.
 
     Returns
     -------

@@ -59,7 +59,7 @@ def write_comparison(
     Parameters
     ----------
     groups : sequence of Study
-        Of any problems; at least one.
+        Studies of any problems; at least one.
     out_dir : Path
         As in `compare`.
     preface : Preface, optional

@@ -29,7 +29,7 @@ _NOT_SHOWN = frozenset({"label"})
 def differences_table(groups: Sequence[Study]) -> Table | None:
     """Tabulate the settings that are not the same in all runs."""
     records = [record for study in groups for record in study.records if record.config]
-    keys = _telling(records) if records else []
+    keys = _shown_keys(records) if records else []
     if not keys:
         return None
     several = len(groups) > 1
@@ -45,7 +45,7 @@ def differences_table(groups: Sequence[Study]) -> Table | None:
     return Table("Settings", ["Method", *(["Problem"] if several else []), *keys], rows)
 
 
-def _telling(records: Sequence[RunRecord]) -> list[str]:
+def _shown_keys(records: Sequence[RunRecord]) -> list[str]:
     """Return the keys that differ, but not those that only some parts have, alike in all of them.
 
     That gradient descent has no `damping` is said by `optimizer.name` already.

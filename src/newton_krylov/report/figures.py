@@ -36,7 +36,7 @@ _METHODS_ALONE = 12
 """With more methods than this, they are not drawn one by one."""
 
 FEATURED = 24
-"""Of more methods than this, the best have a colour each, and the others are grey."""
+"""With more methods than this, the best have a colour each, and the others are grey."""
 
 
 def draw_run(folder: Path) -> list[Path]:
@@ -313,7 +313,7 @@ def slug(label: str) -> str:
 
 
 def slugs(labels: Sequence[str]) -> list[str]:
-    """Return file names as of `slug`, numbered where two are equal or nothing is left."""
+    """Return file names as in `slug`, numbered where two are equal or one is empty."""
     names = [slug(label) for label in labels]
     found: list[str] = []
     for i, name in enumerate(names):

@@ -35,9 +35,9 @@ class Quantity:
     Attributes
     ----------
     column : str
-        Of the trace.
+        Column of the trace.
     name : str
-        For people.
+        Name for people.
     symbol : str
         Formula, for the axis.
     log : bool
@@ -134,7 +134,7 @@ def shown_costs(study: Study) -> list[Quantity]:
 
 
 def _limit(extents: Sequence[float]) -> float:
-    """Return the end of a linear axis: the longest run that is not out of all proportion."""
+    """Return the end of a linear axis: the longest run that is not disproportionately long."""
     middle = float(np.median(extents))
     return max(extent for extent in extents if extent <= _STRETCH * middle)
 

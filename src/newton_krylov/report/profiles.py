@@ -93,6 +93,6 @@ def _ratios(costs: Array, best: Array) -> Array:
     """Return the ratios to the best where a method solved the problem, increasing."""
     solved = np.isfinite(costs)
     costs, best = costs[solved], best[solved]
-    # A start that is good enough already costs nothing, and whoever says so is the best.
+    # A start that is good enough already costs nothing, and such a method is the best.
     ratios = np.where(costs == best, 1.0, costs / np.maximum(best, np.finfo(float).tiny))
     return np.sort(ratios)

@@ -48,11 +48,11 @@ _INCIDENTAL_KEYS = frozenset(
 
 
 _COMPUTATION_KEYS = frozenset({"chunk", "memory"})
-"""Of a loss: how it is computed, not what."""
+"""Keys of a loss that say how it is computed, not what."""
 
 
 _LARGEST, _LONGEST, _LONGEST_NAME = 1e300, 400, 200
-"""Of the numbers, texts and names of archived runs that a page can show."""
+"""Limits of the numbers, texts and names of archived runs that a page can show."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class Problem:
     parameters : tuple of (str, object)
         The objective's parameters, sorted by name.
     dtype : str
-        Of the arithmetic.
+        Precision of the arithmetic.
     checksum : str
-        Of the data.
+        Checksum of the data.
     model : tuple of (str, object)
         The network's name and parameters; empty where there is none to choose.
     """
@@ -102,7 +102,8 @@ class Problem:
 
     def _parameters(self) -> Iterator[str]:
         for key, value in self.parameters:
-            if value is None:
+            # A column of ones may be the intercept where the loss adds none.
+            if value is None or (key, value) == ("intercept", "none"):
                 continue
             yield (
                 f"{'λ' if key == 'l2' else key} = {value:g}"
@@ -123,7 +124,7 @@ class RunRecord:
     Attributes
     ----------
     folder : Path
-        Where it lies.
+        Folder of the record.
     rows : list of Row
         The trace; empty where there is none.
     config, summary, environment : dict
@@ -165,7 +166,7 @@ class RunRecord:
             return status
         if self.source:  # a copy does not show whether its original goes on
             return "unfinished"
-        # Who writes a run holds a lock on its folder, which a dead process does not.
+        # The process that writes a run holds a lock on its folder; a killed one does not.
         return status if Record(self.folder).alive else "killed"
 
     @property
@@ -456,7 +457,7 @@ def differences(records: Iterable[RunRecord]) -> dict[str, list[Any]]:
 
 
 def _beyond(row: Row) -> bool:
-    """Tell whether a row has a number with which no axis can be drawn."""
+    """Return whether a row has a number with which no axis can be drawn."""
     return any(_LARGEST < abs(value) < math.inf for value in row.metrics().values())
 
 
@@ -486,7 +487,7 @@ def _cut(value: Any) -> Any:
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    """Tell whether a value that a file holds is a finite number, and no truth value."""
+    """Return whether a value that a file holds is a finite number, and no truth value."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return -float_info.max <= value <= float_info.max  # an integer may be larger than any float

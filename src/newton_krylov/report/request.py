@@ -70,6 +70,6 @@ def _default_place(options: argparse.Namespace) -> Path:
     name = asked[0] or asked[1] or "filter"
     if not asked[2] and _PLAIN.fullmatch(name):
         return OUTPUTS / f"comparison-{name.replace(' ', '-')}"
-    # What a slug leaves out, capitals included, may be all that tells two studies apart.
+    # What a slug leaves out, capitals included, may be all that distinguishes two studies.
     words = ["comparison", slug(name), hashlib.sha256(repr(asked).encode()).hexdigest()[:8]]
     return OUTPUTS / "-".join(word for word in words if word)

@@ -19,7 +19,7 @@ def tables(groups: Sequence[Study]) -> list[Table]:
     Parameters
     ----------
     groups : sequence of Study
-        Of any problems.
+        Studies of any problems.
 
     Returns
     -------
@@ -107,7 +107,7 @@ class Time:
     seconds : float
         The median of its runs; inf where half of them or more never reached it.
     ratio : float
-        To the fastest method's.
+        Ratio to the fastest method's time.
     reached, runs : int
         How many of its runs reached it, and how many there are.
     """

@@ -137,7 +137,7 @@ def sheet(
     Parameters
     ----------
     rows, columns : int
-        Of panels.
+        Rows and columns of panels.
     title, subtitle : str
         Above them.
     key : sequence of (str, LineStyle)

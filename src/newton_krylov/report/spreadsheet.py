@@ -18,7 +18,7 @@ def write_csv(groups: Sequence[Study], path: Path) -> None:
     """Write a line for every run, failed ones included.
 
     A text that a spreadsheet would take for a formula gets an apostrophe in front of it: labels,
-    reasons and folders come with the runs, which may be somebody else's.
+    reasons and folders come with the runs, which may come from others.
     """
     lines = [
         _line(study, entry, record)
@@ -35,12 +35,13 @@ def write_csv(groups: Sequence[Study], path: Path) -> None:
         stream.write(text.getvalue().encode())
 
 
-_BREAKS = "\r\n\t\v\f\x1c\x1d\x1e\x85\u2028\u2029\0"
+# A line feed is quoted, so a cell keeps it; what else ends a line may end a row for some reader.
+_BREAKS = "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029\0"
 
 
 def _inert(value: Any) -> Any:
     """Return a cell that no spreadsheet evaluates; numbers stay as they are."""
-    if isinstance(value, str):  # any line break may begin a row
+    if isinstance(value, str):
         value = "".join(" " if character in _BREAKS else character for character in value)
     if not isinstance(value, str) or not value.lstrip().startswith(("=", "+", "-", "@")):
         return value

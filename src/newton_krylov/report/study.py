@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -30,9 +30,9 @@ class Target:
     Attributes
     ----------
     column : str
-        Of the trace; its first value at or below `value` counts.
+        Column of the trace; its first value at or below `value` counts.
     value : float
-        How low.
+        Largest value that counts.
     name : str
         The same for targets that different problems have in common.
     """
@@ -290,7 +290,7 @@ def studies(records: Iterable[RunRecord]) -> list[Study]:
     Parameters
     ----------
     records : iterable of RunRecord
-        Of any problems.
+        Records of any problems.
 
     Returns
     -------
@@ -301,7 +301,7 @@ def studies(records: Iterable[RunRecord]) -> list[Study]:
     described = {record.problem for record in records if record.problem.n_samples}
     problems: dict[Problem, dict[Any, list[RunRecord]]] = {}
     for record in records:
-        methods = problems.setdefault(_home(record, described), {})
+        methods = problems.setdefault(_problem_of(record, described), {})
         methods.setdefault(_key(record), []).append(record)
     ordered = sorted(problems, key=lambda p: (p.dataset, p.loss, p.n_features, p.n_samples))
     made = [Study(problem, _entries(list(problems[problem].values()))) for problem in ordered]
@@ -309,7 +309,7 @@ def studies(records: Iterable[RunRecord]) -> list[Study]:
     return [replace(study, family=family) for study in made]
 
 
-def _home(record: RunRecord, described: Iterable[Problem]) -> Problem:
+def _problem_of(record: RunRecord, described: Iterable[Problem]) -> Problem:
     """Return a run's problem, or, where it never got to describe it, the one it must be."""
     own = record.problem
     if own.n_samples:
@@ -342,15 +342,24 @@ def _entries(groups: Sequence[Sequence[RunRecord]]) -> list[Entry]:
     return [Entry(labels[id(group)], group) for group in groups]
 
 
+def _implied(key: str, changed: Mapping[str, Sequence[Any]]) -> bool:
+    """Say whether a key differs only since some of the parts chosen have it and others do not."""
+    named = f"{key.rpartition('.')[0]}.name"
+    having = {value for value in changed[key] if value is not None}
+    return key != named and named in changed and len(having) == 1
+
+
 def _distinct(name: str, groups: Sequence[Sequence[RunRecord]]) -> list[str]:
-    """Tell entries of one label apart by the settings in which they differ."""
+    """Distinguish entries of one label by the settings in which they differ."""
     if len(groups) == 1:
         return [name]
     heads = [group[0] for group in groups]
     known = set().union(*(head.method for head in heads))
     changed = {key: values for key, values in differences(heads).items() if key in known}
-    last = Counter(key.rpartition(".")[2] for key in changed)
-    short = {key: key.rpartition(".")[2] for key in changed}
+    changed = {key: values for key, values in changed.items() if not _implied(key, changed)}
+    # A part is called by its group: preconditioner.name=jacobi is preconditioner=jacobi.
+    short = {key: key.removesuffix(".name").rpartition(".")[2] for key in changed}
+    last = Counter(short.values())
     described = [
         ", ".join(
             f"{short[key] if last[short[key]] == 1 else key}={values[i]}"

@@ -20,7 +20,7 @@ class LineStyle:
     Attributes
     ----------
     color : str
-        Hexadecimal.
+        Colour in hexadecimal.
     marker : str
         Matplotlib's code.
     dash : str or tuple

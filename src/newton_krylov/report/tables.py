@@ -19,7 +19,7 @@ class Table:
     Attributes
     ----------
     title : str
-        Above the table.
+        Title above the table.
     heads : sequence of str
         The first column holds names, the others numbers.
     rows : list of sequence of str
@@ -100,6 +100,11 @@ def number_text(value: float, digits: int = 3) -> str:
     if whole or 10**digits <= abs(value) < 1e9:
         return f"{value:,.0f}"
     return f"{value:.{digits}g}"
+
+
+def count_text(count: int, noun: str) -> str:
+    """Write a count with its noun: 1 run, 1,200 runs."""
+    return f"{number_text(count)} {noun}{'' if count == 1 else 's'}"
 
 
 def middle(values: Array) -> float:

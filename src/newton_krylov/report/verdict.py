@@ -61,7 +61,7 @@ class PlannedRun:
     setting : sequence of str
         Overrides of the method's preset; none for its defaults.
     seed : int
-        Of the run.
+        Seed of the run.
     """
 
     folder: str
@@ -80,11 +80,11 @@ class RaceTarget:
     name : str
         loose, medium or tight.
     column : str
-        Of the trace.
+        Column of the trace.
     value : float
-        How low.
+        Largest value that counts.
     text : str
-        For a reader.
+        Text for a reader.
     """
 
     name: str
@@ -124,7 +124,7 @@ class Contestant:
 
     @property
     def title(self) -> str:
-        """Its label, with the setting where that is not the default."""
+        """The method's label, with the setting where that is not the default."""
         short = [_without_group(override) for override in self.setting]
         return f"{self.label} ({', '.join(short)})" if short else self.label
 
@@ -153,7 +153,7 @@ class Comparison:
     second, other : Contestant or None
         The fastest of each kind; None where none reaches it.
     winner : {"second order", "others", "tie", "nobody"}
-        By the clock.
+        Winner by the clock.
     """
 
     target: RaceTarget
@@ -237,7 +237,7 @@ class Race:
 
     @property
     def answer(self) -> str:
-        """Yes, no, or that it makes no difference: by the hardest target that anybody reaches."""
+        """Yes, no, or that it makes no difference: by the hardest target that is reached."""
         decided = [c for c in self.comparisons if c.winner != "nobody"]
         if not decided:
             return "Not decided"
@@ -251,8 +251,8 @@ class Race:
             return "Not decided: no first-order run made progress, so there is no target."
         decided = [c for c in reversed(self.comparisons) if c.winner != "nobody"]
         nobody = [c for c in self.comparisons if c.winner == "nobody"]
-        told = "; ".join(c.sentence for c in [*decided, *nobody])
-        return f"{self.answer}: {told}."
+        sentences = "; ".join(c.sentence for c in [*decided, *nobody])
+        return f"{self.answer}: {sentences}."
 
     def score(self, contestant: Contestant) -> float:
         """Return the share of (target, ratio up to 4) that a method covers, from 0 to 1.
@@ -441,7 +441,7 @@ def best_setting(trials: Sequence[RunRecord], targets: Sequence[RaceTarget]) -> 
 
 
 def tied(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Tell whether two methods' times are the same up to noise.
+    """Return whether two methods' times are the same up to noise.
 
     Parameters
     ----------
@@ -468,7 +468,7 @@ def read_plan(folder: Path) -> tuple[list[PlannedRun], dict[str, str]]:
     Parameters
     ----------
     folder : Path
-        The race's.
+        Folder of the race.
 
     Returns
     -------
@@ -481,8 +481,8 @@ def read_plan(folder: Path) -> tuple[list[PlannedRun], dict[str, str]]:
         Where it is missing or damaged.
     """
     try:
-        told = read_json(folder / PLAN)
-        return [PlannedRun(**run) for run in told["runs"]], dict(told["families"])
+        plan = read_json(folder / PLAN)
+        return [PlannedRun(**run) for run in plan["runs"]], dict(plan["families"])
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder / PLAN} is no plan of a verdict: {error}.") from None
 
@@ -498,7 +498,7 @@ def read_race(folder: Path) -> Race:
     Returns
     -------
     Race
-        Of the runs that there are.
+        Race of the runs that exist.
 
     Raises
     ------

@@ -47,7 +47,7 @@ class Settings:
     label : str or None
         What tables and figures call the run; None makes one of its parts' names.
     seed : int
-        Of the start and of everything random.
+        Seed of the starting point and of everything random.
     repeat : int
         Which repetition of a measurement; changes nothing, so that a sweep over it times the same
         run again.
@@ -58,8 +58,8 @@ class Settings:
     optimum : {"certified", "none"}
         Whether suboptimality is measured, against a certified optimum.
     dtype : {"auto", "float64", "float32"}
-        Of the data and the parameters. `auto` is `float32` for a network, else `float64`; a
-        checked configuration has one of these.
+        Precision of the data and the parameters. `auto` is `float32` for a network, else `float64`;
+        a checked configuration has one of these.
     data_dir : str or None
         Where downloaded data lies; None is `newton_krylov.data.default_data_dir()`.
     objective_metric : str
@@ -103,7 +103,7 @@ class RunConfig:
     plain : dict
         The whole configuration as plain values, defaults filled in.
     settings : Settings
-        Its top level.
+        Top-level settings.
     stopping : Stopping
         When to stop.
     observation : Observation
@@ -189,7 +189,7 @@ def build_part(group: str, node: Any) -> Any:
     Parameters
     ----------
     group : str
-        Its group.
+        Name of the group.
     node : mapping
         The group's keys, with `name`.
 
@@ -276,12 +276,12 @@ def label_of(plain: Mapping[str, Any]) -> str:
     Parameters
     ----------
     plain : mapping
-        Its configuration, maybe a wrong one.
+        The run's configuration, possibly a wrong one.
 
     Returns
     -------
     str
-        Its label; else a Newton method's solver and curvature, any other's own name.
+        The configured label; else a Newton method's solver and curvature, any other's own name.
     """
     if plain.get("label"):
         return str(plain["label"])

@@ -103,7 +103,7 @@ def print_heading(out: Console, label: str, summary: Mapping[str, Any]) -> None:
     Parameters
     ----------
     out : Console
-        Where.
+        Console to print to.
     label : str
         The run's name.
     summary : mapping
@@ -116,14 +116,14 @@ def print_heading(out: Console, label: str, summary: Mapping[str, Any]) -> None:
 
 
 def print_line(out: Console, number: str, summary: Mapping[str, Any]) -> None:
-    """Print what a sweep's member came to, in one line.
+    """Print a sweep member's result in one line.
 
     Parameters
     ----------
     out : Console
-        Where.
+        Console to print to.
     number : str
-        The member's.
+        Number of the member.
     summary : mapping
         As in `summary.json`.
     """
@@ -139,12 +139,12 @@ def print_line(out: Console, number: str, summary: Mapping[str, Any]) -> None:
 def print_summary(
     out: Console, label: str, summary: Mapping[str, Any], places: Sequence[tuple[str, str]]
 ) -> None:
-    """Print what a run came to.
+    """Print the result of a run.
 
     Parameters
     ----------
     out : Console
-        Where.
+        Console to print to.
     label : str
         The run's name.
     summary : mapping
@@ -168,7 +168,7 @@ def print_places(out: Console, places: Sequence[tuple[str, str]]) -> None:
     Parameters
     ----------
     out : Console
-        Where.
+        Console to print to.
     places : sequence of (str, str)
         Title and place.
     """
@@ -185,7 +185,7 @@ class MemberLine:
     Attributes
     ----------
     number, label : str
-        Of the member.
+        Number and label of the member.
     overrides : sequence of str
         What it was given.
     summary : mapping
@@ -199,12 +199,12 @@ class MemberLine:
 
 
 def print_members(out: Console, members: Sequence[MemberLine], best: str | None) -> None:
-    """Print what a sweep's members came to, side by side; of very many the first only.
+    """Print the results of a sweep's members, side by side; of very many the first only.
 
     Parameters
     ----------
     out : Console
-        Where.
+        Console to print to.
     members : sequence of MemberLine
         At least one.
     best : str or None
@@ -260,7 +260,7 @@ def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def print_verdict(out: Console, race: Race) -> None:
-    """Show what a race came to: the table, the answer, and why."""
+    """Show the result of a race: the table, the answer, and why."""
     out.print(race.short_table().rich())
     for line in ("", race.paragraph, "", *(f"  {reason}" for reason in race.reasons), ""):
         out.print(line, markup=False, highlight=False, soft_wrap=True)

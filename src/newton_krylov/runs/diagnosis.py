@@ -33,7 +33,7 @@ def diagnose(objective: Objective, dataset: Dataset, start: Tensor, end: Tensor)
     objective : Objective
         The problem.
     dataset : Dataset
-        Its data.
+        Data set of the problem.
     start, end : Tensor, shape (dim,)
         The weights that a race starts from, and the best that it found.
 
@@ -76,7 +76,7 @@ def read_weights(file: Path, like: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        Of the file's shape.
+        Tensor of the file's shape.
     """
     return torch.from_numpy(np.load(file, allow_pickle=False)).to(like.device, like.dtype)
 

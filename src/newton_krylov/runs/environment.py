@@ -37,7 +37,7 @@ def describe(repository: Path) -> dict[str, Any]:
     Parameters
     ----------
     repository : Path
-        A folder of the code, whose git state is told.
+        A folder of the code, whose git state is described.
 
     Returns
     -------
@@ -93,7 +93,7 @@ def _cpu() -> str:
 
 @cache
 def _git_state(repository: Path) -> tuple[str | None, bool | None]:
-    """Return the commit and whether tracked files differ from it; None where git cannot tell.
+    """Return the commit and whether tracked files differ from it; None where git does not know.
 
     An installed copy may lie in the folder of another project, whose commit is not the code's.
     """

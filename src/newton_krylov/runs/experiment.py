@@ -1,4 +1,4 @@
-"""One run, from a composed configuration to its record: the only place that knows all rooms."""
+"""One run, from a composed configuration to its record: the only place that combines all parts."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ from newton_krylov.data import Dataset, LabelledData, Table, load_dataset
 from newton_krylov.data.sparse import by_row_length
 from newton_krylov.device import denormals_flushed
 from newton_krylov.errors import CombinationError, UnsupportedError, UserError
-from newton_krylov.files import at_home
+from newton_krylov.files import expand_home
 from newton_krylov.models import Interface, initialized
 from newton_krylov.objectives.base import Objective, Started
 from newton_krylov.optimizers.base import Optimizer
@@ -40,7 +40,7 @@ from newton_krylov.runs.environment import code_checksum, describe
 from newton_krylov.runs.interruption import Interruption, interruptible
 from newton_krylov.runs.optimum import Optimum, certified_optimum
 from newton_krylov.runs.parts import register_parts
-from newton_krylov.runs.resume import Earlier, earlier
+from newton_krylov.runs.resume import EarlierRun, earlier
 from newton_krylov.runs.runner import Outcome, RunResult, failure, run
 from newton_krylov.runs.watch import Watch
 from newton_krylov.terminal import console, short
@@ -51,7 +51,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """What a run is told beside its configuration.
+    """What a run receives beside its configuration.
 
     Attributes
     ----------
@@ -87,8 +87,8 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
     Returns
     -------
     Record
-        Ended; its summary tells how. With `resume`, a run that had finished before is not run
-        again.
+        The record of a run that has ended; its summary says how. With `resume`, a run that had
+        finished before is not run again.
 
     Raises
     ------
@@ -132,7 +132,9 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
     return record
 
 
-def _begin(config: RunConfig, job: Job, before: Earlier | None, tracking_uri: str | None) -> Record:
+def _begin(
+    config: RunConfig, job: Job, before: EarlierRun | None, tracking_uri: str | None
+) -> Record:
     """Open the run's record: the earlier process's, if its checkpoint is there to go on from."""
     continued = before is not None and before.checkpoint is not None
     record = Record.begin(
@@ -157,7 +159,7 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
     Parameters
     ----------
     config : RunConfig
-        Checked.
+        Checked configuration.
 
     Returns
     -------
@@ -181,7 +183,7 @@ def dataset_of(config: RunConfig, place: torch.device | None = None) -> Dataset:
     Parameters
     ----------
     config : RunConfig
-        Checked.
+        Checked configuration.
     place : torch.device, optional
         Where to; by default, where the configuration's device is.
 
@@ -202,7 +204,7 @@ def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
     Parameters
     ----------
     config : RunConfig
-        Its `loss` and `model`; the network's first weights depend on `seed` alone.
+        Configuration; `loss` and `model` are used, and the first weights depend on `seed` alone.
     dataset : Dataset
         On its device.
 
@@ -230,7 +232,7 @@ _MADE_WITHOUT_INTERCEPT = ("a9a", "synthetic")
 
 
 def _without_intercept(config: RunConfig, dataset: Dataset) -> str | None:
-    """Say that a linear model of somebody's table has no intercept."""
+    """Note that a linear model of the user's table has no intercept."""
     free = config.options_of("loss").get("intercept", "free")  # other losses have no such key
     if free == "free" or not isinstance(dataset, Table) or dataset.bias:
         return None
@@ -250,7 +252,7 @@ def start_of(config: RunConfig, objective: Objective) -> Tensor:
     Parameters
     ----------
     config : RunConfig
-        Its `start` and `seed`.
+        Configuration; `start` and `seed` are used.
     objective : Objective
         Gives shape, dtype and device.
 
@@ -278,7 +280,7 @@ def generators(seed: int) -> tuple[torch.Generator, torch.Generator]:
     Parameters
     ----------
     seed : int
-        Of the configuration.
+        Seed of the configuration.
 
     Returns
     -------
@@ -298,7 +300,7 @@ def _load(
     loaded = load_dataset(
         name,
         dict(options),
-        data_dir=at_home(folder) if folder else None,
+        data_dir=expand_home(folder) if folder else None,
         dtype=getattr(torch, dtype),
     )
     if isinstance(loaded, LabelledData):
@@ -343,7 +345,7 @@ class _Experiment:
         self.origin = {"data": whole.checksum, "code": code_checksum()}
         if self.checkpoint is not None:
             self._compare(self.checkpoint.origin)
-        dataset, objective = self._shared_out(whole)
+        dataset, objective = self._shard(whole)
         optimizer: Optimizer = self.config.build("optimizer", **self.parts)
         self.tracker.start(self.record, self.job.parent)
         optimum = self._optimum(whole, objective)
@@ -357,7 +359,7 @@ class _Experiment:
         self._keep(result)
 
     def _compare(self, before: Mapping[str, str]) -> None:
-        """Refuse to go on with other data; say so where the program is another one."""
+        """Refuse to resume with other data; warn where the program has changed."""
         if before.get("data") != self.origin["data"]:
             raise UserError(
                 f"The data has changed since the run in {short(self.record.folder)} began "
@@ -416,21 +418,21 @@ class _Experiment:
         self._write(lambda: self.record.update(**values))
 
     def _write(self, action: Callable[[], None]) -> None:
-        """Write to the record; on a full disk the run's end is told all the same."""
+        """Write to the record; on a full disk the run's end is shown all the same."""
         try:
             action()
         except OSError as error:
             self.problems.append(_cannot_write(self.record.folder, error))
 
-    def _shared_out(self, whole: Dataset) -> tuple[Dataset, Objective]:
+    def _shard(self, whole: Dataset) -> tuple[Dataset, Objective]:
         """Return this process's samples, and the objective over those of all processes."""
         group = distributed.current()
         if group is None:
             return whole, objective_of(self.config, whole)
         self._note(processes=group.size)
         settings = {k: v for k, v in self.config.plain.items() if k not in ("tracking", "label")}
-        told = {**self.origin, "configuration": json.dumps(settings, default=str)}
-        for what, text in told.items():
+        origin = {**self.origin, "configuration": json.dumps(settings, default=str)}
+        for what, text in origin.items():
             if not group.agree(text):
                 raise UserError(
                     f"The processes of the run do not have the same {what}: give each machine the "

@@ -38,13 +38,13 @@ class Observation:
         run's. A curvature that draws samples or starts warm is a fresh one, so that the run's own
         is not disturbed.
     layers : list of str or None
-        Of a network: these layers' weights alone, the others held. None: all.
+        Layers of a network whose weights alone are varied, the others held. None: all.
     samples : int or None
         How many of the training samples, drawn once, the curvature is of. None: all.
     top : int
         Eigenpairs, those largest in absolute value; 0 leaves them out.
     rtol : float
-        Their Ritz residuals asked for, relative to the largest.
+        Ritz residuals asked for, relative to the largest.
     maxiter : int
         Limit of products for them.
     trace : int
@@ -52,7 +52,7 @@ class Observation:
     density : bool
         Whether to estimate the spectral density, by stochastic Lanczos quadrature.
     probes, steps : int
-        Of the density: random vectors, and products for each.
+        Random vectors of the density, and products for each.
     """
 
     every: PositiveInt | None = None
@@ -86,11 +86,11 @@ class Observer:
     observation : Observation
         What to look at; `every` is set.
     objective : Objective
-        The run's.
+        Objective of the run.
     curvature : Curvature
         A fresh one, chosen by `observation.of`.
     seed : int
-        Of samples and random vectors.
+        Seed of the samples and random vectors.
     after : int
         Iterations up to this one have been looked at before.
 
@@ -126,12 +126,12 @@ class Observer:
         return min(self._observation.top, dim)
 
     def due(self, iteration: int, *, end: bool = False) -> bool:
-        """Tell whether an iteration is to be looked at.
+        """Return whether an iteration is to be looked at.
 
         Parameters
         ----------
         iteration : int
-            Of the run.
+            Iteration of the run.
         end : bool
             Whether it is the last one.
 
@@ -150,7 +150,7 @@ class Observer:
         Parameters
         ----------
         iteration : int
-            Of the run.
+            Iteration of the run.
         seconds : float
             The optimizer's time so far.
         point : Point

@@ -76,9 +76,9 @@ def certified_optimum(
     loss : Entry
         The registered loss.
     options : mapping
-        Its checked keyword values.
+        Checked keyword values of the loss.
     dtype : torch.dtype
-        Of the run; the data is as rounded to it, the solve is in float64 all the same.
+        Precision of the run, to which the data is rounded; the solve is in float64 all the same.
 
     Returns
     -------
@@ -107,7 +107,7 @@ def fingerprint(dataset: Dataset, loss: str, options: Mapping[str, Any], dtype: 
     options : mapping
         The loss's keyword values.
     dtype : torch.dtype
-        Of the run.
+        Precision of the run.
 
     Returns
     -------

@@ -52,7 +52,7 @@ class Portfolio:
     seeds : int
         Fresh seeds with which each method is judged.
     methods : sequence of Method
-        Of all families.
+        The methods of all families.
     """
 
     trials: int
@@ -72,7 +72,7 @@ class Portfolio:
         given = node.get("methods")
         if not isinstance(given, Mapping) or not given:
             raise ConfigError("verdict.methods is missing: name at least one method.")
-        methods = [_method(str(name), told, trials) for name, told in given.items() if told]
+        methods = [_method(str(name), entry, trials) for name, entry in given.items() if entry]
         return cls(trials, seeds, methods)
 
     def tuning(self) -> list[PlannedRun]:
@@ -121,11 +121,11 @@ class Portfolio:
         return sum(len(m.settings) + 2 * self.seeds for m in self.methods)
 
 
-def _method(name: str, told: Any, trials: int) -> Method:
-    if not isinstance(told, Mapping):
+def _method(name: str, entry: Any, trials: int) -> Method:
+    if not isinstance(entry, Mapping):
         raise ConfigError(f"verdict.methods.{name} must have the keys family and settings.")
-    family, settings = told.get("family"), told.get("settings") or []
-    overrides = told.get("overrides") or []
+    family, settings = entry.get("family"), entry.get("settings") or []
+    overrides = entry.get("overrides") or []
     if family not in FAMILIES:
         raise ConfigError(
             f"verdict.methods.{name}.family={family!r} should be {listed(FAMILIES, 'or')}."

@@ -1,4 +1,4 @@
-"""Going on with what was interrupted: which folder, and from where in it."""
+"""Resuming an interrupted run: which folder, and from which step."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,13 +25,13 @@ _INCIDENTAL = ("tracking", "data_dir", "checkpoint_seconds", "spectrum")
 
 
 @dataclass(frozen=True)
-class Earlier:
+class EarlierRun:
     """What a folder holds of a run that is to be continued.
 
     Attributes
     ----------
     record : Record
-        Of the earlier process.
+        Record written by the earlier process.
     checkpoint : Checkpoint or None
         From where it can go on; None: from the start.
     problem : str or None
@@ -48,21 +48,21 @@ class Earlier:
         return self.record.summary.get("status") == "finished"
 
 
-def earlier(folder: Path, plain: Mapping[str, Any], *, resume: bool) -> Earlier | None:
+def earlier(folder: Path, plain: Mapping[str, Any], *, resume: bool) -> EarlierRun | None:
     """Look at what a run's folder holds already.
 
     Parameters
     ----------
     folder : Path
-        Of the run that is to start.
+        Folder of the run that is about to start.
     plain : mapping
-        Its checked configuration.
+        Checked configuration of the run.
     resume : bool
         Whether to continue what is there.
 
     Returns
     -------
-    Earlier or None
+    EarlierRun or None
         None where nothing is.
 
     Raises
@@ -82,7 +82,7 @@ def earlier(folder: Path, plain: Mapping[str, Any], *, resume: bool) -> Earlier 
     if record.alive:
         raise TakenError(f"Another process is writing to {folder}.")
     _require_equal(record.config, plain, folder)
-    found = Earlier(record)
+    found = EarlierRun(record)
     if found.finished and record.weights_damaged:
         raise UserError(
             f"{folder / WEIGHTS} is damaged or gone: restore it, or choose another folder."
@@ -90,9 +90,9 @@ def earlier(folder: Path, plain: Mapping[str, Any], *, resume: bool) -> Earlier 
     if found.finished or not (folder / CHECKPOINT).exists():
         return found
     try:
-        return Earlier(record, Checkpoint.load(folder / CHECKPOINT))
+        return EarlierRun(record, Checkpoint.load(folder / CHECKPOINT))
     except DataError as error:
-        return Earlier(record, problem=f"{error} The run starts over.")
+        return EarlierRun(record, problem=f"{error} The run starts over.")
 
 
 def loaded(kind: type[_R], folder: Path) -> _R | None:
@@ -149,14 +149,14 @@ def latest(root: Path, overrides: Sequence[str], *, sweep: bool) -> Path:
     root : Path
         Holds folders of a day, which hold those of runs and sweeps.
     overrides : sequence of str
-        Of the command; those of Hydra's own keys and `resume` do not count.
+        Overrides of the command; those of Hydra's own keys and `resume` do not count.
     sweep : bool
         Whether to look for a sweep or a run.
 
     Returns
     -------
     Path
-        Its folder.
+        Folder of the run.
 
     Raises
     ------

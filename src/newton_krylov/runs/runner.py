@@ -106,14 +106,14 @@ class Stopping:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to.
+    """The result of a run.
 
     Attributes
     ----------
     outcome : Outcome
         How it ended.
     reason : str
-        Why, in words.
+        Reason in words.
     rows : list of Row
         The trace.
     w : Tensor, shape (dim,)
@@ -217,7 +217,7 @@ def run(
     resume: Checkpoint | None = None,
     on_checkpoint: OnCheckpoint | None = None,
 ) -> RunResult:
-    """Run an optimizer from w0 until a criterion holds, it ends by itself, or it is interrupted.
+    """Run an optimizer from w0 until a criterion holds, it ends, or it is interrupted.
 
     The clock runs only while the optimizer does. An interrupt (Ctrl-C), a loss that is not
     finite, a lack of memory and any error after the first step end the run with what it had.
@@ -256,7 +256,7 @@ def run(
     Raises
     ------
     UserError
-        If the optimizer refuses to start, or parts that do not go together.
+        If the optimizer refuses to start, or parts cannot be combined.
     """
     clock, meter = Clock(objective.device), _Meter(objective, train, test, optimum)
     rows: list[Row] = []

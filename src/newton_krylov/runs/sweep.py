@@ -35,7 +35,7 @@ from newton_krylov.tracking.base import Tracker
 _log = logging.getLogger(__name__)
 
 FAILED = float("inf")
-"""What a sweeper is told of a run that came to nothing: it minimizes."""
+"""What a sweeper receives for a failed run: it minimizes."""
 
 
 def run_member(plain: Mapping[str, Any], job: Job) -> float:
@@ -44,7 +44,7 @@ def run_member(plain: Mapping[str, Any], job: Job) -> float:
     Parameters
     ----------
     plain : mapping
-        Its composed configuration.
+        The member's composed configuration.
     job : Job
         Where and for whom.
 
@@ -70,12 +70,12 @@ def run_member(plain: Mapping[str, Any], job: Job) -> float:
 
 
 def metric_of(record: Record) -> float:
-    """Return what a sweeper is told of a member.
+    """Return what a sweeper receives for a member.
 
     Parameters
     ----------
     record : Record
-        Its record.
+        The member's record.
 
     Returns
     -------
@@ -126,7 +126,7 @@ def parent_of(folder: Path) -> str | None:
     Parameters
     ----------
     folder : Path
-        The sweep's.
+        Folder of the sweep.
 
     Returns
     -------
@@ -142,12 +142,12 @@ def parent_of(folder: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Member:
-    """One run of a sweep, as its folder tells it.
+    """One run of a sweep, as its folder describes it.
 
     Attributes
     ----------
     record : Record
-        Its record.
+        The member's record.
     """
 
     record: Record
@@ -176,7 +176,7 @@ class Sweep:
     Parameters
     ----------
     record : SweepRecord
-        Begun.
+        Record of the sweep, begun.
     tracker : Tracker
         Where the sweep's own run shows.
     """
@@ -194,11 +194,11 @@ class Sweep:
         Parameters
         ----------
         folder : Path
-            The sweep's.
+            Folder of the sweep.
         plain : mapping
             The configuration that its members share.
         overrides : sequence of str
-            Of the command.
+            Overrides of the command.
         repository : Path
             A folder of the code.
 
@@ -311,7 +311,7 @@ class Sweep:
             return []
 
     def _print(self, members: Sequence[Member], files: Sequence[Path]) -> None:
-        """Show what the members came to, and where everything lies."""
+        """Show the results of the members, and where everything lies."""
         out, place, folder = console(), self.tracker.place, self.record.folder
         if (folder / PLAN).exists():
             print_verdict(out, read_race(folder))

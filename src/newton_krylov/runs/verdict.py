@@ -25,7 +25,7 @@ class Question:
     Attributes
     ----------
     dataset : str
-        Name of the data set.
+        Name of the data set, or of its file.
     loss : str
         Name of a loss that fits the data, where the one of the configuration was not chosen by
         the user.
@@ -72,9 +72,9 @@ def question_of(plain: Mapping[str, Any], *, loss_chosen: bool) -> Question:
     if not loss_chosen and not own_model:
         loss = _fitting_loss(dataset_of(config), loss)
         config = check({**plain, "loss": {"name": loss}})
-    return Question(
-        config.name_of("dataset"), loss, network=LAYERS in (config.entry_of("loss").offers or ())
-    )
+    path = config.options_of("dataset").get("path")
+    name = Path(path).name if path else config.name_of("dataset")
+    return Question(name, loss, network=LAYERS in (config.entry_of("loss").offers or ()))
 
 
 def _fitting_loss(dataset: Dataset, given: str) -> str:

@@ -20,9 +20,9 @@ class Watch:
     Parameters
     ----------
     config : RunConfig
-        Its `observation` says what to look at.
+        Configuration; its `observation` says what to look at.
     objective : Objective
-        The run's.
+        Objective of the run.
     folder : Path
         The run's, for the files.
     log : callable
@@ -74,7 +74,7 @@ class Watch:
             self._look(row, point)
 
     def end(self, result: RunResult) -> None:
-        """Look at the last step of a run that came to a regular end."""
+        """Look at the last step of a run that ended regularly."""
         cut_short = result.outcome.failed or result.outcome is Outcome.INTERRUPTED
         if self._observer is None or not result.rows or cut_short:
             return

@@ -56,7 +56,7 @@ class Density:
         Parameters
         ----------
         grid : Tensor, shape (m,)
-            Where.
+            Values at which to evaluate.
         width : float
             Standard deviation of the Gaussians, > 0.
 

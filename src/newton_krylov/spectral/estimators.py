@@ -25,7 +25,7 @@ class Estimate:
     value : float
         The estimate.
     error : float
-        Its standard error, estimated from the samples' spread (roughly, for `xtrace`, whose samples
+        Standard error, estimated from the samples' spread (roughly, for `xtrace`, whose samples
         depend on one another); 0 where it is exact, and nan where
         there was one sample only.
     matvecs : int

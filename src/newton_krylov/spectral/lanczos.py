@@ -130,16 +130,9 @@ def lanczos(
 
 
 class _Search:
-    """The search for k pairs, and for what it may have passed over.
+    """The search for k pairs, and for what it may have passed over."""
 
-    Attributes
-    ----------
-    theta, S : Tensor
-        The Ritz values and vectors of the basis when it was last looked at.
-    wanted : Tensor, shape (k,)
-        The columns of S that are the best.
-    """
-
+    # The basis's Ritz values and vectors when it was last looked at, and S's k best columns.
     theta: Tensor
     S: Tensor
     wanted: Tensor
@@ -232,7 +225,7 @@ class _Search:
     def _look_beside(self) -> bool | None:
         """Search the complement of the pairs set aside for one that belongs among them.
 
-        Whether there is one; None where the products do not suffice to tell.
+        Whether there is one; None where the products do not suffice to decide.
         """
         basis = self.basis
         found = self._key(basis.T[: self.k, : self.k].diagonal())
@@ -265,7 +258,7 @@ class _Search:
         self.wanted, self.residuals = order, self.basis.locked_residuals[order]
 
     def _excluded(self, theta: Tensor, worst: float, residual: float, steps: int) -> bool:
-        """Tell whether an eigenvalue as good as the worst found would have shown by now.
+        """Return whether an eigenvalue as good as the worst found would have shown by now.
 
         Had the start a part of squared length w in its vector, the best Ritz value would be within
         (spread / w) / T(1 + 2 gap / spread)^2 of it, T the Chebyshev polynomial.
@@ -320,7 +313,7 @@ def gauss_quadrature(A: LinearOperator, v: Tensor, steps: int) -> tuple[Tensor, 
     A : LinearOperator
         Symmetric, n by n.
     v : Tensor, shape (n,)
-        Not zero.
+        Vector, not zero.
     steps : int
         Products at most, and vectors kept.
 
@@ -392,7 +385,7 @@ class _Basis:
         return (newest.square() + old).sqrt()
 
     def expand(self) -> bool:
-        """Add one vector; tell whether the Krylov space of the start is exhausted."""
+        """Add one vector; return whether the Krylov space of the start is exhausted."""
         j = self.size
         r = self.V[j + 1].copy_(self.products(self.V[j]))
         # What is left after the vectors that A V[j] has a part in is small, so orthogonalizing it
@@ -427,7 +420,7 @@ class _Basis:
         torch.div(r, norm(r), out=self.V[self.size])
 
     def restart(self, theta: Tensor, S: Tensor) -> None:
-        """Go on from Ritz pairs (values theta, vectors V'S) and the newest basis vector."""
+        """Restart from Ritz pairs (values theta, vectors V'S) and the newest basis vector."""
         size = len(theta)
         border = self._coupling * S[-1]
         newest = self.V[self.size].clone()
@@ -439,7 +432,7 @@ class _Basis:
         self.size = self._restarted = size
 
     def lock(self, theta: Tensor, S: Tensor, residuals: Tensor) -> None:
-        """Set Ritz pairs aside, and go on from a random vector orthogonal to them."""
+        """Set Ritz pairs aside, and restart from a random vector orthogonal to them."""
         count = len(theta)
         self.V[:count] = S.T @ self.V[: len(S)]
         self.T.zero_()

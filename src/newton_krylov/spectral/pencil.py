@@ -20,7 +20,7 @@ def pencil_extremes(
 
     Lanczos in the inner product u'H v, in which H^-1 A is symmetric (Parlett, "The Symmetric
     Eigenvalue Problem", 1998, chapter 15), with full reorthogonalization. H itself is not needed:
-    with v = H^-1 u every product H v is a vector that is at hand. The estimates lie within the
+    with v = H^-1 u every product H v is a vector that is known. The estimates lie within the
     spectrum, so the smallest is never too small and the largest never too large.
 
     Parameters

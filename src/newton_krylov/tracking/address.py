@@ -24,7 +24,7 @@ def masked(text: str) -> str:
     Parameters
     ----------
     text : str
-        Any.
+        Any text.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def revealed(address: str) -> str:
     Parameters
     ----------
     address : str
-        Maybe masked.
+        Address, possibly masked.
 
     Returns
     -------

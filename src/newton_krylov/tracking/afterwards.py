@@ -16,7 +16,7 @@ from newton_krylov.tracking.mlflow_sender import (
     DEADLINE,
     EVERY_STEP_UP_TO,
     Sender,
-    told_of,
+    log_failure,
     wanted,
 )
 
@@ -26,13 +26,13 @@ _DEADLINE = 120.0  # seconds for a record
 
 
 @dataclass(frozen=True)
-class Sent:
-    """What became of a record.
+class UploadResult:
+    """The result of sending a record.
 
     Attributes
     ----------
     folder : Path
-        The record's.
+        Folder of the record.
     what : str
         "sent", "completed", "was there", "still running" or "left out".
     run_id : str or None
@@ -47,20 +47,20 @@ class Sent:
     problem: str | None = None
 
 
-def upload(folders: Iterable[Path], uri: str | None = None) -> Iterator[Sent]:
+def upload(folders: Iterable[Path], uri: str | None = None) -> Iterator[UploadResult]:
     """Send the records in some folders, a sweep's before those of its members.
 
     Parameters
     ----------
     folders : iterable of Path
-        Of runs or sweeps, or anything above them.
+        Folders of runs or sweeps, or anything above them.
     uri : str, optional
         Where to; by default where each record's own configuration says.
 
     Yields
     ------
-    Sent
-        What became of each record; what is wrong with one keeps no other from being sent.
+    UploadResult
+        The result for each record; what is wrong with one keeps no other from being sent.
 
     Raises
     ------
@@ -79,33 +79,33 @@ def upload(folders: Iterable[Path], uri: str | None = None) -> Iterator[Sent]:
             place = uri or record.summary.get("tracking_uri") or _uri_of(record)
             yield send(senders.setdefault(place, Sender(place, _TIMEOUT, _DEADLINE)), record)
         except Exception as error:
-            yield Sent(folder, "left out", problem=told_of(error))
+            yield UploadResult(folder, "left out", problem=log_failure(error))
 
 
-def send(sender: Sender, record: Record) -> Sent:
+def send(sender: Sender, record: Record) -> UploadResult:
     """Send what a server lacks of a record.
 
     Parameters
     ----------
     sender : Sender
-        Where to.
+        Connection to the server.
     record : Record
-        Of a run or a sweep.
+        Record of a run or a sweep.
 
     Returns
     -------
-    Sent
-        What became of it.
+    UploadResult
+        The result.
 
     Raises
     ------
     UserError
         If the record is damaged.
     Exception
-        Of MLflow's.
+        An error of MLflow's.
     """
     if record.alive:
-        return Sent(record.folder, "still running")
+        return UploadResult(record.folder, "still running")
     record.mark_killed()
     rows = _rows(record)
     snapshots = _snapshots(record.folder)
@@ -131,7 +131,7 @@ def send(sender: Sender, record: Record) -> Sent:
     what, run_id = sender.attempt(transfer)
     record.update(mlflow_run_id=run_id, tracking_uri=sender.uri, tracking_problem=None)
     forget(record.summary["id"])
-    return Sent(record.folder, what, run_id)
+    return UploadResult(record.folder, what, run_id)
 
 
 def settle() -> None:
@@ -148,7 +148,7 @@ def settle() -> None:
         try:
             send(senders.setdefault(place, Sender(place, _PATIENCE, DEADLINE)), record)
         except Exception as error:
-            told_of(error)
+            log_failure(error)
 
 
 def _places(folders: Iterable[Path]) -> Iterator[Path]:

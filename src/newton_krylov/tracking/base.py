@@ -14,7 +14,7 @@ class Place:
     Attributes
     ----------
     run_id : str or None
-        Its identifier there; None where nothing is tracked.
+        The run's identifier there; None where nothing is tracked.
     url : str or None
         What a person would open.
     problem : str or None
@@ -32,7 +32,7 @@ class Tracker(ABC):
     @property
     @abstractmethod
     def address(self) -> str | None:
-        """Where the record goes, for whoever finds it after a kill; None for nowhere."""
+        """Where the record goes, to be found after a kill; None for nowhere."""
 
     @abstractmethod
     def start(self, record: Record, parent: str | None) -> None:
@@ -61,7 +61,7 @@ class Tracker(ABC):
         Parameters
         ----------
         record : Record
-            Ended.
+            Record of an ended run.
         """
 
     @property

@@ -46,7 +46,7 @@ def prepare(uri: str) -> None:
 
 
 def _begun(path: Path) -> bool:
-    """Tell whether there is anything but the empty file that opening a database leaves."""
+    """Return whether there is anything but the empty file that opening a database leaves."""
     return path.exists() and (not path.is_file() or path.stat().st_size > 0)
 
 
@@ -84,7 +84,7 @@ def _require_whole(path: Path) -> None:
         if "no such table" not in str(error):
             raise DataError(
                 f"{path} cannot be used as MLflow's database ({error}); if it is damaged, move it "
-                f"away and send the records anew."
+                f"away and send the records again."
             ) from error
         row = None
     if row is None or row[0] != head():  # type: ignore[no-untyped-call]

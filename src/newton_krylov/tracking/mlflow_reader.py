@@ -1,4 +1,4 @@
-"""Fetches runs from MLflow into folders like those under outputs/, for whoever compares them."""
+"""Fetches runs from MLflow into folders like those under outputs/, to be compared."""
 
 import ast
 import csv
@@ -56,7 +56,7 @@ def fetch(
     place : Path
         A folder; each run gets one in it.
     uri : str, optional
-        Of the tracking server or database; MLflow's own default if not given.
+        URI of the tracking server or database; MLflow's own default if not given.
     experiment : str, optional
         Name of the experiment to look in; all of them if not given.
     parent : str, optional
@@ -74,13 +74,13 @@ def fetch(
     DataError
         If there is no such database, server, experiment or run, or the query is wrong.
     """
-    shelf = _Shelf(Sender(None if uri is None else keep(uri), _TIMEOUT).uri)
-    runs = shelf.ask(lambda: shelf.find(experiment, parent, query))
+    server = _Server(Sender(None if uri is None else keep(uri), _TIMEOUT).uri)
+    runs = server.ask(lambda: server.find(experiment, parent, query))
     parents = {run.data.tags.get(_PARENT_TAG) for run in runs}
     runs = [run for run in runs if run.info.run_id not in parents]
     folders = [place / f"{i:06d}" for i in range(len(runs))]
     with ThreadPoolExecutor(_THREADS) as pool:
-        are_runs = list(pool.map(shelf.take, runs, folders))
+        are_runs = list(pool.map(server.take, runs, folders))
     return {
         folder: f"MLflow run {run.info.run_id}"
         for folder, run, is_run in zip(folders, runs, are_runs, strict=True)
@@ -88,14 +88,14 @@ def fetch(
     }
 
 
-class _Shelf:
+class _Server:
     """A tracking server or database to read from."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         path = uri.removeprefix("sqlite:///")
         if path != uri and not Path(path).exists():
-            raise DataError(f"There is no database {path}; --uri tells another one or a server.")
+            raise DataError(f"There is no database {path}; --uri names another one or a server.")
         self._client = self.ask(self._connect)
 
     def _connect(self) -> Any:
@@ -109,7 +109,7 @@ class _Shelf:
         return client
 
     def ask(self, question: Callable[[], _T]) -> _T:
-        """Ask something of MLflow; what it says instead of an answer becomes one sentence."""
+        """Query MLflow; an error becomes one sentence."""
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -212,7 +212,7 @@ def _complete(run: Any, path: Path) -> None:
     }
     summary = {**known, **{k: v for k, v in summary.items() if v is not None}}
     if summary.get("status") in (None, "running"):
-        # MLflow cannot tell a run that goes on from one whose process is gone.
+        # MLflow cannot distinguish a run that is still going from one whose process is gone.
         summary["status"] = _STATUS.get(run.info.status, "unfinished")
     write_json(path, summary)
 
@@ -224,7 +224,7 @@ def _environment(tags: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _config(run: Any) -> dict[str, Any]:
-    """Return the nested configuration that a run's flat parameters tell."""
+    """Return the nested configuration that a run's flat parameters describe."""
     config: dict[str, Any] = {}
     for key, text in run.data.params.items():
         *groups, name = key.split(".")

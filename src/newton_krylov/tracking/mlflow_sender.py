@@ -53,7 +53,7 @@ class Sender:
     Parameters
     ----------
     uri : str or None
-        Of the server or database; None is MLflow's own default.
+        URI of the server or database; None is MLflow's own default.
     timeout : int
         Seconds to wait for a server's answer.
     deadline : float
@@ -119,7 +119,7 @@ class Sender:
         Parameters
         ----------
         name : str
-            Of the experiment.
+            Name of the experiment.
         run_id : str
             MLflow's identifier.
 
@@ -149,7 +149,7 @@ class Sender:
         Parameters
         ----------
         name : str
-            The study.
+            Name of the study.
 
         Returns
         -------
@@ -183,9 +183,9 @@ class Sender:
         Parameters
         ----------
         name : str
-            Of the experiment.
+            Name of the experiment.
         label : str
-            Of the run.
+            Label of the run.
         tags : mapping
             The run's tags.
         started : float
@@ -196,7 +196,7 @@ class Sender:
         Returns
         -------
         str
-            Its identifier.
+            The run's identifier.
         """
         tags = {**tags, **({PARENT_TAG: parent} if parent else {})}
         run = self._client.create_run(
@@ -213,7 +213,7 @@ class Sender:
         Parameters
         ----------
         name : str
-            Of the experiment.
+            Name of the experiment.
         record_id : str
             The record's own identifier.
 
@@ -259,7 +259,7 @@ class Sender:
         return max((metric.step for metric in history), default=-1)
 
     def ended(self, run_id: str) -> bool:
-        """Tell whether a run is marked as ended.
+        """Return whether a run is marked as ended.
 
         Parameters
         ----------
@@ -295,9 +295,9 @@ class Sender:
         run_id : str
             MLflow's identifier.
         rows : sequence of Measured
-            Of the trace and of what else was observed, in order.
+            Rows of the trace and of what else was observed, in order.
         started, end : float
-            Of the run, seconds since the epoch.
+            Start and end of the run, seconds since the epoch.
         totals : mapping, optional
             Figures of the whole run; those that are not finite numbers are left out.
         step : int
@@ -328,7 +328,7 @@ class Sender:
         run_id : str
             MLflow's identifier.
         record : Record
-            Of a run or a sweep; links in its folder are not followed.
+            Record of a run or a sweep; links in its folder are not followed.
         """
         for name in record.files:
             path = record.folder / name
@@ -359,7 +359,7 @@ class Sender:
         status : str
             As in `summary.json`.
         time : float, optional
-            Of the end, seconds since the epoch.
+            Time of the end, in seconds since the epoch.
         """
         mark = _STATUS.get(status, "FAILED")
         if mark == "RUNNING":
@@ -369,13 +369,13 @@ class Sender:
             self._client.set_terminated(run_id, mark, end_time=end)
 
 
-def told_of(error: Exception) -> str:
-    """Return what went wrong in one line without passwords, and log where.
+def log_failure(error: Exception) -> str:
+    """Log an error with its traceback, and return it as one line without passwords.
 
     Parameters
     ----------
     error : Exception
-        Of MLflow's, or ours.
+        An error of MLflow's, or ours.
 
     Returns
     -------
@@ -389,7 +389,7 @@ def told_of(error: Exception) -> str:
 
 
 def wanted(number: int, every_step_up_to: int) -> bool:
-    """Tell whether a row is sent: all at first, then every fourth, every eighth, and so on.
+    """Return whether a row is sent: all at first, then every fourth, every eighth, and so on.
 
     A method of many quick steps would spend more time on tracking than on steps. What is left out
     does not show in a plot, and the trace among the files has it.
@@ -397,7 +397,7 @@ def wanted(number: int, every_step_up_to: int) -> bool:
     Parameters
     ----------
     number : int
-        Of the row in the trace, from 0.
+        Index of the row in the trace, from 0.
     every_step_up_to : int
         From twice, four times, ... as many on, the rows are twice as far apart as before.
 
@@ -416,7 +416,7 @@ def start(sender: Sender, record: Record, parent: str | None) -> str:
     Parameters
     ----------
     sender : Sender
-        Where to.
+        Connection to the server.
     record : Record
         With configuration and environment.
     parent : str or None
@@ -479,11 +479,11 @@ def finish(
     Parameters
     ----------
     sender : Sender
-        Where to.
+        Connection to the server.
     run_id : str
         MLflow's identifier.
     record : Record
-        Its summary tells the end.
+        Record whose summary describes the end.
     rows : sequence of Measured
         That have not been sent.
     last_step : int

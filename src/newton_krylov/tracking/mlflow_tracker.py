@@ -13,7 +13,7 @@ from newton_krylov.records.trace import Measured, Row
 from newton_krylov.registry import register
 from newton_krylov.tracking import afterwards, mlflow_sender
 from newton_krylov.tracking.base import Place, Tracker
-from newton_krylov.tracking.mlflow_sender import DEADLINE, EVERY_STEP_UP_TO, Sender, told_of
+from newton_krylov.tracking.mlflow_sender import DEADLINE, EVERY_STEP_UP_TO, Sender, log_failure
 
 _T = TypeVar("_T")
 
@@ -31,7 +31,7 @@ class MLflowTracker(Tracker):
     Parameters
     ----------
     uri : str or None
-        Of the tracking server or database; None is MLflow's own default.
+        URI of the tracking server or database; None is MLflow's own default.
     flush_seconds : float
         How often a running run sends its rows.
     every_step_up_to : int
@@ -140,7 +140,7 @@ class MLflowTracker(Tracker):
         try:
             afterwards.send(sender, record)
         except Exception as error:  # its own trouble, not that of the run which is followed
-            told_of(error)
+            log_failure(error)
 
     @property
     def place(self) -> Place:
@@ -170,13 +170,13 @@ class MLflowTracker(Tracker):
         self._rows.clear()
 
     def _attempt(self, action: Callable[[], _T]) -> _T | None:
-        """Do something unless something failed before; a failure is told, never raised."""
+        """Do something unless something failed before; a failure is logged, never raised."""
         if self._problem is not None:
             return None
         try:
             return action()
         except Exception as error:
-            self._problem = told_of(error)
+            self._problem = log_failure(error)
             return None
 
 

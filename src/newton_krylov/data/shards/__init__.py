@@ -16,7 +16,7 @@ from newton_krylov.data.prepare import checksum
 from newton_krylov.data.shards.layout import Description, SplitSize, read_description
 from newton_krylov.data.shards.writer import write_shards
 from newton_krylov.errors import ConfigError, DataError
-from newton_krylov.files import at_home, require_inside
+from newton_krylov.files import expand_home, require_inside
 from newton_krylov.registry import register
 
 __all__ = ["read_shards", "shards", "write_shards"]
@@ -31,12 +31,12 @@ def shards(*, path: str | None = None, dtype: torch.dtype = torch.float64) -> Ta
     path : str
         The folder, written by `python -m newton_krylov.data.shards`.
     dtype : torch.dtype
-        Of the products, and of the targets of a regression.
+        Precision of the products, and of the targets of a regression.
 
     Returns
     -------
     Table
-        Its X stay on disk.
+        The table, whose X stay on disk.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def shards(*, path: str | None = None, dtype: torch.dtype = torch.float64) -> Ta
     """
     if path is None:
         raise ConfigError("dataset=shards needs a folder: dataset.path=FOLDER.")
-    return read_shards(at_home(path), dtype)
+    return read_shards(expand_home(path), dtype)
 
 
 def read_shards(folder: Path, dtype: torch.dtype) -> Table:
@@ -54,14 +54,14 @@ def read_shards(folder: Path, dtype: torch.dtype) -> Table:
     Parameters
     ----------
     folder : Path
-        Of the data set.
+        Folder of the data set.
     dtype : torch.dtype
-        Of the products, and of the targets of a regression.
+        Precision of the products, and of the targets of a regression.
 
     Returns
     -------
     Table
-        Its X stay on disk.
+        The table, whose X stay on disk.
 
     Raises
     ------

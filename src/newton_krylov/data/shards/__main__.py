@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, or 2 for a mistake, which is told in one sentence.
+        0, or 2 for a mistake, which is reported in one sentence.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -83,7 +83,7 @@ def from_libsvm(options: argparse.Namespace) -> Description:
     Parameters
     ----------
     options : Namespace
-        Of the command line.
+        Parsed options of the command line.
 
     Returns
     -------
@@ -128,7 +128,7 @@ def generated(options: argparse.Namespace) -> Description:
     Parameters
     ----------
     options : Namespace
-        Of the command line.
+        Parsed options of the command line.
 
     Returns
     -------

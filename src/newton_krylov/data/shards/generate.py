@@ -30,9 +30,9 @@ class Generator:
     density : float
         Share of nonzeros, in (0, 1).
     condition_number : float
-        Of diag(X'X).
+        Condition number of diag(X'X).
     seed : int
-        Of everything.
+        Seed of everything random.
     """
 
     d: int

@@ -56,17 +56,17 @@ class Description:
 
 
 def read_description(folder: Path) -> Description:
-    """Read `dataset.json`, as data that anybody may have written.
+    """Read `dataset.json`, as untrusted data.
 
     Parameters
     ----------
     folder : Path
-        Of the data set.
+        Folder of the data set.
 
     Returns
     -------
     Description
-        Checked as far as it goes: of the files it speaks of, nothing is known yet.
+        Only the description is checked; the files that it names are not read yet.
 
     Raises
     ------

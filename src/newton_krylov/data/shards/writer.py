@@ -31,7 +31,7 @@ Part = tuple[sp.csr_array, NDArray[Any]]
 """Samples and their labels."""
 
 SHARD_BYTES = 2**26
-"""Of a shard's entries: 64 MiB are read in a few hundredths of a second."""
+"""Size of a shard's entries: 64 MiB are read in a few hundredths of a second."""
 
 
 def write_shards(
@@ -59,7 +59,7 @@ def write_shards(
     n_features : int, optional
         Number of columns; by default as many as the widest part has.
     dtype : {"float64", "float32"}
-        Of the values on disk.
+        Precision of the values on disk.
     shard_bytes : int
         Size at which a shard is full.
 

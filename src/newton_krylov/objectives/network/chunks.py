@@ -37,9 +37,9 @@ class Chunks:
     memory : float
         Bytes that graphs may take; all that is free where there can be but one span.
     dtype : torch.dtype
-        Of the network.
+        Precision of the network.
     device : torch.device
-        Where it runs.
+        Device of the network.
     """
 
     seen: Seen

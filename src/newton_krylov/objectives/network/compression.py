@@ -35,7 +35,7 @@ def compression(f: Passes, w: Tensor) -> Compression | None:
     f : Passes
         With that layer alone free.
     w : Tensor, shape (dim,)
-        Where.
+        Parameters at which to evaluate.
 
     Returns
     -------

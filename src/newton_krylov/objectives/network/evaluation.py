@@ -21,29 +21,13 @@ _CALIBRATION = 1000
 
 @dataclass
 class _Kept:
-    """What is known of a split since its last evaluation.
+    """What is known of a split since its last evaluation."""
 
-    Attributes
-    ----------
-    X : Tensor
-        The split's samples, by which it is recognized.
-    at : tuple of Tensor
-        The free weights of the last evaluation, and the network's in which they are embedded.
-    w : Tensor
-        The same, whole.
-    result : tuple of float
-        The answer.
-    inputs : Inputs
-        What the stages in front of `depth` make of the samples.
-    depth : int
-        A stage.
-    """
-
-    X: Tensor
-    at: tuple[Tensor, Tensor | None]
-    w: Tensor
+    X: Tensor  # the split's samples, by which it is recognized
+    at: tuple[Tensor, Tensor | None]  # the free weights, and the network's that embed them
+    w: Tensor  # the same, whole
     result: tuple[float, float]
-    inputs: Inputs
+    inputs: Inputs  # what the stages in front of `depth` make of the samples
     depth: int
 
 
@@ -59,9 +43,9 @@ class Evaluator:
     stages : sequence of Stage
         The network.
     layout : Layout
-        Of its weights.
+        Layout of the network's weights.
     loss : Loss
-        Of outputs and targets.
+        Loss of outputs and targets.
     training : Samples
         All training samples.
     chunks : Chunks
@@ -91,9 +75,9 @@ class Evaluator:
         Parameters
         ----------
         passes : Passes
-            Of the network; whole or restricted to some layers.
+            Passes of the network, whole or restricted to some layers.
         w : Tensor, shape (passes.dim,)
-            Their weights.
+            Free weights.
         split : Split
             Samples and targets.
 

@@ -69,7 +69,7 @@ class FixedForward(TorchFunctionMode):
     Parameters
     ----------
     noise : Noise or None
-        Of the samples in the batch.
+        Noise of the samples in the batch.
     statistics : dict, optional
         For batch norm.
     collect : dict, optional
@@ -123,7 +123,7 @@ class FixedForward(TorchFunctionMode):
         return self._stage, self._calls
 
     def drops(self, p: float, training: bool) -> bool:
-        """Tell whether a call of dropout has masks to draw, and note that it is active."""
+        """Return whether a call of dropout has masks to draw, and note that it is active."""
         active = training and p > 0
         if active and self.seen is not None:
             self.seen.dropout.add(self._stage)

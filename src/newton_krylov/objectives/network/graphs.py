@@ -23,11 +23,11 @@ def vjp(
     Parameters
     ----------
     outputs, inputs : sequence of Tensor
-        Of a graph.
+        Outputs and inputs of a graph.
     v : sequence of Tensor
         One for each output.
     **keywords
-        Of `torch.autograd.grad`.
+        Keywords of `torch.autograd.grad`.
 
     Returns
     -------

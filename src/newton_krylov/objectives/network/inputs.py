@@ -43,14 +43,14 @@ class Inputs(ABC):
         Parameters
         ----------
         index : Tensor, shape (m,), int64
-            Their numbers, on the inputs' device.
+            Indices of the samples, on the inputs' device.
         drawn : Noise or None
             New noise for them; None keeps what these inputs have.
 
         Returns
         -------
         Inputs
-            Of those samples.
+            Inputs of those samples.
         """
 
     def mode(self, start: int, stop: int, *, linearized: bool = False) -> FixedForward:
@@ -74,11 +74,11 @@ class Samples(Inputs):
     X : Tensor, shape (n, ...), or a tuple or dict of such
         Bytes of images, or numbers.
     dtype : torch.dtype
-        Of what the network reads, where it is real numbers; others stay as they are.
+        Precision of what the network reads, where it is real numbers; others stay as they are.
     images : Images or None
         How bytes become numbers, and how images are augmented where there is noise.
     noise : Noise or None
-        Of these samples.
+        Noise of these samples.
     channels_last : bool
         Whether images may be laid out with the channels last, which on a processor makes
         convolutions a fifth faster (measured).
@@ -145,7 +145,7 @@ class Activations(Inputs):
     Parameters
     ----------
     source : Inputs
-        Of the first of the stages.
+        Inputs of the first stage.
     stages : sequence of Stage
         The frozen stages.
     tensors : sequence of Tensor
@@ -259,7 +259,7 @@ class _Table(Inputs):
 
 
 def augmented(inputs: Inputs) -> bool:
-    """Tell whether noise changes the samples themselves, in front of any frozen stages."""
+    """Return whether noise changes the samples themselves, in front of any frozen stages."""
     while isinstance(inputs, Activations):
         inputs = inputs.source
     return isinstance(inputs, Samples) and inputs.augmented

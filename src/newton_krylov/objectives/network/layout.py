@@ -26,9 +26,9 @@ class Layout:
     Attributes
     ----------
     names : list of str
-        Of the parameters, as `named_parameters` gives them.
+        Names of the parameters, as `named_parameters` gives them.
     shapes : list of torch.Size
-        Of the parameters.
+        Shapes of the parameters.
     slices : list of slice
         Where each lies.
     layers : dict of str to list of int
@@ -65,7 +65,7 @@ class Stage:
     Attributes
     ----------
     number : int
-        Its place.
+        Index of the stage.
     module : callable
         What it applies: a module, or a function without parameters.
     parameters : dict of str to int
@@ -80,7 +80,7 @@ class Stage:
     changing: bool = False
 
     def reads(self, numbers: Iterable[int]) -> bool:
-        """Tell whether it has one of these parameters."""
+        """Return whether it has one of these parameters."""
         return not set(numbers).isdisjoint(self.parameters.values())
 
     def __call__(self, x: Any, tensors: Sequence[Tensor]) -> Any:

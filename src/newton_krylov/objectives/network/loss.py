@@ -183,7 +183,7 @@ def _precision(criterion: Criterion, z: Tensor, y: Tensor) -> tuple[Criterion, b
 
 
 def _parts_make_the_whole(loss: Loss, z: Tensor, y: Tensor) -> bool:
-    """Tell whether the gradients of a batch's parts, weighted, are that of the whole.
+    """Return whether the gradients of a batch's parts, weighted, are that of the whole.
 
     By gradients, since the losses of a network that knows nothing yet may be equal by chance.
     """

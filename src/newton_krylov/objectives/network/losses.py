@@ -68,7 +68,7 @@ class CrossEntropy(DatasetNetwork):
     Parameters
     ----------
     dataset : Dataset
-        Of classes; images, or a table of features.
+        Data set with classes: images, or a table of features.
     model : nn.Module
         The network, one logit a class.
     l2 : float

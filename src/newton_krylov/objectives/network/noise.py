@@ -49,7 +49,7 @@ class Noise:
         key : tuple of int
             Which call.
         shape : sequence of int
-            Of one sample's mask.
+            Shape of one sample's mask.
         p : float
             Probability of 0.
         device : torch.device or str

@@ -76,7 +76,7 @@ class Network(ByPasses):
         Whether images may be given with the channels last in memory, which is faster; a module
         that does not take them so gets them as they are.
     dtype : torch.dtype, optional
-        Of the weights; by default as they are.
+        Precision of the weights; by default as they are.
     convex_loss : bool
         Whether the criterion is convex in the outputs.
 
@@ -92,7 +92,7 @@ class Network(ByPasses):
     passes : Passes
         Over the samples that it is bound to, as a function of its free weights.
     layout : Layout
-        Of the whole network's weights.
+        Layout of the whole network's weights.
     blocks : dict of str to slice
         Each free layer's place in the flat vector, by the name of the module that owns it.
     """
@@ -191,7 +191,7 @@ class Network(ByPasses):
         Parameters
         ----------
         w : Tensor, shape (dim,)
-            Of the free layers.
+            The free layers' weights.
 
         Returns
         -------
@@ -258,9 +258,9 @@ class Network(ByPasses):
         Parameters
         ----------
         layers : sequence of str
-            Of `blocks`; their order does not matter.
+            Names of free layers, keys of `blocks`; their order does not matter.
         w : Tensor, shape (dim,)
-            Of this objective: where the others are held.
+            This objective's weights; the other layers are held at theirs.
 
         Returns
         -------
@@ -345,7 +345,7 @@ def _blocks(passes: Passes) -> dict[str, slice]:
 
 
 def _is_linear(passes: Passes) -> bool:
-    """Tell whether the outputs are linear in the free weights."""
+    """Return whether the outputs are linear in the free weights."""
     last = passes.stages[-1]
     own = set(last.parameters.values())
     return isinstance(last.module, nn.Linear) and own >= set(passes.numbers)

@@ -25,7 +25,7 @@ G = TypeVar("G")
 
 
 _ONCE = ("not implemented", "differentiate twice", "once_differentiable")
-"""Of what torch says where there is no second derivative."""
+"""What torch's messages say where there is no second derivative."""
 _CHECKED = 3
 """Products of which the symmetry is checked."""
 
@@ -51,6 +51,11 @@ class NetworkOperator(LinearOperator, Generic[G]):
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply by a vector of shape (dim,)."""
         f = self._passes
+        if v.shape != (f.dim,) or v.dtype != f.dtype:
+            raise ValueError(
+                f"expected a vector of shape ({f.dim},) and type {f.dtype}, one number for each "
+                f"free weight, got {tuple(v.shape)} and {v.dtype}"
+            )
         f.counts.add(hvp=f.share, passes=f.share)
         parts = f.split(v)
         products = (self._product(number, parts) for number in range(len(f.spans)))
@@ -112,7 +117,7 @@ class HessianOperator(NetworkOperator[HessianGraph]):
     graphs : Kept
         One graph a span.
     w : Tensor, shape (dim,)
-        Where.
+        Parameters at which to evaluate.
     """
 
     def __init__(self, passes: Passes, graphs: Kept[HessianGraph], w: Tensor) -> None:
@@ -171,7 +176,7 @@ class MonteCarloFisherOperator(EmpiricalFisherOperator):
     draws : int
         Targets drawn for each sample.
     seed : int
-        Of the draws: the same whenever a span's graph is built.
+        Seed of the draws, which are the same whenever a span's graph is built.
     """
 
     def __init__(self, passes: Passes, graphs: Kept[OutputGraph], draws: int, seed: int) -> None:

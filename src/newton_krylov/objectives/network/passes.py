@@ -25,23 +25,23 @@ class Passes:
     stages : sequence of Stage
         From the first with a free parameter to the last.
     layout : Layout
-        Of all the network's parameters.
+        Layout of all the network's parameters.
     numbers : sequence of int
-        Of the free parameters, ascending.
+        Indices of the free parameters, ascending.
     base : Tensor or None, shape (layout.dim,)
         The whole network's weights, where some are held.
     inputs : Inputs
-        Of the first stage.
+        Inputs of the first stage.
     y : Tensor, shape (n, ...)
         Targets.
     loss : Loss
-        Of outputs and targets.
+        Loss of outputs and targets.
     l2 : float
         The factor of |w|^2 / 2 over the whole network's weights.
     chunks : Chunks
         Cuts the samples into spans.
     counts : Counts
-        Of the objective.
+        Counters of the objective.
     share : float
         The part of all samples that these are; what their evaluations count.
     training : Split or None
@@ -126,17 +126,17 @@ class Passes:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the parameters."""
+        """Precision of the parameters."""
         return self.chunks.dtype
 
     @property
     def device(self) -> torch.device:
-        """Of the parameters."""
+        """Device of the parameters."""
         return self.chunks.device
 
     @cached_property
     def shapes(self) -> list[torch.Size]:
-        """Of the free parameters."""
+        """Shapes of the free parameters."""
         return [self.layout.shapes[number] for number in self.numbers]
 
     @cached_property
@@ -187,7 +187,7 @@ class Passes:
         leaves : sequence of Tensor
             The free parameters.
         number : int
-            Of the span.
+            Index of the span.
         linearized : bool
             Whether the graph is for products with the Jacobian alone.
 

@@ -33,7 +33,7 @@ def max_pool2d(x: Tensor, window: Window) -> Tensor:
     x : Tensor, shape (n, channels, height, width)
         Images.
     window : Window
-        Which.
+        Window of the pooling.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def relu(x: Tensor) -> Tensor:
     Parameters
     ----------
     x : Tensor
-        Of any shape.
+        Tensor of any shape.
 
     Returns
     -------

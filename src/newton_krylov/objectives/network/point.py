@@ -31,7 +31,7 @@ class NetworkPoint(Point):
     Parameters
     ----------
     objective : ByPasses
-        The function.
+        Objective whose point it is.
     w : Tensor, shape (dim,)
         Parameters.
     evaluated : callable or None

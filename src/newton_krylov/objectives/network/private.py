@@ -76,7 +76,7 @@ def copied(module: nn.Module, device: torch.device, dtype: torch.dtype | None) -
 
 @contextmanager
 def protected(module: nn.Module) -> Iterator[list[nn.Module]]:
-    """Lend a module copies of its buffers, and put all of its attributes back afterwards.
+    """Give a module copies of its buffers, and put all of its attributes back afterwards.
 
     Yields a list that holds, afterwards, the submodules that changed something.
     """

@@ -24,13 +24,13 @@ class Probed:
     Attributes
     ----------
     stages : list of Stage
-        Of the network, its output function the last.
+        Stages of the network, its output function the last.
     samples : Samples
         In a layout that the network takes.
     seen : Seen
         What a forward pass does, counted for one sample.
     outputs : Tensor, shape (k, ...)
-        Of the first samples.
+        Outputs of the first samples.
     """
 
     stages: list[Stage]
@@ -49,7 +49,7 @@ def probe(
     module : nn.Module
         A private copy.
     samples : Samples
-        Of which the first are taken.
+        Samples, of which the first are taken.
     output : callable or None
         What the network returns, to its outputs.
     rows : int
@@ -85,6 +85,11 @@ class _Probe:
             self.stages = self._stages(cut=False)  # only tensors with the samples first are kept
             seen, first = self._first()
         outputs = self._checked(first, rows)
+        if outputs.isnan().any():
+            raise UnsupportedError(
+                "The network's outputs for the first samples are not numbers (nan): look for nan "
+                "in the inputs and in the weights."
+            )
         if not torch.equal(outputs, self._run(0, self.count)):
             self._refuse("its value changes from one evaluation to the next", self._another_output)
         if not seen.batch_norm and self._depends(outputs, rows):
@@ -155,7 +160,7 @@ class _Probe:
         return outputs
 
     def _depends(self, outputs: Tensor, rows: int) -> bool:
-        """Tell whether a sample's outputs depend on the samples beside it."""
+        """Return whether a sample's outputs depend on the samples beside it."""
         if self.count < _FEW:
             return False
         try:

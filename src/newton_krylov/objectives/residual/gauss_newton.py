@@ -33,7 +33,7 @@ class GaussNewtonOperator(NormalOperator):
     counts : Counts
         What is evaluated is added to.
     share : float
-        Of all samples.
+        Share of all samples that the residuals are of.
     """
 
     def __init__(

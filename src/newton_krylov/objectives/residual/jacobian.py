@@ -17,7 +17,7 @@ _TANGENTS = 8
 
 
 def import_early() -> None:
-    """Let torch import what forward mode needs, whose own warnings are none of the user's."""
+    """Let torch import what forward mode needs, whose own warnings do not concern the user."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         jvp(torch.tanh, (torch.zeros(1),), (torch.ones(1),))
@@ -31,7 +31,7 @@ class Jacobian(RectangularOperator):
     residual : callable
         See `Residual`.
     w : Tensor, shape (n,)
-        Where.
+        Parameters at which to evaluate.
     memory : float
         Bytes that the passes of a chunk may take together.
 

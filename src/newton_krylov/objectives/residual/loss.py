@@ -91,7 +91,7 @@ class ResidualLoss(ResidualObjective):
         Parameters
         ----------
         w : Tensor, shape (dim,)
-            Its weights.
+            The network's weights.
         x : Tensor, shape (n, d)
             Points.
 

@@ -29,7 +29,7 @@ class ResidualPoint(Point):
     Parameters
     ----------
     objective : ResidualObjective
-        The function.
+        Objective whose point it is.
     w : Tensor, shape (dim,)
         Parameters.
     """
@@ -53,7 +53,8 @@ class ResidualPoint(Point):
     @cached_property
     def value(self) -> float:
         """Half of |r|^2."""
-        return euclidean(self.r) ** 2 / 2
+        size = euclidean(self.r)
+        return size * size / 2  # infinite where the square overflows; a power would raise
 
     @cached_property
     def jacobian(self) -> RectangularOperator:
@@ -169,9 +170,9 @@ class ResidualObjective(Objective):
     blocks : dict of str to slice
         Each block's place in the vector of residuals.
     n_residuals : int
-        Their number.
+        Number of residuals.
     share : float
-        Of all samples; what a subset's evaluations count.
+        Share of all samples; what a subset's evaluations count.
     """
 
     offers = frozenset({SUM_OF_SQUARES})
@@ -234,7 +235,7 @@ class ResidualObjective(Objective):
         Returns
         -------
         ResidualObjective
-            Of the same weights.
+            Objective of the same weights.
         """
         part = object.__new__(type(self))
         vars(part).update(vars(self))

@@ -105,7 +105,7 @@ class RobustObjective(ResidualObjective):
     Parameters
     ----------
     function, start
-        As of `ResidualObjective`.
+        As in `ResidualObjective`.
     rho : callable
         See `Rho`.
     scale : float

@@ -153,7 +153,7 @@ class Pushed:
 
 @dataclass(frozen=True)
 class _Factors:
-    """Of one block: for each layer what came in, A, and what the residuals do to what goes out, G.
+    """One block's factors by layer: its inputs A, and the residuals' derivatives by its outputs, G.
 
     Both have shape (c g, n, width); row i of J for the layer's weights is the sum over the first
     axis of the outer products of G[:, i] and A[:, i].
@@ -177,7 +177,7 @@ class FactoredJacobian(RectangularOperator):
     blocks : sequence of Block
         The residuals.
     w : Tensor, shape (n,)
-        Where.
+        Parameters at which to evaluate.
 
     Attributes
     ----------

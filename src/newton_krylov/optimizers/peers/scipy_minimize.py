@@ -30,7 +30,7 @@ class NumpyFunction:
 
     On the CPU in float64 nothing but w is copied. The last two points are kept: value, gradient
     and Hessian at one w share its products with the data, and a trust region method that refuses
-    a step goes on from the point before.
+    a step continues from the point before.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ class ScipyPeer(Optimizer):
         """Return what SciPy calls the method's options."""
 
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
-        """Iterate from w0; ends by itself where SciPy does."""
+        """Iterate from w0; ends where SciPy does."""
         load("scipy.optimize")  # before its BLAS is looked for
         conditions = Conditions(one_blas_thread=True)
         function, x0 = NumpyFunction(objective), _array(w0)
@@ -163,7 +163,7 @@ class ScipyTrustRegion(ScipyPeer):
     gtol : float
         Ends where the gradient norm is below this.
     initial_trust_radius, max_trust_radius : float
-        Of the step's Euclidean norm.
+        Radii in the step's Euclidean norm.
     eta : float
         A step is taken if the loss falls by more than this share of what the model predicts.
 

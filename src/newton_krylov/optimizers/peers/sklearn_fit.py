@@ -28,7 +28,7 @@ from newton_krylov.registry import register
 
 @dataclass(frozen=True)
 class _Fit:
-    """What one call of `fit` came to: weights, iterations, its time, and whether it gave up."""
+    """The result of one call of `fit`: weights, iterations, its time, and whether it gave up."""
 
     w: Tensor
     iterations: int
@@ -48,7 +48,7 @@ class SklearnPeer(Optimizer):
     takes less time than a shorter one, the clock stands still. One call of one iteration is made
     beforehand, so that the first row does not pay for what a process does once.
 
-    The library does not tell its evaluations nor inner iterations: they are nan.
+    The library reports neither its evaluations nor inner iterations: they are nan.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class SklearnPeer(Optimizer):
         self.tol = tol
 
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
-        """Iterate from w0; ends by itself where scikit-learn does."""
+        """Iterate from w0; ends where scikit-learn does."""
         fit, notes = self._bind(objective, w0), ["rerun from here for every row"]
         if self.starts_at_zero and torch.count_nonzero(w0):
             w0 = torch.zeros_like(w0)
@@ -179,7 +179,7 @@ class SklearnNewtonCG(SklearnPeer):
 class SklearnNewtonCholesky(SklearnPeer):
     """scikit-learn's newton-cholesky: the dense Hessian, a direct solve, Armijo's line search.
 
-    Where the search finds nothing it goes on with lbfgs, and the row's note says so.
+    Where the search finds nothing it continues with lbfgs, and the row's note says so.
     """
 
     solver = "newton-cholesky"

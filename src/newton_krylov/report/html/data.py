@@ -46,7 +46,7 @@ _SYMBOLS = {
 _DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
 
 CROWD_STYLE = {"color": CROWD, "dark": "#5B5B5B", "symbol": None, "dash": "solid", "crowd": True}
-"""Of methods without a style of their own."""
+"""The style of methods without one of their own."""
 
 
 def plain_style(style: LineStyle | None) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from newton_krylov.report.results import (
 from newton_krylov.report.scaling import Scaling, scaling
 from newton_krylov.report.study import Entry, Study, power_text
 from newton_krylov.report.style import LineStyle
-from newton_krylov.report.tables import Preface, Table, number_text
+from newton_krylov.report.tables import Preface, Table, count_text, number_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -51,7 +51,7 @@ def write_page(groups: Sequence[Study], preface: Preface | None = None) -> str:
     Parameters
     ----------
     groups : sequence of Study
-        Of any problems; at least one.
+        Studies of any problems; at least one.
     preface : Preface, optional
         An answer that stands above everything else.
 
@@ -138,7 +138,7 @@ def _digest(text: str) -> str:
 def _title(groups: Sequence[Study]) -> str:
     records = [record for study in groups for record in study.records]
     names = ", ".join(dict.fromkeys(record.study for record in records if record.study))
-    return f"{names or 'Runs'}: {number_text(len(records))} runs compared"
+    return f"{names or 'Runs'}: {count_text(len(records), 'run')} compared"
 
 
 def _cards(groups: Sequence[Study]) -> list[dict[str, Any]]:
@@ -147,11 +147,16 @@ def _cards(groups: Sequence[Study]) -> list[dict[str, Any]]:
     labels = {entry.label for study in groups for entry in study.entries}
     failed = sum(record.failed for record in records)
     return [
-        {"name": "runs", "value": number_text(len(records))},
-        {"name": "methods", "value": number_text(len(labels))},
-        {"name": "problems", "value": number_text(len(groups))},
+        _card("run", len(records)),
+        _card("method", len(labels)),
+        _card("problem", len(groups)),
         {"name": "failed or unfinished", "value": number_text(failed), "bad": failed > 0},
     ]
+
+
+def _card(noun: str, count: int) -> dict[str, Any]:
+    value, name = count_text(count, noun).split()
+    return {"name": name, "value": value}
 
 
 def _names(groups: Sequence[Study]) -> list[str]:
