@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.grammar_parser import parse
 
 from newton_krylov.errors import ConfigError, UserError
-from newton_krylov.records.record import SafeLoader, bounded
+from newton_krylov.records.record import bounded, parse_yaml
 
 _OUTPUTS = "outputs"
 _LARGEST_FILE = 2**20  # bytes of a file of configuration
@@ -97,7 +97,7 @@ def bound_file(path: Path) -> None:
     if path.stat().st_size > _LARGEST_FILE:
         raise ConfigError(f"{path} is larger than the {_LARGEST_FILE >> 20} MiB that it may have.")
     try:
-        bounded(path, yaml.load(path.read_bytes(), Loader=SafeLoader))  # noqa: S506
+        bounded(path, parse_yaml(path.read_bytes()))
     except (UserError, RecursionError) as error:
         raise too_much(path) from error
     except (OSError, ValueError, yaml.YAMLError):

@@ -364,9 +364,30 @@ def read_overrides(folder: Path) -> list[str]:
     return [str(line) for line in value]
 
 
+def parse_yaml(text: str | bytes) -> Any:
+    """Parse YAML as data: nothing in it is executed.
+
+    Parameters
+    ----------
+    text : str or bytes
+        A document.
+
+    Returns
+    -------
+    object
+        Plain values; not yet bounded, see `bounded`.
+
+    Raises
+    ------
+    yaml.YAMLError
+        If it is none.
+    """
+    return yaml.load(text, Loader=SafeLoader)
+
+
 def _load_yaml(path: Path) -> Any:
     try:
-        return bounded(path, yaml.load(read_text(path, LARGEST), Loader=SafeLoader))
+        return bounded(path, parse_yaml(read_text(path, LARGEST)))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read: {reason}") from error
