@@ -104,6 +104,16 @@ def test_explicit_choices_that_the_run_drops_are_told_in_one_sentence(capsys):
     )
 
 
+def test_a_sweep_says_once_what_its_members_drop(capsys):
+    typed = ["schedule=linear", "stop.epochs=1", "seed=0,1,2", "optimizer=newton,sgd"]
+    assert main(CONF, [*QUICK, "tracking=none", "-m", *typed, "solver=gmres"]) == DONE
+    assert capsys.readouterr().err == (
+        "optimizer=newton with optimizer.batch_size=null does not use schedule=linear: this "
+        "changes nothing.\n"
+        "optimizer=sgd does not use solver=gmres: this changes nothing.\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
