@@ -130,8 +130,9 @@ class Race:
         for method in methods:
             mine = [run for run in runs if run.method == method]
             left = self.portfolio.most_runs - self.done
+            stage = "tuning" if mine[0].stage == "tuning" else "race"
             console().print(
-                f"{method}: {'tuning' if mine[0].stage == 'tuning' else 'race'}, {count_text(len(mine), 'run')}; at most "
+                f"{method}: {stage}, {count_text(len(mine), 'run')}; at most "
                 f"{seconds_text(left * self.seconds)} left",
                 markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip
