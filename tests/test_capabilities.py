@@ -13,7 +13,6 @@ from newton_krylov.capabilities import (
     SAMPLED_HESSIAN,
     SAMPLES,
     refuse_unmet,
-    unused,
 )
 from newton_krylov.data import load_dataset
 from newton_krylov.errors import CombinationError
@@ -146,10 +145,34 @@ def test_a_need_that_nothing_offers_is_no_secret():
         (["optimizer=gd", "preconditioner=none", "line_search=none"], []),
         (["optimizer=newton", "solver=gmres", "preconditioner=nystrom", "forcing=fixed"], []),
         (["optimizer=sgd"], []),
+        (
+            ["schedule=linear", "schedule.epochs=3"],
+            [
+                "optimizer=newton with optimizer.batch_size=null does not use schedule=linear and "
+                "schedule.epochs=3: these change nothing."
+            ],
+        ),
+        (["schedule=linear", "optimizer.batch_size=64"], []),
+        (["optimizer=sgd", "schedule=linear"], []),
+        (
+            ["optimizer=lbfgs", "damping.tau=1", "schedule=cosine"],
+            [
+                "optimizer=lbfgs does not use damping.tau=1 and schedule=cosine: these change "
+                "nothing."
+            ],
+        ),
+        (
+            ["damping=levenberg_marquardt", "line_search=strong_wolfe"],
+            [
+                "damping=levenberg_marquardt does not use line_search=strong_wolfe: this changes "
+                "nothing."
+            ],
+        ),
+        (["damping=marquardt", "line_search=strong_wolfe"], []),
     ],
 )
 def test_explicit_choices_that_change_nothing_are_named(overrides, sentences):
-    assert unused(problem(*overrides).entries, overrides) == sentences
+    assert problem(*overrides).unused(overrides) == sentences
 
 
 CURVATURES = registry.names("hessian_approx")

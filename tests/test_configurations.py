@@ -1,11 +1,14 @@
 """Files and registry agree; every preset composes and passes the check."""
 
+import re
+import shlex
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from command import CONF
+from command import CONF, ROOT
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
@@ -14,7 +17,7 @@ from omegaconf import OmegaConf
 from newton_krylov import registry
 from newton_krylov.capabilities import TABLE
 from newton_krylov.data.catalogue import summaries
-from newton_krylov.errors import ConfigError
+from newton_krylov.errors import ConfigError, rewritten
 from newton_krylov.runs.config import GROUPS, Settings, check
 
 STUDIES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -165,3 +168,40 @@ def test_the_layers_damping_adapts_unless_another_is_chosen():
     assert composed("optimizer=layerwise_newton")["damping"]["name"] == "marquardt"
     assert composed("optimizer=layerwise_newton", "damping=fixed")["damping"]["name"] == "fixed"
     assert composed("method=paper_newton_1")["damping"] == {"name": "fixed", "tau": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ("optimizer.damping=0.1", "damping.tau=0.1"),
+        ("optimizer.damping_rule=levenberg_marquardt", "damping=marquardt"),
+        ("optimizer.damping_rule=fixed,levenberg_marquardt", "damping=fixed,marquardt"),
+        ("optimizer.damping_factor=1.5", "damping.factor=1.5"),
+        ("optimizer.damping_min=3e-5,1e-4", "damping.lowest=3e-5,1e-4"),
+        ("optimizer.schedule=linear", "schedule=linear"),
+        ("optimizer.schedule=geometric,condition", "optimizer.schedule=geometric,condition"),
+        ("optimizer.schedule_epochs=3", "schedule.epochs=3"),
+        ("solver.maxiter=25", "solver.maxiter=25"),
+        ("run.py", "run.py"),
+    ],
+)
+def test_an_override_of_before_is_written_by_today_s_names(before, now):
+    assert rewritten(before) == now
+    assert rewritten(now) == now
+
+
+def page_commands() -> list[str]:
+    """The commands of the page of claims, of its blocks and its text, each once."""
+    page = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
+    found = re.findall(r"^python run\.py (.*?)(?:    # \d+ runs?)?$", page, re.MULTILINE)
+    found += re.findall(r"`python run\.py ([^`]*)`", page)
+    return list(dict.fromkeys(found))
+
+
+@pytest.mark.parametrize("line", page_commands())
+def test_every_command_of_the_page_of_claims_composes(line):
+    words = [word for word in shlex.split(line) if word != "-m"]
+    parted = [word.partition("=") for word in words]
+    each = [[f"{key}={one}" for one in value.split(",")] for key, _, value in parted]
+    for overrides in product(*each):
+        check(composed(*overrides))

@@ -84,7 +84,36 @@ def _dropped_by(group: str, chosen: Mapping[str, Entry]) -> str | None:
     return "solver" if solver_decides and group not in uses(chosen["solver"]) else None
 
 
-def unused(chosen: Mapping[str, Entry], overrides: Iterable[str]) -> list[str]:
+def _dropper(
+    group: str, chosen: Mapping[str, Entry], options: Mapping[str, Mapping[str, Any]]
+) -> str | None:
+    """Name the choice that leaves the part of a group unused; None if it is used."""
+    if (dropper := _dropped_by(group, chosen)) is not None:
+        return f"{dropper}={chosen[dropper].name}"
+    if group not in PARAMETERS.values() or "optimizer" not in chosen:
+        return None
+    optimizer, given = chosen["optimizer"], options.get("optimizer", {})
+    for key, groups_used in optimizer.uses_with.items():
+        default = optimizer.parameters[key][1]
+        if group in groups_used and given.get(key, default) == default:
+            return f"optimizer={optimizer.name} with optimizer.{key}={_text(default)}"
+    damping = chosen.get("damping")
+    if group == "line_search" and damping is not None and "damping" in uses(optimizer):
+        # Such a damping answers for a step's length alone (see `optimizers.damping.Damping`).
+        return f"damping={damping.name}" if getattr(damping.target, "full_steps", False) else None
+    return None
+
+
+def _text(value: Any) -> str:
+    """Write a value as one types it."""
+    return "null" if value is None else str(value)
+
+
+def unused(
+    chosen: Mapping[str, Entry],
+    overrides: Iterable[str],
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[str]:
     """Say which explicit choices the run will not use, a sentence for each part that drops some.
 
     Parameters
@@ -93,6 +122,8 @@ def unused(chosen: Mapping[str, Entry], overrides: Iterable[str]) -> list[str]:
         Group to part; with an optimizer.
     overrides : iterable of str
         What the user typed: `"solver=gmres"`, `"solver.restart=20"`.
+    options : mapping of str to mapping, optional
+        Group to the part's checked keyword values, for what a parameter decides.
 
     Returns
     -------
@@ -105,10 +136,10 @@ def unused(chosen: Mapping[str, Entry], overrides: Iterable[str]) -> list[str]:
         group = key.partition(".")[0].partition("@")[0]
         if group not in chosen or chosen[group].name == "none":
             continue
-        if (dropper := _dropped_by(group, chosen)) is not None:
+        if (dropper := _dropper(group, chosen, options or {})) is not None:
             lines.setdefault(dropper, []).append(line.lstrip("+"))
     return [
-        f"{dropper}={chosen[dropper].name} does not use {listed(given, 'and')}: "
+        f"{dropper} does not use {listed(given, 'and')}: "
         f"{'this changes' if len(given) == 1 else 'these change'} nothing."
         for dropper, given in lines.items()
     ]

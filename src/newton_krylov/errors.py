@@ -33,13 +33,23 @@ class CombinationError(ConfigError, UnsupportedError):
 
 
 _RENAMED = {
-    "optimizer.damping": "damping.tau",
-    "optimizer.damping_rule": "damping=fixed or damping=marquardt (which was levenberg_marquardt)",
-    "optimizer.damping_factor": "damping.factor, of damping=marquardt",
-    "optimizer.damping_min": "damping.lowest, of damping=marquardt",
-    "optimizer.schedule": "schedule=constant, linear or cosine",
-    "optimizer.schedule_epochs": "schedule.epochs",
+    "optimizer.damping": ("damping.tau", ""),
+    "optimizer.damping_rule": (
+        "damping",
+        "=fixed or damping=marquardt (which was levenberg_marquardt)",
+    ),
+    "optimizer.damping_factor": ("damping.factor", ", of damping=marquardt"),
+    "optimizer.damping_min": ("damping.lowest", ", of damping=marquardt"),
+    "optimizer.schedule": ("schedule", "=constant, linear or cosine"),
+    "optimizer.schedule_epochs": ("schedule.epochs", ""),
 }
+"""Old keys to the new ones, and what else to say of these."""
+
+_RENAMED_VALUES = {
+    "optimizer.damping_rule": {"fixed": "fixed", "levenberg_marquardt": "marquardt"},
+    "optimizer.schedule": {name: name for name in ("constant", "linear", "cosine")},
+}
+"""Of keys that are groups now; with another value the key is somebody else's (`dynanewton`)."""
 
 
 def renamed(key: str) -> str | None:
@@ -55,7 +65,30 @@ def renamed(key: str) -> str | None:
     str or None
         With the new name.
     """
-    return f"{key} is now {_RENAMED[key]}." if key in _RENAMED else None
+    return f"{key} is now {''.join(_RENAMED[key])}." if key in _RENAMED else None
+
+
+def rewritten(override: str) -> str:
+    """Return an override by today's names.
+
+    Parameters
+    ----------
+    override : str
+        Of any time: `"optimizer.damping_min=3e-5"`.
+
+    Returns
+    -------
+    str
+        `"damping.lowest=3e-5"`; itself where nothing has another name now.
+    """
+    key, equals, value = override.partition("=")
+    if key not in _RENAMED or not equals:
+        return override
+    values = value.split(",")
+    names = _RENAMED_VALUES.get(key, {one: one for one in values})
+    if not names.keys() >= set(values):
+        return override
+    return f"{_RENAMED[key][0]}={','.join(names[one] for one in values)}"
 
 
 class TakenError(UserError):

@@ -113,6 +113,26 @@ def require_file(path: Path) -> None:
     raise DataError(f"There is no file {path} (looked in {path.parent.absolute()}).")
 
 
+def require_inside(path: Path, folder: Path) -> None:
+    """Check that a file is a regular one of a folder's own, not one that a link leads out to.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    folder : Path
+        Where it, and what it is a link to, should be; may be a link itself.
+
+    Raises
+    ------
+    DataError
+        If it is missing, a pipe or a device, or lies somewhere else.
+    """
+    require_file(path)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{path} is a link to a file outside of {folder}; put the file there.")
+
+
 def read_text(path: Path, limit: int) -> str:
     """Return a text file's content, unless it could be read for ever.
 

@@ -66,6 +66,8 @@ class Entry:
         What a parameter needs besides, where it has another value than its default.
     uses : frozenset of str or None
         The groups whose parts it takes; None reads them from its signature.
+    uses_with : mapping of str to tuple of str
+        The groups whose parts it uses only where a parameter has another value than its default.
     """
 
     group: str
@@ -75,6 +77,7 @@ class Entry:
     needs_with: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     uses: frozenset[str] | None = None
     own_offers: tuple[str, ...] | None = None
+    uses_with: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def offers(self) -> frozenset[str] | None:
@@ -251,6 +254,7 @@ def register(
     needs_with: Mapping[str, Sequence[str]] | None = None,
     offers: Sequence[str] | None = None,
     uses: Sequence[str] | None = None,
+    uses_with: Mapping[str, Sequence[str]] | None = None,
 ) -> Callable[[T], T]:
     """Register a class or function as `group=name`.
 
@@ -270,6 +274,9 @@ def register(
         either, nothing is checked of it before it is there.
     uses : sequence of str, optional
         The groups whose parts it takes, where its signature does not say so.
+    uses_with : mapping of str to sequence of str, optional
+        The groups whose parts it uses only where one of its parameters has another value than its
+        default.
 
     Returns
     -------
@@ -294,6 +301,7 @@ def register(
             {key: tuple(words) for key, words in (needs_with or {}).items()},
             None if uses is None else frozenset(uses),
             None if offers is None else tuple(offers),
+            {key: tuple(used) for key, used in (uses_with or {}).items()},
         )
         return target
 

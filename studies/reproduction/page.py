@@ -1,11 +1,13 @@
 """What the page is made of: claims with verdicts, in sections, and how it is written."""
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from newton_krylov.errors import rewritten
 from newton_krylov.report.records import RunRecord
 from newton_krylov.report.tables import Table
 
@@ -131,10 +133,11 @@ def _summary(sections: Sequence[Section]) -> str:
 
 
 def _block(commands: Mapping[str, int]) -> str:
-    """Return commands as a block of code."""
-    lines = [
-        f"{command}    # {count} run{'s' * (count > 1)}" for command, count in commands.items()
-    ]
+    """Return commands as a block of code, by today's names of keys."""
+    todays: Counter[str] = Counter()
+    for command, count in commands.items():
+        todays[shlex.join(map(rewritten, shlex.split(command)))] += count
+    lines = [f"{command}    # {count} run{'s' * (count > 1)}" for command, count in todays.items()]
     return "\n".join(["```", *lines, "```"])
 
 

@@ -104,6 +104,31 @@ def test_explicit_choices_that_the_run_drops_are_told_in_one_sentence(capsys):
     )
 
 
+def test_a_sweep_says_once_what_its_members_drop(capsys):
+    typed = ["schedule=linear", "stop.epochs=1", "seed=0,1,2", "optimizer=newton,sgd"]
+    assert main(CONF, [*QUICK, "tracking=none", "-m", *typed, "solver=gmres"]) == DONE
+    assert capsys.readouterr().err == (
+        "optimizer=newton with optimizer.batch_size=null does not use schedule=linear: this "
+        "changes nothing.\n"
+        "optimizer=sgd does not use solver=gmres: this changes nothing.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        (["stop.seconds=null"], r"set stop\.seconds"),
+        (["verdict.trials=0"], r"verdict\.trials=0 should be a whole number"),
+        (["dataset=libsvm", "dataset.path=gone.svm"], r"There is no file gone\.svm"),
+    ],
+)
+def test_a_verdict_s_mistakes_leave_nothing_in_its_folder(typed, sentence, folder, capsys):
+    command = ["experiment=verdict", "dataset=breast_cancer", "tracking=none", *typed]
+    assert main(CONF, [*command, "hydra.sweep.dir=here"]) == MISTAKE
+    assert re.search(sentence, told(capsys))
+    assert not any((folder / "here").iterdir())
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [

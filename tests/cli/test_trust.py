@@ -161,3 +161,31 @@ def test_the_command_line_may_say_what_a_file_may_not(folder):
     assert main(CONF, [*given, "hydra.run.dir=elsewhere", "label=${oc.env:SECRET}"]) == 0
     assert "hunter2" in (folder / "elsewhere" / "config.yaml").read_text()
     assert os.environ["SECRET"] == "hunter2"
+
+
+def _aliases() -> str:
+    lines = ["a0: &a0 [" + ",".join("x" * 9) + "]"]
+    for k in range(1, 9):
+        lines.append(f"a{k}: &a{k} [" + ",".join([f"*a{k - 1}"] * 9) + "]")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (_aliases(), "unfolds to more than a configuration can be"),
+        ("label: " + "[" * 5000 + "]" * 5000, "unfolds to more than a configuration can be"),
+        ("label: " + "9" * 3000, "unfolds to more than a configuration can be"),
+        ("label: " + "x" * 2**21, "is larger than the 1 MiB"),
+    ],
+    ids=["aliases", "brackets", "digits", "length"],
+)
+def test_a_file_that_blows_up_is_a_sentence(text, reason, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "theirs" / "experiment" / "evil.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"# @package _global_\n{text}\n")
+    code = main(CONF, ["--config-dir", "theirs", "experiment=evil", *QUICK, "tracking=none"])
+    error = capsys.readouterr().err
+    assert code == MISTAKE
+    assert "evil.yaml " + reason in error and len(error.strip().splitlines()) == 1

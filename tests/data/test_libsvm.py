@@ -357,3 +357,14 @@ class TestPrecision:
             load_dataset("libsvm", options, dtype=torch.float32)
         scaled = load_dataset("libsvm", options | {"scaling": "standardize"}, dtype=torch.float32)
         assert scaled.train.X.to_dense().abs().min() > 0.4
+
+
+def test_a_width_beyond_the_memory_is_told_by_its_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("newton_krylov.data.libsvm.usable_memory", lambda: 2**20)
+    monkeypatch.setattr("newton_krylov.files.usable_memory", lambda: 2**20)
+    (tmp_path / "few").write_text("1 1:1\n# c\n-1 90000000:1\n1 2:1\n-1 1:1\n1 2:1\n")
+    given = {"path": str(tmp_path / "few")}
+    with pytest.raises(DataError, match=r"few, line 3 has the feature index 90,000,000: training"):
+        load_dataset("libsvm", given)
+    with pytest.raises(DataError, match=r"few with n_features=2,000,000,000: training with"):
+        load_dataset("libsvm", given | {"n_features": 2_000_000_000})

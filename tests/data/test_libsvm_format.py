@@ -166,6 +166,36 @@ def test_a_bomb_is_refused(tmp_path, monkeypatch, compress):
         read_libsvm(path)
 
 
+@pytest.mark.parametrize("compress", [bz2.compress, lzma.compress, gzip.compress])
+def test_a_bomb_behind_honest_bytes_is_refused_where_it_begins(tmp_path, monkeypatch, compress):
+    monkeypatch.setattr(libsvm_format, "MAX_LINE", 2**20)
+    noise = np.random.default_rng(0).integers(0, 2**62, 60_000)
+    honest = b"".join(b"1 1:%d\n" % number for number in noise)
+    path = write(tmp_path, compress(honest) + compress(b"1 1:1\n" * 10**6))
+    with pytest.raises(DataError, match=r"line \d+ expands to more than 200") as error:
+        read_libsvm(path)
+    line = int(re.search(r"line (\d+)", str(error.value))[1])
+    assert 60_000 < line < 60_000 + 3 * 2**20 // 6
+
+
+@pytest.mark.parametrize("line", [b"# a comment\n", b"\n", b"  \t\n"])
+def test_endless_comments_are_refused(tmp_path, monkeypatch, line):
+    monkeypatch.setattr(libsvm_format, "MAX_LINE", 2**20)
+    path = write(tmp_path, b"1 1:1\n" + line * (2**20 // len(line) + 1))
+    with pytest.raises(DataError, match=r"line \d+: there is no sample in the 1 MiB before"):
+        read_libsvm(path)
+
+
+def test_samples_beyond_the_memory_are_refused_while_they_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(libsvm_format, "usable_memory", lambda: 2**16)
+    path = write(tmp_path, "1 1:1 2:1\n" * 10_000)
+    with pytest.raises(DataError, match=r"line 911: the samples so far take all of the") as error:
+        read_libsvm(path)
+    assert "newton_krylov.data.shards" in str(error.value)
+    parts = libsvm_format.read_parts(path, size=2**12)  # what is converted to shards need not fit
+    assert sum(len(part.y) for part in parts) == 10_000
+
+
 TEXT = b"".join(b"1 1:%d\n" % k for k in range(10_000))
 
 

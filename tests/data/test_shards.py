@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -291,3 +292,32 @@ def test_no_other_warning_than_ours(files, caplog, recwarn):
         entry("loss", "multinomial").target(data).at(torch.zeros(27, dtype=torch.float64)).grad  # noqa: B018
     assert not caplog.records
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "train/00000.values.npy", "train/labels.npy"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "link"])
+def test_what_is_no_file_of_the_folder_is_refused_before_it_is_read(files, name, kind):
+    convert(files)
+    path = files / "shards" / name
+    path.rename(files / "outside")
+    if kind == "pipe":
+        os.mkfifo(path)  # whoever opens it waits for ever
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else files / "outside")
+    expected = "is a link to a file outside of" if kind == "link" else "is not a regular file"
+    with pytest.raises(DataError, match=f"{path.name} {expected}"):
+        load(files / "shards")
+
+
+def test_a_split_s_folder_is_no_link_out_of_the_data_set(files):
+    convert(files)
+    (files / "shards" / "train").rename(files / "outside")
+    (files / "shards" / "train").symlink_to(files / "outside")
+    with pytest.raises(DataError, match="train is a link out of"):
+        load(files / "shards")
+
+
+def test_the_data_set_s_folder_may_itself_be_a_link(files):
+    convert(files)
+    (files / "there").symlink_to(files / "shards")
+    assert len(load(files / "there").train) == 50

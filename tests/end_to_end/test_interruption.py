@@ -65,6 +65,21 @@ def test_a_signal_leaves_a_partial_result_that_says_so(number, status, code, tmp
     assert run.data.tags["status"] == status
 
 
+@pytest.mark.parametrize("after", [0.01, 0.1, 0.4, 1.0])
+def test_a_second_ctrl_c_during_the_clean_end_leaves_a_whole_record(after, tmp_path):
+    process = start(*LONG, "hydra.run.dir=r", "tracking=none", cwd=tmp_path)
+    wait_for_rows(tmp_path / "r" / "trace.csv", 50, process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)  # to a process that may have ended: nothing happens then
+    _, err = process.communicate(timeout=120)
+    # While Python shuts down, it handles no signals: the system ends it, which a shell calls 130.
+    assert process.returncode in (130, -signal.SIGINT) and "Traceback" not in err, err
+    assert summary(tmp_path / "r")["status"] == "interrupted"
+    assert read_trace(tmp_path / "r" / "trace.csv")
+    assert not list(tmp_path.rglob("*.part"))
+
+
 def test_sigkill_loses_nothing_and_the_next_start_says_so(tmp_path):
     process = start(*LONG, "hydra.run.dir=r", cwd=tmp_path)
     wait_for_rows(tmp_path / "r" / "trace.csv", 50, process)

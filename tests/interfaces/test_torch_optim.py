@@ -2,9 +2,10 @@
 
 import functools
 import io
+import re
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,8 +15,10 @@ from problems import randn, rosenbrock
 from torch import Tensor, nn
 from torch.autograd import backward as bare_backward
 
-from newton_krylov import NewtonKrylov, gmres
+from newton_krylov import NewtonKrylov, gmres, registry
 from newton_krylov.errors import ConfigError, UnsupportedError
+from newton_krylov.interfaces.torch_optim import DampingRule
+from newton_krylov.runs.parts import register_parts
 
 FOLLOWING = ["cg", "cr", "minres", "minres_qlp"]
 SOLVERS = [*FOLLOWING, "gcr", "gmres", "exact"]
@@ -670,3 +673,21 @@ def test_trains_on_mini_batches_of_digits() -> None:
     with torch.no_grad():
         accuracy = float((model(X[1500:]).argmax(1) == y[1500:]).double().mean())
     assert accuracy > 0.85
+
+
+@pytest.mark.parametrize(
+    ("rule", "was"), [("levenberg_marquardt", ", which was levenberg_marquardt"), ("marquard", "")]
+)
+def test_a_damping_rule_has_a_name_of_the_pipeline(rule, was):
+    w = torch.nn.Parameter(torch.ones(2))
+    sentence = f'damping_rule should be "fixed" or "marquardt"{was}, not {rule!r}.'
+    with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
+        NewtonKrylov([w], damping_rule=rule)
+
+
+def test_the_damping_rules_are_parts_of_the_pipeline():
+    register_parts()
+    assert set(get_args(DampingRule)) <= set(registry.names("damping"))
+    w = torch.nn.Parameter(torch.ones(2))
+    kept = NewtonKrylov([w])._newton.newton.damping
+    assert type(kept) is registry.entry("damping", "marquardt").target

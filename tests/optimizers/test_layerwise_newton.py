@@ -1,5 +1,6 @@
 """Newton's method layer by layer: what moves, what does not, and where each step goes."""
 
+from collections import OrderedDict
 from itertools import pairwise
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from problems import assert_close, make
 from small_networks import LAYERS, fixed, marquardt, network, optimizer
+from torch import nn
 
 from newton_krylov.errors import ConfigError, UnsupportedError
 from newton_krylov.objectives.network.objective import Network
@@ -179,3 +181,42 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(UnsupportedError, match="choose loss=cross_entropy"):
         w0 = torch.zeros(linear.dim, dtype=linear.dtype)
         run(optimizer("layerwise_newton"), linear, w0, Stopping(epochs=1), generator())
+
+
+def nested() -> Network:
+    """A network with containers in containers."""
+    torch.manual_seed(0)
+    encoder = nn.Sequential(
+        nn.Sequential(nn.Linear(6, 5), nn.Tanh()), nn.Sequential(nn.Linear(5, 4), nn.Tanh())
+    )
+    module = nn.Sequential(OrderedDict(encoder=encoder, head=nn.Linear(4, 3))).double()
+    X = torch.randn(90, 6, dtype=torch.float64)
+    return Network(module, nn.CrossEntropyLoss(), X, torch.randint(3, (90,)))
+
+
+@pytest.mark.parametrize(
+    ("names", "layers"),
+    [
+        (["encoder"], ["encoder.0.0", "encoder.1.0"]),
+        (["encoder.1"], ["encoder.1.0"]),
+        (["head", "encoder"], ["head", "encoder.0.0", "encoder.1.0"]),
+        (["encoder.1.0", "encoder"], ["encoder.1.0", "encoder.0.0"]),
+    ],
+)
+def test_a_container_stands_for_the_layers_in_it(names: list[str], layers: list[str]) -> None:
+    f = nested()
+    w0, w = f.initial(), trained(f, layers=names).w
+    assert torch.equal(w, trained(f, layers=layers).w)
+    moved = {name for name, block in f.blocks.items() if not torch.equal(w[block], w0[block])}
+    assert moved == set(layers)
+    whole, parts = f.restricted(names, w0), f.restricted(layers, w0)
+    assert whole.blocks == parts.blocks and set(whole.blocks) == set(layers)
+
+
+def test_containers_are_among_the_names_suggested() -> None:
+    sentence = (
+        r"^optimizer\.layers: 'encodr' is not a layer of the network; did you mean 'encoder'\? "
+        r"Choices: encoder, encoder\.0, encoder\.0\.0, encoder\.1, encoder\.1\.0, head$"
+    )
+    with pytest.raises(ConfigError, match=sentence):
+        trained(nested(), layers=["encodr"])

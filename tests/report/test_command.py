@@ -33,3 +33,19 @@ def test_studies_whose_names_have_other_letters_get_folders_of_their_own():
     places = [_default_place(Namespace(folders=[], experiment=n, parent=None)) for n in names]
     assert len(set(places)) == len(names)
     assert places[4].name == "comparison-study"
+
+
+def test_studies_whose_names_differ_in_punctuation_or_case_get_folders_of_their_own():
+    from argparse import Namespace
+
+    from newton_krylov.report.request import _default_place
+
+    names = ["a b", "A-b", "a-b", "a_b", "A b", "a  b", "a.b", "a/b", "a b!", "filter", "../a b"]
+    asked = [{"experiment": name} for name in names]
+    asked += [{"experiment": "a b", "filter": "x < 1"}, {"filter": "x < 1"}, {"filter": "X < 1"}]
+    nothing = {"folders": [], "experiment": None, "parent": None, "filter": None}
+    places = [_default_place(Namespace(**(nothing | one))) for one in asked]
+    # A file system may take capitals for small letters.
+    assert len({str(place).lower() for place in places}) == len(asked)
+    assert all(place.parent.name == "outputs" for place in places)
+    assert places[0].name == "comparison-a-b"

@@ -214,4 +214,5 @@ def test_ticks_and_file_names() -> None:
     assert power_of_ten(1e-12) == "10⁻¹²"
     assert (power_of_ten(1.0), power_of_ten(0.2), power_of_ten(0.0)) == ("10⁰", "0.2", "0")
     assert slugs(["a b", "a-b", "c", "\u5b9e\u9a8c"]) == ["a-b-0", "a-b-1", "c", "3"]
+    assert len(set(slugs(["a", "A", "a-0", "a 1", "a-0-0", "0", "!", "?"]))) == 8
     assert slug("a9a · n = 32,561, λ = 0.01") == "a9a-n-32-561-0-01"

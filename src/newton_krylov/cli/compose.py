@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from hydra.plugins.config_source import ConfigSource
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from newton_krylov.cli.trust import is_foreign, judge
+from newton_krylov.cli.trust import bound_file, is_foreign, judge, too_much
 from newton_krylov.errors import ConfigError, listed, renamed, suggest
 from newton_krylov.registry import entry, names, owners
 from newton_krylov.runs.parts import register_parts
@@ -36,6 +38,19 @@ PLUGINS = {
 """Choices that a package brings which need not be installed."""
 
 
+class _BoundedFiles(FileConfigSource):
+    """Reads files of configuration once it is known what they unfold to."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Read a file."""
+        path = Path(self.path) / self._normalize_file_name(config_path)
+        bound_file(path)
+        try:
+            return super().load_config(config_path)
+        except RecursionError as error:  # libyaml ends at a depth at which Hydra's reader goes on
+            raise too_much(path) from error
+
+
 class CheckedLoader(ConfigLoader):
     """Loads as Hydra's own loader does, in our words and within our limits.
 
@@ -47,6 +62,8 @@ class CheckedLoader(ConfigLoader):
 
     def __init__(self, inner: ConfigLoader) -> None:
         self._inner = inner
+        # Hydra has read no file of somebody else's yet; for those it makes new sources.
+        SourcesRegistry.instance().types["file"] = _BoundedFiles
         self._typed: list[str] = []
         self._validated: dict[tuple[str, ...], DictConfig] = {}
         self._own: dict[tuple[str, ...], DictConfig] = {}

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -179,12 +180,13 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
             if not hidden:
                 settle()
             if command.config.get("verdict") is not None:
-                from newton_krylov.cli.verdict import judge
+                from newton_krylov.cli.verdict import Race
 
-                return _sweep(hydra, command, interruption, judge)
-            return (
-                _sweep(hydra, command, interruption) if command.sweep else _single(hydra, command)
-            )
+                # Its mistakes are found here, before the folder holds anything.
+                return _sweep(command, interruption, Race.of(hydra, command, member).judge)
+            if command.sweep:
+                return _sweep(command, interruption, partial(_multirun, hydra, command))
+            return _single(hydra, command)
         except KeyboardInterrupt:
             print("Interrupted.", file=sys.stderr)  # noqa: T201
             return _CODES[interruption.status]
@@ -252,26 +254,21 @@ def _single(hydra: Any, command: _Command) -> int:
     return _CODES[result.summary["status"]]
 
 
-def _multirun(hydra: Any, command: _Command, member: Callable[[Any], float]) -> None:
+def _multirun(hydra: Any, command: _Command) -> None:
     from newton_krylov.cli.search import search_continued
 
     with search_continued(command.config, command.folder):
         hydra.multirun(_CONFIG, member, command.overrides)
 
 
-def _sweep(
-    hydra: Any,
-    command: _Command,
-    interruption: Any,
-    carry_out: Callable[..., None] = _multirun,
-) -> int:
+def _sweep(command: _Command, interruption: Any, carry_out: Callable[[], None]) -> int:
     from newton_krylov.runs.sweep import Sweep
 
     overrides = list(command.config.hydra.overrides.task)
     sweep = Sweep.begin(command.folder, _plain(command.config), overrides, REPOSITORY)
     status, reason = "finished", None
     try:
-        carry_out(hydra, command, member)
+        carry_out()
     except KeyboardInterrupt:
         status = interruption.status
     except Exception as error:  # a launcher's or sweeper's: members' own are in their records

@@ -12,16 +12,19 @@ import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.grammar_parser import parse
 
-from newton_krylov.errors import ConfigError
+from newton_krylov.errors import ConfigError, UserError
+from newton_krylov.records.record import bounded, parse_yaml
 
 _OUTPUTS = "outputs"
+_LARGEST_FILE = 2**20  # bytes of a file of configuration
 _PLUGINS = "hydra_plugins.hydra_"
 _CLASSES = {
     "launcher._target_": {
@@ -85,6 +88,25 @@ def judge(config: DictConfig, own: DictConfig | None, typed: Sequence[str]) -> N
             given = any(line.lstrip("+").partition("=")[0] == key for line in typed)
             if not given and OmegaConf.select(config, key) is not None:
                 raise _from_command_line(key)
+
+
+def bound_file(path: Path) -> None:
+    """Refuse a file that a few bytes of aliases, brackets or digits blow up."""
+    if not path.is_file():  # for Hydra there is none either
+        return
+    if path.stat().st_size > _LARGEST_FILE:
+        raise ConfigError(f"{path} is larger than the {_LARGEST_FILE >> 20} MiB that it may have.")
+    try:
+        bounded(path, parse_yaml(path.read_bytes()))
+    except (UserError, RecursionError) as error:
+        raise too_much(path) from error
+    except (OSError, ValueError, yaml.YAMLError):
+        return  # Hydra says what is wrong with it
+
+
+def too_much(path: Path) -> ConfigError:
+    """Return the error for a file that a few bytes blow up."""
+    return ConfigError(f"{path} unfolds to more than a configuration can be.")
 
 
 def is_foreign(config: DictConfig) -> bool:

@@ -8,9 +8,11 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from newton_krylov.errors import ConfigError, UserError
+from newton_krylov.registry import import_plugins
 from newton_krylov.report.panel import seconds_text
 from newton_krylov.report.tables import count_text
 from newton_krylov.report.verdict import PlannedRun
+from newton_krylov.runs.parts import register_parts
 from newton_krylov.runs.portfolio import Portfolio
 from newton_krylov.runs.verdict import Question, measure, question_of
 from newton_krylov.terminal import console
@@ -19,41 +21,8 @@ _CONFIG = "config"
 _AUTO = "auto"
 
 
-def judge(hydra: Any, command: Any, member: Callable[[Any], float]) -> None:
-    """Run a verdict's stages one after the other, in the folder of its sweep.
-
-    Parameters
-    ----------
-    hydra : Hydra
-        Set up with our loader.
-    command : _Command
-        The command, composed; its configuration has a `verdict` node.
-    member : callable
-        Runs one configuration as a sweep's member.
-
-    Raises
-    ------
-    UserError
-        For a mistake in the configuration or the data.
-    """
-    race = _Race.of(hydra, command, member)
-    out = console()
-    race.announce(out.print)
-    tuning = race.portfolio.tuning()
-    race.portfolio.write(race.folder, tuning)
-    race.run(tuning)
-    judged = race.portfolio.judged(race.folder)
-    race.portfolio.write(race.folder, [*tuning, *judged])
-    race.run(judged)
-    out.print("measuring the problem: spectrum, cost of a product, gradient noise", highlight=False)
-    try:
-        measure(race.folder)
-    except UserError as error:
-        out.print(f"The problem could not be measured: {error}", markup=False, highlight=False)
-
-
 @dataclass
-class _Race:
+class Race:
     """What the runs of a verdict have in common."""
 
     hydra: Any
@@ -66,7 +35,30 @@ class _Race:
     done: int = 0
 
     @classmethod
-    def of(cls, hydra: Any, command: Any, member: Callable[[Any], float]) -> "_Race":
+    def of(cls, hydra: Any, command: Any, member: Callable[[Any], float]) -> "Race":
+        """Read the command, and what its data set asks for.
+
+        Parameters
+        ----------
+        hydra : Hydra
+            Set up with our loader.
+        command : _Command
+            The command, composed; its configuration has a `verdict` node.
+        member : callable
+            Runs one configuration as a sweep's member.
+
+        Returns
+        -------
+        Race
+            Nothing of it has run.
+
+        Raises
+        ------
+        UserError
+            For a mistake in the configuration or the data.
+        """
+        register_parts()
+        import_plugins()
         config, given = command.config, list(command.config.hydra.overrides.task)
         if config.stop.seconds is None:
             raise ConfigError(
@@ -95,6 +87,24 @@ class _Race:
             float(config.stop.seconds),
         )
 
+    def judge(self) -> None:
+        """Run the stages one after the other, in the folder of the sweep."""
+        out = console()
+        self.announce(out.print)
+        tuning = self.portfolio.tuning()
+        self.portfolio.write(self.folder, tuning)
+        self.run(tuning)
+        judged = self.portfolio.judged(self.folder)
+        self.portfolio.write(self.folder, [*tuning, *judged])
+        self.run(judged)
+        out.print(
+            "measuring the problem: spectrum, cost of a product, gradient noise", highlight=False
+        )
+        try:
+            measure(self.folder)
+        except UserError as error:
+            out.print(f"The problem could not be measured: {error}", markup=False, highlight=False)
+
     @property
     def always(self) -> dict[str, Sequence[str]]:
         """What holds for all runs of a method."""
@@ -120,8 +130,9 @@ class _Race:
         for method in methods:
             mine = [run for run in runs if run.method == method]
             left = self.portfolio.most_runs - self.done
+            stage = "tuning" if mine[0].stage == "tuning" else "race"
             console().print(
-                f"{method}: {mine[0].stage}, {count_text(len(mine), 'run')}; at most "
+                f"{method}: {stage}, {count_text(len(mine), 'run')}; at most "
                 f"{seconds_text(left * self.seconds)} left",
                 markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip

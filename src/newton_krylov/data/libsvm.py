@@ -26,13 +26,16 @@ from newton_krylov.data.prepare import RawData, Samples, checksum
 from newton_krylov.data.sources import source
 from newton_krylov.data.table import is_table
 from newton_krylov.errors import ConfigError, DataError
-from newton_krylov.files import expand_home, require_file
+from newton_krylov.files import expand_home, require_file, require_memory, usable_memory
 
 SITE = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets"
 
 Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-fA-F]{64}$")]
 Width = Annotated[int, pydantic.Field(ge=1, lt=2**31)]
 TestSet = Literal["auto", "own", "none"]
+
+_VECTORS = 4
+"""Of as many numbers as there are features: weights, gradient, direction, Hessian product."""
 
 _PARSER_VERSION = 1  # part of the cache's keys: raise it when the same file reads differently
 _log = logging.getLogger(__name__)
@@ -110,6 +113,8 @@ def read_files(
         line = line_of_sample(path, error.sample)
         raise DataError(f"{path}, line {line} {error.problem}.") from None
     width = n_features or max(part.X.shape[1] for part in parts)
+    if 8 * _VECTORS * width > usable_memory():
+        _refuse_width(width, n_features, paths, parts)
     samples = [
         Samples(_widen(part.X, width), y, places=partial(_place, path))
         for path, part, y in zip(paths, parts, labels, strict=True)
@@ -123,6 +128,19 @@ def read_files(
         source=origin,
         fingerprint=checksum({"files": sums, "parser": _PARSER_VERSION} | read_as),
     )
+
+
+def _refuse_width(
+    width: int, n_features: int | None, paths: Sequence[Path], parts: Sequence[LabelledSamples]
+) -> None:
+    """Refuse a width of which no vectors can be held; name the line that asks for it."""
+    place = f"{paths[0]} with n_features={width:,}"
+    if n_features is None:
+        path, X = next((p, part.X) for p, part in zip(paths, parts, strict=True)
+                       if part.X.shape[1] == width)  # fmt: skip
+        sample = int(np.searchsorted(X.indptr, np.argmax(X.indices), "right")) - 1
+        place = f"{path}, line {line_of_sample(path, sample)} has the feature index {width:,}"
+    require_memory(8 * _VECTORS * width, f"{place}: training with vectors of that length")
 
 
 def _parse(path: Path, digest: str, zero_based: bool, n_features: int | None) -> LabelledSamples:

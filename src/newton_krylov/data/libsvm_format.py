@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from newton_krylov.data.sparse import index_dtype
 from newton_krylov.errors import DataError
-from newton_krylov.files import require_file
+from newton_krylov.files import require_file, usable_memory
 
 MAX_FEATURES = 100_000_000
 """Highest index taken on trust: twice the widest of LIBSVM's sets; `n_features` allows more."""
@@ -32,10 +32,14 @@ MAX_LINE = 64 * 2**20
 """Bytes of one line: a dense sample of some five million features."""
 
 MAX_EXPANSION = 200
-"""Text per compressed byte; real files reach 20, and bombs a thousand."""
+"""Text per compressed byte, in every stretch of `MAX_LINE` bytes; real files reach 20, and bombs
+a thousand."""
+
+_HELD = 24
+"""Bytes of memory for a sample, and for each of its entries, while a file is read."""
 
 _SHOWN = 40  # characters of a wrong token that a message repeats
-_COMPRESSED: dict[bytes, Callable[[Path], Any]] = {
+_COMPRESSED: dict[bytes, Callable[[BinaryIO], Any]] = {
     b"BZh": bz2.open,
     b"\xfd7zXZ\x00": lzma.open,
     b"\x1f\x8b": gzip.open,
@@ -83,7 +87,7 @@ def read_libsvm(
         If the file is missing, damaged or malformed; names the line and what is wrong in it.
     """
     limit = _Limit(zero_based, n_features)
-    with _open(path) as lines:
+    with _open(path, usable_memory()) as lines:
         samples = _parse(path, lines, lines, limit)
     if not len(samples.y):
         raise DataError(f"{path} holds no sample; each line should be 'label index:value ...'.")
@@ -166,33 +170,65 @@ def _finite(values: NDArray[np.float64]) -> bool:
 
 
 class _Lines:
-    """The lines of a decompressed file, counted, each bounded in length and all in bytes."""
+    """The lines of a decompressed file, counted; bounded in length, expansion and memory."""
 
-    def __init__(self, path: Path, stream: BinaryIO, total: int) -> None:
+    def __init__(
+        self, path: Path, stream: BinaryIO, compressed: BinaryIO | None, memory: float
+    ) -> None:
         self.number = 0
         self.suspicious = False
-        self._path, self._stream, self._left = path, stream, total
+        self._path, self._stream, self._compressed = path, stream, compressed
+        self._memory = memory
+        self._stretch, self._place = 0, 0  # text since the file was last looked at, and where
+        self._barren = 0  # bytes since the last sample
 
     def __iter__(self) -> Iterator[bytes]:
         while line := self._stream.readline(MAX_LINE + 1):
             self.number += 1
-            self._left -= len(line)
             if len(line) > MAX_LINE:
                 raise DataError(
                     f"{self._path}, line {self.number} is longer than {MAX_LINE >> 20} MiB; "
                     "a sample stands on one line, and samples end with a line feed."
                 )
-            if self._left < 0:
-                raise DataError(
-                    f"{self._path} expands to more than {MAX_EXPANSION} times its size; "
-                    "decompress it yourself if you trust it."
-                )
+            self._bound_expansion(len(line))
+            self._bound_samples(line)
             if self.number == 1:
                 line = self._without_mark(line)
             # The parser allows 1_000, as Python's numbers do, and passes over qidANYTHING.
             if b"_" in line or b"qid" in line:
                 self.suspicious = True
             yield line
+
+    def _bound_expansion(self, length: int) -> None:
+        self._stretch += length
+        if self._compressed is None or self._stretch <= MAX_LINE:
+            return
+        place = self._compressed.tell()
+        if self._stretch > MAX_EXPANSION * (place - self._place):
+            raise DataError(
+                f"{self._path}, line {self.number} expands to more than {MAX_EXPANSION} times its "
+                "size; decompress it yourself if you trust it."
+            )
+        self._stretch, self._place = 0, place
+
+    def _bound_samples(self, line: bytes) -> None:
+        words = line.partition(b"#")[0]
+        if not words.strip():
+            self._barren += len(line)
+            if self._barren > MAX_LINE:
+                raise DataError(
+                    f"{self._path}, line {self.number}: there is no sample in the {MAX_LINE >> 20} "
+                    "MiB before; each line should be 'label index:value ...'."
+                )
+            return
+        self._barren = 0
+        self._memory -= _HELD * (1 + words.count(b":"))
+        if self._memory < 0:
+            raise DataError(
+                f"{self._path}, line {self.number}: the samples so far take all of the "
+                f"{usable_memory() / 2**30:,.1f} GiB of memory that this machine has; convert the "
+                "file by `python -m newton_krylov.data.shards`, which leaves it on disk."
+            )
 
     def _without_mark(self, line: bytes) -> bytes:
         """Drop the byte-order mark that some editors put before UTF-8; refuse other encodings."""
@@ -227,16 +263,18 @@ class _Part:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[_Lines]:
+def _open(path: Path, memory: float = math.inf) -> Iterator[_Lines]:
     require_file(path)
     try:
         with path.open("rb") as raw:
             start = raw.read(6)
-        size = path.stat().st_size
-        opener = next((o for magic, o in _COMPRESSED.items() if start.startswith(magic)), None)
-        total = size if opener is None else max(MAX_LINE, MAX_EXPANSION * size)
-        with cast("BinaryIO", path.open("rb") if opener is None else opener(path)) as stream:
-            yield _Lines(path, stream, total)
+            raw.seek(0)
+            opener = next((o for magic, o in _COMPRESSED.items() if start.startswith(magic)), None)
+            if opener is None:
+                yield _Lines(path, raw, None, memory)
+                return
+            with cast("BinaryIO", opener(raw)) as stream:
+                yield _Lines(path, stream, raw, memory)
     except (EOFError, lzma.LZMAError, zlib.error) as error:
         raise DataError(f"{path} is damaged or not complete ({error}); fetch it again.") from error
     except OSError as error:  # bz2 and gzip report damaged data so

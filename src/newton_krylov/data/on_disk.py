@@ -21,6 +21,7 @@ from torch import Tensor
 
 from newton_krylov.data.sparse import NUMPY_DTYPES, csr_to_torch
 from newton_krylov.errors import DataError, UnsupportedError
+from newton_krylov.files import require_inside
 
 PARTS = ("values", "columns", "starts")
 """The three files of a shard: CSR's data, indices and indptr."""
@@ -98,6 +99,7 @@ class Shard:
 
     def _array(self, part: str, dtype: str, length: int) -> NDArray[Any]:
         path = self.path(part)
+        require_inside(path, self.folder)
         try:
             array = np.load(path, mmap_mode="r" if length else None, allow_pickle=False)
         except Exception as error:  # a damaged header makes NumPy raise anything

@@ -8,9 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
+
+from newton_krylov.objectives.network.kernels import (
+    plain_attention,
+    plain_recurrence,
+    weight_norm,
+)
 
 Closure = Callable[[], Any]
 
@@ -203,7 +208,7 @@ def _twice_differentiable() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel([SDPBackend.MATH]), _PlainKernels():
+        with plain_attention(), _PlainKernels():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -221,14 +226,7 @@ class _PlainKernels(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with ExitStack() as stack:
             if func in _RECURRENT:
-                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+                stack.enter_context(plain_recurrence())
             if func is torch._weight_norm:
-                return _weight_norm(*args, **(kwargs or {}))
+                return weight_norm(*args, **(kwargs or {}))
             return func(*args, **(kwargs or {}))
-
-
-def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    """Return g v / |v|, by its formula."""
-    over = [d for d in range(v.ndim) if d != dim % v.ndim] if dim != -1 else list(range(v.ndim))
-    length: Tensor = torch.linalg.vector_norm(v, dim=over, keepdim=True)
-    return v * (g / length)

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from newton_krylov.errors import ConfigError, UnsupportedError, suggest
+from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.network.graphs import Criterion
-from newton_krylov.objectives.network.layout import mapped, tensors_of
+from newton_krylov.objectives.network.layout import layers_below, mapped, tensors_of
 from newton_krylov.objectives.network.objective import Network
 from newton_krylov.objectives.network.point import NetworkPoint
 from newton_krylov.operators import LinearOperator
@@ -233,7 +233,7 @@ def _point(
     if noise is not None:
         everything = torch.arange(network.n_samples, device=network.device)
         network = network.subset(everything, noise=noise)
-    free = _trainable(module) if layers is None else _parts(network.blocks, layers)
+    free = _trainable(module) if layers is None else layers_below(network.blocks, layers)
     if set(free) != set(network.blocks):
         network = network.restricted(free, network.initial())
     return network.at(network.initial())
@@ -282,18 +282,6 @@ def _checked(inputs: Any) -> Any:
             f"tensor must have all samples, first"
         )
     return inputs
-
-
-def _parts(blocks: dict[str, slice], names: Sequence[str]) -> list[str]:
-    """Return the layers with weights that are, or are parts of, submodules of these names."""
-    found = {
-        name: [layer for layer in blocks if layer == name or layer.startswith(f"{name}.")]
-        for name in names
-    }
-    for name, layers in found.items():
-        if not layers:
-            raise ConfigError(f"'{name}' is not a layer of the network{suggest(name, blocks)}")
-    return [layer for layer in blocks if any(layer in layers for layers in found.values())]
 
 
 def _trainable(module: nn.Module) -> list[str]:

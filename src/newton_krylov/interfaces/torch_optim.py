@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from newton_krylov.optimizers.newton_step import NegativeCurvature, NewtonStep
 from newton_krylov.optimizers.stochastic_step import StochasticStep
 from newton_krylov.preconditioners.none import NoPreconditioner
 
-DampingRule = Literal["fixed", "levenberg_marquardt"]
+DampingRule = Literal["fixed", "marquardt"]
 CurvatureName = Literal["hessian", "gauss_newton"]
 
 _CURVATURES = {"hessian": HessianProduct, "gauss_newton": GaussNewton}
@@ -38,8 +38,8 @@ class NewtonKrylov(torch.optim.Optimizer):
     """Newton's method with a Krylov solver: (H + tau I) p = -g, then a line search along p.
 
     H is the exact Hessian of the closure's loss, by double backward over one graph; directions of
-    negative curvature that the solver meets are followed; tau adapts as in Levenberg and
-    Marquardt's method. A step on a mini-batch costs one forward and backward pass, as many more
+    negative curvature that the solver meets are followed; tau adapts by Marquardt's rule.
+    A step on a mini-batch costs one forward and backward pass, as many more
     backward passes as the solver takes iterations, and a forward pass for each trial of the line
     search.
 
@@ -74,8 +74,9 @@ class NewtonKrylov(torch.optim.Optimizer):
         loss depends on otherwise (a penalty on the weights) is in the gradient alone.
     damping : float
         tau; with an adaptive rule its first value.
-    damping_rule : {"levenberg_marquardt", "fixed"}
-        With the first, a step that does not lower the batch's loss is refused and tau grows.
+    damping_rule : {"marquardt", "fixed"}
+        Names of the pipeline's `damping`. With the first, a step that does not lower the batch's
+        loss is refused and tau grows.
     damping_factor : float
         By how much tau moves, above 1.
     damping_min : float
@@ -113,7 +114,7 @@ class NewtonKrylov(torch.optim.Optimizer):
         max_iterations: int = 50,
         curvature: CurvatureName = "hessian",
         damping: float = 1.0,
-        damping_rule: DampingRule = "levenberg_marquardt",
+        damping_rule: DampingRule = "marquardt",
         damping_factor: float = 2.0,
         damping_min: float = 0.0,
         negative_curvature: NegativeCurvature = "follow",
@@ -283,7 +284,10 @@ def _built(group: str, part: Any, options: Mapping[str, Any] = MappingProxyType(
     return named(group, part).build(options) if isinstance(part, str) else part
 
 
-def _damping(rule: DampingRule, tau: float, factor: float, lowest: float) -> Damping:
+def _damping(rule: str, tau: float, factor: float, lowest: float) -> Damping:
+    if rule not in get_args(DampingRule):
+        was = ", which was levenberg_marquardt" if rule == "levenberg_marquardt" else ""
+        raise ConfigError(f'damping_rule should be "fixed" or "marquardt"{was}, not {rule!r}.')
     if rule == "fixed":
         return Fixed(tau)
     if tau <= 0:

@@ -325,7 +325,7 @@ class TransportHessian(LinearOperator):
         Returns
         -------
         rows, columns : Tensor, shape (k,), int64
-            Where; rows < columns.
+            Indices of the entries; rows < columns.
         values : Tensor, shape (k,)
             Values of these entries.
         """

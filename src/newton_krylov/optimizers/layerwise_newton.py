@@ -10,8 +10,9 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from newton_krylov.capabilities import LAYERS
-from newton_krylov.errors import ConfigError, UnsupportedError, suggest
+from newton_krylov.errors import ConfigError, UnsupportedError
 from newton_krylov.objectives.base import Objective
+from newton_krylov.objectives.network.layout import layers_below
 from newton_krylov.optimizers.base import ContinuedOptimizer, Steps
 from newton_krylov.optimizers.schedule import Schedule, constant
 from newton_krylov.optimizers.stochastic_step import StochasticMemory, StochasticStep, end_epoch
@@ -65,7 +66,8 @@ class LayerwiseNewton(ContinuedOptimizer[_Memory]):
     schedule : Schedule
         What becomes of the steps' length.
     layers : sequence of str or None
-        Names of layers, in the order of their turns; None takes all, in the network's order.
+        Names of layers, in the order of their turns; that of a module with layers inside stands
+        for them, in the network's order. None takes all.
     batch_size : int
         Samples in a mini-batch; a step of the run is one epoch.
     """
@@ -111,11 +113,10 @@ class LayerwiseNewton(ContinuedOptimizer[_Memory]):
         names = list(objective.blocks) if self.layers is None else list(self.layers)
         if not names:
             raise ConfigError("optimizer.layers=[] leaves nothing to train: name a layer.")
-        for name in names:
-            if name not in objective.blocks:
-                unknown = f"optimizer.layers: '{name}' is not a layer of the network"
-                raise ConfigError(f"{unknown}{suggest(name, objective.blocks)}")
-        return names
+        try:
+            return layers_below(objective.blocks, names)
+        except ConfigError as error:
+            raise ConfigError(f"optimizer.layers: {error}") from None
 
     def _one(
         self,

@@ -26,7 +26,12 @@ class _Memory(EpochMemory):
         self.step = step
 
 
-@register("optimizer", "newton", needs_with={"batch_size": (SAMPLES,)})
+@register(
+    "optimizer",
+    "newton",
+    needs_with={"batch_size": (SAMPLES,)},
+    uses_with={"batch_size": ("schedule",)},
+)
 class Newton(ContinuedOptimizer[_Memory]):
     """Newton's method: one Newton step after the other.
 

@@ -8,17 +8,21 @@ null, an infinite one the text "inf". Weights and figures are not kept.
 import gzip
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from newton_krylov.errors import DataError
-from newton_krylov.files import atomic_write
+from newton_krylov.errors import DataError, UserError
+from newton_krylov.files import atomic_write, require_file, usable_memory
+from newton_krylov.records.record import LARGEST, bounded
 from newton_krylov.records.trace import Row
 
 SUFFIX = ".jsonl.gz"
 _TEXT, _WHOLE = "note", "iteration"
+_EXPANSION = 200  # text per compressed byte; traces reach 20, and bombs a thousand
+_HELD = 16  # bytes of memory per byte of text, at most, once it is rows
 
 
 @dataclass(frozen=True)
@@ -75,17 +79,37 @@ def read_archive(path: Path) -> list[ArchivedRun]:
     DataError
         For a file that is damaged, or something else.
     """
-    try:
-        text = gzip.decompress(path.read_bytes()).decode()
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {str(error).rstrip('.')}.") from error
+    require_file(path)
     runs = []
-    for number, line in enumerate(text.split("\n")[:-1], start=1):
+    for number, line in enumerate(_lines(path), start=1):
         try:
-            runs.append(_run(json.loads(line)))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}, is not a run: {error!r}.") from error
+            runs.append(_run(path, json.loads(line)))
+        except UserError as error:
+            raise DataError(f"{path}, line {number}: {error}") from error
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            reason = f"{error!r}"[:200]
+            raise DataError(f"{path}, line {number}, is not a run: {reason}.") from error
     return runs
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, bounded in length and in sum."""
+    left = min(max(LARGEST, _EXPANSION * path.stat().st_size), usable_memory() // _HELD)
+    number = 0
+    try:
+        with gzip.open(path) as stream:
+            while line := stream.readline(LARGEST + 1):
+                number += 1
+                left -= len(line)
+                if len(line) > LARGEST:
+                    raise DataError(
+                        f"{path}, line {number} is longer than {LARGEST >> 20} MiB; no run is."
+                    )
+                if left < 0:
+                    raise DataError(f"{path} expands to more than an archive of runs can be.")
+                yield line
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {str(error).rstrip('.')}.") from error
 
 
 def _plain(run: ArchivedRun) -> dict[str, Any]:
@@ -99,12 +123,12 @@ def _plain(run: ArchivedRun) -> dict[str, Any]:
     }
 
 
-def _run(line: Mapping[str, Any]) -> ArchivedRun:
+def _run(path: Path, line: Mapping[str, Any]) -> ArchivedRun:
     return ArchivedRun(
         str(line["run"]),
-        dict(line["config"]),
-        dict(line["summary"]),
-        dict(line["environment"]),
+        dict(bounded(path, line["config"])),
+        dict(bounded(path, line["summary"])),
+        dict(bounded(path, line["environment"])),
         _rows(line["trace"]),
     )
 

@@ -33,7 +33,7 @@ FIGURES = "figures"
 SWEEP = "sweep.json"
 LOG = "run.log"
 _LOCK = ".lock"
-_LARGEST, _MOST_NODES, _DEEPEST = 64 * 2**20, 1_000_000, 50  # of a record's JSON and YAML files
+LARGEST, _MOST_NODES, _DEEPEST = 64 * 2**20, 1_000_000, 50  # of a record's JSON and YAML files
 _KEPT = ("id", "started", "mlflow_run_id", "tracking_uri")  # of a run that is continued
 
 Plain = Mapping[str, Any]
@@ -288,10 +288,10 @@ def read_json(path: Path) -> dict[str, Any]:
         If there is none, or it holds something else.
     """
     try:
-        value = json.loads(read_text(path, _LARGEST))
+        value = json.loads(read_text(path, LARGEST))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    return _mapping(path, _bounded(path, value))
+    return _mapping(path, bounded(path, value))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -364,16 +364,55 @@ def read_overrides(folder: Path) -> list[str]:
     return [str(line) for line in value]
 
 
+def parse_yaml(text: str | bytes) -> Any:
+    """Parse YAML as data: nothing in it is executed.
+
+    Parameters
+    ----------
+    text : str or bytes
+        A document.
+
+    Returns
+    -------
+    object
+        Plain values; not yet bounded, see `bounded`.
+
+    Raises
+    ------
+    yaml.YAMLError
+        If it is none.
+    """
+    return yaml.load(text, Loader=SafeLoader)
+
+
 def _load_yaml(path: Path) -> Any:
     try:
-        return _bounded(path, yaml.load(read_text(path, _LARGEST), Loader=SafeLoader))
+        return bounded(path, parse_yaml(read_text(path, LARGEST)))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read: {reason}") from error
 
 
-def _bounded(path: Path, value: Any) -> Any:
-    """Refuse what a few bytes can blow up: aliases of aliases, depth, numbers of many digits."""
+def bounded(path: Path, value: Any) -> Any:
+    """Refuse what a few bytes can blow up: aliases of aliases, depth, numbers of many digits.
+
+    Parameters
+    ----------
+    path : Path
+        Where it was read, for the message.
+    value : object
+        Plain values.
+
+    Returns
+    -------
+    object
+        The value itself.
+
+    Raises
+    ------
+    UserError
+        If it is more than a record can be.
+    """
     nodes, left = [(value, 0)], _MOST_NODES
     while nodes:
         node, depth = nodes.pop()

@@ -315,7 +315,10 @@ def slug(label: str) -> str:
 def slugs(labels: Sequence[str]) -> list[str]:
     """Return file names as in `slug`, numbered where two are equal or one is empty."""
     names = [slug(label) for label in labels]
-    return [
-        name if name and names.count(name) == 1 else f"{name}-{i}".lstrip("-")
-        for i, name in enumerate(names)
-    ]
+    found: list[str] = []
+    for i, name in enumerate(names):
+        mark = name if name and names.count(name) == 1 else f"{name}-{i}".lstrip("-")
+        while mark in found or (mark != name and mark in names):  # another label ends in a number
+            mark += f"-{i}"
+        found.append(mark)
+    return found

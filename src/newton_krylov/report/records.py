@@ -6,6 +6,7 @@ that was killed, or never got to its first step, stays in every table.
 """
 
 import csv
+import logging
 import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,8 @@ from newton_krylov.records.record import (
 )
 from newton_krylov.records.trace import COLUMNS, Row, cut_short, read_trace
 
+_log = logging.getLogger(__name__)
+
 _SWEEP_MARK = "multirun.yaml"
 """Hydra puts it beside the folders of a sweep's jobs."""
 
@@ -48,8 +51,8 @@ _COMPUTATION_KEYS = frozenset({"chunk", "memory"})
 """Keys of a loss that say how it is computed, not what."""
 
 
-_LARGEST, _LONGEST = 1e300, 400
-"""Limits of the numbers and texts that a page can show."""
+_LARGEST, _LONGEST, _LONGEST_NAME = 1e300, 400, 200
+"""Limits of the numbers, texts and names of archived runs that a page can show."""
 
 
 @dataclass(frozen=True)
@@ -320,17 +323,25 @@ def read_record(folder: Path, source: str = "") -> RunRecord:
             if isinstance(error, UserError):
                 sentence = str(error)
             faults.append(f"{sentence.rstrip('.')}.")
-    if (fault := cut_short(files[SUMMARY], rows)) is not None:
-        faults.append(f"{folder / TRACE} {fault}")
-    if any(_beyond(row) for row in rows):
-        faults.append(f"{folder / TRACE} holds numbers beyond {_LARGEST:g}: taken as infinite.")
-        rows = [_within_bounds(row) for row in rows]
-    files = {name: _cut(content) for name, content in files.items()}
     if source:
         faults = [fault.replace(str(folder), source) for fault in faults]
-    return RunRecord(
-        folder, rows, files[CONFIG], files[SUMMARY], files[ENVIRONMENT], faults, source
+    return _believed(
+        RunRecord(folder, rows, files[CONFIG], files[SUMMARY], files[ENVIRONMENT], faults, source)
     )
+
+
+def _believed(record: RunRecord) -> RunRecord:
+    """Return a record within what a page can show, with a fault for what is not to be believed."""
+    faults, rows, trace = list(record.faults), record.rows, f"{record.origin}/{TRACE}"
+    if (fault := cut_short(record.summary, rows)) is not None:
+        faults.append(f"{trace} {fault}")
+    if any(_beyond(row) for row in rows):
+        faults.append(f"{trace} holds numbers beyond {_LARGEST:g}: taken as infinite.")
+        rows = [_within_bounds(row) for row in rows]
+    return replace(
+        record, rows=rows, faults=faults, config=_cut(record.config),
+        summary=_cut(record.summary), environment=_cut(record.environment),
+    )  # fmt: skip
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -383,18 +394,24 @@ def read_records(paths: Iterable[Path]) -> list[RunRecord]:
     Raises
     ------
     DataError
-        For a path that is neither, a damaged archive, and where there are no runs at all.
+        For a path that is neither, and where there is nothing but damaged archives, or no run.
     """
     paths = list(paths)
     records: list[RunRecord] = []
+    damaged: list[DataError] = []
     for path in paths:
-        if path.is_file() and path.name.endswith(SUFFIX):
-            records += _archived(path)
-            continue
-        records += [read_record(folder) for folder in find_runs([path])]
-        records += [run for file in sorted(path.rglob(f"*{SUFFIX}")) for run in _archived(file)]
+        alone = path.is_file() and path.name.endswith(SUFFIX)
+        records += [] if alone else [read_record(folder) for folder in find_runs([path])]
+        for file in [path] if alone else sorted(path.rglob(f"*{SUFFIX}")):
+            try:
+                records += [] if file.is_dir() else _archived(file)
+            except DataError as error:
+                damaged.append(error)
+                _log.warning("%s", error)
     # A path may be given twice, or lie below another.
     records = list({record.folder.resolve(): record for record in records}.values())
+    if not records and damaged:
+        raise damaged[0]
     if not records:
         places = ", ".join(str(path) for path in paths) or "no folder"
         raise DataError(f"No runs in {places}: a run's folder holds {TRACE} and {SUMMARY}.")
@@ -404,12 +421,20 @@ def read_records(paths: Iterable[Path]) -> list[RunRecord]:
 def _archived(file: Path) -> list[RunRecord]:
     """Return the runs of an archive, as if each lay in a folder below the file."""
     return [
-        RunRecord(
-            file / run.name, list(run.rows), run.config, run.summary, run.environment,
-            source=f"{file}: {run.name}",
+        _believed(
+            RunRecord(
+                file / name, list(run.rows), run.config, run.summary, run.environment,
+                source=f"{file}: {name}",
+            )
         )
         for run in read_archive(file)
+        for name in [_file_name(run.name)]
     ]  # fmt: skip
+
+
+def _file_name(text: str) -> str:
+    """Return what a path can hold of a name that anybody may have written."""
+    return "".join(letter for letter in text if letter.isprintable())[:_LONGEST_NAME]
 
 
 def differences(records: Iterable[RunRecord]) -> dict[str, list[Any]]:
@@ -455,7 +480,10 @@ def _cut(value: Any) -> Any:
         return [_cut(item) for item in value]
     if isinstance(value, float) and abs(value) > _LARGEST:
         return math.copysign(math.inf, value)
-    return f"{value[:_LONGEST]}..." if isinstance(value, str) and len(value) > _LONGEST else value
+    if isinstance(value, str):
+        value = value.encode(errors="replace").decode()  # half a pair of surrogates is no text
+        return f"{value[:_LONGEST]}..." if len(value) > _LONGEST else value
+    return value
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

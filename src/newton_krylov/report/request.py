@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import re
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from newton_krylov.terminal import console
 from newton_krylov.tracking.afterwards import settle
 
 OUTPUTS = Path("outputs")
+
+_PLAIN = re.compile("[a-z0-9_]+( [a-z0-9_]+)*")
+"""Names that make one folder each, without anything added."""
 
 _FOR_A_TERMINAL = ("Method", "f", "f − f*", "Test acc.", "Steps", "Passes", "Time", "Ending")
 """Columns of the table of endings that fit; the files have all of them."""
@@ -62,8 +66,10 @@ def _default_place(options: argparse.Namespace) -> Path:
         if first.is_dir():
             return first
         return OUTPUTS / f"comparison-{first.name.removesuffix(SUFFIX)}"
-    name = options.experiment or options.parent or "filter"
-    words = [slug(name)] if slug(name) else []
-    if not name.isascii():  # the letters that a slug leaves out may be all that distinguishes two
-        words.append(hashlib.sha256(name.encode()).hexdigest()[:8])
-    return OUTPUTS / "-".join(["comparison", *words])
+    asked = [vars(options).get(key) for key in ("experiment", "parent", "filter")]
+    name = asked[0] or asked[1] or "filter"
+    if not asked[2] and _PLAIN.fullmatch(name):
+        return OUTPUTS / f"comparison-{name.replace(' ', '-')}"
+    # What a slug leaves out, capitals included, may be all that distinguishes two studies.
+    words = ["comparison", slug(name), hashlib.sha256(repr(asked).encode()).hexdigest()[:8]]
+    return OUTPUTS / "-".join(word for word in words if word)

@@ -1,12 +1,12 @@
 """The configuration of a run: what was composed, checked whole before anything is loaded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from newton_krylov.capabilities import refuse_unmet
+from newton_krylov.capabilities import refuse_unmet, unused
 from newton_krylov.errors import CombinationError, ConfigError, suggest
 from newton_krylov.records.trace import shown
 from newton_krylov.registry import Entry, entry
@@ -135,6 +135,11 @@ class RunConfig:
     def build(self, group: str, **parts: Any) -> Any:
         """Make the part chosen from a group (see `Entry.build`)."""
         return self.entry_of(group).build(self.plain[group], **parts)
+
+    def unused(self, overrides: Sequence[str]) -> list[str]:
+        """Say which explicit choices change nothing (see `capabilities.unused`)."""
+        options = {group: self.options_of(group) for group in GROUPS}
+        return unused(self.entries, overrides, options)
 
     @property
     def label(self) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from newton_krylov.records.trace import COLUMNS, Column, Row, shown
 from newton_krylov.report.verdict import Race
+from newton_krylov.terminal import console
 
 _EVERY_ROW_UP_TO = 25  # rows that get a line each; after these, one a second
 _SECONDS_BETWEEN_LINES = 1.0
@@ -113,6 +114,12 @@ def print_heading(out: Console, label: str, summary: Mapping[str, Any]) -> None:
     shape = f"{data['n_samples']:,} samples, {data['n_features']:,} features"
     where = f"{summary['dtype']} on {summary['device']}"
     out.print(f"{label} on {data['name']}: {shape}, {where}", markup=False, highlight=False)
+
+
+def say_unused(sentences: Iterable[str]) -> None:
+    """Print what was chosen for nothing, each sentence once."""
+    for sentence in dict.fromkeys(sentences):
+        console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_line(out: Console, number: str, summary: Mapping[str, Any]) -> None:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from newton_krylov import distributed
-from newton_krylov.capabilities import unused
 from newton_krylov.data import Dataset, LabelledData, Table, load_dataset
 from newton_krylov.data.sparse import by_row_length
 from newton_krylov.device import denormals_flushed
@@ -35,6 +34,7 @@ from newton_krylov.runs.console import (
     print_heading,
     print_line,
     print_summary,
+    say_unused,
 )
 from newton_krylov.runs.environment import code_checksum, describe
 from newton_krylov.runs.interruption import Interruption, interruptible
@@ -105,8 +105,8 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
     if before is not None and before.finished:
         console().print(f"{short(job.folder)}: finished before", markup=False, soft_wrap=True)
         return before.record
-    for sentence in unused(config.entries, job.overrides):
-        console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
+    if not job.in_sweep:  # which says it once for all its members
+        say_unused(config.unused(job.overrides))
     with interruptible() as interruption, denormals_flushed():
         place = config.build("device")()
         parts = build_parts(config)

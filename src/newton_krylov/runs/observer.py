@@ -12,6 +12,7 @@ from torch import Tensor
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.errors import ConfigError
 from newton_krylov.objectives.base import Layered, Objective, Point
+from newton_krylov.objectives.network.layout import layers_below
 from newton_krylov.operators import LinearOperator
 from newton_krylov.records.spectrum import Snapshot
 from newton_krylov.registry import register
@@ -226,8 +227,9 @@ def _blocks(objective: Objective, layers: list[str]) -> list[slice]:
     """Return where the layers lie, in the order in which they do."""
     if not isinstance(objective, Layered):
         raise ConfigError("spectrum.layers needs a network, such as that of loss=cross_entropy.")
-    objective.restricted(layers, objective.initial())  # refuses a name that is none
-    return [block for name, block in objective.blocks.items() if name in layers]
+    objective.restricted(layers, objective.initial())  # refuses a list that names nothing
+    named = layers_below(objective.blocks, layers)
+    return [block for name, block in objective.blocks.items() if name in named]
 
 
 class _Counted(LinearOperator):

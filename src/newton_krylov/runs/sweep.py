@@ -1,7 +1,7 @@
 """A sweep: many runs of one command, their parent in the tracker, and their comparison.
 
-The members are run by one of Hydra's launchers, in this process or in others; each is told by the
-sweep's own record, which lies in the folder above, to which run of the tracker it belongs.
+The members are run by one of Hydra's launchers, in this process or in others; each reads in
+the sweep's own record, in the folder above, to which run of the tracker it belongs.
 """
 
 import logging
@@ -18,12 +18,13 @@ from newton_krylov.records.record import FIGURES, Record, SweepRecord, read_yaml
 from newton_krylov.records.trace import COLUMNS
 from newton_krylov.registry import import_plugins
 from newton_krylov.report.verdict import PLAN, read_race
-from newton_krylov.runs.config import build_part, label_of
+from newton_krylov.runs.config import build_part, check, label_of
 from newton_krylov.runs.console import (
     MemberLine,
     print_members,
     print_places,
     print_verdict,
+    say_unused,
 )
 from newton_krylov.runs.environment import describe
 from newton_krylov.runs.experiment import Job, run_experiment
@@ -163,6 +164,14 @@ class Member:
         summary = self.record.summary
         name = str(summary.get("label"))
         return MemberLine(self.record.folder.name, name, self.record.overrides, summary)
+
+    @property
+    def unused(self) -> list[str]:
+        """Which of its explicit choices changed nothing, in sentences."""
+        try:
+            return check(self.record.config).unused(self.record.overrides)
+        except UserError:  # its configuration was refused, as its record says
+            return []
 
     @property
     def failed(self) -> bool:
@@ -313,6 +322,7 @@ class Sweep:
     def _print(self, members: Sequence[Member], files: Sequence[Path]) -> None:
         """Show the results of the members, and where everything lies."""
         out, place, folder = console(), self.tracker.place, self.record.folder
+        say_unused(sentence for member in members for sentence in member.unused)
         if (folder / PLAN).exists():
             print_verdict(out, read_race(folder))
         elif members:

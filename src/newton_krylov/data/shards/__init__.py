@@ -16,7 +16,7 @@ from newton_krylov.data.prepare import checksum
 from newton_krylov.data.shards.layout import Description, SplitSize, read_description
 from newton_krylov.data.shards.writer import write_shards
 from newton_krylov.errors import ConfigError, DataError
-from newton_krylov.files import expand_home
+from newton_krylov.files import expand_home, require_inside
 from newton_krylov.registry import register
 
 __all__ = ["read_shards", "shards", "write_shards"]
@@ -69,6 +69,9 @@ def read_shards(folder: Path, dtype: torch.dtype) -> Table:
         If anything is missing, damaged or not what it should be.
     """
     description = read_description(folder)
+    for name in description.splits:
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"{folder / name} is a link out of {folder}; put the folder there.")
     splits = {
         name: _split(folder / name, size, description, dtype)
         for name, size in description.splits.items()
@@ -104,6 +107,7 @@ def _labels(
     folder: Path, size: SplitSize, description: Description, dtype: torch.dtype
 ) -> torch.Tensor:
     path = folder / "labels.npy"
+    require_inside(path, folder)
     classes = description.task != "regression"
     try:
         y = np.load(path, allow_pickle=False)

@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from newton_krylov.data.catalogue import Task
 from newton_krylov.errors import DataError
+from newton_krylov.files import require_inside
 
 SplitName = Literal["train", "test"]
 
@@ -73,6 +74,8 @@ def read_description(folder: Path) -> Description:
         If there is none, or it is not one of ours.
     """
     path = folder / DATASET
+    if path.exists():
+        require_inside(path, folder)
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise DataError(f"{path} is too long to be a description of shards.")

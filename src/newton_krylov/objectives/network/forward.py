@@ -18,11 +18,15 @@ import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.network.convolution import Geometry, convolution
+from newton_krylov.objectives.network.kernels import (
+    plain_attention,
+    plain_recurrence,
+    weight_norm,
+)
 from newton_krylov.objectives.network.noise import Key, Noise
 from newton_krylov.objectives.network.piecewise import Window, max_pool2d, relu
 
@@ -203,7 +207,7 @@ def _attention(mode: FixedForward, *args: Any, **kwargs: Any) -> Tensor:
     given = signature(_attention_arguments).bind(*args, **kwargs).arguments
     if given.get("dropout_p", 0.0) > 0:
         raise _random_call(F.scaled_dot_product_attention)
-    with sdpa_kernel([SDPBackend.MATH]):
+    with plain_attention():
         attended: Tensor = F.scaled_dot_product_attention(*args, **kwargs)
     return attended
 
@@ -232,7 +236,7 @@ def _multi_head_attention(mode: FixedForward, *args: Any, **kwargs: Any) -> Any:
             "noise be drawn (noise=None turns all dropout off)."
         )
     bound.arguments["training"] = False
-    with sdpa_kernel([SDPBackend.MATH]):
+    with plain_attention():
         return F.multi_head_attention_forward(*bound.args, **bound.kwargs)
 
 
@@ -243,7 +247,7 @@ def _recurrent(function: Callable[..., Any], mode: FixedForward, *args: Any) -> 
     # the sequences are packed.
     first = 3 if packed else 2
     params, has_biases, layers, p, train, both, *rest = args[first:]
-    with _twice_differentiable(args[0]):
+    with plain_recurrence() if args[0].is_cuda else nullcontext():
         if not mode.drops(p, train and layers > 1):
             return function(*args[:first], params, has_biases, layers, 0.0, train, both, *rest)
         if packed:
@@ -264,13 +268,6 @@ def _recurrent(function: Callable[..., Any], mode: FixedForward, *args: Any) -> 
                 turned = mode.dropout(turned, p, True, turned.shape[1:])
                 x = turned if rest[0] else turned.transpose(0, 1)
         return x, *(torch.cat(parts) for parts in zip(*final, strict=True))
-
-
-@contextmanager
-def _twice_differentiable(x: Tensor) -> Iterator[None]:
-    """Keep from cuDNN's recurrent kernels, which have no second derivative."""
-    with torch.backends.cudnn.flags(enabled=False) if x.is_cuda else nullcontext():
-        yield
 
 
 def _embedding(
@@ -306,10 +303,7 @@ def _embedding_bag(fixed: FixedForward, /, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _weight_norm(mode: FixedForward, v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    """Return g v / |v| by its formula: torch's own kernel has a wrong second derivative."""
-    over = [d for d in range(v.ndim) if d != dim % v.ndim] if dim != -1 else list(range(v.ndim))
-    length: Tensor = torch.linalg.vector_norm(v, dim=over, keepdim=True)
-    return v * (g / length)
+    return weight_norm(v, g, dim)
 
 
 @contextmanager

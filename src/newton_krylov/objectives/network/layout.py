@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from newton_krylov.errors import UnsupportedError
+from newton_krylov.errors import ConfigError, UnsupportedError, suggest
 from newton_krylov.objectives.network.forward import FixedForward, no_recomputation
 from newton_krylov.objectives.network.private import protected
 
@@ -56,6 +56,43 @@ class Layout:
     def views(self, w: Tensor) -> list[Tensor]:
         """Return the parameters as views of the flat vector w, shape (dim,)."""
         return [w[s].view(shape) for s, shape in zip(self.slices, self.shapes, strict=True)]
+
+
+def layers_below(layers: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Return the layers that are, or are parts of, the modules of some names.
+
+    Parameters
+    ----------
+    layers : iterable of str
+        The names of all layers with weights, in the network's order.
+    names : iterable of str
+        Of layers, or of modules that contain some.
+
+    Returns
+    -------
+    list of str
+        In the order of the names, each once.
+
+    Raises
+    ------
+    ConfigError
+        For a name of which there is no layer, with those that there are.
+    """
+    known = list(layers)
+    found: list[str] = []
+    for name in names:
+        below = [layer for layer in known if layer == name or layer.startswith(f"{name}.")]
+        if not below:
+            parents = {layer[:end] for layer in known for end in _dots(layer)}
+            hint = suggest(name, {*known, *parents})
+            raise ConfigError(f"'{name}' is not a layer of the network{hint}")
+        found += below
+    return list(dict.fromkeys(found))
+
+
+def _dots(name: str) -> list[int]:
+    """Return where a dotted name's containers end."""
+    return [place for place, letter in enumerate(name) if letter == "."]
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from newton_krylov.allocator import keep_freed_memory
 from newton_krylov.capabilities import LAYERS, LIKELIHOOD, SAMPLE_GRADIENTS, SAMPLES
 from newton_krylov.data.dataset import Split
 from newton_krylov.data.images import Images
-from newton_krylov.errors import ConfigError, suggest
+from newton_krylov.errors import ConfigError
 from newton_krylov.objectives.base import Counts
 from newton_krylov.objectives.network.chunks import BATCH_NORM_CHUNK, Chunks
 from newton_krylov.objectives.network.evaluation import Evaluator
 from newton_krylov.objectives.network.graphs import Criterion, import_early
 from newton_krylov.objectives.network.inputs import Samples, augmented, readable
-from newton_krylov.objectives.network.layout import Layout, tensors_of
+from newton_krylov.objectives.network.layout import Layout, layers_below, tensors_of
 from newton_krylov.objectives.network.loss import tried
 from newton_krylov.objectives.network.noise import Noise
 from newton_krylov.objectives.network.passes import Passes
@@ -258,7 +258,8 @@ class Network(ByPasses):
         Parameters
         ----------
         layers : sequence of str
-            Names of free layers, keys of `blocks`; their order does not matter.
+            Names of free layers, keys of `blocks`, or of modules that contain some; their order
+            does not matter.
         w : Tensor, shape (dim,)
             This objective's weights; the other layers are held at theirs.
 
@@ -275,12 +276,8 @@ class Network(ByPasses):
         """
         if not layers:
             raise ConfigError("optimizer.layers is empty: name at least one layer.")
-        for layer in layers:
-            if layer not in self.blocks:
-                raise ConfigError(
-                    f"'{layer}' is not a layer of the network{suggest(layer, self.blocks)}"
-                )
-        return self._over(self.passes.restricted(layers, w))
+        free = layers_below(self.blocks, layers)
+        return self._over(self.passes.restricted(free, w))
 
     # -- evaluations -------------------------------------------------------------------------
 
