@@ -320,7 +320,8 @@ def read_trace(path: Path) -> list[Row]:
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is not a regular file")
     with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
+        # A row is whole with its line's end only: its last number may lack digits.
+        reader = csv.DictReader(line for line in file if line.endswith("\n"))
         found = reader.fieldnames or []
         optional = {"note", *(c.name for c in COLUMNS.values() if c.optional)}
         # A trace of an earlier version lacks the columns that came later, and no others.
