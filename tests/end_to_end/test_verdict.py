@@ -48,5 +48,5 @@ def test_a_loss_that_fits_the_data_is_chosen(tmp_path: Path) -> None:
 
 
 def test_a_verdict_without_a_time_is_refused(tmp_path: Path) -> None:
-    _, err = command(*SMALL, "stop.seconds=null", cwd=tmp_path, code=1)
+    _, err = command(*SMALL, "stop.seconds=null", cwd=tmp_path, code=2)
     assert "set stop.seconds" in err

@@ -419,7 +419,7 @@ def bounded(path: Path, value: Any) -> Any:
         left -= 1
         if left < 0 or depth > _DEEPEST:
             raise UserError(f"{path} is damaged: it unfolds to more than a record can be.")
-        if isinstance(node, int) and abs(node) > 2**64:
+        if isinstance(node, int) and abs(node) >= 2**1024:  # beyond any float
             raise UserError(f"{path} is damaged: it holds a number of {len(str(node))} digits.")
         if isinstance(node, dict):
             nodes += [(item, depth + 1) for pair in node.items() for item in pair]
