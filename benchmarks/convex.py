@@ -69,6 +69,7 @@ def newton(
             "line_search": ("line_search", ("armijo", {})),
             "forcing": ("forcing", forcing),
             "preconditioner": ("preconditioner", preconditioner),
+            "damping": ("damping", ("fixed", {})),
         }
         parts = {
             part: entry(group, name).build(options)

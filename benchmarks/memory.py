@@ -41,6 +41,7 @@ DEFAULTS: dict[str, tuple[str, dict[str, Any]]] = {
     "line_search": ("armijo", {}),
     "forcing": ("superlinear", {}),
     "preconditioner": ("none", {}),
+    "damping": ("fixed", {}),
 }
 
 

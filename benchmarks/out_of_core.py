@@ -129,6 +129,7 @@ def newton_cg(data: Dataset, steps: int) -> list[Row]:
     parts = {group: entry(group, name).build({}) for group, name in chosen.items()}
     parts["curvature"] = entry("hessian_approx", "hvp").build({})
     parts["preconditioner"] = entry("preconditioner", "none").build({})
+    parts["damping"] = entry("damping", "fixed").build({})
     optimizer = entry("optimizer", "newton").build({}, **parts)
     f = entry("loss", "logistic").build({}, dataset=data)
     w0 = torch.zeros(f.dim, dtype=torch.float64)

@@ -199,6 +199,7 @@ def newton(f: DataParallel, w0: torch.Tensor, steps: int) -> float:
     parts = {group: entry(group, name).build({}) for group, name in chosen.items()}
     parts["curvature"] = entry("hessian_approx", "hvp").build({})
     parts["preconditioner"] = entry("preconditioner", "none").build({})
+    parts["damping"] = entry("damping", "fixed").build({})
     optimizer = entry("optimizer", "newton").build({}, **parts)
     f.from_rank_zero(0.0)
     result = run(optimizer, f, w0, Stopping(epochs=steps), torch.Generator())

@@ -34,7 +34,10 @@ MISTAKES = [
     (["+solver.restart=20"], "not a parameter of solver=cg.*; solver=gcr and gmres have restart"),
     (["line_search.step_size=1"], "step_size is not a key.*; line_search=fixed has step_size"),
     (["dataset=/tmp/mine.svm"], r"is a path, .*: write dataset\.path=/tmp/mine\.svm with .*libsvm"),
-    (["dataset=mine.csv"], r"write dataset\.path=mine\.csv with dataset=image_folder, libsvm or"),
+    (
+        ["dataset=mine.csv"],
+        r"write dataset\.path=mine\.csv with dataset=image_folder, libsvm, shards or table",
+    ),
     (["-m", "dataset=mine.csv,a9a"], r"write dataset\.path=mine\.csv with dataset="),
     (["solver.rtol.x=1"], "solver.rtol.x|solver.rtol="),
     (["stop.epochs=-1"], "stop.epochs=-1 is not valid: it should be greater than or equal to 0"),

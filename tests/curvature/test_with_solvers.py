@@ -14,7 +14,7 @@ from newton_krylov.runs.runner import Stopping, run
 CURVATURES = ["hvp", "exact", "ggn", "empirical_fisher", "monte_carlo_fisher", "diagonal",
               "rank1", "lowrank", "rank1_pyhessian", "subsampled",
               "thresholded_sparse"]  # fmt: skip
-SOLVERS = sorted(names("solver"))
+SOLVERS = [name for name in sorted(names("solver")) if not entry("solver", name).needs]
 
 
 def point_of(where):

@@ -172,7 +172,7 @@ def test_hessian_free_works_with_each_krylov_solver(name: str) -> None:
         ("sgd", "hvp", {}),
         ("adam", "hvp", {}),
         ("newton", "hvp", {}),
-        ("newton", "rank1_pyhessian", {"damping": 1.0}),
+        ("newton", "rank1_pyhessian", {"damping": {"name": "fixed", "tau": 1.0}}),
     ],
 )
 def test_nothing_is_imported_while_the_clock_runs(

@@ -1,6 +1,6 @@
 """Runs read back out of MLflow are the runs that were sent: with their files, or without."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from run_folders import rows, write_run
 
 from newton_krylov.errors import DataError
 from newton_krylov.records.record import CONFIG, SUMMARY, flatten, read_yaml
+from newton_krylov.records.trace import Row
 from newton_krylov.report.command import main
 from newton_krylov.report.records import RunRecord, read_record, read_records
 from newton_krylov.report.results import tables
@@ -102,6 +103,11 @@ def test_a_filter_chooses_among_the_runs_of_all_experiments(store: Store, tmp_pa
     assert killed.origin == f"MLflow run {store.bare}"
 
 
+def known(row: Row) -> dict[str, object]:
+    """What a row knows: nan equals nothing, itself included."""
+    return {key: value for key, value in asdict(row).items() if value == value}
+
+
 def test_a_run_whose_files_never_came_is_put_together_from_what_was_sent(
     store: Store, tmp_path: Path
 ) -> None:
@@ -110,7 +116,7 @@ def test_a_run_whose_files_never_came_is_put_together_from_what_was_sent(
     original = read_record(store.folders[0])
     assert killed.settings == original.settings
     for sent, row in zip(killed.rows, TRACE, strict=True):
-        assert replace(sent, step_size=0.0) == replace(row, step_size=0.0)  # nan at the start
+        assert known(sent) == known(row)
     assert killed.optimum == 0.25
     assert killed.environment == {"packages": {"torch": "2.14.1"}, "python": "3.11"}
 

@@ -136,8 +136,9 @@ import torch
 from newton_krylov.runs import optimum
 from newton_krylov.data import load_dataset
 from newton_krylov.registry import entry
-import newton_krylov.objectives
+from newton_krylov.runs.parts import register_parts
 
+register_parts()
 solve = optimum._solve
 
 def logged(objective):

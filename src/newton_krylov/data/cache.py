@@ -1,6 +1,7 @@
 """A cache of arrays that are expensive to compute: optional, safe for concurrent processes."""
 
 import logging
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +52,11 @@ def cached(kind: str, key: str, compute: Callable[[], Arrays]) -> Arrays:
 
 def _read(path: Path) -> Arrays | None:
     try:
-        with np.load(path, allow_pickle=False) as file:  # the zip format checks each array's CRC
+        # NumPy reads no further than an array's header says, so the checksums are looked at first.
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"{damaged} is damaged")
+        with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except FileNotFoundError:
         return None
