@@ -213,7 +213,13 @@ def _remedy(need: str, group: str, lacking: str, parts: Mapping[str, Entry]) -> 
     if len(choices) == 1:
         text += "".join(f" with {line}" for line in _besides(entry(lacking, choices[0]), parts))
     other = "" if group == lacking else f", or another {group}"
-    return f"which {lacking}={parts[lacking].name} does not offer: choose {text}{other}."
+    offered = parts[lacking].offers or ()
+    fitting = [
+        n for n in names(group) if (needs := entry(group, n).needs) and {*needs} <= {*offered}
+    ]
+    kept = f" With {lacking}={parts[lacking].name}, choose {group}={listed(fitting, 'or')}."
+    stays = kept if group == "loss" and 0 < len(fitting) <= _MOST_CHOICES else ""
+    return f"which {lacking}={parts[lacking].name} does not offer: choose {text}{other}.{stays}"
 
 
 def _besides(part: Entry, parts: Mapping[str, Entry]) -> Iterable[str]:
