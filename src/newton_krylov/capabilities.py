@@ -217,8 +217,9 @@ def _remedy(need: str, group: str, lacking: str, parts: Mapping[str, Entry]) -> 
     fitting = [
         n for n in names(group) if (needs := entry(group, n).needs) and {*needs} <= {*offered}
     ]
-    kept = f" With {lacking}={parts[lacking].name}, choose {group}={listed(fitting, 'or')}."
-    stays = kept if group == "loss" and 0 < len(fitting) <= _MOST_CHOICES else ""
+    stays = ""
+    if group == "loss" and 0 < len(fitting) <= _MOST_CHOICES:
+        stays = f" With {lacking}={parts[lacking].name}, choose {group}={listed(fitting, 'or')}."
     return f"which {lacking}={parts[lacking].name} does not offer: choose {text}{other}.{stays}"
 
 
