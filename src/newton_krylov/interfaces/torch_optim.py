@@ -16,7 +16,7 @@ from newton_krylov.errors import ConfigError, UnsupportedError
 from newton_krylov.interfaces.closure import Closure, FixedClosure
 from newton_krylov.interfaces.parts import named
 from newton_krylov.linear_solvers.result import LinearSolver
-from newton_krylov.objectives.base import Counts, Objective, Point, Ray
+from newton_krylov.objectives.base import Counts, Objective, Point
 from newton_krylov.objectives.network.graphs import vjp
 from newton_krylov.objectives.network.layout import flat
 from newton_krylov.operators import FunctionOperator, LinearOperator, add_diagonal
@@ -462,22 +462,3 @@ class _LossPoint(Point):
             return flat(vjp([outputs], parameters, [bent]))
 
         return FunctionOperator(product, f.dim, f.dtype, f.device)
-
-    def ray(self, p: Tensor) -> "_LossRay":
-        """Restrict the loss to w + alpha p."""
-        return _LossRay(self, p)
-
-
-class _LossRay(Ray):
-    """The loss along a direction; the last point is kept."""
-
-    def __init__(self, origin: _LossPoint, p: Tensor) -> None:
-        super().__init__(origin, p)
-        self._last: tuple[float, Point] = (0.0, origin)
-
-    def point(self, alpha: float) -> Point:
-        """Return the point w + alpha p."""
-        if self._last[0] != alpha:
-            f = self.origin.objective
-            self._last = (alpha, f.at(self.origin.w.add(self.p, alpha=alpha)))
-        return self._last[1]

@@ -223,7 +223,6 @@ class Point(ABC):
         """
         return self.objective.at(self.w.add(self.w - previous.w, alpha=factor))
 
-    @abstractmethod
     def ray(self, p: Tensor) -> "Ray":
         """Restrict the objective to the line w + alpha p.
 
@@ -235,8 +234,10 @@ class Point(ABC):
         Returns
         -------
         Ray
-            phi(alpha) = f(w + alpha p).
+            phi(alpha) = f(w + alpha p). By default each trial evaluates the objective at its point;
+            a model that knows more (outputs that are linear in w) has a ray of its own.
         """
+        return PointwiseRay(self, p)
 
 
 class Ray(ABC):
@@ -270,6 +271,21 @@ class Ray(ABC):
     def derivative(self, alpha: float) -> float:
         """Return phi'(alpha)."""
         return float(torch.dot(self.point(alpha).grad, self.p))
+
+
+class PointwiseRay(Ray):
+    """A ray that evaluates the objective at every trial, and keeps the last point."""
+
+    def __init__(self, origin: Point, p: Tensor) -> None:
+        super().__init__(origin, p)
+        self._last: tuple[float, Point] = (0.0, origin)
+
+    def point(self, alpha: float) -> Point:
+        """Return the point w + alpha p; asking for the last alpha again costs nothing more."""
+        if self._last[0] != alpha:
+            w = self.origin.w.add(self.p, alpha=alpha)
+            self._last = (alpha, self.origin.objective.at(w))
+        return self._last[1]
 
 
 class Objective(ABC):

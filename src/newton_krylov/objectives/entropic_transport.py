@@ -24,7 +24,7 @@ from torch import Tensor
 from newton_krylov.capabilities import TRANSPORT, TRANSPORT_DUAL
 from newton_krylov.data.dataset import Dataset, TransportProblem
 from newton_krylov.errors import CombinationError, UnsupportedError
-from newton_krylov.objectives.base import Counts, Objective, Point, Ray
+from newton_krylov.objectives.base import Counts, Objective, Point
 from newton_krylov.operators import LinearOperator
 from newton_krylov.registry import register
 
@@ -248,24 +248,6 @@ class TransportPoint(Point):
     def hessian(self) -> "TransportHessian":
         """Return the Hessian at w, shape (n + m, n + m), positive semidefinite."""
         return TransportHessian(self)
-
-    def ray(self, p: Tensor) -> Ray:
-        """Restrict f to w + alpha p."""
-        return _TransportRay(self, p)
-
-
-class _TransportRay(Ray):
-    """Keeps the last point asked for: a point holds an n x m plan."""
-
-    def __init__(self, origin: TransportPoint, p: Tensor) -> None:
-        super().__init__(origin, p)
-        self._last: tuple[float, Point] = (0.0, origin)
-
-    def point(self, alpha: float) -> Point:
-        if alpha != self._last[0]:
-            w = self.origin.w.add(self.p, alpha=alpha)
-            self._last = (alpha, self.origin.objective.at(w))
-        return self._last[1]
 
 
 class TransportHessian(LinearOperator):

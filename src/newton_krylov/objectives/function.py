@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import grad, grad_and_value, jvp
 
 from newton_krylov.errors import UnsupportedError
-from newton_krylov.objectives.base import Counts, Objective, Point, Ray
+from newton_krylov.objectives.base import Counts, Objective, Point
 from newton_krylov.operators import FunctionOperator, LinearOperator
 
 Scalar = Callable[[Tensor], Tensor]
@@ -49,25 +49,6 @@ class FunctionPoint(Point):
             return found.detach()
 
         return FunctionOperator(product, f.dim, f.dtype, f.device)
-
-    def ray(self, p: Tensor) -> "FunctionRay":
-        """Restrict the function to the line w + alpha p."""
-        return FunctionRay(self, p)
-
-
-class FunctionRay(Ray):
-    """phi(alpha) = f(w + alpha p); keeps the last point."""
-
-    def __init__(self, origin: Point, p: Tensor) -> None:
-        super().__init__(origin, p)
-        self._last: tuple[float, Point] = (0.0, origin)
-
-    def point(self, alpha: float) -> Point:
-        """Return the point w + alpha p."""
-        if alpha != self._last[0]:
-            objective = self.origin.objective
-            self._last = alpha, objective.at(self.origin.w.add(self.p, alpha=alpha))
-        return self._last[1]
 
 
 class FunctionObjective(Objective):

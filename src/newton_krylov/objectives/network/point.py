@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from newton_krylov.errors import UnsupportedError
-from newton_krylov.objectives.base import Objective, Point, Ray
+from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.objectives.network.graphs import HessianGraph, Kept, OutputGraph
 from newton_krylov.objectives.network.operators import (
     EmpiricalFisherOperator,
@@ -142,25 +142,6 @@ class NetworkPoint(Point):
             return OutputGraph(leaves, outputs, lambda z: f.span_loss(z, number), shares)
 
         return Kept(build, f.kept_graphs)
-
-    def ray(self, p: Tensor) -> "NetworkRay":
-        """Restrict f to w + alpha p."""
-        return NetworkRay(self, p)
-
-
-class NetworkRay(Ray):
-    """f along a direction; the last point is kept."""
-
-    def __init__(self, origin: NetworkPoint, p: Tensor) -> None:
-        super().__init__(origin, p)
-        self._last: tuple[float, Point] = (0.0, origin)
-
-    def point(self, alpha: float) -> Point:
-        """Return the point w + alpha p."""
-        if self._last[0] != alpha:
-            w = self.origin.w.add(self.p, alpha=alpha)
-            self._last = (alpha, self.origin.objective.at(w))
-        return self._last[1]
 
 
 def check_one_function(known: dict[int, Tensor], number: int, loss: Tensor) -> None:

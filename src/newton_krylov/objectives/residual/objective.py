@@ -11,7 +11,7 @@ from torch.func import grad, jvp
 from newton_krylov.capabilities import SUM_OF_SQUARES
 from newton_krylov.errors import ConfigError, UnsupportedError, suggest
 from newton_krylov.norms import euclidean
-from newton_krylov.objectives.base import Counts, Objective, Point, Ray
+from newton_krylov.objectives.base import Counts, Objective, Point
 from newton_krylov.objectives.residual.gauss_newton import GaussNewtonOperator
 from newton_krylov.objectives.residual.jacobian import Jacobian, import_early
 from newton_krylov.operators import FunctionOperator, LinearOperator, RectangularOperator
@@ -125,25 +125,6 @@ class ResidualPoint(Point):
             return found.detach()
 
         return FunctionOperator(product, f.dim, f.dtype, f.device)
-
-    def ray(self, p: Tensor) -> "ResidualRay":
-        """Restrict the objective to the line w + alpha p."""
-        return ResidualRay(self, p)
-
-
-class ResidualRay(Ray):
-    """phi(alpha) = f(w + alpha p); keeps the last point."""
-
-    def __init__(self, origin: ResidualPoint, p: Tensor) -> None:
-        super().__init__(origin, p)
-        self._last: tuple[float, Point] = (0.0, origin)
-
-    def point(self, alpha: float) -> Point:
-        """Return the point w + alpha p."""
-        if alpha != self._last[0]:
-            objective = self.origin.objective
-            self._last = alpha, objective.at(self.origin.w.add(self.p, alpha=alpha))
-        return self._last[1]
 
 
 class ResidualObjective(Objective):
