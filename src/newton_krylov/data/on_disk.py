@@ -99,11 +99,12 @@ class Shard:
 
     def _array(self, part: str, dtype: str, length: int) -> NDArray[Any]:
         path = self.path(part)
-        require_inside(path, self.folder)
         try:
+            require_inside(path, self.folder)
             array = np.load(path, mmap_mode="r" if length else None, allow_pickle=False)
         except Exception as error:  # a damaged header makes NumPy raise anything
-            raise DataError(f"{path} cannot be read ({error}).") from None
+            reason = str(error).rstrip(".")
+            raise DataError(f"{path} cannot be read ({reason}).") from None
         if array.dtype != dtype or array.shape != (length,):
             raise DataError(
                 f"{path} holds {array.shape} numbers of {array.dtype}, not {length:,} of {dtype}."

@@ -102,8 +102,7 @@ class Problem:
 
     def _parameters(self) -> Iterator[str]:
         for key, value in self.parameters:
-            # A column of ones may be the intercept where the loss adds none.
-            if value is None or (key, value) == ("intercept", "none"):
+            if value is None:
                 continue
             yield (
                 f"{'λ' if key == 'l2' else key} = {value:g}"
@@ -200,7 +199,7 @@ class RunRecord:
             n_samples=_count(described.get("n_samples")),
             n_features=_count(described.get("n_features")),
             loss=str(loss.get("name") or ""),
-            parameters=_sorted(loss, _COMPUTATION_KEYS | {"name"}),
+            parameters=_sorted(loss, _unsaid(loss)),
             dtype=str(self.summary.get("dtype") or self.config.get("dtype") or "float64"),
             checksum=str(described.get("checksum") or ""),
             model=() if model.get("name") in (None, "auto") else _sorted(model),
@@ -496,6 +495,16 @@ def _is_number(value: Any) -> TypeGuard[float]:
 def _count(value: Any) -> int:
     """Return a count, 0 where a file holds something else."""
     return int(value) if _is_number(value) else 0
+
+
+def _unsaid(loss: Mapping[str, Any]) -> Set[str]:
+    """Return the keys of a loss that do not tell one problem from another.
+
+    A loss without an intercept of its own is that of the records from before there was the key; a
+    column of ones may be the intercept.
+    """
+    without = {"intercept"} if loss.get("intercept") == "none" else set()
+    return _COMPUTATION_KEYS | {"name"} | without
 
 
 def _sorted(
