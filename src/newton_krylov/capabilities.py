@@ -213,14 +213,20 @@ def _remedy(need: str, group: str, lacking: str, parts: Mapping[str, Entry]) -> 
     if len(choices) == 1:
         text += "".join(f" with {line}" for line in _besides(entry(lacking, choices[0]), parts))
     other = "" if group == lacking else f", or another {group}"
-    offered = parts[lacking].offers or ()
-    fitting = [
-        n for n in names(group) if (needs := entry(group, n).needs) and {*needs} <= {*offered}
+    fitting = _fitting(group, parts[lacking]) if group == "loss" else []
+    kept = ""
+    if fitting:
+        kept = f" With {lacking}={parts[lacking].name}, choose {group}={listed(fitting, 'or')}."
+    return f"which {lacking}={parts[lacking].name} does not offer: choose {text}{other}.{kept}"
+
+
+def _fitting(group: str, part: Entry) -> list[str]:
+    """Return the few names of a group whose needs a part alone meets; none where they are many."""
+    offered = {*(part.offers or ())}
+    found = [
+        name for name in names(group) if (needs := entry(group, name).needs) and {*needs} <= offered
     ]
-    stays = ""
-    if group == "loss" and 0 < len(fitting) <= _MOST_CHOICES:
-        stays = f" With {lacking}={parts[lacking].name}, choose {group}={listed(fitting, 'or')}."
-    return f"which {lacking}={parts[lacking].name} does not offer: choose {text}{other}.{stays}"
+    return found if len(found) <= _MOST_CHOICES else []
 
 
 def _besides(part: Entry, parts: Mapping[str, Entry]) -> Iterable[str]:

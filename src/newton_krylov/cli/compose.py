@@ -221,6 +221,33 @@ def _unresolved(lines: ListConfig) -> list[str]:
     return list(map(str, found))
 
 
+def plain_values(config: DictConfig) -> dict[str, Any]:
+    """Return a configuration as plain values, interpolations resolved, without Hydra's keys.
+
+    Parameters
+    ----------
+    config : DictConfig
+        Composed.
+
+    Returns
+    -------
+    dict
+        Mappings, lists and plain values.
+
+    Raises
+    ------
+    ConfigError
+        If a value is missing or refers to nothing.
+    """
+    try:
+        ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        plain: Any = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
+    except COMPOSITION_ERRORS as error:
+        text = str(error).partition("\n")[0].rstrip(".")
+        raise ConfigError(f"The configuration cannot be resolved: {text}.") from error
+    return dict(plain)
+
+
 def check_sweep(config: DictConfig, loader: CheckedLoader) -> None:
     """Check a sweep's lists of values and a study's single values before anything of it starts."""
     parameters = OmegaConf.select(config, "hydra.sweeper.params") or {}

@@ -180,10 +180,12 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
             if not hidden:
                 settle()
             if command.config.get("verdict") is not None:
-                from newton_krylov.cli.verdict import Race
+                from newton_krylov.cli.verdict import VerdictCommand
 
                 # Its mistakes are found here, before the folder holds anything.
-                return _sweep(command, interruption, Race.of(hydra, command, member).judge)
+                return _sweep(
+                    command, interruption, VerdictCommand.of(hydra, command, member).judge
+                )
             if command.sweep:
                 return _sweep(command, interruption, partial(_multirun, hydra, command))
             return _single(hydra, command)
@@ -265,7 +267,7 @@ def _sweep(command: _Command, interruption: Any, carry_out: Callable[[], None]) 
     from newton_krylov.runs.sweep import Sweep
 
     overrides = list(command.config.hydra.overrides.task)
-    sweep = Sweep.begin(command.folder, _plain(command.config), overrides, REPOSITORY)
+    sweep = Sweep.begin(command.folder, _composed(command.config), overrides, REPOSITORY)
     status, reason = "finished", None
     try:
         carry_out()
@@ -298,14 +300,14 @@ def job(config: Any) -> Any:
     """Run what Hydra composed."""
     from newton_krylov.runs.experiment import run_experiment
 
-    return run_experiment(_plain(config), _job())
+    return run_experiment(_composed(config), _job())
 
 
 def member(config: Any) -> float:
     """Run a sweep's member; Hydra's launchers call it, perhaps in another process."""
     from newton_krylov.runs.sweep import run_member
 
-    return run_member(_plain(config), _job())
+    return run_member(_composed(config), _job())
 
 
 def _job() -> Any:
@@ -326,21 +328,14 @@ def _job() -> Any:
     return Job(folder, overrides, REPOSITORY, parent_of(Path(hydra.sweep.dir)), in_sweep=True)
 
 
-def _plain(config: Any) -> dict[str, Any]:
-    """Return a configuration as plain values, interpolations resolved, without Hydra's keys."""
-    from omegaconf import OmegaConf
+def _composed(config: Any) -> dict[str, Any]:
+    """Return a configuration as plain values; the tracker's password goes no further than here."""
+    from newton_krylov.cli.compose import plain_values
 
-    from newton_krylov.cli.compose import COMPOSITION_ERRORS
-
-    try:
-        ours = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-        plain: Any = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
-    except COMPOSITION_ERRORS as error:
-        text = str(error).partition("\n")[0].rstrip(".")
-        raise ConfigError(f"The configuration cannot be resolved: {text}.") from error
+    plain = plain_values(config)
     if isinstance(plain.get("tracking"), dict) and isinstance(plain["tracking"].get("uri"), str):
         plain["tracking"]["uri"] = keep(plain["tracking"]["uri"])
-    return dict(plain)
+    return plain
 
 
 @contextmanager

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
+from newton_krylov.cli.compose import plain_values
 from newton_krylov.errors import ConfigError, UserError
 from newton_krylov.registry import import_plugins
 from newton_krylov.report.panel import seconds_text
@@ -22,7 +21,7 @@ _AUTO = "auto"
 
 
 @dataclass
-class Race:
+class VerdictCommand:
     """What the runs of a verdict have in common."""
 
     hydra: Any
@@ -35,7 +34,7 @@ class Race:
     done: int = 0
 
     @classmethod
-    def of(cls, hydra: Any, command: Any, member: Callable[[Any], float]) -> "Race":
+    def of(cls, hydra: Any, command: Any, member: Callable[[Any], float]) -> "VerdictCommand":
         """Read the command, and what its data set asks for.
 
         Parameters
@@ -49,7 +48,7 @@ class Race:
 
         Returns
         -------
-        Race
+        VerdictCommand
             Nothing of it has run.
 
         Raises
@@ -64,7 +63,7 @@ class Race:
             raise ConfigError(
                 "A verdict gives every method the same time: set stop.seconds, for example to 10."
             )
-        plain = _plain(config)
+        plain = plain_values(config)
         node = plain.pop("verdict")
         chosen = any(line.lstrip("+").startswith("loss=") for line in given)
         question = question_of(plain, loss_chosen=chosen)
@@ -76,7 +75,7 @@ class Race:
             from hydra.types import RunMode
 
             composed = hydra.config_loader.load_configuration(_CONFIG, overrides, RunMode.MULTIRUN)
-            node = _plain(composed)["verdict"]
+            node = plain_values(composed)["verdict"]
         return cls(
             hydra,
             overrides,
@@ -153,9 +152,3 @@ class Race:
                 *run.setting,
             ],
         )
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    ours = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    plain: Any = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
-    return dict(plain)
