@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins import file_config_source
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
@@ -38,8 +38,12 @@ PLUGINS = {
 """Choices that a package brings which need not be installed."""
 
 
-class _BoundedFiles(FileConfigSource):
-    """Reads files of configuration once it is known what they unfold to."""
+class FileConfigSource(file_config_source.FileConfigSource):
+    """Reads files of configuration once it is known what they unfold to.
+
+    It has the name of Hydra's own class: Hydra hands the sources on to a launcher's processes, and
+    there refuses to register its own beside one of another name.
+    """
 
     def load_config(self, config_path: str) -> ConfigResult:
         """Read a file."""
@@ -63,7 +67,7 @@ class CheckedLoader(ConfigLoader):
     def __init__(self, inner: ConfigLoader) -> None:
         self._inner = inner
         # Hydra has read no file of somebody else's yet; for those it makes new sources.
-        SourcesRegistry.instance().types["file"] = _BoundedFiles
+        SourcesRegistry.instance().types["file"] = FileConfigSource
         self._typed: list[str] = []
         self._validated: dict[tuple[str, ...], DictConfig] = {}
         self._own: dict[tuple[str, ...], DictConfig] = {}
