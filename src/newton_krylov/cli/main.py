@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-import newton_krylov
 from newton_krylov.cli.offers import offer, offer_names, parts_without_files, summaries_of
 from newton_krylov.errors import ConfigError, UserError
 from newton_krylov.tracking.address import keep
+from newton_krylov.version import __version__
 
 DONE, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 """Exit codes: all ran; a run failed; the user's mistake; Ctrl-C; SIGTERM."""
@@ -79,7 +79,7 @@ def main(
 def _command(config_dir: Path, given: list[str], prog: str) -> int:
     options = _Parser(prog).parse_intermixed_args(given)
     if options.version:
-        print(f"newton-krylov {newton_krylov.__version__}")  # noqa: T201
+        print(f"newton-krylov {__version__}")  # noqa: T201
         return DONE
     if options.help:
         print(_help(config_dir, options, prog))  # noqa: T201
@@ -155,7 +155,7 @@ def _inspect(config_dir: Path, given: list[str]) -> int:
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir), config_name=_CONFIG)(job)()
     except COMPOSITION_ERRORS as error:
-        with _hydra(config_dir) as found:
+        with hydra_at(config_dir) as found:
             raise ConfigError(explain(error, found.config_loader, given)) from error
     except SystemExit as end:  # Hydra has said why
         return MISTAKE if end.code else DONE
@@ -173,19 +173,19 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
     with (
         silence_other_ranks() as hidden,
         interruptible() as interruption,
-        _hydra(config_dir) as hydra,
+        hydra_at(config_dir) as hydra,
     ):
         try:
-            command = _Command.of(hydra, [*overrides, *hidden], multirun=multirun)
+            command = Command.of(hydra, [*overrides, *hidden], multirun=multirun)
             if not hidden:
                 settle()
             if command.config.get("verdict") is not None:
                 from newton_krylov.cli.verdict import VerdictCommand
 
                 # Its mistakes are found here, before the folder holds anything.
-                return _sweep(
-                    command, interruption, VerdictCommand.of(hydra, command, member).judge
-                )
+                run_one = partial(hydra.multirun, _CONFIG, member)
+                verdict = VerdictCommand.of(hydra.config_loader, command, run_one)
+                return _sweep(command, interruption, verdict.judge)
             if command.sweep:
                 return _sweep(command, interruption, partial(_multirun, hydra, command))
             return _single(hydra, command)
@@ -195,7 +195,7 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
 
 
 @dataclass(frozen=True)
-class _Command:
+class Command:
     """What to run, and in which folder: composing again would give the folder another time."""
 
     overrides: list[str]
@@ -204,7 +204,8 @@ class _Command:
     config: Any
 
     @classmethod
-    def of(cls, hydra: Any, overrides: list[str], *, multirun: bool) -> "_Command":
+    def of(cls, hydra: Any, overrides: list[str], *, multirun: bool) -> "Command":
+        """Compose the command, check it, and make its folder."""
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
@@ -240,7 +241,7 @@ def _make(folder: Path) -> None:
         raise UserError(f"{folder} cannot be written: {error.strerror}.") from error
 
 
-def _single(hydra: Any, command: _Command) -> int:
+def _single(hydra: Any, command: Command) -> int:
     found: list[Any] = []
 
     def task(config: Any) -> None:
@@ -256,18 +257,18 @@ def _single(hydra: Any, command: _Command) -> int:
     return _CODES[result.summary["status"]]
 
 
-def _multirun(hydra: Any, command: _Command) -> None:
+def _multirun(hydra: Any, command: Command) -> None:
     from newton_krylov.cli.search import search_continued
 
     with search_continued(command.config, command.folder):
         hydra.multirun(_CONFIG, member, command.overrides)
 
 
-def _sweep(command: _Command, interruption: Any, carry_out: Callable[[], None]) -> int:
+def _sweep(command: Command, interruption: Any, carry_out: Callable[[], None]) -> int:
     from newton_krylov.runs.sweep import Sweep
 
     overrides = list(command.config.hydra.overrides.task)
-    sweep = Sweep.begin(command.folder, _composed(command.config), overrides, REPOSITORY)
+    sweep = Sweep.begin(command.folder, composed(command.config), overrides, REPOSITORY)
     status, reason = "finished", None
     try:
         carry_out()
@@ -300,14 +301,14 @@ def job(config: Any) -> Any:
     """Run what Hydra composed."""
     from newton_krylov.runs.experiment import run_experiment
 
-    return run_experiment(_composed(config), _job())
+    return run_experiment(composed(config), _job())
 
 
 def member(config: Any) -> float:
     """Run a sweep's member; Hydra's launchers call it, perhaps in another process."""
     from newton_krylov.runs.sweep import run_member
 
-    return run_member(_composed(config), _job())
+    return run_member(composed(config), _job())
 
 
 def _job() -> Any:
@@ -328,7 +329,7 @@ def _job() -> Any:
     return Job(folder, overrides, REPOSITORY, parent_of(Path(hydra.sweep.dir)), in_sweep=True)
 
 
-def _composed(config: Any) -> dict[str, Any]:
+def composed(config: Any) -> dict[str, Any]:
     """Return a configuration as plain values; the tracker's password goes no further than here."""
     from newton_krylov.cli.compose import plain_values
 
@@ -339,7 +340,7 @@ def _composed(config: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _hydra(config_dir: Path) -> Iterator[Any]:
+def hydra_at(config_dir: Path) -> Iterator[Any]:
     """Set Hydra up with our loader of configurations."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
