@@ -81,7 +81,7 @@ AT_HOME = {
     "mlflow": {"tracking"},
     "hydra": {"cli"},
     "omegaconf": {"cli"},
-    "matplotlib": {"report"},
+    "matplotlib": {"calls", "report"},
     "rich": {"cli", "data", "report", "runs", "terminal", "tracking"},
     "sklearn": {"data", "optimizers", "interfaces"},
     "torchvision": {"data"},

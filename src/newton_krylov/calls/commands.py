@@ -43,17 +43,6 @@ def run(**words: Any) -> Run:
         For data that cannot be used, and for a folder that cannot be written.
     KeyboardInterrupt
         If the run was interrupted; its folder has what it had.
-
-    Examples
-    --------
-    >>> import newton_krylov
-    >>> found = newton_krylov.run(dataset="breast_cancer", solver="cr", tracking="none")
-    ... # doctest: +ELLIPSIS
-    newton-cr on breast_cancer...
-    >>> found.summary["outcome"]
-    'converged'
-    >>> found.trace.columns[:3].tolist()
-    ['iteration', 'loss', 'suboptimality']
     """
     composed = compose_run(overrides_of(named(words)))
     record = run_experiment(composed.plain, Job(composed.folder, composed.overrides, REPOSITORY))

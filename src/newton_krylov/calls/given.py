@@ -9,18 +9,21 @@ import copy
 import hashlib
 import io
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
-from newton_krylov.capabilities import LABELLED
+from newton_krylov.capabilities import FUNCTION, LABELLED
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.errors import ConfigError, DataError
 from newton_krylov.files import atomic_write
 from newton_krylov.models import Interface
+from newton_krylov.objectives.function import FunctionObjective, Scalar
 from newton_krylov.objectives.network.losses import DatasetNetwork
 from newton_krylov.registry import register
 
@@ -37,7 +40,8 @@ def named(words: Mapping[str, Any]) -> Words:
     ----------
     words : mapping
         The keywords of a call. `dataset` may be a data frame or arrays `(X, y)`, or a mapping with
-        such `data` and further keys; `model` a module; `loss` a criterion of outputs and targets.
+        such `data` and further keys; `model` a module; `loss` a criterion of outputs and targets,
+        or a function of one vector, with its start as `dataset`.
 
     Returns
     -------
@@ -51,16 +55,18 @@ def named(words: Mapping[str, Any]) -> Words:
     """
     found = dict(words)
     data = found.get("dataset")
-    rest = {}
-    if isinstance(data, Mapping) and "data" in data:
+    rest: Words = {}
+    if inside := isinstance(data, Mapping) and "data" in data:
         rest = {key: value for key, value in data.items() if key != "data"}
         data = data["data"]
     if isinstance(data, pd.DataFrame) or _is_pair(data):
         found["dataset"] = {"name": "table", "path": kept(data), **rest}
-    elif rest:
+    elif inside:
         raise ConfigError(
             f"dataset.data is a {type(data).__name__}: it should be a data frame or (X, y)."
         )
+    if callable(found.get("loss")) and _is_start(data):
+        return found | registered_function(found["loss"], data)
     if isinstance(found.get("model"), nn.Module):
         found["model"] = registered_model(found["model"])
     if callable(found.get("loss")):
@@ -70,6 +76,10 @@ def named(words: Mapping[str, Any]) -> Words:
 
 def _is_pair(data: Any) -> bool:
     return isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str)
+
+
+def _is_start(data: Any) -> bool:
+    return isinstance(data, Tensor | np.ndarray) and data.ndim == 1 and data.dtype != object
 
 
 def kept(data: Any) -> Path:
@@ -200,6 +210,75 @@ def registered_criterion(criterion: Callable[[Tensor, Tensor], Tensor]) -> str:
             super().__init__(dataset, model, criterion, l2=0.0, chunk=None, memory=4.0)
 
     return _registered("loss", title, repr(criterion), Criterion, needs=(LABELLED,))
+
+
+@dataclass(frozen=True)
+class Start(Dataset):
+    """Where a function is to be minimized from: all the data that it has.
+
+    Attributes
+    ----------
+    point : Tensor, shape (n,)
+        The start.
+    """
+
+    name: str
+    point: Tensor
+    source: str
+    checksum: str
+
+    kind = "a function's start"
+
+    def to(self, device: torch.device) -> Self:
+        """Return the same on a device."""
+        return replace(self, point=self.point.to(device))
+
+    def double(self) -> Self:
+        """Return the same in float64."""
+        return replace(self, point=self.point.double())
+
+    def facts(self) -> dict[str, Any]:
+        """Return the number of parameters."""
+        n = len(self.point)
+        return {"n_samples": 1, "n_features": n, "nnz": n, "task": "function"}
+
+
+def registered_function(function: Scalar, start: Tensor | np.ndarray[Any, Any]) -> Words:
+    """Register a function of one vector as a loss, and its start as a data set.
+
+    Parameters
+    ----------
+    function : callable
+        w, shape (n,), to a number, of torch operations.
+    start : Tensor or ndarray, shape (n,)
+        The runs' weights are distances from it.
+
+    Returns
+    -------
+    dict
+        `loss`, `dataset` and `dtype`.
+    """
+    point = torch.as_tensor(start).detach().cpu()
+    point = point if point.dtype in (torch.float32, torch.float64) else point.double()
+    checksum = hashlib.sha256(point.numpy().tobytes()).hexdigest()
+    title = getattr(function, "__name__", type(function).__name__)
+
+    class Given(FunctionObjective):
+        """A function that a program gave, from its start."""
+
+        def __init__(self, dataset: Dataset) -> None:
+            assert isinstance(dataset, Start)
+            origin = dataset.point
+            super().__init__(lambda w: function(origin + w), origin)
+
+    def load() -> Start:
+        return Start(f"{title} in {len(point)} variables", point, "a call", checksum)
+
+    return {
+        "loss": _registered("loss", title, title, Given, offers=(FUNCTION,)),
+        "dataset": _registered("dataset", f"start_of_{title}", checksum, load),
+        "dtype": str(point.dtype).removeprefix("torch."),
+    }
 
 
 def _registered(group: str, title: str, content: Any, target: Any, **declared: Any) -> str:

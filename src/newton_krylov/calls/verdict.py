@@ -10,12 +10,13 @@ from newton_krylov.calls.results import Verdict
 from newton_krylov.calls.words import overrides_of
 from newton_krylov.cli.session import compose_members, compose_verdict
 from newton_krylov.errors import ConfigError
+from newton_krylov.objectives.function import Scalar
 
 Words = dict[str, Any]
 
 
 def verdict(
-    objective: str | nn.Module | None = None,
+    objective: str | nn.Module | Scalar | None = None,
     data: Any = None,
     *,
     seconds: float | None = None,
@@ -27,12 +28,12 @@ def verdict(
 
     Parameters
     ----------
-    objective : str or nn.Module, optional
-        A loss by name (`"logistic"`), or a module; by default a linear model's loss that fits the
-        data.
-    data : str, DataFrame, or (array, array), optional
-        A data set by name, a data frame with `dataset={"target": ...}`, or samples and targets. A
-        module gets samples of the shape that they have here, not scaled.
+    objective : str, nn.Module or callable, optional
+        A loss by name (`"logistic"`), a module, or a torch function of one vector, w to f(w); by
+        default a linear model's loss that fits the data.
+    data : str, DataFrame, (array, array), or array of shape (n,), optional
+        A data set by name, a data frame with `dataset={"target": ...}`, samples and targets, or
+        the start of a function. A module gets samples of the shape that they have here, not scaled.
     seconds : float, optional
         The optimizer's time that each run has; by default the configuration's 5.
     **words
@@ -62,9 +63,12 @@ def verdict(
     elif isinstance(objective, nn.Module):
         words |= _for_module(objective, data, words.get("dataset"))
         data = None
+    elif callable(objective):
+        words["loss"] = objective
     elif objective is not None:
         raise ConfigError(
-            f"objective is a {type(objective).__name__}: give the name of a loss, or a module."
+            f"objective is a {type(objective).__name__}: give the name of a loss, a module, or a "
+            f"function of one vector."
         )
     if data is not None:
         words["dataset"] = _with_data(words.get("dataset"), data)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from newton_krylov.cli.main import quoted
 from newton_krylov.errors import ConfigError
 
 _UNQUOTED = re.compile(r"[A-Za-z_][\w/.-]*")
@@ -59,7 +60,7 @@ def _text(key: str, value: Any) -> str:
     if isinstance(value, float):
         return repr(value) if math.isfinite(value) else str(value)
     if isinstance(value, str | Path):
-        return _quoted(str(value))
+        return _plain_or_quoted(str(value))
     if isinstance(value, list | tuple):
         return f"[{','.join(_text(key, item) for item in value)}]"
     raise ConfigError(
@@ -68,7 +69,6 @@ def _text(key: str, value: Any) -> str:
     )
 
 
-def _quoted(text: str) -> str:
-    if _UNQUOTED.fullmatch(text) and text.lower() not in _MEANT_OTHERWISE:
-        return text
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+def _plain_or_quoted(text: str) -> str:
+    plain = _UNQUOTED.fullmatch(text) and text.lower() not in _MEANT_OTHERWISE
+    return text if plain else quoted(text)

@@ -6,6 +6,7 @@ Nothing heavy is imported before it is needed: `--help` and shell completion ans
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -99,7 +100,7 @@ def _command(config_dir: Path, given: list[str], prog: str) -> int:
         raise ConfigError("--package and --resolve are of --cfg, which shows the configuration.")
     overrides = list(options.overrides)
     if options.config_dir is not None:
-        overrides.append(f"hydra.searchpath=[{_quoted(f'file://{options.config_dir.resolve()}')}]")
+        overrides.append(f"hydra.searchpath=[{quoted(f'file://{options.config_dir.resolve()}')}]")
     return _run(config_dir, overrides, multirun=options.multirun)
 
 
@@ -230,7 +231,7 @@ class Command:
             folder = latest(folder.parents[1], list(config.hydra.overrides.task), sweep=sweep)
         _make(folder)
         mode = RunMode.MULTIRUN if sweep else RunMode.RUN
-        pinned = [*overrides, f"hydra.mode={mode.name}", f"{key}={_quoted(str(folder))}"]
+        pinned = [*overrides, f"hydra.mode={mode.name}", f"{key}={quoted(str(folder))}"]
         return cls(pinned, sweep, folder, config)
 
 
@@ -355,6 +356,8 @@ def hydra_at(config_dir: Path) -> Iterator[Any]:
         yield found
 
 
-def _quoted(text: str) -> str:
-    """Quote a value for Hydra's grammar."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+def quoted(text: str) -> str:
+    """Quote a text for Hydra's grammar, where a backslash counts before a quotation mark alone."""
+    before_quotes = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    whole = re.sub(r"(\\+)$", r"\1\1", before_quotes)
+    return f"'{whole}'"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from newton_krylov.capabilities import LAYERS, RESIDUALS, SUM_OF_SQUARES, TABLE
+from newton_krylov.capabilities import FUNCTION, LAYERS, RESIDUALS, SUM_OF_SQUARES, TABLE
 from newton_krylov.data.dataset import Dataset, ImageSet
 from newton_krylov.records.record import WEIGHTS, write_json
 from newton_krylov.registry import entry, names
@@ -16,8 +16,8 @@ from newton_krylov.runs.config import check
 from newton_krylov.runs.diagnosis import diagnose, read_weights
 from newton_krylov.runs.experiment import dataset_of, objective_of, start_of
 
-_PORTFOLIOS = {LAYERS: "network", SUM_OF_SQUARES: "residual"}
-"""What a loss offers to the portfolio that fits; a linear model's losses offer neither."""
+_PORTFOLIOS = {LAYERS: "network", SUM_OF_SQUARES: "residual", FUNCTION: "function"}
+"""What a loss offers to the portfolio that fits; a linear model's losses offer none of these."""
 
 _LOSSES = {"binary": "logistic", "multiclass": "multinomial", "regression": "least_squares"}
 
