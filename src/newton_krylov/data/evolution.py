@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from newton_krylov.capabilities import RESIDUALS
+from newton_krylov.capabilities import GENERATED, RESIDUALS
 from newton_krylov.data.equation import Block, Equation, EquationProblem, Jet
 from newton_krylov.data.prepare import checksum
 from newton_krylov.registry import register
@@ -101,7 +101,7 @@ class _Strip:
         )
 
 
-@register("dataset", "heat_1d", offers=(RESIDUALS,))
+@register("dataset", "heat_1d", offers=(GENERATED, RESIDUALS))
 def heat_1d(
     *,
     points: PositiveInt = 900,
@@ -146,7 +146,7 @@ def heat_1d(
     return strip.problem(equation, strip.start(), strip.ends())
 
 
-@register("dataset", "convection", offers=(RESIDUALS,))
+@register("dataset", "convection", offers=(GENERATED, RESIDUALS))
 def convection(
     *,
     points: PositiveInt = 4000,
@@ -190,7 +190,7 @@ def convection(
     return strip.problem(equation, strip.start(), strip.periodic())
 
 
-@register("dataset", "reaction", offers=(RESIDUALS,))
+@register("dataset", "reaction", offers=(GENERATED, RESIDUALS))
 def reaction(
     *,
     points: PositiveInt = 4000,
@@ -241,7 +241,7 @@ def reaction(
     return strip.problem(equation, strip.start(), strip.periodic())
 
 
-@register("dataset", "wave", offers=(RESIDUALS,))
+@register("dataset", "wave", offers=(GENERATED, RESIDUALS))
 def wave(
     *,
     points: PositiveInt = 4000,

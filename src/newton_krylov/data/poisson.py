@@ -7,7 +7,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from newton_krylov.capabilities import RESIDUALS
+from newton_krylov.capabilities import GENERATED, RESIDUALS
 from newton_krylov.data.equation import Block, Equation, EquationProblem, Jet
 from newton_krylov.data.prepare import checksum
 from newton_krylov.registry import register
@@ -19,7 +19,7 @@ _TEST_POINTS = 10_000
 _VERSION = 1  # part of the checksum: raise it when the same arguments give other points
 
 
-@register("dataset", "poisson_2d", offers=(RESIDUALS,))
+@register("dataset", "poisson_2d", offers=(GENERATED, RESIDUALS))
 def poisson_2d(
     *,
     points: Literal["grid", "random"] = "grid",
@@ -92,7 +92,7 @@ def poisson_2d(
     )
 
 
-@register("dataset", "poisson_5d", offers=(RESIDUALS,))
+@register("dataset", "poisson_5d", offers=(GENERATED, RESIDUALS))
 def poisson_5d(
     *,
     inside: PositiveInt = 3000,

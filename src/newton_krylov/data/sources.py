@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 import torch
 
-from newton_krylov.capabilities import LABELLED, RESIDUALS, TABLE
+from newton_krylov.capabilities import GENERATED, LABELLED, RESIDUALS, TABLE
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.data.prepare import Options, RawData, prepare
 from newton_krylov.files import default_data_dir
@@ -62,7 +62,9 @@ def load_dataset(
     return load()
 
 
-def source(name: str, **defaults: Any) -> Callable[[Reader], Callable[..., Dataset]]:
+def source(
+    name: str, *, generated: bool = False, **defaults: Any
+) -> Callable[[Reader], Callable[..., Dataset]]:
     """Register a function that reads raw data as `dataset=name`, with the common options.
 
     The registered function takes the reader's parameters and those of `Options`, so both are
@@ -73,6 +75,8 @@ def source(name: str, **defaults: Any) -> Callable[[Reader], Callable[..., Datas
     ----------
     name : str
         The name by which configurations choose it.
+    generated : bool
+        Whether the data is made by the program, not read.
     **defaults
         Defaults of common options that differ for this source.
 
@@ -107,7 +111,8 @@ def source(name: str, **defaults: Any) -> Callable[[Reader], Callable[..., Datas
         load.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         load.__annotations__ = hints | {key: hint for key, (hint, _) in common.items()}
         load.__annotations__ |= {"dtype": torch.dtype, "return": Dataset}
-        return register("dataset", name, offers=(TABLE, LABELLED, RESIDUALS))(load)
+        made = (GENERATED,) if generated else ()
+        return register("dataset", name, offers=(TABLE, LABELLED, RESIDUALS, *made))(load)
 
     return decorate
 
