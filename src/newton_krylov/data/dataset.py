@@ -26,9 +26,10 @@ class Split:
     X : Tensor, shape (n_samples, n_features)
         Dense, or sparse CSR with int32 indices (half the index traffic, and the fast path of the
         sparse products). Images keep their shape, (n_samples, channels, height, width), and their
-        bytes: uint8, whatever the run's dtype.
+        bytes: uint8, whatever the run's dtype. Tokens, (n_samples, length), are int64.
     y : Tensor, shape (n_samples,)
-        Class indices 0 .. n_classes - 1 (int64), or floats for a regression.
+        Class indices 0 .. n_classes - 1 (int64), or floats for a regression; of shape
+        (n_samples, length) where every token has a target of its own.
     weights : Tensor or None, shape (n_samples,)
         How much each sample counts, >= 0 and of mean 1, in the dtype of X: 2 where others have 1
         is as if the sample were there twice. None where all count alike.
@@ -47,10 +48,11 @@ class Split:
         return Split(self.X.to(device), self.y.to(device), weights)
 
     def double(self) -> "Split":
-        """Return the same in float64; classes stay integers."""
+        """Return the same in float64; classes and tokens stay integers."""
         weights = None if self.weights is None else self.weights.double()
         y = self.y.double() if self.y.is_floating_point() else self.y
-        return Split(self.X.double(), y, weights)
+        X = self.X if self.X.dtype is torch.int64 else self.X.double()
+        return Split(X, y, weights)
 
 
 class Dataset(ABC):
@@ -173,6 +175,21 @@ class ImageSet(LabelledData):
     images: Images
 
     kind = "images"
+
+
+@dataclass(frozen=True)
+class Text(LabelledData):
+    """Samples that are pieces of a text; the target of each character is the next one.
+
+    Attributes
+    ----------
+    alphabet : str
+        The characters, in the order of their numbers.
+    """
+
+    alphabet: str
+
+    kind = "text"
 
 
 @dataclass(frozen=True)
