@@ -19,7 +19,7 @@ from newton_krylov.data.dataset import Split
 from newton_krylov.distributed.group import ProcessGroup
 from newton_krylov.distributed.sharding import numbers_of
 from newton_krylov.errors import UnsupportedError
-from newton_krylov.objectives.base import Objective, Point, Ray
+from newton_krylov.objectives.base import Layered, Objective, Point, Ray
 from newton_krylov.objectives.network.noise import Noise
 from newton_krylov.objectives.network.objective import Network
 from newton_krylov.operators import Capability, LinearOperator
@@ -289,7 +289,7 @@ class MeanOperator(LinearOperator):
         return self._local.capabilities & {"diagonal"}
 
 
-class DataParallelNetwork(DataParallel):
+class DataParallelNetwork(DataParallel, Layered):
     """A network's objective over the samples of all processes, with its layers.
 
     Dropout masks and augmentation of a batch are each sample's own, whichever process has it, so

@@ -516,16 +516,22 @@ class Started(Protocol):
         """Return them, shape (dim,)."""
 
 
-@runtime_checkable
-class Layered(Protocol):
+class Layered(Objective):
     """An objective of named layers' weights: a network, in one process or in several."""
 
     @property
+    @abstractmethod
     def blocks(self) -> dict[str, slice]:
         """Each free layer's place in the flat vector."""
 
+    @abstractmethod
     def initial(self) -> Tensor:
         """Return the weights that the model came with, shape (dim,)."""
 
-    def restricted(self, layers: Sequence[str], w: Tensor) -> Objective:
+    @abstractmethod
+    def restricted(self, layers: Sequence[str], w: Tensor) -> "Layered":
         """Return the objective of some layers' weights, the others held at w, shape (dim,)."""
+
+    @abstractmethod
+    def embed(self, w: Tensor) -> Tensor:
+        """Return all layers' weights, given those of the free ones."""
