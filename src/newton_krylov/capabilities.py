@@ -33,6 +33,7 @@ LIBLINEAR_LOSS = "a loss of LIBLINEAR"
 SUM_OF_SQUARES = "a sum of squares"
 # Offered by curvatures.
 SAMPLED_HESSIAN = "a Hessian that is a sum over samples"
+LAYER_PRODUCTS = "products with a network's own matrix"
 # Offered by devices.
 ALL_SAMPLES = "all samples in one process"
 
