@@ -114,6 +114,10 @@ class DataParallel(Objective):
         local.share = of_all * places.n / self.n_samples  # type: ignore[attr-defined]
         return type(self)(local, self.group, places)
 
+    def steepest(self) -> LinearOperator:
+        """Return an operator that the Hessian of all processes' samples is below everywhere."""
+        return MeanOperator(self, self.local.steepest())
+
     def reduced(self, x: Tensor) -> Tensor:
         """Return the processes' weighted mean.
 

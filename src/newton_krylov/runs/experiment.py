@@ -22,8 +22,8 @@ from newton_krylov.device import denormals_flushed
 from newton_krylov.errors import CombinationError, UnsupportedError, UserError
 from newton_krylov.files import expand_home
 from newton_krylov.models import Interface, initialized
-from newton_krylov.objectives.base import Objective, Started
-from newton_krylov.optimizers.base import Optimizer
+from newton_krylov.objectives.base import Objective, Renewed, Started
+from newton_krylov.optimizers.base import ContinuedOptimizer, Optimizer
 from newton_krylov.records.checkpoint import CHECKPOINT, Checkpoint, Saver
 from newton_krylov.records.record import FIGURES, TRACE, Record
 from newton_krylov.records.trace import Row, TraceWriter
@@ -218,7 +218,8 @@ def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
         if isinstance(dataset, LabelledData) and dataset.train.weights is not None:
             raise CombinationError(
                 f"loss={config.name_of('loss')} is of a network and counts all samples alike, but "
-                f"the data have weights; leave out dataset.weights_path, or take a linear loss."
+                f"the data have weights; leave out dataset.weight or weights_path, or take a "
+                f"linear loss."
             )
         generator, _ = generators(config.settings.seed)
         module = initialized(config.build("model"), Interface.of(dataset), generator)
@@ -347,6 +348,12 @@ class _Experiment:
             self._compare(self.checkpoint.origin)
         dataset, objective = self._shard(whole)
         optimizer: Optimizer = self.config.build("optimizer", **self.parts)
+        renews = isinstance(objective, Renewed) and objective.renewal > 0
+        if renews and not isinstance(optimizer, ContinuedOptimizer):
+            raise UnsupportedError(
+                f"optimizer={self.config.name_of('optimizer')} keeps its points from the first "
+                f"step to the last; set dataset.resample=0 and dataset.window=1."
+            )
         self.tracker.start(self.record, self.job.parent)
         optimum = self._optimum(whole, objective)
         del whole  # of several processes, each keeps its own part alone
