@@ -1,4 +1,4 @@
-"""Kills commands at random moments, resumes them, and compares what came of it with what was to come.
+"""Kills commands at random moments, resumes them, and compares the result with an uninterrupted one.
 
     python tests/kills.py --count 200 --log kills.jsonl      # some minutes a hundred
     python tests/kills.py --kinds search,joblib --count 20
@@ -74,7 +74,7 @@ KINDS = {
     ),
     "search": Kind(("-m", *_SEARCH, *LINEAR, _SWEEP)),
     "torchrun": Kind(
-        (*QUICK, "optimizer=gd", "stop.epochs=300", "device=distributed", "optimum=none", _RUN),
+        (*LINEAR, "optimizer=gd", "stop.epochs=300", "device=distributed", "optimum=none", _RUN),
         torchrun=True,
     ),
 }
@@ -88,9 +88,9 @@ class Process:
         self._log = (cwd / "out").open("ab")
         if kind.torchrun or real:
             launcher = [str(Path(sys.executable).parent / "torchrun"), "--standalone"]
-            run = [str(ROOT / "run.py"), *arguments]
+            by = [*launcher, "--nproc-per-node=2"] if kind.torchrun else [sys.executable]
             self._popen: subprocess.Popen[bytes] | None = subprocess.Popen(
-                [*launcher, "--nproc-per-node=2", *run] if kind.torchrun else [sys.executable, *run],
+                [*by, str(ROOT / "run.py"), *arguments],
                 cwd=cwd, env=environment(cwd), stdout=self._log, stderr=self._log,
                 start_new_session=True,
             )  # fmt: skip
@@ -293,53 +293,29 @@ class Trials:
         kind = KINDS[name]
         whole, seconds = self.whole(name)
         cwd = self._folder(f"{number} {name}", kind)
-        arguments, moments = list(kind.arguments), []
+        moments = [dice.uniform(0, seconds) for _ in range(dice.choice([1, 1, 2]))]
         lost: list[str] = []
-        for _ in range(dice.choice([1, 1, 2])):
-            process = Process(kind, arguments, cwd, real=self.real)
-            moment = dice.uniform(0, seconds)
-            end = time.monotonic() + moment
-            while time.monotonic() < end and process.code is None:
-                time.sleep(0.005)
-            family = process.family()
-            whom = family if dice.random() < 0.5 else [dice.choice(family)] if family else []
-            whom = whom if kind.torchrun else whom and [process.pid, *whom]
-            process.kill(whom)
-            moments.append(round(moment, 3))
-            process.wait()
-            lost += self._left(process)
-            if kind.torchrun:
-                arguments = [*arguments[:-1], f"{_RUN}{len(moments)}"]
-            elif arguments[-1] != "resume=true":
-                arguments = [*arguments, "resume=true"]
-        process = Process(kind, arguments, cwd, real=self.real)
+        for attempt, moment in enumerate(moments):
+            process = Process(kind, _attempt(kind, attempt), cwd, real=self.real)
+            _kill_after(moment, process, kind, dice)
+            lost += _left(process)
+        process = Process(kind, _attempt(kind, len(moments)), cwd, real=self.real)
         try:
             process.wait()
         except TimeoutError as error:
             lost.append(str(error))
         if process.code != 0:
             lost.append(f"exit code {process.code}")
-        folder = f"r{len(moments)}" if kind.torchrun else "r"
-        lost += differences(self._state(cwd, folder), whole, kind.digits)
-        for early in (
-            ["r", *(f"r{k + 1}" for k in range(len(moments) - 1))] if kind.torchrun else []
-        ):
-            lost += _of_killed(self._state(cwd, early), whole)
+        *dead, last = [f"r{k}" for k in range(len(moments) + 1)] if kind.torchrun else ["r"]
+        lost += differences(self._state(cwd, last), whole, kind.digits)
+        for folder in dead:
+            lost += _of_killed(self._state(cwd, folder), whole)
         if lost:
             lost.append((cwd / "out").read_text()[-1500:])
         else:
             shutil.rmtree(cwd)
-        return {"kind": name, "number": number, "killed after": moments, "lost": lost}
-
-    def _left(self, process: Process) -> list[str]:
-        """Wait for what a killed process started; say what does not end by itself."""
-        for _ in range(600):
-            if not process.family():
-                return []
-            time.sleep(0.1)
-        left = process.family()
-        process.kill(left)
-        return [f"{len(left)} processes stay"]
+        after = [round(moment, 3) for moment in moments]
+        return {"kind": name, "number": number, "killed after": after, "lost": lost}
 
     def _folder(self, name: str, kind: Kind) -> Path:
         cwd = self.place / name.replace(" ", "-")
@@ -366,6 +342,35 @@ class Trials:
         return found
 
 
+def _attempt(kind: Kind, number: int) -> list[str]:
+    """Return the arguments of the first, second, ... attempt at a command."""
+    if kind.torchrun:
+        return [*kind.arguments[:-1], f"{_RUN}{number}"]
+    return [*kind.arguments, *(["resume=true"] if number else [])]
+
+
+def _kill_after(seconds: float, process: Process, kind: Kind, dice: random.Random) -> None:
+    """Kill a process and all it has started, or it (of torchrun's: one of them) alone."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.code is None:
+        time.sleep(0.005)
+    family = process.family()
+    alone = [dice.choice(family) if kind.torchrun else process.pid] if family else []
+    process.kill(family if dice.random() < 0.5 else alone)
+    process.wait()
+
+
+def _left(process: Process) -> list[str]:
+    """Wait for what a killed process started; say what does not end by itself."""
+    for _ in range(600):
+        if not process.family():
+            return []
+        time.sleep(0.1)
+    left = process.family()
+    process.kill(left)
+    return [f"{len(left)} processes stay"]
+
+
 def _prepare(path: Path) -> int:
     from newton_krylov.tracking.database import prepare
 
@@ -379,7 +384,7 @@ def _write_state(cwd: Path, folder: str, answer: Path) -> int:
 
 
 def _of_killed(found: dict[str, Any], whole: dict[str, Any]) -> list[str]:
-    """Say what is wrong with the record of a run that is not resumed: it is a beginning, and over."""
+    """Say what is wrong with the record of a run that is not resumed: it is a beginning."""
     lost = []
     steps = whole["records"]["."]["trace"]
     for record in found["records"].values():
@@ -414,11 +419,11 @@ def main() -> int:
     for number in range(options.count):
         result = trials.trial(kinds[number % len(kinds)], dice, number)
         lost += bool(result["lost"])
-        print(json.dumps(result)[:2000], flush=True)  # noqa: T201
+        print(json.dumps(result)[:2000], flush=True)
         if options.log:
             with options.log.open("a") as log:
                 log.write(json.dumps(result) + "\n")
-    print(f"{options.count} killed, {lost} lost; what is lost lies in {place}")  # noqa: T201
+    print(f"{options.count} killed, {lost} lost; what is lost lies in {place}")
     return int(lost > 0)
 
 
