@@ -215,6 +215,11 @@ class Record:
         return [*self._own_files, *inside]
 
     @property
+    def undrawn(self) -> bool:
+        """Whether its run finished, and was killed before its figures were drawn and sent."""
+        return self.summary.get("status") == "finished" and "drawn" not in self.summary
+
+    @property
     def alive(self) -> bool:
         """Whether a process is still writing it."""
         if not (self.folder / _LOCK).exists():

@@ -103,7 +103,7 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
     config = check(plain)
     before = earlier(job.folder, config.plain, resume=config.settings.resume)
     if before is not None and before.finished:
-        if "drawn" not in before.record.summary:  # killed after its last step
+        if before.record.undrawn:
             before.record.update(drawn=_draw(before.record.folder))
             config.build("tracking").send(before.record)
         console().print(f"{short(job.folder)}: finished before", markup=False, soft_wrap=True)
