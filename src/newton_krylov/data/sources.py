@@ -62,7 +62,9 @@ def load_dataset(
     return load()
 
 
-def source(name: str, **defaults: Any) -> Callable[[Reader], Callable[..., Dataset]]:
+def source(
+    name: str, *, needs_with: Mapping[str, tuple[str, ...]] | None = None, **defaults: Any
+) -> Callable[[Reader], Callable[..., Dataset]]:
     """Register a function that reads raw data as `dataset=name`, with the common options.
 
     The registered function takes the reader's parameters and those of `Options`, so both are
@@ -73,6 +75,8 @@ def source(name: str, **defaults: Any) -> Callable[[Reader], Callable[..., Datas
     ----------
     name : str
         The name by which configurations choose it.
+    needs_with : mapping of str to tuple of str, optional
+        What the reader's parameters need of other parts (see `newton_krylov.registry.register`).
     **defaults
         Defaults of common options that differ for this source.
 
@@ -107,7 +111,8 @@ def source(name: str, **defaults: Any) -> Callable[[Reader], Callable[..., Datas
         load.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         load.__annotations__ = hints | {key: hint for key, (hint, _) in common.items()}
         load.__annotations__ |= {"dtype": torch.dtype, "return": Dataset}
-        return register("dataset", name, offers=(TABLE, LABELLED, RESIDUALS))(load)
+        offers = (TABLE, LABELLED, RESIDUALS)
+        return register("dataset", name, offers=offers, needs_with=needs_with)(load)
 
     return decorate
 

@@ -1,15 +1,16 @@
-"""Objectives of linear models: f(w) = mean_i v_i loss(x_i'w, y_i) + l2/2 sum_j c_j w_j^2.
+"""Objectives of linear models: f(w) = mean_i v_i loss(x_i'w + o_i, y_i) + l2/2 sum_j c_j w_j^2.
 
-The samples' weights v have mean 1 (without any they are 1), the penalty's factors c are 1 but for
-a free intercept's, which are 0.
+The samples' weights v have mean 1 (without any they are 1), the offsets o are 0 without any, and
+the penalty's factors c are 1 but for a free intercept's, which are 0.
 
-A point keeps the outputs Z = X w. A ray adds X p once, so a line search costs no further product
-with the data however many steps it tries, and the point it ends at knows its outputs already.
+A point keeps the outputs Z = X w + o. A ray adds X p once, so a line search costs no further
+product with the data however many steps it tries, and the point it ends at knows its outputs.
 """
 
 import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
 from typing import Literal, Self, cast
 
@@ -20,14 +21,11 @@ from newton_krylov.capabilities import LINEAR_MODEL, SAMPLE_GRADIENTS, SAMPLES, 
 from newton_krylov.data.dataset import Dataset, ImageSet, Split, Table, TransportProblem
 from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.errors import CombinationError, UnsupportedError
+from newton_krylov.norms import euclidean
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
-from newton_krylov.objectives.classification import (
-    area_under_curve,
-    balanced_accuracy,
-    unequal,
-)
+from newton_krylov.objectives.classification import area_under_curve, balanced_accuracy, unequal
 from newton_krylov.objectives.features import Features, with_ones
-from newton_krylov.objectives.free_intercept import class_means, reach
+from newton_krylov.objectives.free_intercept import tangent_reach
 from newton_krylov.operators import LinearOperator, add_diagonal
 
 # Outputs carried along rays are updated, not recomputed; each update adds one rounding error.
@@ -132,8 +130,8 @@ class LinearModel(Objective):
     ----------
     ridge : float or Tensor, shape (dim,)
         Second derivatives of the L2 term: l2, or l2 times each weight's factor.
-    sample_weight : Tensor or None, shape (n_samples,)
-        As in `Split`.
+    sample_weight, offset : Tensor or None, shape (n_samples,)
+        As `weights` and `offset` in `Split`.
     share : float
         Share of all samples; below 1 for the objective of a subset, and what its evaluations count.
 
@@ -147,7 +145,7 @@ class LinearModel(Objective):
 
     name: str
     task: str
-    terms: type[Terms]
+    terms: Callable[[Tensor, Tensor, Tensor | None], Terms]
     convex: bool = True
     offers = frozenset({SAMPLES, LINEAR_MODEL, SAMPLE_GRADIENTS})
 
@@ -159,22 +157,29 @@ class LinearModel(Objective):
                 f"{_OF_OTHER_KINDS.get(type(dataset), 'another loss')}."
             )
         if dataset.task != self.task:
+            numbers = self.task == "regression"
+            hint = ", or dataset.task=regression if they are counts" if numbers else ""
             raise CombinationError(
                 f"loss={self.name} needs {_KINDS[self.task]}, but dataset={dataset.name} has "
-                f"{_KINDS[dataset.task]}; choose {_ALTERNATIVES[dataset.task]}."
+                f"{_KINDS[dataset.task]}; choose {_ALTERNATIVES[dataset.task]}{hint}."
             )
         self.n_outputs = dataset.n_classes if self.task == "multiclass" else 1
         self.counts = Counts()
         self.share = 1.0
         self.free_intercept = intercept == "free"
         self._adds_ones = self.free_intercept and not dataset.bias
-        X, y, weights = dataset.train.X, dataset.train.y, dataset.train.weights
+        if self.n_outputs > 1 and dataset.train.offset is not None:
+            raise CombinationError(
+                f"loss={self.name} has an output for each class, and an offset is one number a "
+                f"sample: leave out dataset.offset."
+            )
+        X = dataset.train.X
         if self._adds_ones and isinstance(X, OnDisk):
             raise UnsupportedError(
                 "loss.intercept=free adds a column to the data, and data on disk keep their own: "
                 "write them with a column of ones (--bias), or set loss.intercept=none."
             )
-        self._bind(Features(with_ones(X) if self._adds_ones else X), y, weights)
+        self._bind(Features(with_ones(X) if self._adds_ones else X), dataset.train)
         factors = None
         if self.free_intercept:
             factors = torch.ones(self.dim, dtype=self.dtype, device=self.device)
@@ -183,16 +188,15 @@ class LinearModel(Objective):
         # Every method needs both orientations; laid out now, as loading is no optimizer's time.
         _ = self.features.XT
 
-    def _bind(self, features: Features, y: Tensor, sample_weight: Tensor | None) -> None:
+    def _bind(self, features: Features, samples: Split) -> None:
         self.features = features
-        self.y, self.sample_weight = y, sample_weight
+        self.y, self.sample_weight, self.offset = samples.y, samples.weights, samples.offset
         self.n_samples, width = features.X.shape
         if self.n_samples == 0:
             raise ValueError("a mean over samples needs at least one sample, and these are none")
         self.dim = width * self.n_outputs
         self.dtype, self.device = features.X.dtype, features.X.device
-        self._targets = self._encode(y)
-        vars(self).pop("_class_means", None)  # of the samples before
+        self._targets = self._encode(self.y)
         self._casts: dict[torch.dtype, LinearModel] = {}
 
     def _penalize(self, l2: float, factors: Tensor | None) -> None:
@@ -211,9 +215,13 @@ class LinearModel(Objective):
         """Bind the same loss to the samples `index`, shape (m,), int64."""
         part = copy.copy(self)
         part.share = self.share * len(index) / self.n_samples
-        weights = None if self.sample_weight is None else self.sample_weight[index]
-        part._bind(self.features.rows(index), self.y[index], weights)
+        features = self.features.rows(index)
+        part._bind(features, self._samples.rows(features.X, index))
         return part
+
+    @property
+    def _samples(self) -> Split:
+        return Split(self.features.X, self.y, self.sample_weight, self.offset)
 
     def cast(self, dtype: torch.dtype) -> "LinearModel":
         """Return the same function in another precision; made once.
@@ -240,7 +248,9 @@ class LinearModel(Objective):
         if dtype not in self._casts:
             other = copy.copy(self)
             y = self.y.to(dtype) if self.y.is_floating_point() else self.y
-            other._bind(self.features.cast(dtype), y, _cast(self.sample_weight, dtype))
+            features = self.features.cast(dtype)
+            weights, offset = _cast(self.sample_weight, dtype), _cast(self.offset, dtype)
+            other._bind(features, Split(features.X, y, weights, offset))
             other._penalize(self.l2, _cast(self.factors, dtype))
             self._casts[dtype] = other
         return self._casts[dtype]
@@ -286,7 +296,7 @@ class LinearModel(Objective):
         predicted = Z.argmax(1) if self.n_outputs > 1 else (Z > 0).long()
         return float(weighted_mean((predicted == split.y).double(), split.weights))
 
-    def class_measures(self, w: Tensor, split: Split) -> dict[str, float]:
+    def measures(self, w: Tensor, split: Split) -> dict[str, float]:
         """Return balanced accuracy and, of two classes, the area under the curve."""
         classes = max(self.n_outputs, 2)
         if split.y.is_floating_point() or not unequal(split.y, classes):
@@ -306,7 +316,8 @@ class LinearModel(Objective):
     def outputs_on(self, w: Tensor, split: Split) -> Tensor:
         """Return the outputs for a split's samples, which are not counted."""
         W = self._columns(w)
-        return split.X @ W[:-1] + W[-1] if self._adds_ones else split.X @ W
+        Z = split.X @ W[:-1] + W[-1] if self._adds_ones else split.X @ W
+        return Z if split.offset is None else Z + split.offset
 
     def with_l2(self, l2: float) -> "LinearModel":
         """Return the same function with another regularizer.
@@ -355,7 +366,7 @@ class LinearModel(Objective):
         f is strongly convex in the penalized weights and convex in the others, so that with g the
         gradient, f(w) - min f <= sum_j g_j^2 / (2 l2 c_j) + |g_0|_1 max_k |b*_k - b_k|, where j
         goes over the penalized weights, g_0 and b are the free intercept's gradient and value, and
-        b* is its value at a minimum (see `free_intercept.reach`).
+        b* is its value at a minimum (see `reach`).
         """
         if self.factors is None:
             return super().suboptimality_bound(point)
@@ -367,17 +378,12 @@ class LinearModel(Objective):
         rest = float(g[free].abs().sum())
         if rest == 0.0:
             return bound
-        b, least = point.w[-self.n_outputs :], float(ridge[~free].min())
-        return bound + rest * reach(b, point.value, least, self._class_means, self.margin_bound)
+        least = float(ridge[~free].min())
+        return bound + rest * self.reach(point, math.sqrt(2 * point.value / least))
 
-    @cached_property
-    def _class_means(self) -> list[tuple[float, float]]:
-        classes = 1 if self.task == "regression" else max(self.n_outputs, 2)
-        return class_means(self.features, self.y, self.sample_weight, classes)
-
-    def margin_bound(self, loss: float) -> float:
-        """Return how far on the wrong side an output can be where the loss is at most `loss`."""
-        return math.inf
+    @abstractmethod
+    def reach(self, point: Point, radius: float) -> float:
+        """Bound how far a free intercept is from its value at a minimum w*, |w*| <= radius."""
 
     def _encode(self, y: Tensor) -> Tensor:
         """Return the targets as the loss's formula wants them."""
@@ -406,9 +412,9 @@ _OF_OTHER_KINDS: dict[type[Dataset], str] = {
     TransportProblem: "loss=entropic_transport",
 }
 _ALTERNATIVES = {
-    "binary": "loss=logistic, squared_hinge or sigmoid_least_squares",
+    "binary": "loss=logistic, probit, squared_hinge or sigmoid_least_squares",
     "multiclass": "loss=multinomial",
-    "regression": "loss=least_squares",
+    "regression": "loss=least_squares, huber, poisson, gamma, tweedie or negative_binomial",
 }
 
 
@@ -422,7 +428,7 @@ class LinearModelPoint(Point):
     w : Tensor, shape (dim,)
         Parameters.
     Z : Tensor, optional
-        X w, where it is known.
+        X w + offset, where it is known.
     age : int
         How many updates Z has seen since it was computed.
     """
@@ -439,8 +445,10 @@ class LinearModelPoint(Point):
 
     @cached_property
     def Z(self) -> Tensor:
-        """The outputs X w."""
-        return self.objective.outputs(self.w)
+        """The outputs X w + offset."""
+        f = self.objective
+        Z = f.outputs(self.w)
+        return Z if f.offset is None else Z.add_(f.offset)
 
     @cached_property
     def terms(self) -> Terms:
@@ -478,7 +486,7 @@ class LinearModelPoint(Point):
         if f.sample_weight is None:
             G = self.terms.gradient
         else:  # a weight counts once in v_i g_i g_i', and twice in the square of v_i g_i
-            G = f.terms(self.Z, f._targets).gradient
+            G = f.terms(self.Z, f._targets, None).gradient
             G = G * (
                 f.sample_weight.sqrt() if f.n_outputs == 1 else f.sample_weight.sqrt()[:, None]
             )
@@ -489,7 +497,7 @@ class LinearModelPoint(Point):
     def monte_carlo_fisher(self, draws: int, generator: torch.Generator) -> LinearOperator:
         """Return the same mean at targets drawn from the model's predictions, matrix-free."""
         f, known = self.objective, self.terms
-        drawn = [f.terms(self.Z, known.drawn(generator)).gradient for _ in range(draws)]
+        drawn = [f.terms(self.Z, known.drawn(generator), None).gradient for _ in range(draws)]
         G = torch.stack(drawn)
         if f.sample_weight is not None:
             root = f.sample_weight.sqrt()
@@ -650,8 +658,39 @@ class FisherGram(LinearOperator):
 class SingleOutputModel(LinearModel):
     """A linear model with one output a sample: the Hessian is X' diag(weights) X + ridge."""
 
-    terms: type[SingleOutputTerms]
+    terms: Callable[[Tensor, Tensor, Tensor | None], SingleOutputTerms]
     offers = LinearModel.offers | {SQUARE_ROOT}
+
+    def reach(self, point: Point, radius: float) -> float:
+        """Bound how far a free intercept is from its value at a minimum w*, |w*| <= radius."""
+        assert isinstance(point, LinearModelPoint)
+
+        def shifted(t: float) -> tuple[float, float, float]:
+            terms = self.terms(point.Z + t, self._targets, self.sample_weight)
+            u = terms.gradient
+            gradient = self.features.XT @ u
+            return float(terms.value), float(u.sum()), euclidean(gradient[:-1])
+
+        return tangent_reach(shifted, point.value, radius + euclidean(point.w[:-1]))
+
+    def largest_curvatures(self) -> Tensor | None:
+        """Return bounds of the second derivatives by Z anywhere, with the 1/n of the mean.
+
+        Returns
+        -------
+        Tensor or None, shape (n_samples,)
+            None where they are largest at Z = 0.
+        """
+        return None
+
+    def steepest(self) -> LinearOperator:
+        """Return an operator that the Hessian is below everywhere."""
+        bounds = self.largest_curvatures()
+        if bounds is not None:
+            return WeightedGram(self, bounds)
+        zero = torch.zeros(self.dim, dtype=self.dtype, device=self.device)
+        Z = None if self.offset is None else torch.zeros_like(self.offset)
+        return LinearModelPoint(self, zero, Z).gauss_newton()
 
     def hessian_at(self, point: LinearModelPoint) -> LinearOperator:
         """Return the Hessian of f at a point."""

@@ -69,7 +69,3 @@ class Logistic(SingleOutputModel):
 
     def _encode(self, y: Tensor) -> Tensor:
         return (2 * y - 1).to(self.dtype)
-
-    def margin_bound(self, loss: float) -> float:
-        """Return the loss itself, as log(1 + exp(-m)) >= -m."""
-        return loss

@@ -187,6 +187,20 @@ class Row:
             unit="share", shown=("summary", "table"),
         ),
     ] = math.nan  # fmt: skip
+    test_d2: Annotated[
+        float,
+        Column(
+            "explained share of the test deviance", words="test D2", brief="D2", form=".4f",
+            rising=True, shown=("summary", "table"),
+        ),
+    ] = math.nan  # fmt: skip
+    test_mean_absolute_error: Annotated[
+        float,
+        Column(
+            "mean absolute test error", brief="MAE", heading="Mean abs. error", form=".4g",
+            shown=("summary", "table"),
+        ),
+    ] = math.nan  # fmt: skip
     notes: tuple[str, ...] = ()
 
     @classmethod

@@ -220,7 +220,8 @@ def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
         if isinstance(dataset, LabelledData) and dataset.train.weights is not None:
             raise CombinationError(
                 f"loss={config.name_of('loss')} is of a network and counts all samples alike, but "
-                f"the data have weights; leave out dataset.weights_path, or take a linear loss."
+                f"the data have weights; leave out dataset.weight or weights_path, or take a "
+                f"linear loss."
             )
         generator, _ = generators(config.settings.seed)
         module = initialized(config.build("model"), Interface.of(dataset), generator)

@@ -160,7 +160,7 @@ class _Meter:
         counts = self.objective.counts
         with counts.paused():
             test = self.test
-            measures = {} if test is None else self.objective.class_measures(step.point.w, test)
+            measures = {} if test is None else self.objective.measures(step.point.w, test)
             return Row(
                 iteration=self.iteration,
                 loss=step.point.value,
@@ -172,6 +172,8 @@ class _Meter:
                 l2_error=self._l2_error(step.point),
                 test_balanced_accuracy=measures.get("balanced_accuracy", math.nan),
                 test_auc=measures.get("auc", math.nan),
+                test_d2=measures.get("d2", math.nan),
+                test_mean_absolute_error=measures.get("mean_absolute_error", math.nan),
                 step_size=step.step_size,
                 inner_iterations=step.inner_iterations,
                 function_count=counts.function,
