@@ -22,8 +22,8 @@ from newton_krylov.device import denormals_flushed
 from newton_krylov.errors import CombinationError, UnsupportedError, UserError
 from newton_krylov.files import expand_home
 from newton_krylov.models import Interface, initialized
-from newton_krylov.objectives.base import Objective, Started
-from newton_krylov.optimizers.base import Optimizer
+from newton_krylov.objectives.base import Objective, Renewed, Started
+from newton_krylov.optimizers.base import ContinuedOptimizer, Optimizer
 from newton_krylov.records.checkpoint import CHECKPOINT, Checkpoint, Saver
 from newton_krylov.records.record import FIGURES, TRACE, Record
 from newton_krylov.records.trace import Row, TraceWriter
@@ -352,6 +352,12 @@ class _Experiment:
             self._compare(self.checkpoint.origin)
         dataset, objective = self._shard(whole)
         optimizer: Optimizer = self.config.build("optimizer", **self.parts)
+        renews = isinstance(objective, Renewed) and objective.renewal > 0
+        if renews and not isinstance(optimizer, ContinuedOptimizer):
+            raise UnsupportedError(
+                f"optimizer={self.config.name_of('optimizer')} keeps its points from the first "
+                f"step to the last; set dataset.resample=0 and dataset.window=1."
+            )
         self.tracker.start(self.record, self.job.parent)
         optimum = self._optimum(whole, objective)
         del whole  # of several processes, each keeps its own part alone
