@@ -25,6 +25,7 @@ SAMPLES = "a mean over samples"
 LINEAR_MODEL = "a linear model"
 SQUARE_ROOT = "a Hessian of the form X'DX"
 SAMPLE_GRADIENTS = "the gradients of single samples"
+LOG_LINK = "a mean that is the exponential of the output"
 LIKELIHOOD = "a likelihood to draw targets from"
 LAYERS = "a network's layers"
 TRANSPORT_DUAL = "the dual of a transport problem"
@@ -33,6 +34,7 @@ LIBLINEAR_LOSS = "a loss of LIBLINEAR"
 SUM_OF_SQUARES = "a sum of squares"
 # Offered by curvatures.
 SAMPLED_HESSIAN = "a Hessian that is a sum over samples"
+LAYER_PRODUCTS = "products with a network's own matrix"
 # Offered by devices.
 ALL_SAMPLES = "all samples in one process"
 
