@@ -21,6 +21,7 @@ LIBRARY = {
     "rectangular": {"errors", "operators"},
     "capabilities": {"errors", "registry"},
     "device": {"capabilities", "errors", "registry"},
+    "kernels": {"files"},
     "data": {"capabilities", "errors", "files", "registry"},
     "models": {"data", "errors", "registry"},
     "spectral": {"errors", "norms", "operators"},
@@ -31,8 +32,8 @@ LIBRARY = {
         "capabilities", "errors", "linear_solvers", "norms", "operators", "registry", "spectral",
     },
     "objectives": {
-        "allocator", "capabilities", "data", "errors", "norms", "operators", "rectangular",
-        "registry",
+        "allocator", "capabilities", "data", "errors", "kernels", "norms", "operators",
+        "rectangular", "registry",
     },
     "curvature": {
         "capabilities", "errors", "norms", "objectives", "operators", "registry", "spectral",
@@ -64,7 +65,7 @@ BENCH = {
     },
     "calls": {
         "capabilities", "cli", "data", "errors", "files", "models", "objectives", "records",
-        "registry", "report", "runs",
+        "registry", "report", "runs", "terminal",
     },
 }  # fmt: skip
 # The package's own face: names of all rooms, each imported when it is first used.
@@ -82,6 +83,7 @@ AT_HOME = {
     "hydra": {"cli"},
     "omegaconf": {"cli"},
     "matplotlib": {"calls", "report"},
+    "numba": {"kernels"},
     "rich": {"cli", "data", "report", "runs", "terminal", "tracking"},
     "sklearn": {"data", "optimizers", "interfaces"},
     "torchvision": {"data"},

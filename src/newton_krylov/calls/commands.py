@@ -1,6 +1,7 @@
 """`run`, `sweep` and `compare`: the commands as functions, in the words of the configuration."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from newton_krylov.report.compare import write_comparison
 from newton_krylov.report.records import read_records
 from newton_krylov.runs.experiment import Job, run_experiment
 from newton_krylov.runs.interruption import Interruption, interruptible
-from newton_krylov.runs.sweep import Sweep, parent_of, run_member
+from newton_krylov.runs.sweep import Sweep, job_in, run_member
+from newton_krylov.terminal import spoken
 
 _INTERRUPTED = ("interrupted", "killed")
 
@@ -44,8 +46,11 @@ def run(**words: Any) -> Run:
     KeyboardInterrupt
         If the run was interrupted; its folder has what it had.
     """
-    composed = compose_run(overrides_of(named(words)))
-    record = run_experiment(composed.plain, Job(composed.folder, composed.overrides, REPOSITORY))
+    with heard(words):
+        composed = compose_run(overrides_of(named(words)))
+        record = run_experiment(
+            composed.plain, Job(composed.folder, composed.overrides, REPOSITORY)
+        )
     if record.summary["status"] in _INTERRUPTED:
         raise KeyboardInterrupt
     return Run(composed.folder)
@@ -75,14 +80,15 @@ def sweep(**words: Any) -> Comparison:
     KeyboardInterrupt
         If it was interrupted; `resume=True` goes on with it.
     """
-    composed, members = compose_sweep(overrides_of(named(words), sweep=True))
+    with heard(words):
+        shared, members = compose_sweep(overrides_of(named(words), sweep=True))
 
-    def carry_out() -> None:
-        for member in members:
-            run_one(member, composed.shared.folder)
+        def carry_out() -> None:
+            for member in members:
+                run_one(member, shared.folder)
 
-    carry_out_sweep(composed.shared, carry_out)
-    return Comparison(read_records([composed.shared.folder]), composed.shared.folder)
+        carry_out_sweep(shared, carry_out, len(members))
+    return Comparison(read_records([shared.folder]), shared.folder)
 
 
 def compare(*given: Any, out: str | Path | None = None) -> Comparison:
@@ -125,11 +131,19 @@ def run_one(member: ComposedRun, folder: Path) -> None:
     folder : Path
         The sweep's.
     """
-    job = Job(member.folder, member.overrides, REPOSITORY, parent_of(folder), in_sweep=True)
-    run_member(member.plain, job)
+    run_member(member.plain, job_in(folder, member.folder, member.overrides, REPOSITORY))
 
 
-def carry_out_sweep(shared: ComposedRun, carry_out: Callable[[], None]) -> None:
+@contextmanager
+def heard(words: Mapping[str, Any]) -> Iterator[None]:
+    """Show what a command shows, or errors only where a call says `quiet=True`."""
+    with spoken(quiet=words.get("quiet") is True, json=False):
+        yield
+
+
+def carry_out_sweep(
+    shared: ComposedRun, carry_out: Callable[[], None], members: int | None = None
+) -> None:
     """Begin a sweep, run its members, and end it with its comparison.
 
     Parameters
@@ -138,6 +152,8 @@ def carry_out_sweep(shared: ComposedRun, carry_out: Callable[[], None]) -> None:
         What the members have in common.
     carry_out : callable
         Runs them.
+    members : int, optional
+        How many there are.
 
     Raises
     ------
@@ -147,7 +163,7 @@ def carry_out_sweep(shared: ComposedRun, carry_out: Callable[[], None]) -> None:
         If it was interrupted.
     """
     with interruptible() as interruption:
-        begun = Sweep.begin(shared.folder, shared.plain, shared.overrides, REPOSITORY)
+        begun = Sweep.begin(shared.folder, shared.plain, shared.overrides, REPOSITORY, members)
         try:
             carry_out()
         except BaseException as error:

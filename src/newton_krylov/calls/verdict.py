@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from newton_krylov.calls.commands import carry_out_sweep, run_one
+from newton_krylov.calls.commands import carry_out_sweep, heard, run_one
 from newton_krylov.calls.given import array, named, registered_model
 from newton_krylov.calls.results import Verdict
 from newton_krylov.calls.words import overrides_of
@@ -72,10 +72,10 @@ def verdict(
         )
     if data is not None:
         words["dataset"] = _with_data(words.get("dataset"), data)
-    overrides = overrides_of(named(words))
-    composed, command = compose_verdict(overrides, _run_of)
-    carry_out_sweep(composed.shared, command.judge)
-    return Verdict(composed.shared.folder)
+    with heard(words):
+        shared, command = compose_verdict(overrides_of(named(words)), _run_of)
+        carry_out_sweep(shared, command.judge)
+    return Verdict(shared.folder)
 
 
 def _run_of(overrides: list[str]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from newton_krylov.errors import suggest
-from newton_krylov.terminal import end_on_interrupt
+from newton_krylov.terminal import end_on_interrupt, end_quickly
 from newton_krylov.version import __version__
 
 PROG = "newton-krylov"
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:
         end_on_interrupt()
+        end_quickly()
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
     rest = rest[:-1]
     if name in ("", "-h", "--help"):

@@ -55,22 +55,6 @@ class ComposedRun:
     plain: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class ComposedSweep:
-    """A sweep to be carried out.
-
-    Attributes
-    ----------
-    command : Command
-        The composed command, for what else has to be composed of it.
-    shared : ComposedRun
-        What its members have in common.
-    """
-
-    command: Command
-    shared: ComposedRun
-
-
 @contextmanager
 def session() -> Iterator[Any]:
     """Set Hydra up, and put everything back that it and the caller had set up before.
@@ -123,7 +107,7 @@ def compose_run(overrides: Sequence[str]) -> ComposedRun:
         return _shared(command)
 
 
-def compose_sweep(overrides: Sequence[str]) -> tuple[ComposedSweep, list[ComposedRun]]:
+def compose_sweep(overrides: Sequence[str]) -> tuple[ComposedRun, list[ComposedRun]]:
     """Compose the configurations of a sweep's members.
 
     Parameters
@@ -133,8 +117,8 @@ def compose_sweep(overrides: Sequence[str]) -> tuple[ComposedSweep, list[Compose
 
     Returns
     -------
-    tuple of (ComposedSweep, list of ComposedRun)
-        The sweep, whose folder exists, and its members.
+    tuple of (ComposedRun, list of ComposedRun)
+        What the members have in common, in the sweep's folder, which exists; and the members.
 
     Raises
     ------
@@ -145,12 +129,12 @@ def compose_sweep(overrides: Sequence[str]) -> tuple[ComposedSweep, list[Compose
         command = Command.of(hydra, list(overrides), multirun=True)
         if command.config.get("verdict") is not None:
             raise ConfigError("That is a verdict: call verdict().")
-        return ComposedSweep(command, _shared(command)), _members(hydra, command.overrides)
+        return _shared(command), _members(hydra, command.overrides)
 
 
 def compose_verdict(
     overrides: Sequence[str], run_one: Callable[[list[str]], object]
-) -> tuple[ComposedSweep, VerdictCommand]:
+) -> tuple[ComposedRun, VerdictCommand]:
     """Compose a verdict, and look at its data.
 
     Parameters
@@ -162,8 +146,8 @@ def compose_verdict(
 
     Returns
     -------
-    tuple of (ComposedSweep, VerdictCommand)
-        The race, whose folder exists, and what carries it out.
+    tuple of (ComposedRun, VerdictCommand)
+        What the runs have in common, in the race's folder, which exists; what carries it out.
 
     Raises
     ------
@@ -173,7 +157,7 @@ def compose_verdict(
     with session() as hydra:
         command = Command.of(hydra, list(overrides), multirun=True)
         verdict = VerdictCommand.of(hydra.config_loader, command, run_one)
-        return ComposedSweep(command, _shared(command)), verdict
+        return _shared(command), verdict
 
 
 def compose_members(overrides: Sequence[str]) -> list[ComposedRun]:

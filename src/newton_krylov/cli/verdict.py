@@ -8,6 +8,7 @@ from statistics import mean
 from typing import Any
 
 from newton_krylov.cli.compose import plain_values
+from newton_krylov.cli.trust import may_vary
 from newton_krylov.errors import ConfigError, UserError
 from newton_krylov.registry import import_plugins
 from newton_krylov.report.panel import seconds_text
@@ -95,10 +96,14 @@ class VerdictCommand:
 
             composed = loader.load_configuration(_CONFIG, overrides, RunMode.MULTIRUN)
             node = plain_values(composed)["verdict"]
+        portfolio = Portfolio.of(node)
+        for line in portfolio.overrides:
+            if not may_vary(line):
+                raise ConfigError(f"verdict.methods: {line} is no setting of a method.")
         return cls(
             overrides,
             run_one,
-            Portfolio.of(node),
+            portfolio,
             question,
             command.folder,
             float(config.stop.seconds),
