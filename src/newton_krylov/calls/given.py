@@ -65,7 +65,7 @@ def named(words: Mapping[str, Any]) -> Words:
         raise ConfigError(
             f"dataset.data is a {type(data).__name__}: it should be a data frame or (X, y)."
         )
-    if callable(found.get("loss")) and _is_start(data):
+    if callable(found.get("loss")) and isinstance(data, Tensor | np.ndarray):
         return found | registered_function(found["loss"], data)
     if isinstance(found.get("model"), nn.Module):
         found["model"] = registered_model(found["model"])
@@ -76,10 +76,6 @@ def named(words: Mapping[str, Any]) -> Words:
 
 def _is_pair(data: Any) -> bool:
     return isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str)
-
-
-def _is_start(data: Any) -> bool:
-    return isinstance(data, Tensor | np.ndarray) and data.ndim == 1 and data.dtype != object
 
 
 def kept(data: Any) -> Path:
@@ -257,7 +253,14 @@ def registered_function(function: Scalar, start: Tensor | np.ndarray[Any, Any]) 
     -------
     dict
         `loss`, `dataset` and `dtype`.
+
+    Raises
+    ------
+    DataError
+        For a start that is no vector.
     """
+    if start.ndim != 1:
+        raise DataError(f"The start has shape {tuple(start.shape)}: it should be a vector, (n,).")
     point = torch.as_tensor(start).detach().cpu()
     point = point if point.dtype in (torch.float32, torch.float64) else point.double()
     checksum = hashlib.sha256(point.numpy().tobytes()).hexdigest()
@@ -285,6 +288,7 @@ def _registered(group: str, title: str, content: Any, target: Any, **declared: A
     """Register under a title, and a digest of the content that distinguishes it from others."""
     digest = hashlib.sha256(repr(content).encode()).hexdigest()[:6]
     name = f"{''.join(c for c in title if c.isalnum() or c == '_')}_{digest}"
-    target.__qualname__ = name  # the last object of this name counts
+    # The last object of this name counts, and it is the program's, not the package's.
+    target.__qualname__, target.__module__ = name, "__main__"
     register(group, name, **declared)(target)
     return name
