@@ -97,6 +97,16 @@ class Covariance:
             return whole.T @ whole / self.count
         return self._sum / self.count
 
+    def last(self, count: int) -> Tensor:
+        """Return the last rows, `count` at most, of a factor that is kept as rows.
+
+        Of one that is a matrix, rows of the same covariance.
+        """
+        if self._sum is None:
+            return torch.cat(self.rows)[-count:]
+        values, Q = self.eigen()
+        return (Q[:, -count:] * (values[-count:] * count).sqrt()).T.contiguous()
+
     def eigen(self, *, whole: bool = False) -> tuple[Tensor, Tensor]:
         """Return eigenvalues and eigenvectors (columns), of the whole space or of the range."""
         if self._sum is not None or whole:
@@ -425,16 +435,7 @@ class KroneckerOperator(LinearOperator):
         out = torch.empty_like(v)
         parts, outs = self._f.split(v), self._f.split(out)
         for one in self._blocks:
-            weight, bias = one.layer
-            rows = parts[weight].shape[0]
-            V = parts[weight].reshape(rows, -1)
-            if bias is not None:
-                V = torch.cat([V, parts[bias][:, None]], 1)
-            new = block(one, V)
-            columns = parts[weight].numel() // rows
-            outs[weight].copy_(new[:, :columns].reshape(outs[weight].shape))
-            if bias is not None:
-                outs[bias].copy_(new[:, -1])
+            one.layer.separate(block(one, one.layer.joined(parts)), outs)
         for number, d in self._diagonals.items():
             outs[number].copy_(diagonal(d, parts[number]))
         return out
