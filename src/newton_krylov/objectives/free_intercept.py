@@ -106,6 +106,6 @@ def class_means(
         mass = (y == number).to(features.X.dtype)
         mass = mass if weights is None else mass * weights
         total = float(mass.sum())
-        mean = (features.XT @ mass)[:-1] / total if total else mass[:0]
+        mean = features.adjoint(mass)[:-1] / total if total else mass[:0]
         found.append((total / len(y), float(torch.linalg.vector_norm(mean))))
     return found

@@ -17,6 +17,8 @@ from newton_krylov.registry import register
 class LeastSquaresTerms(SingleOutputTerms):
     """(z - y)^2 / 2 and its derivatives; targets are y."""
 
+    loop = "least_squares"
+
     @cached_property
     def value(self) -> Tensor:
         """Mean of (z - y)^2 / 2."""

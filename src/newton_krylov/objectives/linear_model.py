@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from typing import Literal, Self, cast
+from typing import ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from newton_krylov.capabilities import LINEAR_MODEL, SAMPLE_GRADIENTS, SAMPLES, 
 from newton_krylov.data.dataset import Dataset, ImageSet, Split, Table, TransportProblem
 from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.errors import CombinationError, UnsupportedError
+from newton_krylov.kernels.rows import Loss
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
 from newton_krylov.objectives.classification import area_under_curve, balanced_accuracy, unequal
@@ -99,10 +100,18 @@ def averaged(D: Tensor, sample_weight: Tensor | None, factor: float = 1.0) -> Te
 class SingleOutputTerms(Terms):
     """The terms of a loss of one output a sample."""
 
+    loop: ClassVar[Loss | None] = None
+    """The compiled loop that evaluates this loss, where there is one."""
+
     @property
     @abstractmethod
     def weights(self) -> Tensor:
         """The second derivatives by Z, shape (n_samples,); 1/n included."""
+
+    def take(self, value: Tensor, weights: Tensor) -> Self:
+        """Take the value and the weights as known, which then are not computed."""
+        vars(self).update(value=value, weights=weights)
+        return self
 
     @property
     def gauss_newton_weights(self) -> Tensor:
@@ -185,8 +194,8 @@ class LinearModel(Objective):
             factors = torch.ones(self.dim, dtype=self.dtype, device=self.device)
             factors[-self.n_outputs :] = 0.0
         self._penalize(l2, factors)
-        # Every method needs both orientations; laid out now, as loading is no optimizer's time.
-        _ = self.features.XT
+        # Now, as loading is no optimizer's time.
+        self.features.lay_out(self.n_outputs, self.sample_weight is not None)
 
     def _bind(self, features: Features, samples: Split) -> None:
         self.features = features
@@ -252,6 +261,8 @@ class LinearModel(Objective):
             weights, offset = _cast(self.sample_weight, dtype), _cast(self.offset, dtype)
             other._bind(features, Split(features.X, y, weights, offset))
             other._penalize(self.l2, _cast(self.factors, dtype))
+            if other.features.compiled is not None:
+                other.features.lay_out(self.n_outputs, self.sample_weight is not None)
             self._casts[dtype] = other
         return self._casts[dtype]
 
@@ -269,7 +280,35 @@ class LinearModel(Objective):
             The outputs.
         """
         self.counts.add(passes=0.5 * self.share)
-        return self.features.X @ self._columns(w)
+        return self.features.times(self._columns(w))
+
+    def in_one_reading(self, w: Tensor) -> "tuple[Terms, Tensor] | None":
+        """Evaluate the loss at w in one reading of the data, where a compiled loop does it.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters.
+
+        Returns
+        -------
+        tuple of Terms and Tensor, or None
+            The terms, whose value and weights are known, and the data's part of the gradient.
+        """
+        if not self.reads_once:
+            return None
+        self.counts.add(passes=self.share)
+        kind = cast(type[SingleOutputTerms], self.terms)
+        value, Z, gradient, weights = self.features.evaluate(
+            cast(Loss, kind.loop), w, self._targets, self.sample_weight
+        )
+        return kind(Z, self._targets, self.sample_weight).take(value, weights), gradient
+
+    @property
+    def reads_once(self) -> bool:
+        """Whether one reading of the data evaluates the loss and its gradient."""
+        known = getattr(self.terms, "loop", None) is not None and self.offset is None
+        return known and self.features.compiled is not None
 
     def adjoint(self, u: Tensor) -> Tensor:
         """Return X' u, flat: half a pass over the data.
@@ -285,7 +324,7 @@ class LinearModel(Objective):
             The flat product.
         """
         self.counts.add(passes=0.5 * self.share)
-        return (self.features.XT @ u).reshape(-1)
+        return self.features.adjoint(u).reshape(-1)
 
     def _columns(self, w: Tensor) -> Tensor:
         return w if self.n_outputs == 1 else w.view(-1, self.n_outputs)
@@ -456,9 +495,21 @@ class LinearModelPoint(Point):
         f = self.objective
         return f.terms(self.Z, f._targets, f.sample_weight)
 
+    _data_gradient: Tensor | None = None
+
+    def _read(self) -> None:
+        """Evaluate all at once, where nothing is known yet and one reading of the data does it."""
+        if "Z" in vars(self):
+            return
+        found = self.objective.in_one_reading(self.w)
+        if found is not None:
+            self.terms, self._data_gradient = found
+            self.Z = self.terms.Z
+
     @cached_property
     def value(self) -> float:
         """f(w)."""
+        self._read()
         f = self.objective
         f.counts.add(function=f.share)
         if isinstance(f.ridge, Tensor):
@@ -468,9 +519,12 @@ class LinearModelPoint(Point):
     @cached_property
     def grad(self) -> Tensor:
         """The gradient at w, shape (dim,)."""
+        self._read()
         f = self.objective
         f.counts.add(gradient=f.share)
-        return add_diagonal(f.adjoint(self.terms.gradient), self.w, f.ridge)
+        known, self._data_gradient = self._data_gradient, None
+        of_data = f.adjoint(self.terms.gradient) if known is None else known
+        return add_diagonal(of_data, self.w, f.ridge)
 
     def hessian(self) -> LinearOperator:
         """Return the Hessian at w, matrix-free."""
@@ -531,14 +585,23 @@ class LinearModelPoint(Point):
 
 
 class LinearModelRay(Ray):
-    """f along a direction, with X p computed once."""
+    """f along a direction, with X p computed once.
+
+    Where one reading of the data evaluates the loss and its gradient, the first trial is such a
+    reading, as mostly it is the last one too; X p is computed with the second.
+    """
 
     origin: LinearModelPoint
 
     def __init__(self, origin: LinearModelPoint, p: Tensor) -> None:
         super().__init__(origin, p)
-        self._Zp = origin.objective.outputs(p)
         self._last: tuple[float, LinearModelPoint] = (0.0, origin)
+        if not origin.objective.reads_once:
+            _ = self._Zp
+
+    @cached_property
+    def _Zp(self) -> Tensor:
+        return self.origin.objective.outputs(self.p)
 
     @cached_property
     def _start(self) -> LinearModelPoint:
@@ -554,13 +617,22 @@ class LinearModelRay(Ray):
         if self._last[0] != alpha:
             o = self._start
             w = o.w.add(self.p, alpha=alpha)
+            if self._is_first_of_one_reading:
+                self._last = (alpha, LinearModelPoint(o.objective, w))
+                return self._last[1]
             Z = o.Z.add(self._Zp, alpha=alpha)
             self._last = (alpha, LinearModelPoint(o.objective, w, Z, o.age + 1))
         return self._last[1]
 
+    @property
+    def _is_first_of_one_reading(self) -> bool:
+        return self._last[1] is self.origin and self.origin.objective.reads_once
+
     def derivative(self, alpha: float) -> float:
-        """Return phi'(alpha); no product with the data."""
+        """Return phi'(alpha); no product with the data but X p."""
         point, f = self.point(alpha), self.origin.objective
+        if "_Zp" not in vars(self) and f.reads_once:
+            return float(torch.dot(point.grad, self.p))
         inner = (point.terms.gradient * self._Zp).sum()
         if isinstance(f.ridge, Tensor):
             return float(inner + torch.dot(point.w, f.ridge * self.p))
@@ -588,15 +660,13 @@ class WeightedGram(LinearOperator):
         """Multiply by a vector of shape (dim,): one pass over the data."""
         f = self._objective
         f.counts.add(hvp=f.share, passes=f.share)
-        t = (self._features.X @ v).mul_(self.weights)
-        return add_diagonal(self._features.XT @ t, v, f.ridge)
+        return add_diagonal(self._features.normal(self.weights, v), v, f.ridge)
 
     def matmat(self, V: Tensor) -> Tensor:
         """Multiply by k vectors at once, shape (dim, k)."""
         f = self._objective
         f.counts.add(hvp=f.share * V.shape[1], passes=f.share * V.shape[1])
-        T = (self._features.X @ V).mul_(self.weights[:, None])
-        return add_diagonal(self._features.XT @ T, V, f.ridge)
+        return add_diagonal(self._features.normal(self.weights, V), V, f.ridge)
 
     def sampled(self, size: int, generator: torch.Generator) -> "WeightedGram":
         """Return an estimate from `size` of the samples, drawn without replacement."""
@@ -668,7 +738,7 @@ class SingleOutputModel(LinearModel):
         def shifted(t: float) -> tuple[float, float, float]:
             terms = self.terms(point.Z + t, self._targets, self.sample_weight)
             u = terms.gradient
-            gradient = self.features.XT @ u
+            gradient = self.features.adjoint(u)
             return float(terms.value), float(u.sum()), euclidean(gradient[:-1])
 
         return tangent_reach(shifted, point.value, radius + euclidean(point.w[:-1]))

@@ -15,6 +15,8 @@ from newton_krylov.registry import register
 class LogisticTerms(SingleOutputTerms):
     """log(1 + exp(-y z)) and its derivatives; targets are y = -1 or 1."""
 
+    loop = "logistic"
+
     @cached_property
     def value(self) -> Tensor:
         """Mean of log(1 + exp(-y z))."""

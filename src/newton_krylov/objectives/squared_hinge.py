@@ -14,6 +14,8 @@ from newton_krylov.registry import register
 class SquaredHingeTerms(SingleOutputTerms):
     """max(0, 1 - y z)^2 and its derivatives; targets are y = -1 or 1."""
 
+    loop = "squared_hinge"
+
     @cached_property
     def _short(self) -> Tensor:
         """By how much the margin is missed, max(0, 1 - y z)."""

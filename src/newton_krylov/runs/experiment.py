@@ -22,8 +22,8 @@ from newton_krylov.device import denormals_flushed
 from newton_krylov.errors import CombinationError, UnsupportedError, UserError
 from newton_krylov.files import expand_home
 from newton_krylov.models import Interface, initialized
-from newton_krylov.objectives.base import Objective, Started
-from newton_krylov.optimizers.base import Optimizer
+from newton_krylov.objectives.base import Objective, Renewed, Started
+from newton_krylov.optimizers.base import ContinuedOptimizer, Optimizer
 from newton_krylov.records.checkpoint import CHECKPOINT, Checkpoint, Saver
 from newton_krylov.records.record import FIGURES, TRACE, Record
 from newton_krylov.records.trace import Row, TraceWriter
@@ -103,6 +103,9 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
     config = check(plain)
     before = earlier(job.folder, config.plain, resume=config.settings.resume)
     if before is not None and before.finished:
+        if before.record.undrawn:
+            before.record.update(drawn=_draw(before.record.folder))
+            config.build("tracking").send(before.record)
         console().print(f"{short(job.folder)}: finished before", markup=False, soft_wrap=True)
         return before.record
     if not job.in_sweep:  # which says it once for all its members
@@ -114,7 +117,7 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
         record = _begin(config, job, before, tracker.address)
         checkpoint = None if before is None else before.checkpoint
         experiment = _Experiment(
-            config, job, record, tracker, place, parts, interruption, checkpoint
+            config, job, record, tracker, place, parts, interruption, checkpoint, started
         )
         try:
             experiment.run()
@@ -127,7 +130,7 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
             raise
         finally:
             interruption.hold()
-            experiment.finish(started)
+            experiment.finish()
             distributed.leave()
     return record
 
@@ -136,20 +139,19 @@ def _begin(
     config: RunConfig, job: Job, before: EarlierRun | None, tracking_uri: str | None
 ) -> Record:
     """Open the run's record: the earlier process's, if its checkpoint is there to go on from."""
-    continued = before is not None and before.checkpoint is not None
+    restart = before is not None and before.checkpoint is None
     record = Record.begin(
         job.folder,
         config.plain,
         job.overrides,
         describe(job.repository),
         config.label,
-        previous=before.record if before is not None and continued else None,
+        previous=None if before is None else before.record,
         tracking_uri=tracking_uri,
+        restart=restart,
     )
-    if before is not None and not continued:
-        record.replaced = before.record.summary.get("mlflow_run_id")
-        if before.problem is not None:
-            console().print(before.problem, markup=False, soft_wrap=True)
+    if before is not None and before.problem is not None:
+        console().print(before.problem, markup=False, soft_wrap=True)
     return record
 
 
@@ -326,7 +328,9 @@ class _Experiment:
         parts: dict[str, Any],
         interruption: Interruption,
         checkpoint: Checkpoint | None,
+        started: float,
     ) -> None:
+        self.started = started
         self.config, self.job, self.record, self.tracker = config, job, record, tracker
         self.place, self.parts, self.interruption = place, parts, interruption
         self.checkpoint = checkpoint
@@ -348,6 +352,12 @@ class _Experiment:
             self._compare(self.checkpoint.origin)
         dataset, objective = self._shard(whole)
         optimizer: Optimizer = self.config.build("optimizer", **self.parts)
+        renews = isinstance(objective, Renewed) and objective.renewal > 0
+        if renews and not isinstance(optimizer, ContinuedOptimizer):
+            raise UnsupportedError(
+                f"optimizer={self.config.name_of('optimizer')} keeps its points from the first "
+                f"step to the last; set dataset.resample=0 and dataset.window=1."
+            )
         self.tracker.start(self.record, self.job.parent)
         optimum = self._optimum(whole, objective)
         del whole  # of several processes, each keeps its own part alone
@@ -375,21 +385,21 @@ class _Experiment:
     def fail(self, error: BaseException) -> None:
         """Record why the run did not come to its end."""
         if isinstance(error, KeyboardInterrupt):
-            self._note(status=self.interruption.status, outcome=None, reason="interrupted")
+            self._note_end(status=self.interruption.status, outcome=None, reason="interrupted")
             return
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         status = "skipped" if isinstance(error, UnsupportedError) else "failed"
         outcome = None
         if isinstance(error, Exception) and failure(error)[0] is Outcome.OUT_OF_MEMORY:
             outcome, text = Outcome.OUT_OF_MEMORY.value, failure(error)[1]
-        self._note(status=status, outcome=outcome, reason=text)
+        self._note_end(status=status, outcome=outcome, reason=text)
         if not isinstance(error, UserError):
             _log.info("the run failed", exc_info=error)
 
-    def finish(self, started: float) -> None:
+    def finish(self) -> None:
         """Draw, send and summarize; whatever happened, the record ends whole."""
-        self._note(wall_seconds=time.perf_counter() - started)
-        self._draw()
+        if self.last is not None:
+            self._note(drawn=_draw(self.record.folder))
         self.tracker.finish()
         place = self.tracker.place
         self._write(lambda: self.record.end(tracking_problem=place.problem))
@@ -417,6 +427,10 @@ class _Experiment:
     def _note(self, **values: Any) -> None:
         """Set keys of the summary."""
         self._write(lambda: self.record.update(**values))
+
+    def _note_end(self, **values: Any) -> None:
+        """Set the keys of the summary that say how the run ended."""
+        self._note(wall_seconds=time.perf_counter() - self.started, **values)
 
     def _write(self, action: Callable[[], None]) -> None:
         """Write to the record; on a full disk the run's end is shown all the same."""
@@ -545,23 +559,22 @@ class _Experiment:
             status = "failed"
         elif result.outcome is Outcome.INTERRUPTED:
             status = self.interruption.status
-        self._note(status=status, outcome=str(result.outcome), reason=result.reason, **last)
+        self._note_end(status=status, outcome=str(result.outcome), reason=result.reason, **last)
         if status == "finished":
             (self.record.folder / CHECKPOINT).unlink(missing_ok=True)
 
-    def _draw(self) -> None:
-        """Draw the run's figures; a run is not lost for a picture of it."""
-        if self.last is None:
-            return
-        try:
-            from newton_krylov.report.figures import draw_run
-            from newton_krylov.report.spectrum import draw_spectrum
 
-            folder = self.record.folder
-            drawn = [*draw_run(folder), *draw_spectrum(folder)]
-            self._note(drawn=[str(path.relative_to(folder)) for path in drawn])
-        except Exception as error:
-            _log.info("no figures", exc_info=error)
+def _draw(folder: Path) -> list[str]:
+    """Draw the figures of a run and return their names; a run is not lost for a picture of it."""
+    try:
+        from newton_krylov.report.figures import draw_run
+        from newton_krylov.report.spectrum import draw_spectrum
+
+        drawn = [*draw_run(folder), *draw_spectrum(folder)]
+        return [str(path.relative_to(folder)) for path in drawn]
+    except Exception as error:
+        _log.info("no figures", exc_info=error)
+        return []
 
 
 def _cannot_write(path: Path, error: OSError) -> str:
