@@ -14,13 +14,15 @@ from newton_krylov.objectives.base import Point
 from newton_krylov.objectives.function import FunctionObjective
 from newton_krylov.optimizers.base import Optimizer
 
-Method = Literal["newton", "trust_region", "bfgs", "ssbfgs", "lbfgs"]
+Method = Literal["newton", "trust_region", "arc", "bfgs", "ssbfgs", "ssbroyden", "lbfgs"]
 
 _METHODS: dict[str, tuple[str, dict[str, Any], str]] = {
     "newton": ("newton", {}, "armijo"),
     "trust_region": ("trust_region", {}, "none"),
+    "arc": ("arc", {}, "none"),
     "bfgs": ("bfgs", {}, "strong_wolfe"),
-    "ssbfgs": ("bfgs", {"scaling": "always"}, "strong_wolfe"),
+    "ssbfgs": ("ssbfgs", {}, "strong_wolfe"),
+    "ssbroyden": ("ssbroyden", {}, "strong_wolfe"),
     "lbfgs": ("lbfgs", {}, "strong_wolfe"),
 }
 """Method to optimizer, what is set of it, and line search."""

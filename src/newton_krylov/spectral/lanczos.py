@@ -122,7 +122,7 @@ def lanczos(
     limit = usual if maxiter is None else max(maxiter, k)
     final = min(n, 2 * usual) if maxiter is None else limit
     room = min(n, limit if basis_size is None else max(basis_size, k + 2))
-    basis = _Basis(operator, room, generator)
+    basis = LanczosBasis(operator, room, generator)
     basis.start(v0)
     search = _Search(basis, k, which, rtol, copies)
     search.run(limit, final)
@@ -138,7 +138,7 @@ class _Search:
     wanted: Tensor
     residuals: Tensor
 
-    def __init__(self, basis: "_Basis", k: int, which: Which, rtol: float, copies: bool) -> None:
+    def __init__(self, basis: "LanczosBasis", k: int, which: Which, rtol: float, copies: bool) -> None:
         self.basis, self.k, self.which = basis, k, which
         self.rtol, self.copies, self.limit = rtol, copies, 0
         self.converged = self.complete = False
@@ -325,7 +325,7 @@ def gauss_quadrature(A: LinearOperator, v: Tensor, steps: int) -> tuple[Tensor, 
         Not negative; their sum is 1.
     """
     generator = torch.Generator()  # for the vector after an exhausted space, which is not used
-    basis = _Basis(A, min(steps, A.shape[0]), generator)
+    basis = LanczosBasis(A, min(steps, A.shape[0]), generator)
     basis.start(v)
     while not basis.expand() and basis.size < len(basis.T):
         pass
@@ -333,7 +333,7 @@ def gauss_quadrature(A: LinearOperator, v: Tensor, steps: int) -> tuple[Tensor, 
     return scaled_by_power(theta, basis.products.exponent), S[0].square()
 
 
-class _Basis:
+class LanczosBasis:
     """The orthonormal basis V (rows) and the projected operator T = V A V' / unit.
 
     The first `locked` vectors are Ritz vectors that were set aside: their residuals, which are
