@@ -177,7 +177,7 @@ def test_a_function_without_second_derivatives_is_minimized_all_the_same():
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("unit", [1e-20, 1e-8])
 def test_the_unit_of_the_function_changes_nothing(method: str, unit: float):
-    """Neither the first step nor the end: at the tolerance's start, 1e-20 is not a flat function."""
+    """Neither the first step nor the end: a function of size 1e-20 is not flat."""
     problem = PROBLEMS["rosenbrock"]
     found = minimize(lambda x: unit * problem(x), problem.start, method=method)
     assert found.x.tolist() == pytest.approx([1.0, 1.0], abs=1e-2)

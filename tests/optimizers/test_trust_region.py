@@ -213,9 +213,10 @@ def direct(B: Tensor, s: Tensor, y: Tensor, tau: float, theta: float) -> Tensor:
     """tau (B - B s s'B / s'B s + theta w w') + y y' / s'y, as Al-Baali and Khalfan write it."""
     Bs, sy = B @ s, s @ y
     w = (s @ Bs).sqrt() * (y / sy - Bs / (s @ Bs))
-    return tau * (B - torch.outer(Bs, Bs) / (s @ Bs) + theta * torch.outer(w, w)) + torch.outer(
-        y, y
-    ) / sy
+    return (
+        tau * (B - torch.outer(Bs, Bs) / (s @ Bs) + theta * torch.outer(w, w))
+        + torch.outer(y, y) / sy
+    )
 
 
 @given(seed=st.integers(0, 10_000), condition=st.floats(1, 1e4), size=st.floats(1e-3, 1e3))

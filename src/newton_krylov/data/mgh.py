@@ -116,9 +116,7 @@ def _gulf(x: Tensor) -> Tensor:  # (11)
 
 def _box(x: Tensor) -> Tensor:  # (12)
     t = _range(x, 1, 10) / 10
-    return (
-        torch.exp(-t * x[0]) - torch.exp(-t * x[1]) - x[2] * (torch.exp(-t) - torch.exp(-10 * t))
-    )
+    return torch.exp(-t * x[0]) - torch.exp(-t * x[1]) - x[2] * (torch.exp(-t) - torch.exp(-10 * t))
 
 
 def _powell_singular(x: Tensor) -> Tensor:  # (13), (22)
@@ -304,9 +302,7 @@ PROBLEMS: dict[str, Problem] = {
     "extended_powell": Problem(_powell_singular, (3.0, -1.0, 0.0, 1.0) * 5),
     "penalty_1": Problem(_penalty_1, tuple(map(float, range(1, 11))), (7.08765e-5,)),
     "penalty_2": Problem(_penalty_2, (0.5,) * 10, (2.93660e-4,)),
-    "variably_dimensioned": Problem(
-        _variably_dimensioned, tuple(1 - j / 10 for j in range(1, 11))
-    ),
+    "variably_dimensioned": Problem(_variably_dimensioned, tuple(1 - j / 10 for j in range(1, 11))),
     "trigonometric": Problem(_trigonometric, (0.1,) * 10, (0.0, 2.79506e-5)),
     "brown_almost_linear": Problem(_brown_almost_linear, (0.5,) * 10, (0.0, 1.0)),
     "discrete_boundary": Problem(_discrete_boundary, tuple(t * (t - 1) for t in _evenly(10))),
@@ -315,9 +311,7 @@ PROBLEMS: dict[str, Problem] = {
     "broyden_banded": Problem(_broyden_banded, (-1.0,) * 10),
     "linear_full_rank": Problem(_linear_full_rank, (1.0,) * 10, (10.0,)),
     "linear_rank_1": Problem(_linear_rank_1, (1.0,) * 10, (20 * 19 / (2 * 41),)),
-    "linear_rank_1_zeros": Problem(
-        _linear_rank_1_zeros, (1.0,) * 10, ((400 + 60 - 6) / (2 * 37),)
-    ),
+    "linear_rank_1_zeros": Problem(_linear_rank_1_zeros, (1.0,) * 10, ((400 + 60 - 6) / (2 * 37),)),
     "chebyquad": Problem(_chebyquad, _evenly(8), (3.51687e-3,)),
 }
 """Problem to its residuals, start and minima; n is the paper's, or 10 (20) where it leaves it open."""

@@ -74,9 +74,7 @@ class InverseHessian(Memory):
         self.H: Tensor | None = None
         self.stride: float | None = None
 
-    def update(
-        self, s: Tensor, y: Tensor, size: float | None = None, rule: Rule = ssbfgs
-    ) -> None:
+    def update(self, s: Tensor, y: Tensor, size: float | None = None, rule: Rule = ssbfgs) -> None:
         """Let H meet H y = s, unless s'y is not safely positive.
 
         Parameters

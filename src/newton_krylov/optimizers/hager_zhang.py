@@ -64,9 +64,7 @@ def hager_zhang(
     if not delta < 0.5:
         raise ConfigError(f"line_search.delta={delta} must be below 0.5.")
     if delta > sigma:
-        raise ConfigError(
-            f"line_search.delta={delta} must be at most line_search.sigma={sigma}."
-        )
+        raise ConfigError(f"line_search.delta={delta} must be at most line_search.sigma={sigma}.")
     search = _Search(ray, delta, sigma, max_steps)
     try:
         search.run(initial)

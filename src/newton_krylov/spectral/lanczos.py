@@ -138,7 +138,9 @@ class _Search:
     wanted: Tensor
     residuals: Tensor
 
-    def __init__(self, basis: "LanczosBasis", k: int, which: Which, rtol: float, copies: bool) -> None:
+    def __init__(
+        self, basis: "LanczosBasis", k: int, which: Which, rtol: float, copies: bool
+    ) -> None:
         self.basis, self.k, self.which = basis, k, which
         self.rtol, self.copies, self.limit = rtol, copies, 0
         self.converged = self.complete = False
@@ -359,13 +361,16 @@ class LanczosBasis:
 
     @property
     def matvecs(self) -> int:
+        """Products so far."""
         return self.products.count
 
     def random(self) -> Tensor:
+        """Draw a vector."""
         v = torch.randn(self.n, dtype=self.V.dtype, generator=self.generator)
         return v.to(self.V.device)
 
     def start(self, v: Tensor | None) -> None:
+        """Begin with v, or where that is None or zero with a random vector."""
         size = 0.0 if v is None else euclidean(v)
         if not math.isfinite(size):
             raise NotFiniteError("the start v0 has entries that are not finite")
@@ -373,6 +378,7 @@ class LanczosBasis:
         torch.div(start, norm(start), out=self.V[0])
 
     def ritz(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues, rising, and eigenvectors of T."""
         theta, S = torch.linalg.eigh(self.T[: self.size, : self.size])
         return theta, S
 
