@@ -4,5 +4,6 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 pytest_collect_file = Sybil(
-    parsers=[PythonCodeBlockParser()], patterns=["library.md", "extend.md", "residuals.md"]
+    parsers=[PythonCodeBlockParser()],
+    patterns=["library.md", "extend.md", "residuals.md", "kronecker.md"],
 ).pytest()

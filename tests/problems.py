@@ -29,7 +29,7 @@ class Loss:
     name : str
         As registered.
     task : str
-        The data it needs.
+        The data it needs, as `make_dataset` takes it.
     formula : callable
         (Z, y) -> mean loss, on outputs of shape (n,) or (n, n_classes) and the data set's y;
         differentiable by autograd, with no thought of overflow.
@@ -37,6 +37,8 @@ class Loss:
         Whether f is convex.
     smooth : bool
         Whether f is twice differentiable everywhere.
+    exponential : bool
+        Whether f grows exponentially, so that it is infinite not far away.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Loss:
     formula: Callable[[Tensor, Tensor], Tensor]
     convex: bool = True
     smooth: bool = True
+    exponential: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -74,14 +77,50 @@ def _multinomial(Z: Tensor, y: Tensor) -> Tensor:
     return (torch.log(torch.exp(Z).sum(1)) - (own * Z).sum(1)).mean()
 
 
+def _poisson(Z: Tensor, y: Tensor) -> Tensor:
+    return (torch.exp(Z) - y * Z + torch.xlogy(y, y) - y).mean()
+
+
+def _gamma(Z: Tensor, y: Tensor) -> Tensor:
+    return (y * torch.exp(-Z) + Z - torch.log(y) - 1).mean()
+
+
+def _tweedie(Z: Tensor, y: Tensor) -> Tensor:
+    return (-4 * y**0.5 + 2 * y * torch.exp(-Z / 2) + 2 * torch.exp(Z / 2)).mean()
+
+
+def _negative_binomial(Z: Tensor, y: Tensor) -> Tensor:
+    mu = torch.exp(Z)
+    return (torch.xlogy(y, y) - y * Z - (y + 1) * torch.log((y + 1) / (mu + 1))).mean()
+
+
+def _probit(Z: Tensor, y: Tensor) -> Tensor:
+    return -torch.special.log_ndtr(_signs(y, Z) * Z).mean()
+
+
+def _huber(Z: Tensor, y: Tensor) -> Tensor:
+    return torch.nn.functional.huber_loss(Z, y, delta=1.35)
+
+
 LOSSES = [
     Loss("logistic", "binary", _logistic),
     Loss("squared_hinge", "binary", _squared_hinge, smooth=False),
     Loss("least_squares", "regression", _least_squares),
     Loss("multinomial", "multiclass", _multinomial),
     Loss("sigmoid_least_squares", "binary", _sigmoid_least_squares, convex=False),
+    Loss("probit", "binary", _probit),
+    Loss("huber", "regression", _huber, smooth=False),
+    Loss("poisson", "counts", _poisson, exponential=True),
+    Loss("gamma", "amounts", _gamma, exponential=True),
+    Loss("tweedie", "counts", _tweedie, exponential=True),
+    Loss("negative_binomial", "counts", _negative_binomial),
 ]
 CONVEX_LOSSES = [loss for loss in LOSSES if loss.convex]
+LIPSCHITZ_LOSSES = [loss for loss in CONVEX_LOSSES if not loss.exponential]
+"""Those with a bounded curvature, from which a step size follows."""
+STEEPEST_AT_ZERO = [
+    loss for loss in LIPSCHITZ_LOSSES if loss.name not in ("probit", "huber", "negative_binomial")
+]
 BY_NAME = {loss.name: loss for loss in LOSSES}
 
 
@@ -116,7 +155,10 @@ def make_dataset(
     seed: int = 0,
     condition: float = 3.0,
 ) -> Dataset:
-    """Draw a data set of a noisy linear model, not separable; or wrap the `X`, `y` given."""
+    """Draw a data set of a noisy linear model, not separable; or wrap the `X`, `y` given.
+
+    Beside the tasks there are regressions of `counts`, some of them 0, and of positive `amounts`.
+    """
     X = matrix(n, d, seed, condition) if X is None else X
     n, d = X.shape
     if y is None:
@@ -127,6 +169,7 @@ def make_dataset(
         X = torch.sparse_csr_tensor(
             X.crow_indices().int(), X.col_indices().int(), X.values(), size=X.shape
         )
+    task = "regression" if task in ("counts", "amounts") else task
     y = y.to(device, dtype) if task == "regression" else y.to(device)
     classes = {"binary": 2, "multiclass": n_classes, "regression": 0}[task]
     return Table("zoo", Split(X, y), None, task, classes, "synthetic", _checksum(X, y))
@@ -147,6 +190,9 @@ def _labels(task: str, X: Tensor, n_classes: int, seed: int) -> Tensor:
         Z = X @ randn(d, n_classes, seed=seed + 2) + randn(n, n_classes, seed=seed + 3)
         return Z.argmax(1)
     z = X @ randn(d, seed=seed + 2) + randn(n, seed=seed + 3)
+    if task in ("counts", "amounts"):
+        y = torch.exp(z / 2)
+        return y.floor() if task == "counts" else y
     return (z > 0).long() if task == "binary" else z
 
 
@@ -160,7 +206,7 @@ def plain(loss: Loss | str, f: LinearModel) -> Callable[[Tensor], Tensor]:
     """Return w -> f(w) by the textbook formula, dense and in float64, for autograd."""
     case = BY_NAME[loss] if isinstance(loss, str) else loss
     X = f.features.X.to_dense().double()
-    y = f.y.double() if case.task == "regression" else f.y
+    y = f.y.double() if f.y.is_floating_point() else f.y
 
     def value(w: Tensor) -> Tensor:
         Z = X @ (w.reshape(X.shape[1], -1) if case.task == "multiclass" else w)

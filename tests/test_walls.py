@@ -20,6 +20,7 @@ LIBRARY = {
     "rectangular": {"errors", "operators"},
     "capabilities": {"errors", "registry"},
     "device": {"capabilities", "errors", "registry"},
+    "kernels": {"files"},
     "data": {"capabilities", "errors", "files", "registry"},
     "models": {"data", "errors", "registry"},
     "spectral": {"errors", "norms", "operators"},
@@ -30,8 +31,8 @@ LIBRARY = {
         "capabilities", "errors", "linear_solvers", "norms", "operators", "registry", "spectral",
     },
     "objectives": {
-        "allocator", "capabilities", "data", "errors", "norms", "operators", "rectangular",
-        "registry",
+        "allocator", "capabilities", "data", "errors", "kernels", "norms", "operators",
+        "rectangular", "registry",
     },
     "curvature": {
         "capabilities", "errors", "norms", "objectives", "operators", "registry", "spectral",
@@ -71,6 +72,7 @@ AT_HOME = {
     "hydra": {"cli"},
     "omegaconf": {"cli"},
     "matplotlib": {"report"},
+    "numba": {"kernels"},
     "rich": {"cli", "data", "report", "runs", "terminal", "tracking"},
     "sklearn": {"data", "optimizers", "interfaces"},
     "torchvision": {"data"},

@@ -24,12 +24,12 @@ REAL_FORM = (
 """What messages say of complex numbers."""
 
 
-Capability = Literal["diagonal", "solve", "sampled", "compression"]
+Capability = Literal["diagonal", "solve", "sampled", "compression", "kronecker"]
 """What an operator may offer beyond its products: `diagonal` without forming the matrix, `solve` in
 closed form, `sampled`: an estimate from a part of the terms it sums, `compression`: a smaller
-operator with the same nonzero eigenvalues."""
+operator with the same nonzero eigenvalues, `kronecker`: an approximation by Kronecker products."""
 
-_OPTIONAL: tuple[Capability, ...] = ("diagonal", "solve", "sampled", "compression")
+_OPTIONAL: tuple[Capability, ...] = ("diagonal", "solve", "sampled", "compression", "kronecker")
 
 
 class LinearOperator:
@@ -197,6 +197,27 @@ class LinearOperator:
         -------
         Compression or None
             None unless a subclass knows one.
+        """
+        return None
+
+    def kronecker(
+        self, generator: torch.Generator, *, corrected: bool, **options: Any
+    ) -> "LinearOperator | None":
+        """Return an approximation by Kronecker products, which has a closed form.
+
+        Parameters
+        ----------
+        generator : torch.Generator
+            On the CPU.
+        corrected : bool
+            Whether the eigenvalues are corrected.
+        **options
+            What the factors are of.
+
+        Returns
+        -------
+        LinearOperator or None
+            Same shape. None unless a subclass has layers.
         """
         return None
 
@@ -585,6 +606,14 @@ class AffineOperator(LinearOperator):
         part = self._operator.sampled(size, generator)
         return None if part is None else part.affine(**self._terms())
 
+    def kronecker(
+        self, generator: torch.Generator, *, corrected: bool, **options: Any
+    ) -> LinearOperator | None:
+        """Return A's approximation, scaled and shifted alike, by a diagonal's mean."""
+        part = self._operator.kronecker(generator, corrected=corrected, **options)
+        mean = 0.0 if self._diagonal is None else float(self._diagonal.mean())
+        return None if part is None else part.affine(scale=self.scale, shift=self.shift + mean)
+
     def least_squares(self, b: Tensor) -> LeastSquares | None:
         """Return A's problem with the shift added to its own, where only a shift is added."""
         plain = self._diagonal is None and self.scale == 1.0
@@ -658,6 +687,13 @@ class CastOperator(LinearOperator):
     def sampled(self, size: int, generator: torch.Generator) -> LinearOperator | None:
         """Return an estimate from `size` of the operator's terms."""
         part = self._operator.sampled(size, generator)
+        return None if part is None else part.cast(self.dtype)
+
+    def kronecker(
+        self, generator: torch.Generator, *, corrected: bool, **options: Any
+    ) -> LinearOperator | None:
+        """Return the operator's approximation, for vectors of this type."""
+        part = self._operator.kronecker(generator, corrected=corrected, **options)
         return None if part is None else part.cast(self.dtype)
 
     def least_squares(self, b: Tensor) -> LeastSquares | None:

@@ -46,7 +46,8 @@ def test_the_damped_system_is_solved(curvature, solver, where):
     assert float(torch.dot(point.grad, result.x)) < 0  # a direction of descent
 
 
-@pytest.mark.parametrize("name", ["diagonal", "rank1", "lowrank", "rank1_pyhessian"])
+@pytest.mark.parametrize("name", ["diagonal", "rank1", "lowrank", "rank1_pyhessian",
+                                  "kfac", "ekfac"])  # fmt: skip
 def test_a_closed_form_is_used_and_forms_no_matrix(name, monkeypatch):
     point = point_of("network")
     A = entry("hessian_approx", name).build({}).at(point, torch.Generator().manual_seed(0))

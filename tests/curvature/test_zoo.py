@@ -23,7 +23,8 @@ POINTS = {
     "network": lambda: network(l2=0.01),
     "transport": dual,
 }
-SEMIDEFINITE = {"ggn", "empirical_fisher", "monte_carlo_fisher", "leverage_subsampled", "sketched"}
+SEMIDEFINITE = {"ggn", "empirical_fisher", "monte_carlo_fisher", "leverage_subsampled", "sketched",
+                "kfac", "ekfac"}  # fmt: skip
 """Whatever the loss; the others where the loss is convex."""
 EXACT = {"hvp", "exact"}
 """The Hessian itself; `ggn` too, where the loss is a convex one of a linear model."""

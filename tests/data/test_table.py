@@ -174,3 +174,56 @@ def test_a_damaged_table_is_one_sentence(tmp_path):
     for name in ("cut.npz", "one.npz"):
         with pytest.raises(UserError, match=rf"{name} should hold the arrays X and y"):
             load(tmp_path / name, "y")
+
+
+def claims(n=80, seed=0):
+    draw = np.random.default_rng(seed)
+    age, years = draw.integers(18, 80, n), draw.uniform(0.2, 3.0, n)
+    return pd.DataFrame(
+        {
+            "age": age,
+            "years": years,
+            "share": draw.normal(0, 0.1, n),
+            "often": draw.integers(0, 4, n),
+            "claims": draw.poisson(years * np.exp(age / 60 - 1)),
+        }
+    )
+
+
+def test_weights_offsets_and_exposures_are_columns_that_are_no_features(tmp_path):
+    frame = claims()
+    frame.to_csv(tmp_path / "claims.csv", index=False)
+    options = {"task": "regression", "weight": "often", "offset": "share", "exposure": "years"}
+    data = load(tmp_path / "claims.csv", "claims", **options)
+    assert data.train.X.shape == (80, 1)
+    weights = frame.often / frame.often.mean()
+    assert np.allclose(data.train.weights, weights, rtol=1e-14)
+    assert np.allclose(data.train.offset, frame.share + np.log(frame.years), rtol=1e-14)
+
+
+def test_rows_keep_their_offsets_when_some_are_held_out(tmp_path):
+    frame = claims()
+    frame["age"] = np.log(frame.years)  # so that each sample shows which it is
+    frame.to_csv(tmp_path / "claims.csv", index=False)
+    options = {"task": "regression", "exposure": "years", "test_fraction": 0.25}
+    data = load(tmp_path / "claims.csv", "claims", drop=["share", "often"], **options)
+    assert (len(data.train), len(data.test)) == (60, 20)
+    for split in (data.train, data.test):
+        assert torch.allclose(split.offset, split.X[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"weight": "share"}, r"row \d+: 'share' is -.*dataset.weight needs .* of at least 0"),
+        ({"exposure": "often"}, r"'often' is 0, and dataset.exposure needs .* above 0"),
+        ({"offset": "shares"}, "dataset.offset: there is no column 'shares'; did you mean 'share'"),
+        ({"weight": "name"}, "the column 'name' of dataset.weight holds no numbers"),
+    ],
+)
+def test_wrong_columns_beside_the_features_are_refused(tmp_path, options, says):
+    frame = claims()
+    frame["name"] = "x"
+    frame.to_csv(tmp_path / "claims.csv", index=False)
+    with pytest.raises(UserError, match=says):
+        load(tmp_path / "claims.csv", "claims", task="regression", **options)

@@ -5,7 +5,15 @@ from itertools import chain, islice, pairwise
 import pytest
 import torch
 from optimizer_parts import a9a, logistic, make_optimizer, minimize, optimum_of, small
-from problems import CONVEX_LOSSES, Function, assert_close, make, randn
+from problems import (
+    CONVEX_LOSSES,
+    LIPSCHITZ_LOSSES,
+    STEEPEST_AT_ZERO,
+    Function,
+    assert_close,
+    make,
+    randn,
+)
 
 from newton_krylov.errors import ConfigError, UnsupportedError
 from newton_krylov.optimizers.minibatch import (
@@ -17,7 +25,7 @@ from newton_krylov.optimizers.minibatch import (
 from newton_krylov.runs.runner import Outcome
 
 BOTH = ["svrg", "saga"]
-SINGLE_OUTPUT = [loss for loss in CONVEX_LOSSES if loss.name != "multinomial"]
+SINGLE_OUTPUT = [loss for loss in LIPSCHITZ_LOSSES if loss.name != "multinomial"]
 
 
 def generator(seed=0):
@@ -82,7 +90,8 @@ def test_the_constants_bound_the_curvature_of_the_function_and_of_every_sample(l
             H = f.subset(torch.tensor([i])).at(w).hessian().dense()
             each.append(float(torch.linalg.eigvalsh(H)[-1]))
     assert max(each) <= L_max * (1 + 1e-9)
-    assert max(each) == pytest.approx(L_max, rel=1e-9)  # at zero it is attained
+    if loss in STEEPEST_AT_ZERO:
+        assert max(each) == pytest.approx(L_max, rel=1e-9)
 
 
 def test_the_expected_smoothness_goes_from_the_worst_sample_s_to_the_function_s():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from newton_krylov.cli.compose import plain_values
+from newton_krylov.cli.trust import may_vary
 from newton_krylov.errors import ConfigError, UserError
 from newton_krylov.registry import import_plugins
 from newton_krylov.report.panel import seconds_text
@@ -76,11 +77,15 @@ class VerdictCommand:
 
             composed = hydra.config_loader.load_configuration(_CONFIG, overrides, RunMode.MULTIRUN)
             node = plain_values(composed)["verdict"]
+        portfolio = Portfolio.of(node)
+        for line in portfolio.overrides:
+            if not may_vary(line):
+                raise ConfigError(f"verdict.methods: {line} is no setting of a method.")
         return cls(
             hydra,
             overrides,
             member,
-            Portfolio.of(node),
+            portfolio,
             question,
             command.folder,
             float(config.stop.seconds),

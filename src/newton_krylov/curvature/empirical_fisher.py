@@ -2,7 +2,7 @@
 
 import torch
 
-from newton_krylov.capabilities import SAMPLE_GRADIENTS, SAMPLED_HESSIAN
+from newton_krylov.capabilities import LAYER_PRODUCTS, SAMPLE_GRADIENTS, SAMPLED_HESSIAN
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.objectives.base import Point
 from newton_krylov.operators import LinearOperator
@@ -10,7 +10,10 @@ from newton_krylov.registry import register
 
 
 @register(
-    "hessian_approx", "empirical_fisher", needs=(SAMPLE_GRADIENTS,), offers=(SAMPLED_HESSIAN,)
+    "hessian_approx",
+    "empirical_fisher",
+    needs=(SAMPLE_GRADIENTS,),
+    offers=(SAMPLED_HESSIAN, LAYER_PRODUCTS),
 )
 class EmpiricalFisher(Curvature):
     """The mean of g_i g_i' over the samples' gradients, by its products; positive semidefinite.

@@ -2,14 +2,14 @@
 
 import torch
 
-from newton_krylov.capabilities import SAMPLED_HESSIAN
+from newton_krylov.capabilities import LAYER_PRODUCTS, SAMPLED_HESSIAN
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.objectives.base import Point
 from newton_krylov.operators import LinearOperator
 from newton_krylov.registry import register
 
 
-@register("hessian_approx", "ggn", offers=(SAMPLED_HESSIAN,))
+@register("hessian_approx", "ggn", offers=(SAMPLED_HESSIAN, LAYER_PRODUCTS))
 class GaussNewton(Curvature):
     """The generalized Gauss-Newton matrix by its products; positive semidefinite.
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from newton_krylov.capabilities import ALL_SAMPLES, LINEAR_MODEL, SAMPLED_HESSIAN
+from newton_krylov.capabilities import ALL_SAMPLES, LAYER_PRODUCTS, LINEAR_MODEL, SAMPLED_HESSIAN
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.curvature.precision import Precision, in_precision
 from newton_krylov.objectives.base import Point
@@ -13,7 +13,7 @@ from newton_krylov.registry import register
 @register(
     "hessian_approx",
     "hvp",
-    offers=(SAMPLED_HESSIAN,),
+    offers=(SAMPLED_HESSIAN, LAYER_PRODUCTS),
     needs_with={"dtype": (LINEAR_MODEL, ALL_SAMPLES)},
 )
 class HessianProduct(Curvature):

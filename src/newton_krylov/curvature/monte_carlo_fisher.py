@@ -3,14 +3,19 @@
 import torch
 from pydantic import PositiveInt
 
-from newton_krylov.capabilities import LIKELIHOOD, SAMPLED_HESSIAN
+from newton_krylov.capabilities import LAYER_PRODUCTS, LIKELIHOOD, SAMPLED_HESSIAN
 from newton_krylov.curvature.base import Curvature
 from newton_krylov.objectives.base import Point
 from newton_krylov.operators import LinearOperator
 from newton_krylov.registry import register
 
 
-@register("hessian_approx", "monte_carlo_fisher", needs=(LIKELIHOOD,), offers=(SAMPLED_HESSIAN,))
+@register(
+    "hessian_approx",
+    "monte_carlo_fisher",
+    needs=(LIKELIHOOD,),
+    offers=(SAMPLED_HESSIAN, LAYER_PRODUCTS),
+)
 class MonteCarloFisher(Curvature):
     """The mean of g_i g_i' at targets drawn from the model's predictions; positive semidefinite.
 

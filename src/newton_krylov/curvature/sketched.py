@@ -112,7 +112,7 @@ def _gaussian(X: Features, root: Tensor, size: int, generator: torch.Generator) 
         S = torch.randn(
             len(X), min(_BLOCK, size - start), dtype=root.dtype, generator=generator
         ).to(root.device)
-        parts.append((X.XT @ S.mul_(root[:, None])).T)
+        parts.append(X.adjoint(S.mul_(root[:, None])).T)
     return torch.cat(parts).mul_(1 / math.sqrt(size))
 
 

@@ -314,7 +314,7 @@ PROBLEMS: dict[str, Problem] = {
     "linear_rank_1_zeros": Problem(_linear_rank_1_zeros, (1.0,) * 10, ((400 + 60 - 6) / (2 * 37),)),
     "chebyquad": Problem(_chebyquad, _evenly(8), (3.51687e-3,)),
 }
-"""Problem to its residuals, start and minima; n is the paper's, or 10 (20) where it leaves it open."""
+"""Problem to its residuals, start and minima; where the paper leaves n open, it is 10 or so."""
 
 
 def _load(problem: str, dtype: torch.dtype) -> CurveFit:

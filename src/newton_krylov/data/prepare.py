@@ -74,6 +74,8 @@ class Samples:
         int64 class indices, or float64 targets.
     weights : ndarray or None, shape (n,)
         How much each sample counts, >= 0; brought to mean 1.
+    offset : ndarray or None, shape (n,)
+        As in `Split`.
     places : callable or None
         Says of a sample's number where it stands, for messages: "FILE, line 7".
     """
@@ -82,6 +84,7 @@ class Samples:
     y: NDArray[Any]
     weights: NDArray[np.float64] | None = None
     places: Places | None = None
+    offset: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         if self.weights is not None:
@@ -96,6 +99,7 @@ class Samples:
             self.y[rows],
             None if self.weights is None else self.weights[rows],
             None if places is None else (lambda number: places(int(rows[number]))),
+            None if self.offset is None else self.offset[rows],
         )
 
 
@@ -174,7 +178,10 @@ def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Ta
         Split(
             _tensor(X, part, raw, dtype),
             _targets(part, raw, dtype),
-            None if part.weights is None else torch.from_numpy(part.weights).to(dtype),
+            *(
+                None if values is None else torch.from_numpy(values).to(dtype)
+                for values in (part.weights, part.offset)
+            ),
         )
         for X, part in zip(matrices, parts, strict=True)
     ]

@@ -121,6 +121,4 @@ def by_row_length(split: Split) -> Split:
     if bool((lengths[1:] >= lengths[:-1]).all()):
         return split
     order = torch.argsort(lengths, stable=True)
-    weights = None if split.weights is None else split.weights[order]
-    ordered = csr_to_torch(torch_to_csr(X)[order.numpy()], X.dtype)
-    return Split(ordered, split.y[order], weights)
+    return split.rows(csr_to_torch(torch_to_csr(X)[order.numpy()], X.dtype), order)

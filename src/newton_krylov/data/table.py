@@ -8,6 +8,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from pydantic import NonNegativeInt
 
+from newton_krylov.capabilities import LINEAR_MODEL, LOG_LINK
 from newton_krylov.data.catalogue import Task
 from newton_krylov.data.columns import Matrix
 from newton_krylov.data.labels import LabelError, encode_labels
@@ -33,13 +34,21 @@ _MISSING = "\N{REPLACEMENT CHARACTER}missing"
 """Stands for a missing category; its column is dropped."""
 
 
-@source("table", scaling="standardize", bias=True)
+@source(
+    "table",
+    needs_with={"offset": (LINEAR_MODEL,), "exposure": (LOG_LINK,)},
+    scaling="standardize",
+    bias=True,
+)
 def table(
     *,
     path: str | None = None,
     target: str | None = None,
     test_path: str | None = None,
     task: Task | Literal["auto"] = "auto",
+    weight: str | None = None,
+    offset: str | None = None,
+    exposure: str | None = None,
     drop: list[str] | None = None,
     categorical: list[str] | None = None,
     missing: Literal["impute", "refuse"] = "impute",
@@ -62,6 +71,12 @@ def table(
         A file to test with, of the same columns.
     task : {"auto", "binary", "multiclass", "regression"}
         `auto`: classes if the target is text or truth values, or few whole numbers.
+    weight : str, optional
+        A column >= 0: how much each sample counts.
+    offset : str, optional
+        A column that is added to a linear model's output and not fitted.
+    exposure : str, optional
+        A column > 0 that the mean is proportional to: its logarithm is added to the offset.
     drop : list of str, optional
         Columns to leave out, such as identifiers.
     categorical : list of str, optional
@@ -93,12 +108,20 @@ def table(
     frames = [_read(file) for file in files]
     target = _target(frames, files, target)
     labels, decided, n_classes = _labels([f.pop(target) for f in frames], files, target, task)
+    beside = {"weight": weight, "offset": offset, "exposure": exposure}
+    extras = [_beside(frame, file, beside) for frame, file in zip(frames, files, strict=True)]
     frames = [frame.drop(columns=_known(frame, drop or [], "drop")) for frame in frames]
     if len(frames) == 1 and test_fraction:
-        frames, labels = _split(frames[0], labels[0], decided, test_fraction, seed)
+        rows = _split(labels[0], decided, test_fraction, seed)
+        frames = [frames[0].iloc[part] for part in rows]
+        labels = [labels[0][part] for part in rows]
+        extras = [{key: column[part] for key, column in extras[0].items()} for part in rows]
     _known(frames[0], categorical or [], "categorical")
     matrices = _encoded(frames, files, categorical or [], missing)
-    samples = [Samples(X, y) for X, y in zip(matrices, labels, strict=True)]
+    samples = [
+        Samples(X, y, extra.get("weight"), offset=_offset(extra))
+        for X, y, extra in zip(matrices, labels, extras, strict=True)
+    ]
     return RawData(
         train=samples[0],
         test=samples[1] if len(samples) > 1 else None,
@@ -112,6 +135,7 @@ def table(
                 "target": target, "task": decided, "drop": drop, "categorical": categorical,
                 "missing": missing, "test_fraction": test_fraction, "seed": seed,
             }
+            | {key: name for key, name in beside.items() if name is not None}
         ),
     )  # fmt: skip
 
@@ -234,9 +258,49 @@ def _labels(
         raise DataError(f"{place}: the target '{target}' {error.problem}") from error
 
 
-def _split(
-    frame: "pd.DataFrame", y: NDArray[Any], task: Task, share: float, seed: int
-) -> tuple[list["pd.DataFrame"], list[NDArray[Any]]]:
+def _beside(
+    frame: "pd.DataFrame", file: Path, names: dict[str, str | None]
+) -> dict[str, NDArray[np.float64]]:
+    """Take the columns of weights, offsets and exposures out of a frame."""
+    import pandas as pd
+
+    found = {}
+    for key, name in names.items():
+        if name is None:
+            continue
+        if name not in frame:
+            raise ConfigError(
+                f"dataset.{key}: there is no column '{name}'{suggest(name, map(str, frame))}"
+            )
+        column = frame.pop(name)
+        if not pd.api.types.is_numeric_dtype(column):
+            raise DataError(f"{file}: the column '{name}' of dataset.{key} holds no numbers.")
+        values = column.to_numpy(np.float64, na_value=np.nan)
+        wrong = ~np.isfinite(values)
+        if key != "offset":
+            wrong |= (values < 0) if key == "weight" else (values <= 0)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            bound = {"weight": " of at least 0", "offset": "", "exposure": " above 0"}[key]
+            raise DataError(
+                f"{file}, row {row + 1}: '{name}' is {values[row]:g}, and dataset.{key} needs a "
+                f"finite number{bound}."
+            )
+        if key == "weight" and not values.sum() > 0:
+            raise DataError(f"{file}: the column '{name}' has no weight above 0.")
+        found[key] = values
+    return found
+
+
+def _offset(extra: dict[str, NDArray[np.float64]]) -> NDArray[np.float64] | None:
+    """Return the sum of the offsets and of the exposures' logarithms."""
+    if "exposure" not in extra:
+        return extra.get("offset")
+    return np.asarray(extra.get("offset", 0.0) + np.log(extra["exposure"]))
+
+
+def _split(y: NDArray[Any], task: Task, share: float, seed: int) -> list[NDArray[np.int64]]:
+    """Return the rows to train with and those held out."""
     from sklearn.model_selection import train_test_split
 
     if not 0 <= share < 1:
@@ -250,7 +314,7 @@ def _split(
         raise ConfigError(f"dataset.test_fraction={share} of {len(y)} rows: {error}") from error
     kept.sort()
     held.sort()
-    return [frame.iloc[kept], frame.iloc[held]], [y[kept], y[held]]
+    return [kept, held]
 
 
 def _encoded(

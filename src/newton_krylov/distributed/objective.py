@@ -19,7 +19,7 @@ from newton_krylov.data.dataset import Split
 from newton_krylov.distributed.group import ProcessGroup
 from newton_krylov.distributed.sharding import numbers_of
 from newton_krylov.errors import UnsupportedError
-from newton_krylov.objectives.base import Objective, Point, Ray
+from newton_krylov.objectives.base import Layered, Objective, Point, Ray
 from newton_krylov.objectives.network.noise import Noise
 from newton_krylov.objectives.network.objective import Network
 from newton_krylov.operators import Capability, LinearOperator
@@ -113,6 +113,10 @@ class DataParallel(Objective):
         of_all: float = self.local.share  # type: ignore[attr-defined]
         local.share = of_all * places.n / self.n_samples  # type: ignore[attr-defined]
         return type(self)(local, self.group, places)
+
+    def steepest(self) -> LinearOperator:
+        """Return an operator that the Hessian of all processes' samples is below everywhere."""
+        return MeanOperator(self, self.local.steepest())
 
     def reduced(self, x: Tensor) -> Tensor:
         """Return the processes' weighted mean.
@@ -285,7 +289,7 @@ class MeanOperator(LinearOperator):
         return self._local.capabilities & {"diagonal"}
 
 
-class DataParallelNetwork(DataParallel):
+class DataParallelNetwork(DataParallel, Layered):
     """A network's objective over the samples of all processes, with its layers.
 
     Dropout masks and augmentation of a batch are each sample's own, whichever process has it, so
@@ -307,6 +311,10 @@ class DataParallelNetwork(DataParallel):
     def embed(self, w: Tensor) -> Tensor:
         """Return the whole network's weights, given those of the free layers."""
         return self.local.embed(w)
+
+    def parameters(self, w: Tensor) -> list[Tensor]:
+        """Return the free parameters as views of w, shape (dim,)."""
+        return self.local.parameters(w)
 
     def restricted(self, layers: Sequence[str], w: Tensor) -> "DataParallelNetwork":
         """Free some layers' weights and hold the others at w, shape (dim,)."""

@@ -70,9 +70,8 @@ def _part(split: Split, group: ProcessGroup, kind: str) -> Split:
     if n < group.size:
         raise UnsupportedError(f"{n} {kind} samples are too few for {group.size} processes.")
     rows = numbers_of(split.X, group)
-    taken = slice(rows.start, rows.stop, rows.step)
-    weights = None if split.weights is None else split.weights[taken].clone()
-    return Split(_rows(split.X, rows), split.y[taken].clone(), weights)
+    # By their numbers, not by a slice: a view would keep the whole.
+    return split.rows(_rows(split.X, rows), torch.tensor(rows, device=split.y.device))
 
 
 def _rows(X: Tensor, rows: range) -> Tensor:

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -348,6 +348,21 @@ class Objective(ABC):
             Counts go to this objective's `counts`, by the subset's share.
         """
 
+    def steepest(self) -> LinearOperator:
+        """Return an operator that the Hessian of a convex objective is below everywhere.
+
+        Returns
+        -------
+        LinearOperator
+            Shape (dim, dim). By default the Hessian at w = 0, where a loss curves most as a rule.
+
+        Raises
+        ------
+        ConfigError
+            If the curvature has no bound.
+        """
+        return self.at(torch.zeros(self.dim, dtype=self.dtype, device=self.device)).hessian()
+
     def batch(self, index: Tensor, generator: torch.Generator) -> "Objective":
         """Bind the same function to a mini-batch of the training.
 
@@ -442,8 +457,8 @@ class Objective(ABC):
         """
         return None
 
-    def class_measures(self, w: Tensor, split: Split) -> dict[str, float]:
-        """Return further measures of how well w classifies, where some classes are much rarer.
+    def measures(self, w: Tensor, split: Split) -> dict[str, float]:
+        """Return further measures of how well w predicts.
 
         Parameters
         ----------
@@ -455,7 +470,8 @@ class Objective(ABC):
         Returns
         -------
         dict of str to float
-            `balanced_accuracy` and `auc`, as far as they are known.
+            `balanced_accuracy` and `auc` where some classes are much rarer; of a regression `d2`
+            and `mean_absolute_error`.
         """
         return {}
 
@@ -491,6 +507,49 @@ class Objective(ABC):
         """
         return None
 
+    def fresh_loss(self, w: Tensor) -> float | None:
+        """Return the loss at points that no step sees, where the objective's points are drawn.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters.
+
+        Returns
+        -------
+        float or None
+            None where the objective has no points to draw.
+        """
+        return None
+
+
+@runtime_checkable
+class Renewed(Protocol):
+    """An objective whose points are drawn again every few steps.
+
+    Attributes
+    ----------
+    renewal : int
+        Steps from one draw to the next; 0 keeps the first.
+    note : str
+        What a user should know of the present draw; often nothing.
+    """
+
+    renewal: int
+
+    @property
+    def note(self) -> str:
+        """See the class."""
+
+    def renewed(self, w: Tensor) -> Objective:
+        """Return the objective at the points of the next draw; w, shape (dim,), is where it is."""
+
+    def state_dict(self) -> dict[str, float]:
+        """Return which draw it is of."""
+
+    def restored(self, state: Mapping[str, float]) -> Objective:
+        """Return the objective at the points of the draw that a state is of."""
+
 
 @runtime_checkable
 class Started(Protocol):
@@ -500,16 +559,26 @@ class Started(Protocol):
         """Return them, shape (dim,)."""
 
 
-@runtime_checkable
-class Layered(Protocol):
+class Layered(Objective):
     """An objective of named layers' weights: a network, in one process or in several."""
 
     @property
+    @abstractmethod
     def blocks(self) -> dict[str, slice]:
         """Each free layer's place in the flat vector."""
 
+    @abstractmethod
     def initial(self) -> Tensor:
         """Return the weights that the model came with, shape (dim,)."""
 
-    def restricted(self, layers: Sequence[str], w: Tensor) -> Objective:
+    @abstractmethod
+    def parameters(self, w: Tensor) -> list[Tensor]:
+        """Return the free parameters, each in its own shape, as views of w, shape (dim,)."""
+
+    @abstractmethod
+    def restricted(self, layers: Sequence[str], w: Tensor) -> "Layered":
         """Return the objective of some layers' weights, the others held at w, shape (dim,)."""
+
+    @abstractmethod
+    def embed(self, w: Tensor) -> Tensor:
+        """Return all layers' weights, given those of the free ones."""

@@ -8,14 +8,18 @@ import torch
 from torch import Tensor
 
 from newton_krylov.data.on_disk import OnDisk
+from newton_krylov.kernels.rows import Loss, Rows, worthwhile
+
+_COMPILED = (torch.float32, torch.float64)
 
 
 class Features:
     """A data matrix X with products by X and by its transpose.
 
-    Torch multiplies by the transpose of a CSR matrix about eighty times slower than by the matrix
-    itself (12 ms against 0.14 ms on a9a), so the transpose is stored as CSR as well: twice the
-    data, and every product is fast. A dense matrix is stored once.
+    Products of a sparse matrix on the CPU that is large enough are compiled loops over its rows
+    (`newton_krylov.kernels`), which need no transpose. All others are torch's, which multiplies by
+    the transpose of a CSR matrix about eighty times slower than by the matrix itself (12 ms against
+    0.14 ms on a9a), so there the transpose is stored as CSR as well. A dense matrix is stored once.
 
     Parameters
     ----------
@@ -26,6 +30,47 @@ class Features:
     def __init__(self, X: Tensor) -> None:
         self.X = X
         self.sparse = X.layout is torch.sparse_csr
+
+    @cached_property
+    def compiled(self) -> Rows | None:
+        """The matrix laid out for compiled loops, where these are worth it."""
+        X = self.X
+        if not self.sparse or X.device.type != "cpu" or X.dtype not in _COMPILED:
+            return None
+        return Rows(_to_scipy(X)) if worthwhile(X.values().numel()) else None
+
+    def lay_out(self, columns: int = 1, weighted: bool = False) -> None:
+        """Make now what products will need, so that the first of them has not to.
+
+        Parameters
+        ----------
+        columns : int
+            Of the matrices that it is multiplied by; 1 for vectors.
+        weighted : bool
+            Whether the samples have weights.
+        """
+        if self.compiled is None:
+            _ = self.XT
+        else:
+            self.compiled.compile(columns, weighted)
+
+    def times(self, V: Tensor) -> Tensor:
+        """Return X V, V of shape (d,) or (d, k)."""
+        if self.compiled is None:
+            return self.X @ V
+        return torch.from_numpy(self.compiled.times(V.numpy()))
+
+    def adjoint(self, U: Tensor) -> Tensor:
+        """Return X'U, U of shape (n,) or (n, k)."""
+        if self.compiled is None:
+            return self.XT @ U
+        return torch.from_numpy(self.compiled.adjoint(U.numpy()))
+
+    def normal(self, weights: Tensor, V: Tensor) -> Tensor:
+        """Return X' diag(weights) X V, V of shape (d,) or (d, k)."""
+        if self.compiled is None:
+            return self.XT @ (self.X @ V).mul_(weights if V.ndim == 1 else weights[:, None])
+        return torch.from_numpy(self.compiled.normal(weights.numpy(), V.numpy()))
 
     @cached_property
     def XT(self) -> Tensor:
@@ -41,6 +86,37 @@ class Features:
 
     def __len__(self) -> int:
         return self.X.shape[0]
+
+    def evaluate(
+        self, loss: Loss, w: Tensor, y: Tensor, sample_weight: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Evaluate a mean loss of the outputs z = X w in one reading of the data.
+
+        Only where it is laid out for compiled loops.
+
+        Parameters
+        ----------
+        loss : str
+            Its name.
+        w : Tensor, shape (d,)
+            Parameters.
+        y : Tensor, shape (n,)
+            Targets as the loss's formula wants them, in the data's precision.
+        sample_weight : Tensor or None, shape (n,)
+            Factors of the samples' losses.
+
+        Returns
+        -------
+        tuple of Tensor
+            The loss, z, the gradient by w, and the second derivatives by z.
+        """
+        assert self.compiled is not None
+        weights = None if sample_weight is None else sample_weight.numpy()
+        found = self.compiled.evaluate(loss, w.numpy(), y.numpy(), weights)
+        outputs, gradient, second = map(
+            torch.from_numpy, (found.outputs, found.gradient, found.weights)
+        )
+        return torch.tensor(found.value, dtype=torch.float64), outputs, gradient, second
 
     def cast(self, dtype: torch.dtype) -> "Features":
         """Return the same matrix in another precision; sparse ones share the indices.
@@ -58,7 +134,9 @@ class Features:
         if not self.sparse:
             return Features(self.X.to(dtype))
         other = Features(_with_values(self.X, self.X.values().to(dtype)))
-        if "XT" in vars(self):
+        if self.compiled is not None and dtype in _COMPILED:
+            other.compiled = self.compiled.cast(other.X.values().numpy())
+        elif "XT" in vars(self):
             other.XT = _with_values(self.XT, self.XT.values().to(dtype))
         return other
 
@@ -78,7 +156,11 @@ class Features:
         if not self.sparse:
             return Features(self.X[index])
         if self.X.device.type == "cpu":
-            return Features(_from_scipy(_to_scipy(self.X)[index.numpy()]))
+            part = Features(_from_scipy(_to_scipy(self.X)[index.numpy()]))
+            # A part of what is compiled is, however small: the code is there, and no transpose.
+            rows = self.compiled
+            part.compiled = None if rows is None else Rows(_to_scipy(part.X), rows.ones)
+            return part
         return Features(_csr_rows(self.X, index))
 
     def gram(self, weights: Tensor) -> Tensor:
@@ -94,6 +176,8 @@ class Features:
         Tensor, shape (d, d)
             Exactly symmetric.
         """
+        if self.compiled is not None:
+            return torch.from_numpy(self.compiled.gram(weights.numpy()))
         if isinstance(self.X, OnDisk):
             product = self.X.gram(weights)
         elif self.sparse and self.X.device.type == "cpu":
@@ -133,6 +217,8 @@ class Features:
         Tensor, shape (d,) or (d, k)
             The diagonal of X' diag(weights) X, per column of weights.
         """
+        if self.compiled is not None:
+            return torch.from_numpy(self.compiled.column_square_sums(weights.numpy()))
         if not self.sparse:
             return self._squared.T @ weights
         return self._squared @ weights

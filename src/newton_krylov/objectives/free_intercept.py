@@ -9,42 +9,72 @@ from torch import Tensor
 from newton_krylov.objectives.features import Features
 
 
-def reach(
-    b: Tensor, value: float, ridge: float, classes: Iterable[tuple[float, float]],
-    margin_bound: Callable[[float], float],
-) -> float:  # fmt: skip
-    """Bound the distance between a free intercept and its value at a minimum, by entry.
+def tangent_reach(
+    shifted: Callable[[float], tuple[float, float, float]], value: float, distance: float
+) -> float:
+    """Bound the distance between a free intercept and its value at a minimum, of one output.
 
-    At a minimum f is at most its value h here, so |w*|^2 <= 2 h / ridge for the penalized weights.
-    A convex loss at the mean margin of a class is at most the class's mean loss (Jensen), which is
-    at most h over the class's share: so the mean margin x'w* + b* of no class lies further on the
-    wrong side than the loss allows, which bounds b* from both sides.
+    The mean loss L is convex: with u its gradient by the outputs where they all are shifted by t,
+    and s the sum of u, the loss at a minimum is at least L(t) + s (b* - b - t) - |X'u| |w* - w|.
+    It is at most the value h >= f(w*) here, so that a t > 0 with s > 0 bounds b* - b from above,
+    and a t < 0 with s < 0 from below.
+
+    Parameters
+    ----------
+    shifted : callable
+        t -> L(t), s and |X'u|, u without its part along the intercept.
+    value : float
+        h = f(w) >= 0.
+    distance : float
+        A bound on |w* - w|, of the penalized weights.
+
+    Returns
+    -------
+    float
+        A bound on |b* - b|; inf where none is found, as where no minimum exists.
+    """
+    bounds = []
+    for sign in (1, -1):
+        best = math.inf
+        for exponent in range(-2, 8):
+            t = 2.0**exponent
+            loss, slope, gradient = shifted(sign * t)
+            if sign * slope > 0 and math.isfinite(loss):
+                bound = t + (value - loss + gradient * distance) / abs(slope)
+                best = min(best, max(bound, 0.0))
+        bounds.append(best)
+    return max(bounds)
+
+
+def softmax_reach(
+    b: Tensor, value: float, radius: float, classes: Iterable[tuple[float, float]]
+) -> float:
+    """Bound the distance between free intercepts and their values at a minimum, of the softmax.
+
+    Cross entropy at the mean outputs of a class is at most the class's mean loss (Jensen), which
+    is at most h over the class's share, and logsumexp(z) - z_y >= z_k - z_y: so the mean margin
+    x'(w_k - w_y) + b*_k - b*_y of no class is above that, which bounds the differences of b*.
 
     Parameters
     ----------
     b : Tensor, shape (n_outputs,)
-        The intercept. Of several outputs, whose intercepts are determined but for a common
-        constant, those of mean 0 are meant.
+        The intercepts. They are determined but for a common constant; those of mean 0 are meant.
     value : float
         h = f(w) >= 0.
-    ridge : float
-        The smallest second derivative of the penalty by a weight that it is on.
+    radius : float
+        A bound on |W*| of the penalized weights.
     classes : iterable of tuple of float
         As `class_means` returns them.
-    margin_bound : callable
-        As `LinearModel.margin_bound`.
 
     Returns
     -------
     float
         A bound on max_k |b*_k - b_k|; inf where a class has no samples, so that no minimum exists.
     """
-    several = len(b) > 1
-    b = b - b.mean() if several else b
+    b = b - b.mean()
     # |w_j - w_k| <= sqrt(2) |W| for two columns of W.
-    radius = math.sqrt(2 * value / ridge) * math.sqrt(2 if several else 1)
     bounds = [
-        margin_bound(value / share) + length * radius if share > 0 else math.inf
+        value / share + length * radius * math.sqrt(2) if share > 0 else math.inf
         for share, length in classes
     ]
     return max(bounds) + float(b.abs().max())
@@ -60,11 +90,11 @@ def class_means(
     features : Features
         With the column of ones, which the length leaves out.
     y : Tensor, shape (n,)
-        Class indices, or the targets of a regression.
+        Class indices.
     weights : Tensor or None, shape (n,)
         The samples' weights, of mean 1.
     classes : int
-        How many; 1 takes all samples together.
+        How many.
 
     Returns
     -------
@@ -73,10 +103,9 @@ def class_means(
     """
     found = []
     for number in range(classes):
-        member = torch.ones_like(y) if classes == 1 else y == number
-        mass = member.to(features.X.dtype)
+        mass = (y == number).to(features.X.dtype)
         mass = mass if weights is None else mass * weights
         total = float(mass.sum())
-        mean = (features.XT @ mass)[:-1] / total if total else mass[:0]
+        mean = features.adjoint(mass)[:-1] / total if total else mass[:0]
         found.append((total / len(y), float(torch.linalg.vector_norm(mean))))
     return found

@@ -8,18 +8,16 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from newton_krylov.capabilities import LIKELIHOOD, TABLE
-from newton_krylov.data.dataset import Dataset, Split
-from newton_krylov.objectives.linear_model import (
-    Intercept,
-    SingleOutputModel,
-    SingleOutputTerms,
-    weighted_mean,
-)
+from newton_krylov.data.dataset import Dataset
+from newton_krylov.objectives.linear_model import Intercept, SingleOutputTerms
+from newton_krylov.objectives.regression import Regression
 from newton_krylov.registry import register
 
 
 class LeastSquaresTerms(SingleOutputTerms):
     """(z - y)^2 / 2 and its derivatives; targets are y."""
+
+    loop = "least_squares"
 
     @cached_property
     def value(self) -> Tensor:
@@ -43,7 +41,7 @@ class LeastSquaresTerms(SingleOutputTerms):
 
 
 @register("loss", "least_squares", needs=(TABLE,), offers=(LIKELIHOOD,))
-class LeastSquares(SingleOutputModel):
+class LeastSquares(Regression):
     """Ridge regression: mean (x'w - y)^2 / 2 + l2/2 |w|^2.
 
     Parameters
@@ -57,16 +55,12 @@ class LeastSquares(SingleOutputModel):
     """
 
     name = "least_squares"
-    task = "regression"
     terms = LeastSquaresTerms
 
     def __init__(
         self, dataset: Dataset, l2: NonNegativeFloat = 0.01, intercept: Intercept = "none"
     ) -> None:
         super().__init__(dataset, l2, intercept)
-
-    def _encode(self, y: Tensor) -> Tensor:
-        return y.to(self.dtype)
 
     def rounding(self, value: float) -> float:
         """Return how far a computed value can be off; more than the value's own last bits.
@@ -87,11 +81,3 @@ class LeastSquares(SingleOutputModel):
         y = float(torch.linalg.vector_norm(self._targets)) / math.sqrt(self.n_samples)
         off = torch.finfo(self.dtype).eps * y
         return super().rounding(value) + 10 * off * (math.sqrt(2 * abs(value)) + off)
-
-    def margin_bound(self, loss: float) -> float:
-        """Return a bound on |z| where z - mean(y) squared is at most twice the loss."""
-        return math.sqrt(2 * loss) + abs(float(weighted_mean(self._targets, self.sample_weight)))
-
-    def accuracy(self, w: Tensor, split: Split) -> float | None:
-        """Return None: a regression has no accuracy."""
-        return None

@@ -1,17 +1,18 @@
-"""Objectives of linear models: f(w) = mean_i v_i loss(x_i'w, y_i) + l2/2 sum_j c_j w_j^2.
+"""Objectives of linear models: f(w) = mean_i v_i loss(x_i'w + o_i, y_i) + l2/2 sum_j c_j w_j^2.
 
-The samples' weights v have mean 1 (without any they are 1), the penalty's factors c are 1 but for
-a free intercept's, which are 0.
+The samples' weights v have mean 1 (without any they are 1), the offsets o are 0 without any, and
+the penalty's factors c are 1 but for a free intercept's, which are 0.
 
-A point keeps the outputs Z = X w. A ray adds X p once, so a line search costs no further product
-with the data however many steps it tries, and the point it ends at knows its outputs already.
+A point keeps the outputs Z = X w + o. A ray adds X p once, so a line search costs no further
+product with the data however many steps it tries, and the point it ends at knows its outputs.
 """
 
 import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
-from typing import Literal, Self, cast
+from typing import ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor
@@ -20,14 +21,12 @@ from newton_krylov.capabilities import LINEAR_MODEL, SAMPLE_GRADIENTS, SAMPLES, 
 from newton_krylov.data.dataset import Dataset, ImageSet, Split, Table, TransportProblem
 from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.errors import CombinationError, UnsupportedError
+from newton_krylov.kernels.rows import Loss
+from newton_krylov.norms import euclidean
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
-from newton_krylov.objectives.classification import (
-    area_under_curve,
-    balanced_accuracy,
-    unequal,
-)
+from newton_krylov.objectives.classification import area_under_curve, balanced_accuracy, unequal
 from newton_krylov.objectives.features import Features, with_ones
-from newton_krylov.objectives.free_intercept import class_means, reach
+from newton_krylov.objectives.free_intercept import tangent_reach
 from newton_krylov.operators import LinearOperator, add_diagonal
 
 # Outputs carried along rays are updated, not recomputed; each update adds one rounding error.
@@ -101,10 +100,18 @@ def averaged(D: Tensor, sample_weight: Tensor | None, factor: float = 1.0) -> Te
 class SingleOutputTerms(Terms):
     """The terms of a loss of one output a sample."""
 
+    loop: ClassVar[Loss | None] = None
+    """The compiled loop that evaluates this loss, where there is one."""
+
     @property
     @abstractmethod
     def weights(self) -> Tensor:
         """The second derivatives by Z, shape (n_samples,); 1/n included."""
+
+    def take(self, value: Tensor, weights: Tensor) -> Self:
+        """Take the value and the weights as known, which then are not computed."""
+        vars(self).update(value=value, weights=weights)
+        return self
 
     @property
     def gauss_newton_weights(self) -> Tensor:
@@ -132,8 +139,8 @@ class LinearModel(Objective):
     ----------
     ridge : float or Tensor, shape (dim,)
         Second derivatives of the L2 term: l2, or l2 times each weight's factor.
-    sample_weight : Tensor or None, shape (n_samples,)
-        As in `Split`.
+    sample_weight, offset : Tensor or None, shape (n_samples,)
+        As `weights` and `offset` in `Split`.
     share : float
         Share of all samples; below 1 for the objective of a subset, and what its evaluations count.
 
@@ -147,7 +154,7 @@ class LinearModel(Objective):
 
     name: str
     task: str
-    terms: type[Terms]
+    terms: Callable[[Tensor, Tensor, Tensor | None], Terms]
     convex: bool = True
     offers = frozenset({SAMPLES, LINEAR_MODEL, SAMPLE_GRADIENTS})
 
@@ -159,40 +166,46 @@ class LinearModel(Objective):
                 f"{_OF_OTHER_KINDS.get(type(dataset), 'another loss')}."
             )
         if dataset.task != self.task:
+            numbers = self.task == "regression"
+            hint = ", or dataset.task=regression if they are counts" if numbers else ""
             raise CombinationError(
                 f"loss={self.name} needs {_KINDS[self.task]}, but dataset={dataset.name} has "
-                f"{_KINDS[dataset.task]}; choose {_ALTERNATIVES[dataset.task]}."
+                f"{_KINDS[dataset.task]}; choose {_ALTERNATIVES[dataset.task]}{hint}."
             )
         self.n_outputs = dataset.n_classes if self.task == "multiclass" else 1
         self.counts = Counts()
         self.share = 1.0
         self.free_intercept = intercept == "free"
         self._adds_ones = self.free_intercept and not dataset.bias
-        X, y, weights = dataset.train.X, dataset.train.y, dataset.train.weights
+        if self.n_outputs > 1 and dataset.train.offset is not None:
+            raise CombinationError(
+                f"loss={self.name} has an output for each class, and an offset is one number a "
+                f"sample: leave out dataset.offset."
+            )
+        X = dataset.train.X
         if self._adds_ones and isinstance(X, OnDisk):
             raise UnsupportedError(
                 "loss.intercept=free adds a column to the data, and data on disk keep their own: "
                 "write them with a column of ones (--bias), or set loss.intercept=none."
             )
-        self._bind(Features(with_ones(X) if self._adds_ones else X), y, weights)
+        self._bind(Features(with_ones(X) if self._adds_ones else X), dataset.train)
         factors = None
         if self.free_intercept:
             factors = torch.ones(self.dim, dtype=self.dtype, device=self.device)
             factors[-self.n_outputs :] = 0.0
         self._penalize(l2, factors)
-        # Every method needs both orientations; laid out now, as loading is no optimizer's time.
-        _ = self.features.XT
+        # Now, as loading is no optimizer's time.
+        self.features.lay_out(self.n_outputs, self.sample_weight is not None)
 
-    def _bind(self, features: Features, y: Tensor, sample_weight: Tensor | None) -> None:
+    def _bind(self, features: Features, samples: Split) -> None:
         self.features = features
-        self.y, self.sample_weight = y, sample_weight
+        self.y, self.sample_weight, self.offset = samples.y, samples.weights, samples.offset
         self.n_samples, width = features.X.shape
         if self.n_samples == 0:
             raise ValueError("a mean over samples needs at least one sample, and these are none")
         self.dim = width * self.n_outputs
         self.dtype, self.device = features.X.dtype, features.X.device
-        self._targets = self._encode(y)
-        vars(self).pop("_class_means", None)  # of the samples before
+        self._targets = self._encode(self.y)
         self._casts: dict[torch.dtype, LinearModel] = {}
 
     def _penalize(self, l2: float, factors: Tensor | None) -> None:
@@ -211,9 +224,13 @@ class LinearModel(Objective):
         """Bind the same loss to the samples `index`, shape (m,), int64."""
         part = copy.copy(self)
         part.share = self.share * len(index) / self.n_samples
-        weights = None if self.sample_weight is None else self.sample_weight[index]
-        part._bind(self.features.rows(index), self.y[index], weights)
+        features = self.features.rows(index)
+        part._bind(features, self._samples.rows(features.X, index))
         return part
+
+    @property
+    def _samples(self) -> Split:
+        return Split(self.features.X, self.y, self.sample_weight, self.offset)
 
     def cast(self, dtype: torch.dtype) -> "LinearModel":
         """Return the same function in another precision; made once.
@@ -240,8 +257,12 @@ class LinearModel(Objective):
         if dtype not in self._casts:
             other = copy.copy(self)
             y = self.y.to(dtype) if self.y.is_floating_point() else self.y
-            other._bind(self.features.cast(dtype), y, _cast(self.sample_weight, dtype))
+            features = self.features.cast(dtype)
+            weights, offset = _cast(self.sample_weight, dtype), _cast(self.offset, dtype)
+            other._bind(features, Split(features.X, y, weights, offset))
             other._penalize(self.l2, _cast(self.factors, dtype))
+            if other.features.compiled is not None:
+                other.features.lay_out(self.n_outputs, self.sample_weight is not None)
             self._casts[dtype] = other
         return self._casts[dtype]
 
@@ -259,7 +280,35 @@ class LinearModel(Objective):
             The outputs.
         """
         self.counts.add(passes=0.5 * self.share)
-        return self.features.X @ self._columns(w)
+        return self.features.times(self._columns(w))
+
+    def in_one_reading(self, w: Tensor) -> "tuple[Terms, Tensor] | None":
+        """Evaluate the loss at w in one reading of the data, where a compiled loop does it.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters.
+
+        Returns
+        -------
+        tuple of Terms and Tensor, or None
+            The terms, whose value and weights are known, and the data's part of the gradient.
+        """
+        if not self.reads_once:
+            return None
+        self.counts.add(passes=self.share)
+        kind = cast(type[SingleOutputTerms], self.terms)
+        value, Z, gradient, weights = self.features.evaluate(
+            cast(Loss, kind.loop), w, self._targets, self.sample_weight
+        )
+        return kind(Z, self._targets, self.sample_weight).take(value, weights), gradient
+
+    @property
+    def reads_once(self) -> bool:
+        """Whether one reading of the data evaluates the loss and its gradient."""
+        known = getattr(self.terms, "loop", None) is not None and self.offset is None
+        return known and self.features.compiled is not None
 
     def adjoint(self, u: Tensor) -> Tensor:
         """Return X' u, flat: half a pass over the data.
@@ -275,7 +324,7 @@ class LinearModel(Objective):
             The flat product.
         """
         self.counts.add(passes=0.5 * self.share)
-        return (self.features.XT @ u).reshape(-1)
+        return self.features.adjoint(u).reshape(-1)
 
     def _columns(self, w: Tensor) -> Tensor:
         return w if self.n_outputs == 1 else w.view(-1, self.n_outputs)
@@ -286,7 +335,7 @@ class LinearModel(Objective):
         predicted = Z.argmax(1) if self.n_outputs > 1 else (Z > 0).long()
         return float(weighted_mean((predicted == split.y).double(), split.weights))
 
-    def class_measures(self, w: Tensor, split: Split) -> dict[str, float]:
+    def measures(self, w: Tensor, split: Split) -> dict[str, float]:
         """Return balanced accuracy and, of two classes, the area under the curve."""
         classes = max(self.n_outputs, 2)
         if split.y.is_floating_point() or not unequal(split.y, classes):
@@ -306,7 +355,8 @@ class LinearModel(Objective):
     def outputs_on(self, w: Tensor, split: Split) -> Tensor:
         """Return the outputs for a split's samples, which are not counted."""
         W = self._columns(w)
-        return split.X @ W[:-1] + W[-1] if self._adds_ones else split.X @ W
+        Z = split.X @ W[:-1] + W[-1] if self._adds_ones else split.X @ W
+        return Z if split.offset is None else Z + split.offset
 
     def with_l2(self, l2: float) -> "LinearModel":
         """Return the same function with another regularizer.
@@ -355,7 +405,7 @@ class LinearModel(Objective):
         f is strongly convex in the penalized weights and convex in the others, so that with g the
         gradient, f(w) - min f <= sum_j g_j^2 / (2 l2 c_j) + |g_0|_1 max_k |b*_k - b_k|, where j
         goes over the penalized weights, g_0 and b are the free intercept's gradient and value, and
-        b* is its value at a minimum (see `free_intercept.reach`).
+        b* is its value at a minimum (see `reach`).
         """
         if self.factors is None:
             return super().suboptimality_bound(point)
@@ -367,17 +417,12 @@ class LinearModel(Objective):
         rest = float(g[free].abs().sum())
         if rest == 0.0:
             return bound
-        b, least = point.w[-self.n_outputs :], float(ridge[~free].min())
-        return bound + rest * reach(b, point.value, least, self._class_means, self.margin_bound)
+        least = float(ridge[~free].min())
+        return bound + rest * self.reach(point, math.sqrt(2 * point.value / least))
 
-    @cached_property
-    def _class_means(self) -> list[tuple[float, float]]:
-        classes = 1 if self.task == "regression" else max(self.n_outputs, 2)
-        return class_means(self.features, self.y, self.sample_weight, classes)
-
-    def margin_bound(self, loss: float) -> float:
-        """Return how far on the wrong side an output can be where the loss is at most `loss`."""
-        return math.inf
+    @abstractmethod
+    def reach(self, point: Point, radius: float) -> float:
+        """Bound how far a free intercept is from its value at a minimum w*, |w*| <= radius."""
 
     def _encode(self, y: Tensor) -> Tensor:
         """Return the targets as the loss's formula wants them."""
@@ -406,9 +451,9 @@ _OF_OTHER_KINDS: dict[type[Dataset], str] = {
     TransportProblem: "loss=entropic_transport",
 }
 _ALTERNATIVES = {
-    "binary": "loss=logistic, squared_hinge or sigmoid_least_squares",
+    "binary": "loss=logistic, probit, squared_hinge or sigmoid_least_squares",
     "multiclass": "loss=multinomial",
-    "regression": "loss=least_squares",
+    "regression": "loss=least_squares, huber, poisson, gamma, tweedie or negative_binomial",
 }
 
 
@@ -422,7 +467,7 @@ class LinearModelPoint(Point):
     w : Tensor, shape (dim,)
         Parameters.
     Z : Tensor, optional
-        X w, where it is known.
+        X w + offset, where it is known.
     age : int
         How many updates Z has seen since it was computed.
     """
@@ -439,8 +484,10 @@ class LinearModelPoint(Point):
 
     @cached_property
     def Z(self) -> Tensor:
-        """The outputs X w."""
-        return self.objective.outputs(self.w)
+        """The outputs X w + offset."""
+        f = self.objective
+        Z = f.outputs(self.w)
+        return Z if f.offset is None else Z.add_(f.offset)
 
     @cached_property
     def terms(self) -> Terms:
@@ -448,9 +495,21 @@ class LinearModelPoint(Point):
         f = self.objective
         return f.terms(self.Z, f._targets, f.sample_weight)
 
+    _data_gradient: Tensor | None = None
+
+    def _read(self) -> None:
+        """Evaluate all at once, where nothing is known yet and one reading of the data does it."""
+        if "Z" in vars(self):
+            return
+        found = self.objective.in_one_reading(self.w)
+        if found is not None:
+            self.terms, self._data_gradient = found
+            self.Z = self.terms.Z
+
     @cached_property
     def value(self) -> float:
         """f(w)."""
+        self._read()
         f = self.objective
         f.counts.add(function=f.share)
         if isinstance(f.ridge, Tensor):
@@ -460,9 +519,12 @@ class LinearModelPoint(Point):
     @cached_property
     def grad(self) -> Tensor:
         """The gradient at w, shape (dim,)."""
+        self._read()
         f = self.objective
         f.counts.add(gradient=f.share)
-        return add_diagonal(f.adjoint(self.terms.gradient), self.w, f.ridge)
+        known, self._data_gradient = self._data_gradient, None
+        of_data = f.adjoint(self.terms.gradient) if known is None else known
+        return add_diagonal(of_data, self.w, f.ridge)
 
     def hessian(self) -> LinearOperator:
         """Return the Hessian at w, matrix-free."""
@@ -478,7 +540,7 @@ class LinearModelPoint(Point):
         if f.sample_weight is None:
             G = self.terms.gradient
         else:  # a weight counts once in v_i g_i g_i', and twice in the square of v_i g_i
-            G = f.terms(self.Z, f._targets).gradient
+            G = f.terms(self.Z, f._targets, None).gradient
             G = G * (
                 f.sample_weight.sqrt() if f.n_outputs == 1 else f.sample_weight.sqrt()[:, None]
             )
@@ -489,7 +551,7 @@ class LinearModelPoint(Point):
     def monte_carlo_fisher(self, draws: int, generator: torch.Generator) -> LinearOperator:
         """Return the same mean at targets drawn from the model's predictions, matrix-free."""
         f, known = self.objective, self.terms
-        drawn = [f.terms(self.Z, known.drawn(generator)).gradient for _ in range(draws)]
+        drawn = [f.terms(self.Z, known.drawn(generator), None).gradient for _ in range(draws)]
         G = torch.stack(drawn)
         if f.sample_weight is not None:
             root = f.sample_weight.sqrt()
@@ -523,14 +585,23 @@ class LinearModelPoint(Point):
 
 
 class LinearModelRay(Ray):
-    """f along a direction, with X p computed once."""
+    """f along a direction, with X p computed once.
+
+    Where one reading of the data evaluates the loss and its gradient, the first trial is such a
+    reading, as mostly it is the last one too; X p is computed with the second.
+    """
 
     origin: LinearModelPoint
 
     def __init__(self, origin: LinearModelPoint, p: Tensor) -> None:
         super().__init__(origin, p)
-        self._Zp = origin.objective.outputs(p)
         self._last: tuple[float, LinearModelPoint] = (0.0, origin)
+        if not origin.objective.reads_once:
+            _ = self._Zp
+
+    @cached_property
+    def _Zp(self) -> Tensor:
+        return self.origin.objective.outputs(self.p)
 
     @cached_property
     def _start(self) -> LinearModelPoint:
@@ -546,13 +617,22 @@ class LinearModelRay(Ray):
         if self._last[0] != alpha:
             o = self._start
             w = o.w.add(self.p, alpha=alpha)
+            if self._is_first_of_one_reading:
+                self._last = (alpha, LinearModelPoint(o.objective, w))
+                return self._last[1]
             Z = o.Z.add(self._Zp, alpha=alpha)
             self._last = (alpha, LinearModelPoint(o.objective, w, Z, o.age + 1))
         return self._last[1]
 
+    @property
+    def _is_first_of_one_reading(self) -> bool:
+        return self._last[1] is self.origin and self.origin.objective.reads_once
+
     def derivative(self, alpha: float) -> float:
-        """Return phi'(alpha); no product with the data."""
+        """Return phi'(alpha); no product with the data but X p."""
         point, f = self.point(alpha), self.origin.objective
+        if "_Zp" not in vars(self) and f.reads_once:
+            return float(torch.dot(point.grad, self.p))
         inner = (point.terms.gradient * self._Zp).sum()
         if isinstance(f.ridge, Tensor):
             return float(inner + torch.dot(point.w, f.ridge * self.p))
@@ -580,15 +660,13 @@ class WeightedGram(LinearOperator):
         """Multiply by a vector of shape (dim,): one pass over the data."""
         f = self._objective
         f.counts.add(hvp=f.share, passes=f.share)
-        t = (self._features.X @ v).mul_(self.weights)
-        return add_diagonal(self._features.XT @ t, v, f.ridge)
+        return add_diagonal(self._features.normal(self.weights, v), v, f.ridge)
 
     def matmat(self, V: Tensor) -> Tensor:
         """Multiply by k vectors at once, shape (dim, k)."""
         f = self._objective
         f.counts.add(hvp=f.share * V.shape[1], passes=f.share * V.shape[1])
-        T = (self._features.X @ V).mul_(self.weights[:, None])
-        return add_diagonal(self._features.XT @ T, V, f.ridge)
+        return add_diagonal(self._features.normal(self.weights, V), V, f.ridge)
 
     def sampled(self, size: int, generator: torch.Generator) -> "WeightedGram":
         """Return an estimate from `size` of the samples, drawn without replacement."""
@@ -650,8 +728,39 @@ class FisherGram(LinearOperator):
 class SingleOutputModel(LinearModel):
     """A linear model with one output a sample: the Hessian is X' diag(weights) X + ridge."""
 
-    terms: type[SingleOutputTerms]
+    terms: Callable[[Tensor, Tensor, Tensor | None], SingleOutputTerms]
     offers = LinearModel.offers | {SQUARE_ROOT}
+
+    def reach(self, point: Point, radius: float) -> float:
+        """Bound how far a free intercept is from its value at a minimum w*, |w*| <= radius."""
+        assert isinstance(point, LinearModelPoint)
+
+        def shifted(t: float) -> tuple[float, float, float]:
+            terms = self.terms(point.Z + t, self._targets, self.sample_weight)
+            u = terms.gradient
+            gradient = self.features.adjoint(u)
+            return float(terms.value), float(u.sum()), euclidean(gradient[:-1])
+
+        return tangent_reach(shifted, point.value, radius + euclidean(point.w[:-1]))
+
+    def largest_curvatures(self) -> Tensor | None:
+        """Return bounds of the second derivatives by Z anywhere, with the 1/n of the mean.
+
+        Returns
+        -------
+        Tensor or None, shape (n_samples,)
+            None where they are largest at Z = 0.
+        """
+        return None
+
+    def steepest(self) -> LinearOperator:
+        """Return an operator that the Hessian is below everywhere."""
+        bounds = self.largest_curvatures()
+        if bounds is not None:
+            return WeightedGram(self, bounds)
+        zero = torch.zeros(self.dim, dtype=self.dtype, device=self.device)
+        Z = None if self.offset is None else torch.zeros_like(self.offset)
+        return LinearModelPoint(self, zero, Z).gauss_newton()
 
     def hessian_at(self, point: LinearModelPoint) -> LinearOperator:
         """Return the Hessian of f at a point."""

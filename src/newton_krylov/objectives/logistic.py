@@ -15,6 +15,8 @@ from newton_krylov.registry import register
 class LogisticTerms(SingleOutputTerms):
     """log(1 + exp(-y z)) and its derivatives; targets are y = -1 or 1."""
 
+    loop = "logistic"
+
     @cached_property
     def value(self) -> Tensor:
         """Mean of log(1 + exp(-y z))."""
@@ -69,7 +71,3 @@ class Logistic(SingleOutputModel):
 
     def _encode(self, y: Tensor) -> Tensor:
         return (2 * y - 1).to(self.dtype)
-
-    def margin_bound(self, loss: float) -> float:
-        """Return the loss itself, as log(1 + exp(-m)) >= -m."""
-        return loss

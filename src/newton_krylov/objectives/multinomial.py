@@ -9,6 +9,8 @@ from torch import Tensor
 
 from newton_krylov.capabilities import LIKELIHOOD, SKLEARN_LOGISTIC, TABLE
 from newton_krylov.data.dataset import Dataset
+from newton_krylov.objectives.base import Point
+from newton_krylov.objectives.free_intercept import class_means, softmax_reach
 from newton_krylov.objectives.linear_model import (
     Intercept,
     LinearModel,
@@ -79,9 +81,10 @@ class Multinomial(LinearModel):
         """Return the Hessian of f at a point."""
         return SoftmaxGram(self, cast(MultinomialTerms, point.terms).probabilities)
 
-    def margin_bound(self, loss: float) -> float:
-        """Return the loss itself, as logsumexp(z) - z_y >= z_k - z_y for every k."""
-        return loss
+    def reach(self, point: Point, radius: float) -> float:
+        """Bound how far free intercepts are from their values at a minimum W*, |W*| <= radius."""
+        classes = class_means(self.features, self.y, self.sample_weight, self.n_outputs)
+        return softmax_reach(point.w[-self.n_outputs :], point.value, radius, classes)
 
 
 class SoftmaxGram(LinearOperator):

@@ -1,6 +1,5 @@
 """L2-regularized squared hinge loss."""
 
-import math
 from functools import cached_property
 
 from pydantic import NonNegativeFloat
@@ -14,6 +13,8 @@ from newton_krylov.registry import register
 
 class SquaredHingeTerms(SingleOutputTerms):
     """max(0, 1 - y z)^2 and its derivatives; targets are y = -1 or 1."""
+
+    loop = "squared_hinge"
 
     @cached_property
     def _short(self) -> Tensor:
@@ -64,7 +65,3 @@ class SquaredHinge(SingleOutputModel):
 
     def _encode(self, y: Tensor) -> Tensor:
         return (2 * y - 1).to(self.dtype)
-
-    def margin_bound(self, loss: float) -> float:
-        """Return max(1, sqrt(loss)): a margin m < 1 has (1 - m)^2 <= loss."""
-        return max(1.0, math.sqrt(loss))

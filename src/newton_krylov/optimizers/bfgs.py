@@ -192,8 +192,8 @@ class SSBroyden(DenseQuasiNewton):
     """Self-scaled Broyden method with a dense matrix, of Al-Baali and Khalfan.
 
     Al-Baali and Khalfan, "Wide interval for efficient self-scaling quasi-Newton algorithms",
-    Optimization Methods and Software 20 (2005): the member of Broyden's family between BFGS and DFP,
-    or beyond them, is chosen in each step, and H is scaled before it. Urbán, Stefanou and Pons
+    Optimization Methods and Software 20 (2005): each step chooses a member of Broyden's family,
+    between BFGS and DFP or beyond them, and scales H before it. Urbán, Stefanou and Pons
     ("Unveiling the optimization process of physics informed neural networks", 2025) and Kiyani et
     al. (2025) find it the best of these for differential equations.
 

@@ -13,11 +13,10 @@ from newton_krylov.spectral.lanczos import lanczos, largest_eigenvalue
 _ROUGHLY = 1e-3  # of an eigenvalue that changes along the way
 
 
-def smoothness_at_zero(objective: Objective, generator: torch.Generator) -> float:
-    """Return the largest eigenvalue of the Hessian at w = 0, by Lanczos, with no matrix.
+def largest_curvature(objective: Objective, generator: torch.Generator) -> float:
+    """Return the largest eigenvalue that the Hessian can have, by Lanczos, with no matrix.
 
-    For logistic, hinge and least-squares losses of a linear model this is a Lipschitz constant of
-    the gradient everywhere.
+    For a linear model this is a Lipschitz constant of the gradient (see `Objective.steepest`).
 
     Parameters
     ----------
@@ -29,10 +28,9 @@ def smoothness_at_zero(objective: Objective, generator: torch.Generator) -> floa
     Returns
     -------
     float
-        lambda_max(H(0)).
+        lambda_max(H) at its largest, for most losses at w = 0.
     """
-    zero = torch.zeros(objective.dim, dtype=objective.dtype, device=objective.device)
-    return largest_eigenvalue(objective.at(zero).hessian(), generator=generator)
+    return largest_eigenvalue(objective.steepest(), generator=generator)
 
 
 def smoothness_at_start(objective: Objective, w0: Tensor, generator: torch.Generator) -> float:
@@ -62,7 +60,7 @@ def smoothness_at_start(objective: Objective, w0: Tensor, generator: torch.Gener
         If it is zero: no step follows from it.
     """
     if objective.convexity is not None:
-        largest = smoothness_at_zero(objective, generator)
+        largest = largest_curvature(objective, generator)
     else:
         hessian = objective.at(w0).hessian()
         pair = lanczos(hessian, 1, which="magnitude", generator=generator, rtol=_ROUGHLY)

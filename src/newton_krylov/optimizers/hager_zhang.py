@@ -1,6 +1,7 @@
 """Hager and Zhang's line search, which trusts slopes where values are rounding."""
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pydantic import PositiveFloat, PositiveInt
@@ -66,10 +67,8 @@ def hager_zhang(
     if delta > sigma:
         raise ConfigError(f"line_search.delta={delta} must be at most line_search.sigma={sigma}.")
     search = _Search(ray, delta, sigma, max_steps)
-    try:
+    with suppress(_EndedError):
         search.run(initial)
-    except _Ended:
-        pass
     return search.best
 
 
@@ -82,7 +81,7 @@ class _Trial:
     slope: float
 
 
-class _Ended(Exception):
+class _EndedError(Exception):
     """An accepted trial, or the end of the budget."""
 
 
@@ -149,13 +148,13 @@ class _Search:
     def _try(self, alpha: float) -> _Trial:
         """Evaluate, remember the best, and end the search with what meets the conditions."""
         if self.budget == 0:
-            raise _Ended
+            raise _EndedError
         self.budget -= 1
         point = self.ray.point(alpha)
         trial = _Trial(alpha, point.value, self.ray.derivative(alpha))
         if self._accepted(trial):
             self.best = LineSearchResult(alpha, point)
-            raise _Ended
+            raise _EndedError
         self._remember(trial, point)
         return trial
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
 
 import torch
 from pydantic import PositiveInt
@@ -11,32 +10,13 @@ from torch import Tensor
 
 from newton_krylov.capabilities import LAYERS
 from newton_krylov.errors import ConfigError, UnsupportedError
-from newton_krylov.objectives.base import Objective
+from newton_krylov.objectives.base import Layered, Objective
 from newton_krylov.objectives.network.layout import layers_below
 from newton_krylov.optimizers.base import ContinuedOptimizer, Steps
 from newton_krylov.optimizers.schedule import Schedule, constant
 from newton_krylov.optimizers.stochastic_step import StochasticMemory, StochasticStep, end_epoch
 from newton_krylov.optimizers.training import EpochMemory, Epochs, Update
 from newton_krylov.registry import register
-
-
-@runtime_checkable
-class Layered(Protocol):
-    """An objective whose parameters are those of named layers."""
-
-    blocks: dict[str, slice]
-
-    def restricted(self, layers: Sequence[str], w: Tensor) -> "Restricted":
-        """Return the objective of some layers' weights, the others held at w, shape (dim,)."""
-        ...
-
-
-class Restricted(Protocol):
-    """A layered objective with only some layers free."""
-
-    def embed(self, w: Tensor) -> Tensor:
-        """Return all layers' weights, given those of the free ones."""
-        ...
 
 
 class _Memory(EpochMemory):
@@ -130,7 +110,6 @@ class LayerwiseNewton(ContinuedOptimizer[_Memory]):
         assert isinstance(objective, Layered)
         ((layer, own),) = memory.layers.items()
         alone = objective.restricted([layer], w0)
-        assert isinstance(alone, Objective)
 
         def advance(batch: Objective, w: Tensor, rate: float, generator: torch.Generator) -> Update:
             return self.step.update(batch, w, own, generator, rate)
@@ -153,7 +132,6 @@ class LayerwiseNewton(ContinuedOptimizer[_Memory]):
         updates = []
         for layer, own in memory.layers.items():
             alone = batch.restricted([layer], w)
-            assert isinstance(alone, Objective)
             update = self.step.update(alone, w[batch.blocks[layer]], own, generator, rate)
             w = alone.embed(update.w)
             updates.append(replace(update, notes=tuple(f"{layer} {n}" for n in update.notes)))

@@ -8,7 +8,7 @@ from torch import Tensor
 from newton_krylov.errors import ConfigError, UnsupportedError
 from newton_krylov.objectives.base import Objective
 from newton_krylov.objectives.linear_model import LinearModel, SingleOutputModel, WeightedGram
-from newton_krylov.optimizers.gd import smoothness_at_zero
+from newton_krylov.optimizers.gd import largest_curvature
 
 
 def batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -123,8 +123,7 @@ def smoothness(objective: LinearModel, generator: torch.Generator) -> tuple[floa
     Parameters
     ----------
     objective : LinearModel
-        With one output, and a second derivative that is largest at 0 (logistic, squared hinge and
-        least squares are such).
+        With one output.
     generator : torch.Generator
         For Lanczos.
 
@@ -142,11 +141,10 @@ def smoothness(objective: LinearModel, generator: torch.Generator) -> tuple[floa
         raise ConfigError(
             f"optimizer.step_size is missing: no default is known for loss={objective.name}."
         )
-    zero = torch.zeros(objective.dim, dtype=objective.dtype, device=objective.device)
-    gram = objective.at(zero).gauss_newton()
+    gram = objective.steepest()
     assert isinstance(gram, WeightedGram)
     of_samples = gram.weights * objective.features.row_square_norms * objective.n_samples
-    return smoothness_at_zero(objective, generator), float(of_samples.max()) + objective.l2
+    return largest_curvature(objective, generator), float(of_samples.max()) + objective.l2
 
 
 def batch_smoothness(L: float, L_max: float, n: int, size: int) -> tuple[float, float]:

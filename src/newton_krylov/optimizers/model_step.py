@@ -1,4 +1,4 @@
-"""Minimizers of g'p + p'A p / 2 in a ball, or with a cubic penalty: small ones, and in Krylov space."""
+"""Minimizers of g'p + p'A p / 2 in a ball or with a cubic penalty, dense and in Krylov space."""
 
 import math
 from dataclasses import dataclass

@@ -173,6 +173,12 @@ class Row:
             full=".3e", width=10, log=True,
         ),
     ] = math.nan  # fmt: skip
+    fresh_loss: Annotated[
+        float,
+        Column(
+            "loss at fresh points", brief="fresh loss", form=".2e", full=".3e", width=10, log=True,
+        ),
+    ] = math.nan  # fmt: skip
     test_balanced_accuracy: Annotated[
         float,
         Column(
@@ -185,6 +191,20 @@ class Row:
         Column(
             "test area under the curve", words="test AUC", brief="AUC", form=".4f", rising=True,
             unit="share", shown=("summary", "table"),
+        ),
+    ] = math.nan  # fmt: skip
+    test_d2: Annotated[
+        float,
+        Column(
+            "explained share of the test deviance", words="test D2", brief="D2", form=".4f",
+            rising=True, shown=("summary", "table"),
+        ),
+    ] = math.nan  # fmt: skip
+    test_mean_absolute_error: Annotated[
+        float,
+        Column(
+            "mean absolute test error", brief="MAE", heading="Mean abs. error", form=".4g",
+            shown=("summary", "table"),
         ),
     ] = math.nan  # fmt: skip
     notes: tuple[str, ...] = ()

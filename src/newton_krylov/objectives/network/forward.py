@@ -58,6 +58,8 @@ class Seen:
 Statistics = dict[Key, tuple[Tensor, Tensor]]
 """Mean and variance of each batch norm's inputs, by call."""
 
+Watch = Callable[[Any, Sequence[Any], dict[str, Any], Any], None]
+
 
 class FixedForward(TorchFunctionMode):
     """Runs forward passes in which nothing is left to chance or to what ran before.
@@ -78,6 +80,8 @@ class FixedForward(TorchFunctionMode):
         Takes what was seen.
     linearized : bool
         Whether the graph is for products with the Jacobian alone (see `convolution`).
+    watch : callable, optional
+        Shown each call: the function, its arguments and keywords, and what it returned.
     """
 
     def __init__(
@@ -88,10 +92,11 @@ class FixedForward(TorchFunctionMode):
         collect: Statistics | None = None,
         seen: Seen | None = None,
         linearized: bool = False,
+        watch: Watch | None = None,
     ) -> None:
         super().__init__()
         self.noise, self.statistics, self.collect, self.seen = noise, statistics, collect, seen
-        self.linearized = linearized
+        self.linearized, self.watch = linearized, watch
         self._stage, self._calls = 0, 0
 
     def leave(self, output: Any) -> None:
@@ -113,6 +118,8 @@ class FixedForward(TorchFunctionMode):
             raise _random_call(func)
         else:
             result = func(*args, **kwargs)
+        if self.watch is not None:
+            self.watch(func, args, kwargs, result)
         if self.seen is not None and isinstance(result, Tensor):
             count = self.seen.numbers.get(self._stage, 0)
             self.seen.numbers[self._stage] = count + result.numel()

@@ -13,7 +13,7 @@ from torch import Tensor
 from newton_krylov.data.images import Images
 from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.objectives.network.chunks import Chunks
-from newton_krylov.objectives.network.forward import FixedForward
+from newton_krylov.objectives.network.forward import FixedForward, Watch
 from newton_krylov.objectives.network.layout import Stage, mapped, run, tensors_of
 from newton_krylov.objectives.network.noise import Noise
 
@@ -53,10 +53,12 @@ class Inputs(ABC):
             Inputs of those samples.
         """
 
-    def mode(self, start: int, stop: int, *, linearized: bool = False) -> FixedForward:
+    def mode(
+        self, start: int, stop: int, *, linearized: bool = False, watch: Watch | None = None
+    ) -> FixedForward:
         """Return how samples start to stop - 1 pass through stages."""
         noise = None if self.noise is None else self.noise.take(torch.arange(start, stop))
-        return FixedForward(noise, linearized=linearized)
+        return FixedForward(noise, linearized=linearized, watch=watch)
 
 
 def _noise(known: Noise | None, index: Tensor, drawn: Noise | None) -> Noise | None:

@@ -15,7 +15,7 @@ from newton_krylov.capabilities import LAYERS, LIKELIHOOD, SAMPLE_GRADIENTS, SAM
 from newton_krylov.data.dataset import Split
 from newton_krylov.data.images import Images
 from newton_krylov.errors import ConfigError
-from newton_krylov.objectives.base import Counts
+from newton_krylov.objectives.base import Counts, Layered
 from newton_krylov.objectives.network.chunks import BATCH_NORM_CHUNK, Chunks
 from newton_krylov.objectives.network.evaluation import Evaluator
 from newton_krylov.objectives.network.graphs import Criterion, import_early
@@ -32,7 +32,7 @@ GIB = 2.0**30
 _EVALUATION_SHARE = 0.25  # of the memory, for each split's activations
 
 
-class Network(ByPasses):
+class Network(ByPasses, Layered):
     """Mean loss of a network's outputs plus an L2 term, as a function of its weights.
 
     The weights are one flat vector in the order of `named_parameters`; `blocks` says where each
@@ -157,7 +157,7 @@ class Network(ByPasses):
         self.passes = passes
         self.dim, self.dtype, self.device = passes.dim, passes.dtype, passes.device
         self.y, self.n_samples, self.l2 = passes.y, passes.n, passes.l2
-        self.blocks = _blocks(passes)
+        self._blocks = _blocks(passes)
         linear = self._convex_loss and _is_linear(passes)
         self.convexity = passes.l2 if linear else None
 
@@ -185,6 +185,11 @@ class Network(ByPasses):
         views = self.layout.views(whole)
         return torch.cat([views[number].reshape(-1) for number in self.passes.numbers])
 
+    @property
+    def blocks(self) -> dict[str, slice]:
+        """Each free layer's place in the flat vector."""
+        return self._blocks
+
     def embed(self, w: Tensor) -> Tensor:
         """Return the whole network's weights.
 
@@ -199,6 +204,10 @@ class Network(ByPasses):
             With the held layers' weights as they are; `w` itself where none is held.
         """
         return self.passes.embed(w)
+
+    def parameters(self, w: Tensor) -> list[Tensor]:
+        """Return the free parameters, each in its own shape, as views of w, shape (dim,)."""
+        return self.passes.split(w)
 
     def at(self, w: Tensor) -> NetworkPoint:
         """Evaluate at w, shape (dim,)."""

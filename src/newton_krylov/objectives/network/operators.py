@@ -8,7 +8,7 @@ each product.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,11 @@ from newton_krylov.errors import UnsupportedError
 from newton_krylov.norms import norm
 from newton_krylov.objectives.network.compression import compression
 from newton_krylov.objectives.network.graphs import HessianGraph, Kept, OutputGraph, vjp
+from newton_krylov.objectives.network.kronecker import (
+    FactorPasses,
+    Kronecker,
+    KroneckerOperator,
+)
 from newton_krylov.objectives.network.passes import Passes
 from newton_krylov.operators import Compression, LinearOperator
 
@@ -39,12 +44,15 @@ class NetworkOperator(LinearOperator, Generic[G]):
         Give the spans, l2 and the counts.
     graphs : Kept
         One graph a span.
+    w : Tensor, shape (dim,)
+        Parameters at which to evaluate.
     """
 
-    def __init__(self, passes: Passes, graphs: Kept[G]) -> None:
+    def __init__(self, passes: Passes, graphs: Kept[G], w: Tensor) -> None:
         super().__init__(passes.dim, passes.dtype, passes.device)
         self._passes = passes
         self._graphs = graphs
+        self._w = w
         self._first: tuple[Tensor, Tensor] | None = None  # a vector and its product
         self._products = 0
 
@@ -79,6 +87,14 @@ class NetworkOperator(LinearOperator, Generic[G]):
         self._refuse_asymmetry(gap, scale)
         return matrix
 
+    def kronecker(
+        self, generator: torch.Generator, *, corrected: bool, **options: Any
+    ) -> LinearOperator:
+        """Return K-FAC's or EKFAC's approximation; the options are `Kronecker`'s."""
+        seed = int(torch.randint(2**62, (), generator=generator))
+        passes = FactorPasses(self._passes, self._w, Kronecker(**options), seed)
+        return KroneckerOperator(passes, corrected=corrected)
+
     def _check_symmetry(self, v: Tensor, product: Tensor) -> None:
         """Compare u'(A v) with v'(A u), u the first vector that was multiplied."""
         self._products += 1
@@ -108,21 +124,7 @@ class NetworkOperator(LinearOperator, Generic[G]):
 
 
 class HessianOperator(NetworkOperator[HessianGraph]):
-    """The Hessian: a product is the derivative of the gradient's graph (Pearlmutter, 1994).
-
-    Parameters
-    ----------
-    passes : Passes
-        Give the spans, l2 and the counts.
-    graphs : Kept
-        One graph a span.
-    w : Tensor, shape (dim,)
-        Parameters at which to evaluate.
-    """
-
-    def __init__(self, passes: Passes, graphs: Kept[HessianGraph], w: Tensor) -> None:
-        super().__init__(passes, graphs)
-        self._w = w
+    """The Hessian: a product is the derivative of the gradient's graph (Pearlmutter, 1994)."""
 
     def compression(self) -> Compression | None:
         """Return the Hessian by one wide linear layer's weights in the span of its inputs."""
@@ -173,14 +175,18 @@ class MonteCarloFisherOperator(EmpiricalFisherOperator):
         Give the spans, l2 and the counts.
     graphs : Kept
         One graph a span.
+    w : Tensor, shape (dim,)
+        Parameters at which to evaluate.
     draws : int
         Targets drawn for each sample.
     seed : int
         Seed of the draws, which are the same whenever a span's graph is built.
     """
 
-    def __init__(self, passes: Passes, graphs: Kept[OutputGraph], draws: int, seed: int) -> None:
-        super().__init__(passes, graphs)
+    def __init__(
+        self, passes: Passes, graphs: Kept[OutputGraph], w: Tensor, draws: int, seed: int
+    ) -> None:
+        super().__init__(passes, graphs, w)
         self._draws, self._seed = draws, seed
         self._drawn: dict[int, Sequence[Tensor]] = {}
 

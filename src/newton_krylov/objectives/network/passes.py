@@ -10,6 +10,7 @@ from torch import Tensor
 from newton_krylov.data.dataset import Split
 from newton_krylov.objectives.base import Counts
 from newton_krylov.objectives.network.chunks import Chunks
+from newton_krylov.objectives.network.forward import Watch
 from newton_krylov.objectives.network.inputs import Activations, Inputs
 from newton_krylov.objectives.network.layout import Layout, Stage, run
 from newton_krylov.objectives.network.loss import Loss
@@ -179,7 +180,14 @@ class Passes:
 
     # -- evaluations -------------------------------------------------------------------------
 
-    def outputs(self, leaves: Sequence[Tensor], number: int, *, linearized: bool = False) -> Tensor:
+    def outputs(
+        self,
+        leaves: Sequence[Tensor],
+        number: int,
+        *,
+        linearized: bool = False,
+        watch: Watch | None = None,
+    ) -> Tensor:
         """Run the network on one span of the samples.
 
         Parameters
@@ -190,6 +198,8 @@ class Passes:
             Index of the span.
         linearized : bool
             Whether the graph is for products with the Jacobian alone.
+        watch : callable, optional
+            Shown each call of a function of torch.
 
         Returns
         -------
@@ -198,7 +208,7 @@ class Passes:
         """
         start, stop = self.spans[number]
         x = self.inputs.span(start, stop)
-        mode = self.inputs.mode(start, stop, linearized=linearized)
+        mode = self.inputs.mode(start, stop, linearized=linearized, watch=watch)
         outputs: Tensor = run(self.stages, self.tensors(leaves), x, mode)
         return outputs
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.objectives.network.graphs import HessianGraph, Kept, OutputGraph
+from newton_krylov.objectives.network.kronecker import FactorPasses, Kronecker
 from newton_krylov.objectives.network.operators import (
     EmpiricalFisherOperator,
     GaussNewtonOperator,
@@ -104,18 +105,25 @@ class NetworkPoint(Point):
 
     def gauss_newton(self) -> LinearOperator:
         """Return the generalized Gauss-Newton operator at w, matrix-free."""
-        return GaussNewtonOperator(self.objective.passes, self._output_graphs)
+        return GaussNewtonOperator(self.objective.passes, self._output_graphs, self.w)
 
     def empirical_fisher(self) -> LinearOperator:
         """Return the mean of g_i g_i' over the samples plus l2 I, matrix-free."""
         self.objective.passes.loss.require_samples()
-        return EmpiricalFisherOperator(self.objective.passes, self._output_graphs)
+        return EmpiricalFisherOperator(self.objective.passes, self._output_graphs, self.w)
 
     def monte_carlo_fisher(self, draws: int, generator: torch.Generator) -> LinearOperator:
         """Return the Fisher matrix plus l2 I from targets drawn for each sample, matrix-free."""
         self.objective.passes.loss.require_likelihood()
         seed = int(torch.randint(2**62, (), generator=generator))
-        return MonteCarloFisherOperator(self.objective.passes, self._output_graphs, draws, seed)
+        return MonteCarloFisherOperator(
+            self.objective.passes, self._output_graphs, self.w, draws, seed
+        )
+
+    def kronecker_passes(self, how: Kronecker, generator: torch.Generator) -> FactorPasses:
+        """Return the passes that make the layers' Kronecker factors, their draws fixed."""
+        seed = int(torch.randint(2**62, (), generator=generator))
+        return FactorPasses(self.objective.passes, self.w, how, seed)
 
     @cached_property
     def _gradient_graphs(self) -> Kept[HessianGraph]:

@@ -145,6 +145,10 @@ class SklearnPeer(Optimizer):
                 f"scikit-learn's {self.solver} gets the intercept as a column of the data here, "
                 f"where its weight is penalized; take loss.intercept=none and dataset.bias=true"
             )
+        if objective.offset is not None:
+            raise UnsupportedError(
+                f"scikit-learn's {self.solver} knows no offset; leave out dataset.offset"
+            )
         if objective.l2 == 0 and self.starts_at_zero:
             raise UnsupportedError(f"scikit-learn's {self.solver} needs loss.l2 > 0")
         return objective

@@ -1,0 +1,230 @@
+"""A sparse matrix laid out for the compiled loops."""
+
+import copy
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Loss = Literal["logistic", "squared_hinge", "least_squares"]
+
+VARIABLE = "NEWTON_KRYLOV_KERNELS"
+"""Environment variable: `off` leaves every product to torch."""
+
+_LEAST = 50_000
+"""Entries from which on the compiled loops are worth loading Numba, which takes some tenths of a
+second; torch needs about a tenth of a millisecond for the product of such a matrix."""
+
+
+def worthwhile(entries: int) -> bool:
+    """Return whether a matrix with so many entries is to be laid out for the compiled loops.
+
+    Parameters
+    ----------
+    entries : int
+        Stored entries.
+
+    Returns
+    -------
+    bool
+        False for a small matrix, without Numba, and where `NEWTON_KRYLOV_KERNELS` is `off`.
+    """
+    if entries < _LEAST or os.environ.get(VARIABLE) == "off":
+        return False
+    return importlib.util.find_spec("numba") is not None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A mean loss of the outputs z = X w.
+
+    Attributes
+    ----------
+    value : float
+        The loss.
+    outputs : ndarray, shape (n,)
+        z.
+    gradient : ndarray, shape (d,)
+        By w.
+    weights : ndarray, shape (n,)
+        Second derivatives by z.
+    """
+
+    value: float
+    outputs: Array
+    gradient: Array
+    weights: Array
+
+
+class Rows:
+    """The rows of a sparse matrix, with its products by compiled loops.
+
+    Beside the matrix's own arrays it holds the column numbers once more, in 8 or 16 bits where the
+    width allows; no transpose, which is why everything is done row by row. Values that are all 1
+    are not read.
+
+    Parameters
+    ----------
+    X : csr_matrix or csr_array, shape (n, d)
+        In float32 or float64, of any order within the rows; not copied.
+    ones : bool, optional
+        Whether all values are 1, where that is known.
+    """
+
+    def __init__(
+        self, X: scipy.sparse.csr_matrix | scipy.sparse.csr_array, ones: bool | None = None
+    ) -> None:
+        self.shape: tuple[int, int] = X.shape
+        self.dtype = X.dtype
+        self.ones = bool((X.data == 1).all()) if ones is None else ones
+        self._ptr = X.indptr.view(f"u{X.indptr.itemsize}")
+        self._col = _small(X.indices, self.shape[1])
+        self._val = None if self.ones else X.data
+
+    def cast(self, values: Array) -> "Rows":
+        """Return the same matrix with its values in another precision; all else is shared."""
+        other = copy.copy(self)
+        other.dtype = values.dtype
+        other._val = None if self.ones else values
+        return other
+
+    def compile(self, columns: int = 1, weighted: bool = False) -> None:
+        """Compile the loops for this kind of matrix, or load them, so that no product has to.
+
+        Parameters
+        ----------
+        columns : int
+            Of the matrices that it is multiplied by; 1 for vectors.
+        weighted : bool
+            Whether the samples have weights.
+        """
+        empty = copy.copy(self)
+        empty.shape = 0, self.shape[1]
+        shape = () if columns == 1 else (columns,)
+        h, u, v = self._sums(0), self._sums(0, *shape), self._sums(self.shape[1], *shape)
+        empty.adjoint(empty.times(v))
+        empty.column_square_sums(u)
+        empty.gram(h)
+        if columns == 1:
+            empty.normal(h, v)
+            empty.evaluate("logistic", v, u, h if weighted else None)
+
+    @property
+    def _matrix(self) -> tuple[Any, ...]:
+        return 0, self.shape[0], self._ptr, self._col, self._val
+
+    def _sums(self, *shape: int) -> Array:
+        return np.zeros(shape, dtype=self.dtype)
+
+    def times(self, v: Array) -> Array:
+        """Return X v, v of shape (d,) or (d, k)."""
+        if _few(v):
+            return _by_column(self.times, v)
+        out = np.empty((self.shape[0], *v.shape[1:]), dtype=self.dtype)
+        loop = _loops().times if v.ndim == 1 else _loops().times_many
+        loop(*self._matrix, _like(self, v), out)
+        return out
+
+    def adjoint(self, u: Array) -> Array:
+        """Return X'u, u of shape (n,) or (n, k)."""
+        if _few(u):
+            return _by_column(self.adjoint, u)
+        out = self._sums(self.shape[1], *u.shape[1:])
+        loop = _loops().adjoint if u.ndim == 1 else _loops().adjoint_many
+        loop(*self._matrix, _like(self, u), out)
+        return out
+
+    def normal(self, weights: Array, v: Array) -> Array:
+        """Return X' diag(weights) X v in one reading, v of shape (d,) or (d, k)."""
+        if _few(v):
+            return _by_column(lambda column: self.normal(weights, column), v)
+        out = self._sums(*v.shape)
+        loop = _loops().normal if v.ndim == 1 else _loops().normal_many
+        loop(*self._matrix, _like(self, weights), _like(self, v), out)
+        return out
+
+    def gram(self, weights: Array) -> Array:
+        """Return X' diag(weights) X, shape (d, d), exactly symmetric."""
+        half = self._sums(self.shape[1], self.shape[1])
+        _loops().half_gram(*self._matrix, _like(self, weights), half)
+        return half + half.T
+
+    def column_square_sums(self, weights: Array) -> Array:
+        """Return sum_i weights_i X_ij^2 for every column j; weights of shape (n,) or (n, k)."""
+        if self.ones:
+            return self.adjoint(weights)
+        many = _like(self, weights if weights.ndim == 2 else weights[:, None])
+        out = self._sums(self.shape[1], many.shape[1])
+        _loops().squares(*self._matrix, many, out)
+        return out.reshape(self.shape[1], *weights.shape[1:])
+
+    def evaluate(self, loss: Loss, w: Array, y: Array, sample_weight: Array | None) -> Evaluation:
+        """Return a mean loss and its derivatives, in one reading.
+
+        Parameters
+        ----------
+        loss : str
+            Its name; y is -1 or 1 for the first two.
+        w : ndarray, shape (d,)
+            Parameters.
+        y : ndarray, shape (n,)
+            Targets.
+        sample_weight : ndarray or None, shape (n,)
+            Factors of the samples' losses; None where all are 1.
+
+        Returns
+        -------
+        Evaluation
+            With new arrays.
+        """
+        loops, n = _loops(), self.shape[0]
+        z, h = np.empty(n, self.dtype), np.empty(n, self.dtype)
+        losses, gradient = np.empty(-(-n // loops.BLOCK)), self._sums(self.shape[1])
+        weights = None if sample_weight is None else _like(self, sample_weight)
+        number = _NUMBERS[loss]
+        loops.evaluate(
+            *self._matrix, number, _like(self, w), _like(self, y), weights, 1 / max(n, 1),
+            z, h, losses, gradient,
+        )  # fmt: skip
+        return Evaluation(float(losses.sum()), z, gradient, h)
+
+
+_NUMBERS: dict[Loss, int] = {"logistic": 0, "squared_hinge": 1, "least_squares": 2}
+
+
+_FEW = 8
+"""Columns from which on the loops that go through a row of them are the faster ones."""
+
+
+def _few(V: Array) -> bool:
+    return V.ndim == 2 and 0 < V.shape[1] < _FEW
+
+
+def _by_column(product: Callable[[Array], Array], V: Array) -> Array:
+    return np.stack([product(V[:, j]) for j in range(V.shape[1])], axis=1)
+
+
+def _small(columns: Array, width: int) -> Array:
+    """Return column numbers as unsigned ones: of 8 or 16 bits, or the same memory."""
+    for kind in (np.uint8, np.uint16):
+        if width <= np.iinfo(kind).max + 1:
+            return columns.astype(kind)
+    return columns.view(f"u{columns.itemsize}")
+
+
+def _like(rows: Rows, x: Array) -> Array:
+    """Return an operand in the type and the memory order that the loops are compiled for."""
+    return np.ascontiguousarray(x, dtype=rows.dtype)
+
+
+def _loops() -> ModuleType:
+    from newton_krylov.kernels import loops
+
+    return loops

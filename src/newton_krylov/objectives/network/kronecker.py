@@ -1,0 +1,441 @@
+r"""Kronecker factors of a network's Gauss-Newton or Fisher matrix (K-FAC), and their operator.
+
+The block of a layer W, whose samples' gradients are G_i = sum_t g_it a_it', is approximated by
+B \otimes A, as v = vec(V) -> B V A, with
+
+    A = mean of a a'          B = sum over samples of g g'
+
+over all positions t of all samples (`expand`), or of one a and one g a sample (`reduce`: the mean
+of its a_t, the sum of its g_t). The g are gradients of what stands in for the Fisher matrix: of the
+loss at targets drawn from the model, of the columns of a square root of the loss's Hessian by the
+outputs, or of the loss itself. Martens and Grosse, "Optimizing neural networks with
+Kronecker-factored approximate curvature", 2015; Grosse and Martens, "A Kronecker-factored
+approximate Fisher matrix for convolution layers", 2016; Eschenhagen, Immer, Turner, Schneider and
+Hennig, "Kronecker-factored approximate curvature for modern neural network architectures", 2023.
+
+With A = Q diag(a) Q' and B = P diag(b) P' the operator is diagonal in the basis P \otimes Q, so
+that shifted systems have a closed form. EKFAC puts in the place of b a' what the matrix itself has
+on its diagonal in that basis (George, Laurent, Bouthillier, Ballas and Vincent, "Fast approximate
+natural gradient descent in a Kronecker-factored eigenbasis", 2018).
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from newton_krylov.errors import UnsupportedError
+from newton_krylov.objectives.network.layer_calls import Call, Layer, Watcher
+from newton_krylov.objectives.network.passes import Passes
+from newton_krylov.operators import LinearOperator
+
+Fisher = Literal["mc", "ggn", "empirical"]
+Sharing = Literal["expand", "reduce"]
+Unknown = Literal["diagonal", "refuse"]
+
+_NUMBERS = 2**23
+"""How many numbers of unfolded inputs, or of single samples' gradients, are formed at once."""
+
+
+@dataclass(frozen=True)
+class Kronecker:
+    """What the factors are of.
+
+    Attributes
+    ----------
+    fisher : {"mc", "ggn", "empirical"}
+        Gradients at targets drawn from the model; all columns of a square root of the loss's
+        Hessian by the outputs, a backward pass for each; or gradients at the data's own targets.
+    draws : int
+        Targets drawn for each sample, with "mc".
+    sharing : {"expand", "reduce"}
+        Whether the positions at which a weight is used count as samples, or make one of them.
+    unknown : {"diagonal", "refuse"}
+        What becomes of parameters of which there are no factors: an estimate of their diagonal, or
+        an error.
+    """
+
+    fisher: Fisher = "mc"
+    draws: int = 1
+    sharing: Sharing = "expand"
+    unknown: Unknown = "diagonal"
+
+
+class Covariance:
+    """The mean of x x' over rows x: as a matrix, or as the rows while they are fewer than columns.
+
+    Parameters
+    ----------
+    width : int
+        Columns.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.width, self.count = width, 0
+        self.rows: list[Tensor] = []
+        self._sum: Tensor | None = None
+
+    def add(self, x: Tensor) -> None:
+        """Add rows, shape (k, width)."""
+        self.count += len(x)
+        if self._sum is not None:
+            self._sum.addmm_(x.T, x)
+        else:
+            self.rows.append(x)
+            if self.count >= self.width:
+                whole = torch.cat(self.rows)
+                self._sum, self.rows = whole.T @ whole, []
+
+    def matrix(self) -> Tensor:
+        """Return the mean as a matrix, shape (width, width)."""
+        if self._sum is None:
+            whole = torch.cat(self.rows)
+            return whole.T @ whole / self.count
+        return self._sum / self.count
+
+    def last(self, count: int) -> Tensor:
+        """Return the last rows, `count` at most, of a factor that is kept as rows.
+
+        Of one that is a matrix, rows of the same covariance.
+        """
+        if self._sum is None:
+            return torch.cat(self.rows)[-count:]
+        values, Q = self.eigen()
+        return (Q[:, -count:] * (values[-count:] * count).sqrt()).T.contiguous()
+
+    def eigen(self, *, whole: bool = False) -> tuple[Tensor, Tensor]:
+        """Return eigenvalues and eigenvectors (columns), of the whole space or of the range."""
+        if self._sum is not None or whole:
+            return eigen(self.matrix())
+        _, s, Vh = torch.linalg.svd(torch.cat(self.rows).double(), full_matrices=False)
+        dtype = self.rows[0].dtype
+        return (s.square() / self.count).to(dtype), Vh.T.contiguous().to(dtype)
+
+
+def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues, none negative, and eigenvectors of a semidefinite matrix."""
+    values, vectors = torch.linalg.eigh(matrix.double())
+    return values.clamp_min(0).to(matrix.dtype), vectors.to(matrix.dtype)
+
+
+@dataclass
+class Factors:
+    """The two factors of each layer, and the diagonals of what has none.
+
+    Attributes
+    ----------
+    inputs : dict of Layer to Covariance
+        A.
+    gradients : dict of Layer to Tensor, shape (rows, rows)
+        B.
+    diagonals : dict of int to Tensor
+        By the index of a free parameter, in its shape: an unbiased estimate of the diagonal, the
+        square of a sum over the samples with random signs (as Sophia's; Liu, Li, Hall, Liang and
+        Ma, "Sophia", 2024).
+    """
+
+    inputs: dict[Layer, Covariance] = field(default_factory=dict)
+    gradients: dict[Layer, Tensor] = field(default_factory=dict)
+    diagonals: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Uses:
+    """One span's calls, and for each backward pass the gradients by what they returned."""
+
+    calls: list[tuple[Layer, Call, int]]
+    n: int
+    backward: list[tuple[list[Tensor], dict[int, Tensor]]]
+
+    def pieces(self, layer: Layer) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Yield a layer's inputs and gradients, (m, positions, ...), for some samples at a time."""
+        own = [(call, place) for known, call, place in self.calls if known == layer]
+        width = sum(call.inputs(0, 1).numel() for call, _ in own)
+        size = max(1, _NUMBERS // max(1, width))
+        for start in range(0, self.n, size):
+            stop = min(self.n, start + size)
+            a = torch.cat([call.inputs(start, stop) for call, _ in own], 1)
+            g = [
+                torch.cat([call.gradients(by[place], start, stop) for call, place in own], 1)
+                for by, _ in self.backward
+            ]
+            yield a, g
+
+
+class FactorPasses:
+    """Passes of a network from which Kronecker factors are made; the same whenever repeated.
+
+    Parameters
+    ----------
+    passes : Passes
+        Of the samples.
+    w : Tensor, shape (dim,)
+        Parameters at which to evaluate.
+    how : Kronecker
+        What the factors are of.
+    seed : int
+        Of the draws.
+    """
+
+    def __init__(self, passes: Passes, w: Tensor, how: Kronecker, seed: int) -> None:
+        if how.fisher == "mc":
+            passes.loss.require_likelihood()
+        else:
+            passes.loss.require_samples()
+        self.passes, self._w, self.how, self._seed = passes, w, how, seed
+
+    def factors(self) -> Factors:
+        """Sum up over the spans."""
+        found = Factors()
+        for uses in self._spans():
+            for layer in dict.fromkeys(layer for layer, _, _ in uses.calls):
+                for a, gradients in uses.pieces(layer):
+                    self._add(found, layer, a, gradients)
+            for _, unknown in uses.backward:
+                for number, g in unknown.items():
+                    square = g.square()
+                    known = found.diagonals.get(number)
+                    found.diagonals[number] = square if known is None else known.add_(square)
+        return found
+
+    def _add(self, found: Factors, layer: Layer, a: Tensor, gradients: Sequence[Tensor]) -> None:
+        if self.how.sharing == "reduce":
+            a, gradients = a.mean(1), [g.sum(1) for g in gradients]
+        x = a.flatten(0, -2)
+        found.inputs.setdefault(layer, Covariance(x.shape[1])).add(x)
+        for g in gradients:
+            rows = g.flatten(0, -2)
+            product = rows.T @ rows
+            known = found.gradients.get(layer)
+            found.gradients[layer] = product if known is None else known.add_(product)
+
+    def corrected(self, bases: dict[Layer, tuple[Tensor, Tensor]]) -> dict[Layer, Tensor]:
+        """Return the matrix's own diagonal in each layer's basis, shape (rows, columns).
+
+        Parameters
+        ----------
+        bases : dict of Layer to tuple of Tensor
+            P, shape (rows, rows), and Q, shape (columns, r).
+        """
+        found = {layer: P.new_zeros(P.shape[1], Q.shape[1]) for layer, (P, Q) in bases.items()}
+        for uses in self._spans():
+            for layer, (P, Q) in bases.items():
+                for a, gradients in uses.pieces(layer):
+                    for g in gradients:
+                        _add_squares(found[layer], g @ P, a @ Q)
+        return found
+
+    def _spans(self) -> Iterator[_Uses]:
+        """Run the network on each span, and backwards as often as there are vectors."""
+        f = self.passes
+        for number in range(len(f.spans)):
+            entropy = np.random.SeedSequence([self._seed, number]).generate_state(1, np.uint64)[0]
+            generator = torch.Generator().manual_seed(int(entropy >> np.uint64(1)))
+            with torch.enable_grad():
+                leaves = f.leaves(self._w)
+                watcher = Watcher(leaves)
+                outputs = f.outputs(leaves, number, watch=watcher)
+            found = watcher.found()
+            known = {n for layer in found for n in layer}
+            unknown = [n for n in range(len(leaves)) if n not in known]
+            self._refuse(unknown)
+            calls = [(layer, call) for layer, own in found.items() for call in own]
+            vectors = self._vectors(outputs, number, generator)
+            edges = [call.edge for _, call in calls]
+            targets: Any = [*edges, *(leaves[n] for n in unknown)]
+            backward = []
+            for vector in vectors:
+                u = _with_random_signs(vector, generator)
+                by = torch.autograd.grad(
+                    outputs, targets, u, retain_graph=True, materialize_grads=True
+                )
+                backward.append(
+                    (list(by[: len(edges)]), dict(zip(unknown, by[len(edges) :], strict=True)))
+                )
+            share = f.share * f.weight(number)
+            f.counts.add(gradient=share * len(backward), passes=share * (1 + len(backward)) / 2)
+            start, stop = f.spans[number]
+            placed = [(layer, call, place) for place, (layer, call) in enumerate(calls)]
+            yield _Uses(placed, stop - start, backward)
+
+    def _refuse(self, unknown: Sequence[int]) -> None:
+        if unknown and self.how.unknown == "refuse":
+            names = [self.passes.layout.names[self.passes.numbers[n]] for n in unknown]
+            raise UnsupportedError(
+                f"K-FAC knows linear layers and convolutions, but not how the network uses "
+                f"{', '.join(names[:4])}{' and others' if len(names) > 4 else ''}: "
+                f"unknown=diagonal takes their diagonal instead."
+            )
+
+    def _vectors(self, outputs: Tensor, number: int, generator: torch.Generator) -> list[Tensor]:
+        """Return vectors u at the outputs, the sum of whose (J'u)(J'u)' is the matrix."""
+        f = self.passes
+        weight = f.weight(number)
+        if self.how.fisher == "ggn":
+            return [(u * math.sqrt(weight)).to(outputs.dtype) for u in _columns(f, outputs, number)]
+        if self.how.fisher == "mc":
+            draws = [f.drawn_gradient(outputs, number, generator) for _ in range(self.how.draws)]
+        else:
+            z = outputs.detach().requires_grad_()
+            with torch.enable_grad():
+                draws = [torch.autograd.grad(f.span_loss(z, number), z)[0]]
+        shares = f.shares(number)
+        even = outputs.new_full((len(outputs),), 1 / len(outputs))
+        share = (even if shares is None else shares).to(torch.float64)
+        scale = torch.where(share > 0, (weight / (share * len(draws))).sqrt(), 0)
+        scale = scale.view(-1, *[1] * (outputs.ndim - 1))
+        return [(g.double() * scale).to(outputs.dtype) for g in draws]
+
+
+def _columns(f: Passes, outputs: Tensor, number: int) -> Iterator[Tensor]:
+    """Yield the columns of a square root of the span's loss's Hessian by each row of outputs."""
+    with torch.enable_grad():
+        z = outputs.detach().double().requires_grad_()
+        (gradient,) = torch.autograd.grad(f.span_loss(z, number), z, create_graph=True)
+    columns = []
+    each = gradient.reshape(len(z), -1)
+    if not each.requires_grad:
+        return
+    for k in range(each.shape[1]):
+        (column,) = torch.autograd.grad(
+            each[:, k].sum(), z, retain_graph=True, materialize_grads=True
+        )
+        columns.append(column.reshape(len(z), -1))
+    L = torch.stack(columns, 2)
+    values, vectors = torch.linalg.eigh((L + L.transpose(1, 2)) / 2)
+    root = vectors * values.clamp_min(0).sqrt()[:, None, :]
+    floor = torch.finfo(outputs.dtype).eps * float(values.abs().max())
+    for k in range(root.shape[2]):
+        if float(values[:, k].max()) > floor:
+            yield root[:, :, k].reshape(z.shape)
+
+
+def _with_random_signs(u: Tensor, generator: torch.Generator) -> Tensor:
+    """Give each row of outputs a sign: products of different rows' gradients then cancel."""
+    signs = torch.randint(0, 2, (len(u),), generator=generator).mul_(2).sub_(1)
+    return u * signs.to(u).view(-1, *[1] * (u.ndim - 1))
+
+
+def _add_squares(total: Tensor, g: Tensor, a: Tensor) -> None:
+    """Add the squares of sum_t g_t a_t' over the samples; g is (m, t, rows), a (m, t, columns)."""
+    if a.shape[1] == 1:
+        total.addmm_(g[:, 0].square().T, a[:, 0].square())
+        return
+    size = max(1, _NUMBERS // total.numel())
+    for start in range(0, len(a), size):
+        part = torch.bmm(g[start : start + size].transpose(1, 2), a[start : start + size])
+        total.add_(part.square_().sum(0))
+
+
+@dataclass(frozen=True)
+class _Block:
+    r"""One layer's matrix P \otimes Q diag(values) (P \otimes Q)', zero beyond Q's span."""
+
+    layer: Layer
+    P: Tensor
+    Q: Tensor
+    values: Tensor
+
+    def apply(self, V: Tensor) -> Tensor:
+        """Multiply by a matrix in the layer's shape."""
+        out: Tensor = self.P @ ((self.P.T @ V @ self.Q) * self.values) @ self.Q.T
+        return out
+
+    def solve(self, V: Tensor, shift: float) -> Tensor:
+        """Solve with the shifted matrix; without a shift, in its range alone."""
+        C = self.P.T @ V @ self.Q
+        if shift == 0.0:
+            floor = torch.finfo(V.dtype).eps * max(self.P.shape[0], self.Q.shape[0])
+            keep = self.values > floor * self.values.max()
+            inside = torch.where(keep, C / torch.where(keep, self.values, 1), 0)
+            return self.P @ inside @ self.Q.T
+        # (V - P C Q') / shift beyond the span, C / (values + shift) in it, put together.
+        inside = C * (self.values / (self.values + shift))
+        out: Tensor = (V - self.P @ inside @ self.Q.T) / shift
+        return out
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal in the layer's shape."""
+        out: Tensor = self.P.square() @ self.values @ self.Q.square().T
+        return out
+
+
+class KroneckerOperator(LinearOperator):
+    """The block-diagonal matrix of Kronecker products plus l2 I, with its inverse.
+
+    Parameters
+    ----------
+    passes : FactorPasses
+        Give the factors.
+    corrected : bool
+        Whether the eigenvalues are corrected (EKFAC).
+
+    Attributes
+    ----------
+    without : list of str
+        Names of the parameters of which the diagonal stands in for a block.
+    """
+
+    def __init__(self, passes: FactorPasses, *, corrected: bool) -> None:
+        f = passes.passes
+        super().__init__(f.dim, f.dtype, f.device)
+        self._f = f
+        factors = passes.factors()
+        # The samples' own gradients, by which EKFAC corrects, leave the range of reduced inputs.
+        whole = corrected and passes.how.sharing == "reduce"
+        eigens = {
+            layer: (eigen(factors.gradients[layer]), factors.inputs[layer].eigen(whole=whole))
+            for layer in factors.inputs
+        }
+        bases = {layer: (P, Q) for layer, ((_, P), (_, Q)) in eigens.items()}
+        if corrected:
+            values = passes.corrected(bases)
+        else:
+            values = {layer: torch.outer(b, a) for layer, ((b, _), (a, _)) in eigens.items()}
+        self._blocks = [_Block(layer, *bases[layer], values[layer]) for layer in bases]
+        self._diagonals = factors.diagonals
+        self.without = [f.layout.names[f.numbers[n]] for n in factors.diagonals]
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply by a vector of shape (dim,)."""
+        return self._mapped(
+            v,
+            lambda block, V: block.apply(V).add_(V, alpha=self._f.l2),
+            lambda d, x: (d + self._f.l2) * x,
+        )
+
+    def solve(self, b: Tensor, shift: float = 0.0) -> Tensor:
+        """Solve (A + shift I) x = b, b of shape (dim,); where A is singular, in its range."""
+        total = self._f.l2 + shift
+        return self._mapped(
+            b,
+            lambda block, V: block.solve(V, total),
+            lambda d, x: torch.where(d + total != 0, x / (d + total), 0),
+        )
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal, shape (dim,)."""
+        return self._mapped(
+            torch.ones(self.shape[0], dtype=self.dtype, device=self.device),
+            lambda block, V: block.diagonal().add_(self._f.l2),
+            lambda d, x: d + self._f.l2,
+        )
+
+    def _mapped(
+        self,
+        v: Tensor,
+        block: Callable[[_Block, Tensor], Tensor],
+        diagonal: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """Apply a function to each layer's matrix [W b], and one to parameters without factors."""
+        out = torch.empty_like(v)
+        parts, outs = self._f.split(v), self._f.split(out)
+        for one in self._blocks:
+            one.layer.separate(block(one, one.layer.joined(parts)), outs)
+        for number, d in self._diagonals.items():
+            outs[number].copy_(diagonal(d, parts[number]))
+        return out

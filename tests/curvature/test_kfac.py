@@ -1,0 +1,231 @@
+"""K-FAC and EKFAC: exact where they must be, curvlinops elsewhere, and their closed forms."""
+
+from itertools import pairwise
+
+import curvlinops
+import pytest
+import torch
+from networks import network
+from problems import assert_close, randn
+from torch import nn
+
+from newton_krylov.curvature.kfac import EKFAC, KFAC
+from newton_krylov.errors import UnsupportedError
+from newton_krylov.linear_solvers.cg import cg
+from newton_krylov.objectives.network.objective import Network
+from newton_krylov.operators import MatrixOperator
+from newton_krylov.preconditioners.kfac import KFACPreconditioner
+
+DRAWS = 3000
+NEAR = 0.1
+"""Five standard deviations of a mean of so many draws, or more."""
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+class Tokens(nn.Module):
+    """Linear layers on sequences; the outputs are a sample's mean over its positions."""
+
+    def __init__(self, turn, *, bias=True):
+        super().__init__()
+        self.first, self.turn = nn.Linear(3, 4, bias=bias), turn
+        self.last = nn.Linear(4, 2, bias=bias)
+
+    def forward(self, x):
+        return self.last(self.turn(self.first(x))).mean(1)
+
+
+def images(*, bias=True):
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3, stride=2, padding=1, bias=bias),
+        nn.Tanh(),
+        nn.Conv2d(3, 2, (2, 1), dilation=(1, 2), bias=bias),
+        nn.Flatten(),
+        nn.Linear(12, 3, bias=bias),
+    )
+
+
+def deep(turn, *widths, bias=True):
+    layers = [nn.Linear(a, b, bias=bias) for a, b in pairwise(widths)]
+    parts = [part for layer in layers for part in (layer, turn)]
+    return nn.Sequential(*parts[:-1])
+
+
+def objective(module, criterion, x, y, **options):
+    return Network(module.double(), criterion, x, y, **options)
+
+
+def blocks_of(f, matrix):
+    """Keep the diagonal blocks that belong to the same layer."""
+    out = torch.zeros_like(matrix)
+    for place in f.blocks.values():
+        out[place, place] = matrix[place, place]
+    return out
+
+
+@pytest.mark.parametrize("kind", [KFAC, EKFAC])
+@pytest.mark.parametrize("bias", [True, False])
+def test_of_a_deep_linear_network_with_squared_loss_it_is_the_gauss_newton_matrix_by_blocks(
+    kind, bias
+):
+    """The Jacobian behind a layer and the loss's Hessian are the same for all samples."""
+    x, y = randn(11, 4, seed=1), randn(11, 3, seed=2)
+    f = objective(deep(nn.Identity(), 4, 5, 3, bias=bias), nn.MSELoss(), x, y, l2=0.1, chunk=4)
+    point = f.at(f.initial())
+    expected = blocks_of(f, point.gauss_newton().dense())
+    A = kind("ggn").at(point, generator())
+    assert_close(A.dense(), expected, 1e-12)
+    assert_close(A.diagonal(), expected.diagonal(), 1e-12)
+    drawn = kind("mc", draws=DRAWS).at(point, generator())
+    assert_close(drawn.dense(), expected, NEAR)
+
+
+def test_of_one_linear_layer_with_gaussian_targets_a_newton_step_ends_at_the_minimum():
+    x, y = randn(30, 5, seed=1), randn(30, 2, seed=2)
+    f = objective(nn.Linear(5, 2), nn.MSELoss(), x, y)
+    point = f.at(f.initial())
+    A = KFAC("ggn").at(point, generator())
+    assert f.at(point.w - A.solve(point.grad)).grad_norm < 1e-12 * point.grad_norm
+
+
+@pytest.mark.parametrize("sharing", ["expand", "reduce"])
+def test_of_shared_weights_it_is_exact_where_the_setting_is_its_own(sharing):
+    """Eschenhagen et al.: each token has a loss (expand), or their mean has one (reduce)."""
+    x = randn(7, 5, 3, seed=1)
+    if sharing == "reduce":
+        module, y = Tokens(nn.Identity()), randn(7, 2, seed=2)
+    else:
+        module, y = deep(nn.Identity(), 3, 4, 2), randn(7, 5, 2, seed=2)
+    f = objective(module, nn.MSELoss(), x, y)
+    point = f.at(f.initial())
+    expected = blocks_of(f, point.gauss_newton().dense())
+    A = KFAC("ggn", sharing=sharing).at(point, generator())
+    assert_close(A.dense(), expected, 1e-12)
+    other = "expand" if sharing == "reduce" else "reduce"
+    assert float((KFAC("ggn", sharing=other).at(point, generator()).dense() - expected).norm()) > (
+        0.1 * float(expected.norm())
+    )
+
+
+CASES = {
+    "perceptron": (lambda: deep(nn.Tanh(), 4, 5, 3), (4,), 3),
+    "images": (images, (2, 5, 6), 3),
+    "no biases": (lambda: images(bias=False), (2, 5, 6), 3),
+    "tokens": (lambda: Tokens(nn.Tanh()), (5, 3), 2),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("sharing", ["expand", "reduce"])
+@pytest.mark.parametrize("fisher", ["ggn", "empirical"])
+@pytest.mark.parametrize("kind", [KFAC, EKFAC])
+def test_it_is_that_of_curvlinops(case, sharing, fisher, kind):
+    if kind is EKFAC and sharing == "reduce" and CASES[case][1] == (2, 5, 6):
+        pytest.skip(
+            "theirs differs for reduced convolutions; the trace below says that ours is right"
+        )
+    torch.manual_seed(0)
+    build, shape, classes = CASES[case]
+    module = build().double()
+    x, y = randn(25, *shape, seed=1), torch.arange(25) % classes  # inputs of full rank
+    f = objective(module, nn.CrossEntropyLoss(), x, y)
+    A = kind(fisher, sharing=sharing).at(f.at(f.initial()), generator())
+    names = {"ggn": curvlinops.FisherType.TYPE2, "empirical": curvlinops.FisherType.EMPIRICAL}
+    approx = curvlinops.KFACType.EXPAND if sharing == "expand" else curvlinops.KFACType.REDUCE
+    peer = {KFAC: curvlinops.KFACLinearOperator, EKFAC: curvlinops.EKFACLinearOperator}[kind]
+    parameters = list(module.parameters())
+    expected = peer(
+        module, nn.CrossEntropyLoss(), parameters, [(x, y)],
+        fisher_type=names[fisher], kfac_approx=approx, separate_weight_and_bias=False,
+    ) @ torch.eye(f.dim, dtype=torch.float64)  # fmt: skip
+    assert_close(A.dense(), expected, 1e-10)
+
+
+@pytest.mark.parametrize("case", ["mlp", "cnn", "looped", "normed"])
+@pytest.mark.parametrize("kind", [KFAC, EKFAC])
+@pytest.mark.parametrize("fisher", ["mc", "empirical"])
+def test_its_closed_form_solves_the_damped_system(case, kind, fisher):
+    f = network(case, l2=0.01)
+    A = kind(fisher).at(f.at(f.initial()), generator())
+    dense, b = A.dense(), randn(f.dim, seed=3)
+    shifted = dense + 0.3 * torch.eye(f.dim, dtype=dense.dtype)
+    assert_close(A.solve(b, 0.3), torch.linalg.solve(shifted, b), 1e-9)
+    assert_close(A.diagonal(), dense.diagonal(), 1e-12)
+
+
+def test_a_wide_layer_s_inputs_stay_rows_and_the_closed_form_reaches_beyond_them():
+    x, y = randn(6, 50, seed=1), torch.arange(6) % 3
+    f = objective(deep(nn.Tanh(), 50, 4, 3), nn.CrossEntropyLoss(), x, y)
+    point = f.at(f.initial())
+    passes = point.kronecker_passes(KFAC("ggn").how, generator())
+    assert [len(one.rows) > 0 for one in passes.factors().inputs.values()] == [True, False]
+    for kind in (KFAC, EKFAC):
+        A = kind("ggn").at(point, generator())
+        dense, b = A.dense(), randn(f.dim, seed=3)
+        shifted = dense + 0.3 * torch.eye(f.dim, dtype=dense.dtype)
+        assert_close(A.solve(b, 0.3), torch.linalg.solve(shifted, b), 1e-9)
+
+
+@pytest.mark.parametrize("sharing", ["expand", "reduce"])
+def test_ekfac_has_the_blocks_own_diagonal_in_its_basis(sharing):
+    """So it is nearer to the blocks than K-FAC is, in the Frobenius norm."""
+    f = objective(images(), nn.CrossEntropyLoss(), randn(9, 2, 5, 6, seed=1), torch.arange(9) % 3)
+    point = f.at(f.initial())
+    blocks = blocks_of(f, point.gauss_newton().dense())
+    A, B = (kind("ggn", sharing=sharing).at(point, generator()) for kind in (KFAC, EKFAC))
+    assert_close(B.dense().trace(), blocks.trace(), 1e-12)
+    assert float((B.dense() - blocks).norm()) < float((A.dense() - blocks).norm())
+
+
+def test_parameters_it_does_not_know_have_their_diagonal_estimated_or_are_refused():
+    f = network("normed")
+    point = f.at(f.initial())
+    curvature = KFAC("ggn")
+    draws = [curvature.at(point, generator(seed)).diagonal() for seed in range(400)]
+    assert curvature.note == "diagonal alone: norm.weight, norm.bias, block.norm.weight and 1 more"
+    own = point.gauss_newton().diagonal()
+    norms = [place for layer, place in f.blocks.items() if layer.endswith("norm")]
+    for place in norms:
+        assert_close(torch.stack(draws).mean(0)[place], own[place], 0.2)
+    with pytest.raises(UnsupportedError, match=r"but not how the network uses norm\.weight"):
+        KFAC(unknown="refuse").at(point, generator())
+
+
+def test_a_weight_that_is_used_in_another_way_too_is_not_taken_for_a_layer_s():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.inner = nn.Parameter(torch.randn(5, 4) / 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            h = torch.nn.functional.embedding(x, self.table)
+            return torch.nn.functional.linear(self.inner(h.mean(1)).tanh(), self.table)
+
+    torch.manual_seed(0)
+    f = objective(Tied(), nn.CrossEntropyLoss(), torch.arange(12).view(4, 3) % 5, torch.arange(4))
+    curvature = KFAC()
+    A = curvature.at(f.at(f.initial()), generator())
+    assert curvature.note == "diagonal alone: table"
+    place = f.blocks["table"]
+    block = A.dense()[place, place]
+    assert_close(block, torch.diag(block.diagonal()), 1e-15)
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+def test_as_a_preconditioner_it_is_the_inverse_where_it_is_exact_and_changes_no_solution(corrected):
+    x, y = randn(60, 6, seed=1) * torch.logspace(-2, 2, 6).double(), randn(60, 3, seed=2)
+    for module, exact in ((nn.Linear(6, 3), True), (deep(nn.Tanh(), 6, 8, 3), False)):
+        f = objective(module, nn.MSELoss(), x, y)
+        point = f.at(f.initial())
+        A = point.gauss_newton().affine(scale=2.0, shift=1e-2)
+        M = KFACPreconditioner(corrected=corrected, fisher="ggn").build(A, generator())
+        plain, found = (cg(A, -point.grad, M=P, rtol=1e-9, maxiter=2000) for P in (None, M))
+        assert plain.converged and found.converged
+        assert_close(found.x, plain.x, 1e-5)
+        assert found.iterations <= 2 or not exact
+
+
+def test_of_another_matrix_there_is_no_such_preconditioner():
+    assert KFACPreconditioner().build(MatrixOperator(torch.eye(3)), generator()) is None

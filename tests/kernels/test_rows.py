@@ -1,0 +1,206 @@
+"""Compiled products of sparse matrices against dense algebra, and the losses against torch's."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import assert_close, make_dataset, matrix, randn, ulps
+
+from newton_krylov.kernels.rows import VARIABLE, Rows, worthwhile
+from newton_krylov.objectives.features import Features
+from newton_krylov.registry import entry
+
+KINDS = ["floats", "integers", "booleans"]
+
+
+@st.composite
+def matrices(draw):
+    """A CSR matrix of any kind: one row, empty rows, entries stored twice, columns of zeros."""
+    n = draw(st.sampled_from([1, 2, 7, 513]))
+    # Each of these is compiled for itself: columns of 8, 16 and 32 bits, with values or without.
+    d, dtype, kind = draw(
+        st.one_of(
+            st.tuples(st.sampled_from([1, 3, 256]), st.just(np.float64), st.just("ones")),
+            st.tuples(st.just(257), st.just(np.float32), st.sampled_from(KINDS)),
+            st.tuples(st.just(70_000), st.just(np.float64), st.sampled_from(KINDS)),
+        )
+    )
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    width = min(d, draw(st.integers(0, 6)))
+    lengths = rng.integers(0, width + 1, n)
+    columns = np.concatenate([rng.choice(min(d, 40), k) for k in lengths] or [[]])
+    values = {
+        "floats": rng.standard_normal(len(columns)),
+        "ones": np.ones(len(columns)),
+        "integers": rng.integers(-3, 4, len(columns)),
+        "booleans": rng.integers(0, 2, len(columns)).astype(bool),
+    }[kind]
+    pointers = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
+    parts = values.astype(dtype), columns.astype(np.int32), pointers
+    return scipy.sparse.csr_matrix(parts, shape=(n, d))
+
+
+@settings(max_examples=40, deadline=None)
+@given(matrices(), st.sampled_from([None, 0, 1, 3, 9]), st.integers(0, 99))
+def test_every_product_is_that_of_dense_algebra(X, columns, seed):
+    rng = np.random.default_rng(seed)
+    n, d = X.shape
+    shape = () if columns is None else (columns,)
+    v, u = rng.standard_normal((d, *shape)), rng.standard_normal((n, *shape))
+    h = rng.standard_normal(n)
+    v, u, h = (x.astype(X.dtype) for x in (v, u, h))
+    rows, D = Rows(X), scipy.sparse.csr_matrix(X, dtype=np.float64)
+    tolerance = {"rtol": 0, "atol": 2e3 * np.finfo(X.dtype).eps}
+    h_columns = h[:, None] if shape else h
+    np.testing.assert_allclose(rows.times(v), D @ v, **tolerance)
+    np.testing.assert_allclose(rows.adjoint(u), D.T @ u, **tolerance)
+    np.testing.assert_allclose(rows.normal(h, v), D.T @ (h_columns * (D @ v)), **tolerance)
+    if d < 1000:
+        G = rows.gram(h)
+        assert (G == G.T).all()
+        np.testing.assert_allclose(G, D.T @ D.multiply(h[:, None]).toarray(), **tolerance)
+    D.sum_duplicates()
+    rows = Rows(D.astype(X.dtype))
+    expected = D.multiply(D).T @ u
+    np.testing.assert_allclose(rows.column_square_sums(u), expected, **tolerance)
+    # The order of the sums is fixed: nothing differs from one time to the next.
+    assert (rows.normal(h, v) == rows.normal(h, v)).all()
+
+
+@pytest.fixture(scope="module")
+def sparse():
+    X = matrix(1100, 7)
+    X[7], X[:, 4], X[X.abs() < 0.7] = 0, 0, 0
+    X[-5:] *= 300  # margins at which exp would overflow
+    return X
+
+
+@pytest.mark.parametrize("loss", ["logistic", "squared_hinge", "least_squares"])
+@pytest.mark.parametrize(
+    ("dtype", "weighted", "ones"),
+    [(torch.float64, False, True), (torch.float64, True, False), (torch.float32, False, False)],
+    ids=str,
+)
+def test_a_loss_in_one_reading_is_the_one_that_torch_evaluates(sparse, loss, dtype, weighted, ones):
+    X = (sparse != 0).double() if ones else sparse
+    task = "regression" if loss == "least_squares" else "binary"
+    data = make_dataset(task, X=X, sparse=True, dtype=dtype)
+    if weighted:
+        weights = randn(len(X), seed=3).abs().to(dtype)
+        data = replace(data, train=replace(data.train, weights=weights / weights.mean()))
+    options = {"l2": 0.3, "intercept": "free"}
+    ours, torchs = (entry("loss", loss).build(options, dataset=data) for _ in range(2))
+    compiled(ours)
+    assert ours.reads_once and not torchs.reads_once
+    w, p = randn(ours.dim, seed=1).to(dtype), randn(ours.dim, seed=2).to(dtype)
+    a, b = ours.at(w), torchs.at(w)
+    rtol = ulps(dtype, 400)
+    assert a.value == pytest.approx(b.value, rel=rtol)
+    assert_close(a.grad, b.grad, rtol)
+    assert_close(a.terms.gradient, b.terms.gradient, rtol)
+    assert_close(a.terms.weights, b.terms.weights, rtol)
+    for name in ("hessian", "gauss_newton", "empirical_fisher"):
+        A, B = getattr(a, name)(), getattr(b, name)()
+        assert_close(A @ p, B @ p, rtol)
+        assert_close(A.diagonal(), B.diagonal(), rtol)
+        assert_close(A.dense(), B.dense(), rtol)
+    rays = a.ray(p), b.ray(p)
+    for alpha in (1.0, 0.5, 1e-3, 2.0):
+        values = [ray.value(alpha) for ray in rays]
+        slopes = [ray.derivative(alpha) for ray in rays]
+        assert values[0] == pytest.approx(values[1], rel=rtol)
+        assert slopes[0] == pytest.approx(slopes[1], rel=10 * rtol, abs=10 * rtol)
+    index = torch.tensor([3, 0, 7, 7, 1099])
+    assert_close(a.subset(index).grad, b.subset(index).grad, rtol)
+    assert_close(ours.subset(index).at(w).grad, torchs.subset(index).at(w).grad, rtol)
+
+
+def compiled(objective):
+    """Let the compiled loops serve an objective that is too small for them to be worth it."""
+    X = objective.features.X
+    parts = (X.values().numpy(), X.col_indices().numpy(), X.crow_indices().numpy())
+    objective.features.compiled = Rows(scipy.sparse.csr_matrix(parts, shape=tuple(X.shape)))
+
+
+def test_one_reading_is_one_pass_and_an_accepted_first_trial_another(sparse):
+    f = entry("loss", "logistic").build({}, dataset=make_dataset("binary", X=sparse, sparse=True))
+    compiled(f)
+    point = f.at(randn(f.dim, seed=1))
+    _ = point.value, point.grad, point.hessian()
+    assert f.counts.passes == 1.0
+    ray = point.ray(randn(f.dim, seed=2))
+    _ = ray.value(1.0), ray.point(1.0).grad
+    assert f.counts.passes == 2.0
+    _ = ray.value(0.5), ray.value(0.25)  # X p, once
+    assert f.counts.passes == 2.5
+    assert (f.counts.function, f.counts.gradient) == (4, 2)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_is_seen(sparse, poison):
+    for loss in ("logistic", "squared_hinge"):
+        f = entry("loss", loss).build({}, dataset=make_dataset("binary", X=sparse, sparse=True))
+        compiled(f)
+        w = randn(f.dim, seed=1)
+        w[0] = poison
+        assert not np.isfinite(f.at(w).value)
+
+
+def test_multinomial_products_are_the_same(sparse):
+    data = make_dataset("multiclass", X=sparse, sparse=True)
+    ours, torchs = (entry("loss", "multinomial").build({}, dataset=data) for _ in range(2))
+    compiled(ours)
+    w = randn(ours.dim, seed=1)
+    a, b = ours.at(w), torchs.at(w)
+    assert a.value == b.value
+    assert_close(a.grad, b.grad, ulps(torch.float64, 100))
+    assert_close(a.hessian() @ w, b.hessian() @ w, ulps(torch.float64, 100))
+    assert_close(a.hessian().dense(), b.hessian().dense(), ulps(torch.float64, 100))
+    assert_close(a.hessian().diagonal(), b.hessian().diagonal(), ulps(torch.float64, 100))
+
+
+def test_a_cast_shares_the_columns_and_stores_no_transpose(sparse, monkeypatch):
+    monkeypatch.setattr("newton_krylov.kernels.rows._LEAST", 1)
+    features = Features(make_dataset("binary", X=sparse, sparse=True).train.X)
+    features.lay_out()
+    single = features.cast(torch.float32)
+    v = randn(7, seed=1)
+    assert single.compiled._col is features.compiled._col
+    assert_close(single.times(v.float()), (sparse @ v).float(), ulps(torch.float32, 50))
+    assert "XT" not in vars(features) and "XT" not in vars(single)
+    assert features.compiled._col.nbytes == features.X.values().numel()
+
+
+def test_small_matrices_and_a_wish_leave_all_to_torch(monkeypatch):
+    assert worthwhile(10**6) and not worthwhile(1000)
+    monkeypatch.setenv(VARIABLE, "off")
+    assert not worthwhile(10**6)
+
+
+SCRIPT = """
+import sys
+import numpy as np, scipy.sparse
+from newton_krylov.runs.parts import register_parts
+from newton_krylov.kernels.rows import Rows
+register_parts()
+assert "numba" not in sys.modules, "numba is imported by a run that does not use it"
+X = scipy.sparse.csr_matrix(np.eye(3))
+print(Rows(X).times(np.arange(3.0)).tolist())
+"""
+
+
+def test_numba_is_imported_by_use_alone_and_needs_no_cache(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    env = os.environ | {"NEWTON_KRYLOV_CACHE": str(blocked), "NUMBA_CACHE_DIR": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "[0.0, 1.0, 2.0]\n", done.stderr
