@@ -318,8 +318,8 @@ def _with_details(problems: Sequence[Problem]) -> list[Problem]:
     found = []
     for problem in problems:
         alike = [other for other in problems if other.title == problem.title]
-        others = [set(other.model) for other in alike]
-        own = set(problem.model) - set.intersection(*others)
+        shared = set(problem.model).intersection(*(other.model for other in alike))
+        own = set(problem.model) - shared
         detail = ", ".join(f"{key} = {value}" for key, value in sorted(own, key=lambda kv: kv[0]))
         if not detail:
             detail = f"data {problem.checksum[:8]}" if problem.checksum else "data not described"
