@@ -15,12 +15,24 @@ from newton_krylov.objectives.function import FunctionObjective
 from newton_krylov.optimizers.base import Optimizer
 from newton_krylov.optimizers.saddle import below_saddle
 
-Method = Literal["newton", "trust_region", "arc", "bfgs", "ssbfgs", "ssbroyden", "lbfgs"]
+Method = Literal[
+    "newton",
+    "trust_region",
+    "arc",
+    "regularized_newton",
+    "nncg",
+    "bfgs",
+    "ssbfgs",
+    "ssbroyden",
+    "lbfgs",
+]
 
 _METHODS: dict[str, tuple[str, dict[str, Any], str]] = {
     "newton": ("newton", {}, "armijo"),
     "trust_region": ("trust_region", {}, "none"),
     "arc": ("arc", {}, "none"),
+    "regularized_newton": ("regularized_newton", {}, "none"),
+    "nncg": ("nncg", {}, "armijo"),
     "bfgs": ("bfgs", {}, "hager_zhang"),
     "ssbfgs": ("ssbfgs", {}, "strong_wolfe"),
     "ssbroyden": ("ssbroyden", {}, "hager_zhang"),
@@ -59,10 +71,12 @@ def minimize(
         Start; float64 unless it is a tensor of float32.
     args : sequence
         Given to `fun` beside x.
-    method : {"newton", "trust_region", "arc", "bfgs", "ssbfgs", "ssbroyden", "lbfgs"}
-        Newton's method with a linear solver and Armijo's line search, in a trust region, or with an
-        adaptive cubic regularization; quasi-Newton methods with a dense matrix, plain or
-        self-scaled; limited-memory BFGS. They are the registered optimizers of those names.
+    method : str
+        The name of a registered optimizer: "newton" (a linear solver and Armijo's line search),
+        "trust_region", "arc" (adaptive cubic regularization), "regularized_newton" (regularized by
+        the gradient), "nncg" (conjugate gradients preconditioned by a Nystrom sketch), the
+        quasi-Newton methods with a dense matrix "bfgs", "ssbfgs" and "ssbroyden" (self-scaled), or
+        "lbfgs".
     gtol : float
         Stop where no component of the gradient is larger than gtol min(1, s), with s the larger of
         the function's and the gradient's size at the start: a function in smaller units is not
