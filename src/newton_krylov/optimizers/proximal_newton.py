@@ -125,7 +125,7 @@ class ProximalNewton(ContinuedOptimizer[ProximalMemory]):
             if not ray.slope < 0:
                 continue
             found = self.line_search(ray)
-            if found.accepted and _better(point, found.point):
+            if found.accepted:
                 length = 0.0 if note else found.alpha
                 memory.last = Inner(eta, point.grad_norm, residual, length)
                 memory.shift = min(memory.shift * (10 if note else 0.1), _MOST_SHIFT)
@@ -229,9 +229,3 @@ class _Model:
         t = 1 / curvature if curvature > 0 else 1.0
         v = self.w - t * self.g
         return torch.sign(v) * (v.abs() - t * self.lasso).clamp(min=0) - self.w
-
-
-def _better(point: Point, new: Point) -> bool:
-    """Whether a step has lowered the loss, or halved the subgradient where the loss is rounding."""
-    slack = point.objective.rounding(point.value)
-    return new.value < point.value - slack or new.grad_norm < 0.5 * point.grad_norm
