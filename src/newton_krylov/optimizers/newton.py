@@ -9,6 +9,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from newton_krylov.capabilities import SAMPLES
+from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.optimizers.base import ContinuedOptimizer, Step, Steps
 from newton_krylov.optimizers.newton_step import NewtonMemory
@@ -86,6 +87,12 @@ class Newton(ContinuedOptimizer[_Memory]):
             steps = on_all_samples(self.step, objective, w0, memory.step, generator)
             yield replace(next(steps), notes=notes)
             return (yield from steps)
+
+        if self.start == "sample":
+            raise UnsupportedError(
+                "optimizer.start=sample is for steps on all samples: leave out "
+                "optimizer.batch_size, or set optimizer.start=none."
+            )
 
         def advance(batch: Objective, w: Tensor, rate: float, generator: torch.Generator) -> Update:
             return self.step.update(batch, w, memory.step, generator, rate)

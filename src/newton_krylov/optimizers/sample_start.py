@@ -8,7 +8,7 @@ from torch import Tensor
 
 from newton_krylov.capabilities import LINEAR_MODEL
 from newton_krylov.errors import UnsupportedError
-from newton_krylov.objectives.base import Objective
+from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.objectives.linear_model import LinearModel
 from newton_krylov.optimizers.base import Step
 from newton_krylov.optimizers.newton_step import NewtonStep
@@ -85,8 +85,10 @@ def on_a_sample(
         torch.arange(first, objective.n_samples, _SHARE, device=objective.device)
     )
     size = part.n_samples
-    point, memory, taken = part.at(w0), step.memory(), 0
-    tolerance = _ACCURACY * part.sample_gradient_size(point) / math.sqrt(size)
+    start = part.at(w0)
+    tolerance = _ACCURACY * part.sample_gradient_size(start) / math.sqrt(size)
+    point: Point = start
+    memory, taken = step.memory(), 0
     while point.grad_norm > tolerance and taken < _MOST_STEPS:
         made = step(point, memory, generator)
         if not isinstance(made, Step):
