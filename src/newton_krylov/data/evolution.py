@@ -1,296 +1,272 @@
-"""Equations in one space dimension and time, with known solutions: u(x, t)."""
+"""Equations in one space dimension and time, u(x, t): what they have in common."""
 
-import math
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from newton_krylov.capabilities import RESIDUALS
-from newton_krylov.data.equation import Block, Equation, EquationProblem, Jet
+from newton_krylov.capabilities import GENERATED, RESIDUALS
+from newton_krylov.data.dataset import Dataset
+from newton_krylov.data.equation import (
+    Equation,
+    EquationProblem,
+    Function,
+    Jet,
+    Place,
+    Posed,
+    Sampling,
+    Trial,
+    sampling_is_sound,
+)
+from newton_krylov.data.options import with_options
 from newton_krylov.data.prepare import checksum
+from newton_krylov.errors import ConfigError
 from newton_krylov.registry import register
 
 Weight = Annotated[float, Field(gt=0)]
-Solution = Callable[[Tensor], Tensor]
+Part = Annotated[float, Field(gt=0, le=1)]
+Condition = Literal["start", "rest", "ends", "periodic", "periodic_slope", "measurements"]
 
-_TEST = (257, 101)  # the grid in x and t
-_VERSION = 1  # part of the checksum: raise it when the same arguments give other points
+_TEST = (257, 101)
+"""The grid in x and t on which the error is measured, and which no residual is taken at."""
+_VERSION = 2  # part of the checksum: raise it when the same arguments give other points
+_CAUSAL = 1e-3
+"""The window grows while the loss is below this part of that of u = 0."""
+
+
+@dataclass(frozen=True)
+class EvolutionOptions:
+    """What all of these equations let a user choose.
+
+    Attributes
+    ----------
+    points : int
+        Points of the equation.
+    layout : {"random", "grid"}
+        Whether they are random, or the middles of about as many equal rectangles.
+    start, boundary : int
+        Points at t = 0, and at each end, evenly.
+    condition_weight : float
+        Weight of the mean squares of the conditions; the equation's weight is 1.
+    resample : int
+        Steps of the method from one draw of the random points to the next; 0 keeps the first.
+    window : float
+        The part of the time in which the equation's points lie at first; it grows by 7 % with a
+        draw at whose points the loss is below a thousandth of that of u = 0. 1 begins with all.
+    hard : bool
+        Whether conditions hold by construction, u = lift + factor times the network, where they
+        can; a periodic one stays in the loss.
+    seed : int
+        Seed of the random points.
+    """
+
+    points: PositiveInt = 4000
+    layout: Literal["random", "grid"] = "random"
+    start: PositiveInt = 257
+    boundary: PositiveInt = 101
+    condition_weight: Weight = 100.0
+    resample: NonNegativeInt = 0
+    window: Part = 1.0
+    hard: bool = False
+    seed: NonNegativeInt = 0
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """An equation on left <= x <= right, 0 <= t <= 1.
+
+    Attributes
+    ----------
+    solution : callable
+        The solution, at the test grid at least.
+    residual : callable
+        Jet to residuals.
+    directions, second : lists
+        As in `Block`: the derivatives that the residual needs.
+    conditions : tuple of str
+        Their names.
+    left, right : float
+        The ends.
+    start : callable or None
+        u at t = 0; the solution where it is None.
+    trial : Trial or None
+        The function that `hard=true` takes; None where there is none.
+    held : tuple of str
+        The conditions that hold then.
+    coefficients : mapping
+        As in `Equation`.
+    measured : int
+        Points of the condition `measurements`.
+    arguments : mapping
+        The numbers that the equation was made of, for the checksum.
+    """
+
+    solution: Function
+    residual: Callable[[Jet], Tensor]
+    directions: list[list[float]]
+    conditions: tuple[Condition, ...]
+    second: list[list[float]] | None = None
+    left: float = 0.0
+    right: float = 1.0
+    start: Function | None = None
+    trial: Trial | None = None
+    held: tuple[Condition, ...] = ()
+    coefficients: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    measured: int = 0
+    arguments: Mapping[str, float] = field(default_factory=dict)
+
+
+def evolution(
+    name: str, **defaults: Any
+) -> Callable[[Callable[..., Evolution]], Callable[..., Dataset]]:
+    """Register a function that describes an equation as `dataset=name`, with the common options.
+
+    Parameters
+    ----------
+    name : str
+        The name by which configurations choose it.
+    **defaults
+        Defaults of common options that differ for this equation.
+
+    Returns
+    -------
+    callable
+        A decorator; what it returns makes the data set.
+    """
+
+    def decorate(describe: Callable[..., Evolution]) -> Callable[..., Dataset]:
+        def make(what: Evolution, options: EvolutionOptions, dtype: torch.dtype) -> Dataset:
+            return _problem(name, what, options, dtype)
+
+        load = with_options(describe, EvolutionOptions, defaults, make)
+        return register("dataset", name, offers=(GENERATED, RESIDUALS))(load)
+
+    return decorate
+
+
+def _problem(
+    name: str, what: Evolution, options: EvolutionOptions, dtype: torch.dtype
+) -> EquationProblem:
+    grid = options.layout == "grid"
+    sampling_is_sound(name, grid=grid, resample=options.resample, window=options.window)
+    if options.hard and what.trial is None:
+        raise ConfigError(f"dataset={name} has no conditions that can hold by construction.")
+    strip = _Strip(what, options)
+    held = what.held if options.hard else ()
+    posed = [strip.equation(), *(strip.condition(c) for c in what.conditions if c not in held)]
+    size = strip.initial(strip.at_start()).square().mean()
+    sampling = Sampling(
+        tuple(posed), options.seed, dtype, grid, options.resample, options.window,
+        _CAUSAL * options.condition_weight * float(size) / 2,
+    )  # fmt: skip
+    x, t = (torch.linspace(a, b, n, dtype=torch.float64) for a, b, n in
+            ((what.left, what.right, _TEST[0]), (0.0, 1.0, _TEST[1])))  # fmt: skip
+    trial = what.trial if options.hard else None
+    return EquationProblem(
+        name=name,
+        equation=Equation.sampled(
+            sampling, torch.cartesian_prod(x, t), what.solution, trial, what.coefficients
+        ),
+        source="computed",
+        checksum=checksum(
+            {"name": name, **asdict(options), "arguments": what.arguments, "version": _VERSION}
+        ),
+    )
 
 
 class _Strip:
-    """Points of 0 <= x <= length, 0 <= t <= 1, and the blocks on its edges."""
+    """The blocks of an equation, without their points."""
 
-    def __init__(
-        self, name: str, solution: Solution, length: float, options: dict[str, Any]
-    ) -> None:
-        self.name, self.solution, self.length, self._options = name, solution, length, options
-        self._dtype: torch.dtype = options.pop("dtype")
-        self._generator = torch.Generator().manual_seed(options["seed"])
-        self.inside = self._random(options["points"])
-        self._weight = options["condition_weight"]
+    def __init__(self, what: Evolution, options: EvolutionOptions) -> None:
+        self.what, self.options = what, options
+        self.initial = what.start or what.solution
+        self._low = torch.tensor([what.left, 0.0], dtype=torch.float64)
+        self._size = torch.tensor([what.right - what.left, 1.0], dtype=torch.float64)
 
-    def _random(self, n: int) -> Tensor:
-        size = torch.tensor([self.length, 1.0], dtype=torch.float64)
-        drawn = torch.rand(n, 2, generator=self._generator, dtype=torch.float64)
-        return (drawn * size).to(self._dtype)
+    def equation(self) -> Posed:
+        """Pose the equation inside."""
+        what = self.what
+        second = None if what.second is None else _matrix(what.second)
+        return Posed("equation", self._inside(self.options.points), what.residual, 1.0,
+                     directions=_matrix(what.directions), second=second)  # fmt: skip
 
-    def tensor(self, rows: list[list[float]]) -> Tensor:
-        """Return directions or weights of second derivatives in the dtype."""
-        return torch.tensor(rows, dtype=self._dtype)
+    def condition(self, name: Condition) -> Posed:
+        """Pose one of the conditions."""
+        weight = self.options.condition_weight
+        along_x, along_t = _matrix([[1.0, 0.0]]), _matrix([[0.0, 1.0]])
+        if name == "start":
+            return Posed(name, self._fixed(self.at_start()[:, None]), _given, weight, self.initial)
+        if name == "rest":
+            return Posed(name, self._fixed(self.at_start()[:, None]), _still, weight,
+                         directions=along_t)  # fmt: skip
+        if name == "ends":
+            ends = torch.cat(self._edges())[:, None]
+            return Posed(name, self._fixed(ends), _given, 2 * weight, self.what.solution)
+        if name == "measurements":
+            inside = self._inside(self.what.measured)
+            known = inside(torch.Generator().manual_seed(self.options.seed), 1.0)
+            return Posed(name, self._fixed(known), _given, weight, self.what.solution)
+        pairs = self._fixed(torch.stack(self._edges(), dim=1))
+        if name == "periodic":
+            return Posed(name, pairs, _equal, weight)
+        return Posed(name, pairs, _equal_slopes, weight, directions=along_x)
 
-    def equation(
-        self, residual: Callable[[Jet], Tensor], directions: Tensor, second: Tensor | None = None
-    ) -> Block:
-        """Return the equation's block; its weight makes a mean square of it."""
-        n = len(self.inside)
-        zeros = self.inside.new_zeros(n)
-        points = self.inside[:, None]
-        return Block("equation", points, residual, zeros, 1 / n, directions, second)
-
-    def start(self) -> Block:
-        """Return the block of u at t = 0."""
-        x = torch.linspace(0, self.length, self._options["start"], dtype=torch.float64)
-        points = torch.stack((x, torch.zeros_like(x)), dim=1).to(self._dtype)
-        return Block(
-            "start", points[:, None], lambda jet: jet.value[:, 0] - jet.target,
-            self.solution(points), self._weight / len(points),
-        )  # fmt: skip
-
-    def rest(self) -> Block:
-        """Return the block of u_t = 0 at t = 0."""
-        at = self.start()
-        zeros = torch.zeros_like(at.target)
-        along = self.tensor([[0.0, 1.0]])
-        return Block(
-            "rest", at.points, lambda jet: jet.first[0, :, 0] - jet.target, zeros, at.weight, along
-        )
+    def at_start(self) -> Tensor:
+        """Return the points at t = 0."""
+        x = torch.linspace(self.what.left, self.what.right, self.options.start, dtype=torch.float64)
+        return torch.stack((x, torch.zeros_like(x)), dim=1)
 
     def _edges(self) -> tuple[Tensor, Tensor]:
-        t = torch.linspace(0, 1, self._options["boundary"], dtype=torch.float64).to(self._dtype)
-        left = torch.stack((torch.zeros_like(t), t), dim=1)
-        return left, torch.stack((torch.full_like(t, self.length), t), dim=1)
+        t = torch.linspace(0, 1, self.options.boundary, dtype=torch.float64)
+        left, right = (torch.full_like(t, end) for end in (self.what.left, self.what.right))
+        return torch.stack((left, t), dim=1), torch.stack((right, t), dim=1)
 
-    def ends(self) -> Block:
-        """Return the block of u at both ends, which is given."""
-        points = torch.cat(self._edges())
-        return Block(
-            "ends", points[:, None], lambda jet: jet.value[:, 0] - jet.target,
-            self.solution(points), 2 * self._weight / len(points),
-        )  # fmt: skip
+    def _inside(self, n: int) -> Place:
+        """Return points in the window; with a grid, fresh ones are random and as many."""
+        middles = _middles(n)
+        count = n if self.options.layout == "random" else len(middles)
 
-    def periodic(self) -> Block:
-        """Return the block of u(0, t) = u(length, t)."""
-        points = torch.stack(self._edges(), dim=1)
-        return Block(
-            "periodic", points, lambda jet: jet.value[:, 0] - jet.value[:, 1] - jet.target,
-            points.new_zeros(len(points)), self._weight / len(points),
-        )  # fmt: skip
+        def place(generator: torch.Generator | None, window: float) -> Tensor:
+            size = self._size * torch.tensor([1.0, window], dtype=torch.float64)
+            if generator is None:
+                return middles * size + self._low
+            drawn = torch.rand(count, 1, 2, generator=generator, dtype=torch.float64)
+            return drawn * size + self._low
 
-    def problem(self, *blocks: Block) -> EquationProblem:
-        """Return the data set of these blocks."""
-        x, t = (torch.linspace(0, end, n) for end, n in zip((self.length, 1), _TEST, strict=True))
-        test = torch.cartesian_prod(x.double(), t.double()).to(self._dtype)
-        return EquationProblem(
-            name=self.name,
-            equation=Equation(blocks, test, self.solution(test)),
-            source="computed",
-            checksum=checksum({"name": self.name, **self._options, "version": _VERSION}),
-        )
+        return place
+
+    @staticmethod
+    def _fixed(points: Tensor) -> Place:
+        return lambda generator, window: points
 
 
-@register("dataset", "heat_1d", offers=(RESIDUALS,))
-def heat_1d(
-    *,
-    points: PositiveInt = 900,
-    start: PositiveInt = 60,
-    boundary: PositiveInt = 30,
-    condition_weight: Weight = 1.0,
-    seed: NonNegativeInt = 0,
-    dtype: torch.dtype = torch.float64,
-) -> EquationProblem:
-    """u_t = u_xx / 4 on the unit interval, u = sin(pi x) at first and 0 at the ends.
-
-    u = exp(-pi^2 t / 4) sin(pi x) solves it.
-
-    Parameters
-    ----------
-    points : int
-        Random points of the equation.
-    start, boundary : int
-        Points at t = 0, and at each end.
-    condition_weight : float
-        Weight of the mean squares of the conditions; the equation's weight is 1.
-    seed : int
-        Seed of the random points.
-    dtype : torch.dtype
-        Precision of all tensors.
-
-    Returns
-    -------
-    EquationProblem
-        With blocks `equation`, `start` and `ends`.
-    """
-
-    def solution(z: Tensor) -> Tensor:
-        return torch.exp(-(math.pi**2) / 4 * z[..., 1]) * torch.sin(math.pi * z[..., 0])
-
-    strip = _Strip("heat_1d", solution, 1.0, _options(locals()))
-    equation = strip.equation(
-        lambda jet: jet.first[1, :, 0] - jet.second[0, :, 0] / 4,
-        strip.tensor([[1.0, 0.0], [0.0, 1.0]]),
-        strip.tensor([[1.0, 0.0]]),
-    )
-    return strip.problem(equation, strip.start(), strip.ends())
+def _middles(n: int) -> Tensor:
+    """Return the middles of about n equal squares of the unit square, shape (m, 1, 2), m <= n."""
+    side = max(1, int(n**0.5))
+    one = (torch.arange(side, dtype=torch.float64) + 0.5) / side
+    other_side = n // side
+    other = (torch.arange(other_side, dtype=torch.float64) + 0.5) / other_side
+    return torch.cartesian_prod(one, other)[:, None]
 
 
-@register("dataset", "convection", offers=(RESIDUALS,))
-def convection(
-    *,
-    points: PositiveInt = 4000,
-    start: PositiveInt = 257,
-    boundary: PositiveInt = 101,
-    speed: float = 40.0,
-    condition_weight: Weight = 100.0,
-    seed: NonNegativeInt = 0,
-    dtype: torch.dtype = torch.float64,
-) -> EquationProblem:
-    """u_t + speed u_x = 0 on 0 <= x <= 2 pi, periodic, u = sin(x) at first.
-
-    u = sin(x - speed t) solves it.
-
-    Parameters
-    ----------
-    points : int
-        Random points of the equation.
-    start, boundary : int
-        Points at t = 0, and pairs of points at both ends.
-    speed : float
-        Also called beta.
-    condition_weight : float
-        Weight of the mean squares of the conditions; the equation's weight is 1.
-    seed : int
-        Seed of the random points.
-    dtype : torch.dtype
-        Precision of all tensors.
-
-    Returns
-    -------
-    EquationProblem
-        With blocks `equation`, `start` and `periodic`.
-    """
-
-    def solution(z: Tensor) -> Tensor:
-        return torch.sin(z[..., 0] - speed * z[..., 1])
-
-    strip = _Strip("convection", solution, 2 * math.pi, _options(locals()))
-    equation = strip.equation(lambda jet: jet.first[0, :, 0], strip.tensor([[speed, 1.0]]))
-    return strip.problem(equation, strip.start(), strip.periodic())
+def _matrix(rows: list[list[float]]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float64)
 
 
-@register("dataset", "reaction", offers=(RESIDUALS,))
-def reaction(
-    *,
-    points: PositiveInt = 4000,
-    start: PositiveInt = 257,
-    boundary: PositiveInt = 101,
-    rate: float = 5.0,
-    condition_weight: Weight = 100.0,
-    seed: NonNegativeInt = 0,
-    dtype: torch.dtype = torch.float64,
-) -> EquationProblem:
-    """u_t = rate u (1 - u) on 0 <= x <= 2 pi, periodic, a Gaussian around pi at first.
-
-    With h the Gaussian of deviation pi / 4, u = h e^(rate t) / (h e^(rate t) + 1 - h) solves it.
-
-    Parameters
-    ----------
-    points : int
-        Random points of the equation.
-    start, boundary : int
-        Points at t = 0, and pairs of points at both ends.
-    rate : float
-        Also called rho.
-    condition_weight : float
-        Weight of the mean squares of the conditions; the equation's weight is 1.
-    seed : int
-        Seed of the random points.
-    dtype : torch.dtype
-        Precision of all tensors.
-
-    Returns
-    -------
-    EquationProblem
-        With blocks `equation`, `start` and `periodic`.
-    """
-
-    def solution(z: Tensor) -> Tensor:
-        h = torch.exp(-((z[..., 0] - math.pi) ** 2) / (2 * (math.pi / 4) ** 2))
-        grown = h * torch.exp(rate * z[..., 1])
-        return grown / (grown + 1 - h)
-
-    strip = _Strip("reaction", solution, 2 * math.pi, _options(locals()))
-
-    def residual(jet: Jet) -> Tensor:
-        u = jet.value[:, 0]
-        return jet.first[0, :, 0] - rate * u * (1 - u)
-
-    equation = strip.equation(residual, strip.tensor([[0.0, 1.0]]))
-    return strip.problem(equation, strip.start(), strip.periodic())
+def _given(jet: Jet) -> Tensor:
+    return jet.value[:, 0] - jet.target
 
 
-@register("dataset", "wave", offers=(RESIDUALS,))
-def wave(
-    *,
-    points: PositiveInt = 4000,
-    start: PositiveInt = 257,
-    boundary: PositiveInt = 101,
-    frequency: PositiveInt = 5,
-    condition_weight: Weight = 1000.0,
-    seed: NonNegativeInt = 0,
-    dtype: torch.dtype = torch.float64,
-) -> EquationProblem:
-    """u_tt = 4 u_xx on the unit interval, 0 at the ends, at rest at first: two standing waves.
-
-    u = sin(pi x) cos(2 pi t) + sin(f pi x) cos(2 f pi t) / 2 solves it, f the frequency.
-
-    Parameters
-    ----------
-    points : int
-        Random points of the equation.
-    start, boundary : int
-        Points at t = 0, and at each end.
-    frequency : int
-        Also called beta.
-    condition_weight : float
-        Weight of the mean squares of the conditions; the equation's weight is 1.
-    seed : int
-        Seed of the random points.
-    dtype : torch.dtype
-        Precision of all tensors.
-
-    Returns
-    -------
-    EquationProblem
-        With blocks `equation`, `start`, `rest` and `ends`.
-    """
-
-    def solution(z: Tensor) -> Tensor:
-        x, t = math.pi * z[..., 0], 2 * math.pi * z[..., 1]
-        f = frequency
-        return torch.sin(x) * torch.cos(t) + torch.sin(f * x) * torch.cos(f * t) / 2
-
-    strip = _Strip("wave", solution, 1.0, _options(locals()))
-    equation = strip.equation(
-        lambda jet: jet.second[0, :, 0],
-        strip.tensor([[1.0, 0.0], [0.0, 1.0]]),
-        strip.tensor([[-4.0, 1.0]]),
-    )
-    return strip.problem(equation, strip.start(), strip.rest(), strip.ends())
+def _still(jet: Jet) -> Tensor:
+    return jet.first[0, :, 0] - jet.target
 
 
-def _options(given: dict[str, Any]) -> dict[str, Any]:
-    """Return a function's own options among its local names."""
-    return {name: value for name, value in given.items() if name != "solution"}
+def _equal(jet: Jet) -> Tensor:
+    return jet.value[:, 0] - jet.value[:, 1] - jet.target
+
+
+def _equal_slopes(jet: Jet) -> Tensor:
+    return jet.first[0, :, 0] - jet.first[0, :, 1] - jet.target

@@ -1,16 +1,14 @@
 """How a source of data becomes a registered data set, and how one is loaded by name."""
 
-import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import fields
-from functools import wraps
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 
-from newton_krylov.capabilities import LABELLED, RESIDUALS, TABLE
+from newton_krylov.capabilities import GENERATED, LABELLED, RESIDUALS, TABLE
 from newton_krylov.data.dataset import Dataset
+from newton_krylov.data.options import with_options
 from newton_krylov.data.prepare import Options, RawData, prepare
 from newton_krylov.files import default_data_dir
 from newton_krylov.registry import entry, import_modules, register
@@ -63,7 +61,11 @@ def load_dataset(
 
 
 def source(
-    name: str, *, needs_with: Mapping[str, tuple[str, ...]] | None = None, **defaults: Any
+    name: str,
+    *,
+    generated: bool = False,
+    needs_with: Mapping[str, tuple[str, ...]] | None = None,
+    **defaults: Any,
 ) -> Callable[[Reader], Callable[..., Dataset]]:
     """Register a function that reads raw data as `dataset=name`, with the common options.
 
@@ -75,6 +77,8 @@ def source(
     ----------
     name : str
         The name by which configurations choose it.
+    generated : bool
+        Whether the data is made by the program, not read.
     needs_with : mapping of str to tuple of str, optional
         What the reader's parameters need of other parts (see `newton_krylov.registry.register`).
     **defaults
@@ -85,55 +89,13 @@ def source(
     callable
         A decorator; what it returns loads the data set.
     """
-    options = {
-        key: (annotation, defaults.get(key, default))
-        for key, annotation, default in _fields_of_options()
-    }
 
     def decorate(read: Reader) -> Callable[..., Dataset]:
-        own = inspect.signature(read).parameters
+        def make(raw: RawData, options: Options, dtype: torch.dtype) -> Dataset:
+            return prepare(name, raw, options, dtype)
 
-        @wraps(read)
-        def load(*, dtype: torch.dtype = torch.float64, **keywords: Any) -> Dataset:
-            chosen = {key: keywords.get(key, default) for key, (_, default) in options.items()}
-            raw = read(**{key: value for key, value in keywords.items() if key in own})
-            return prepare(name, raw, Options(**chosen), dtype)
-
-        hints = get_type_hints(read, include_extras=True)
-        common = {key: value for key, value in options.items() if key not in own}
-        parameters = [
-            *own.values(),
-            *(_keyword(key, hint, default) for key, (hint, default) in common.items()),
-            _keyword("dtype", torch.dtype, torch.float64),
-        ]
-        load.__doc__ = _with_options(inspect.getdoc(read) or "")
-        # What the registry reads: one signature, made of the reader's and of the options.
-        load.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        load.__annotations__ = hints | {key: hint for key, (hint, _) in common.items()}
-        load.__annotations__ |= {"dtype": torch.dtype, "return": Dataset}
-        offers = (TABLE, LABELLED, RESIDUALS)
+        load = with_options(read, Options, defaults, make)
+        offers = (TABLE, LABELLED, RESIDUALS, *((GENERATED,) if generated else ()))
         return register("dataset", name, offers=offers, needs_with=needs_with)(load)
 
     return decorate
-
-
-_HEAD = "Parameters\n----------\n"
-
-
-def _with_options(docstring: str) -> str:
-    """Return a reader's docstring with what the common options mean."""
-    meanings = (inspect.getdoc(Options) or "").partition("Attributes\n----------\n")[2].rstrip()
-    text, _, section = docstring.rstrip().partition(_HEAD)
-    own, gap, rest = section.partition("\n\n")
-    return "\n".join([f"{text.rstrip()}\n\n{_HEAD}{own}".rstrip(), meanings]) + gap + rest
-
-
-def _fields_of_options() -> list[tuple[str, Any, Any]]:
-    hints = get_type_hints(Options, include_extras=True)
-    return [(field.name, hints[field.name], field.default) for field in fields(Options)]
-
-
-def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
-    )

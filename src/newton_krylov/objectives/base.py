@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -507,6 +507,49 @@ class Objective(ABC):
         """
         return None
 
+    def fresh_loss(self, w: Tensor) -> float | None:
+        """Return the loss at points that no step sees, where the objective's points are drawn.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters.
+
+        Returns
+        -------
+        float or None
+            None where the objective has no points to draw.
+        """
+        return None
+
+
+@runtime_checkable
+class Renewed(Protocol):
+    """An objective whose points are drawn again every few steps.
+
+    Attributes
+    ----------
+    renewal : int
+        Steps from one draw to the next; 0 keeps the first.
+    note : str
+        What a user should know of the present draw; often nothing.
+    """
+
+    renewal: int
+
+    @property
+    def note(self) -> str:
+        """See the class."""
+
+    def renewed(self, w: Tensor) -> Objective:
+        """Return the objective at the points of the next draw; w, shape (dim,), is where it is."""
+
+    def state_dict(self) -> dict[str, float]:
+        """Return which draw it is of."""
+
+    def restored(self, state: Mapping[str, float]) -> Objective:
+        """Return the objective at the points of the draw that a state is of."""
+
 
 @runtime_checkable
 class Started(Protocol):
@@ -527,6 +570,10 @@ class Layered(Objective):
     @abstractmethod
     def initial(self) -> Tensor:
         """Return the weights that the model came with, shape (dim,)."""
+
+    @abstractmethod
+    def parameters(self, w: Tensor) -> list[Tensor]:
+        """Return the free parameters, each in its own shape, as views of w, shape (dim,)."""
 
     @abstractmethod
     def restricted(self, layers: Sequence[str], w: Tensor) -> "Layered":

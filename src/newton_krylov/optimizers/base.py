@@ -3,14 +3,14 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from newton_krylov.errors import UnsupportedError
-from newton_krylov.objectives.base import Objective, Point
+from newton_krylov.objectives.base import Objective, Point, Renewed
 
 State = dict[str, Any]
 """What an optimizer must remember beside w: nested dicts and lists of tensors, numbers, texts."""
@@ -175,6 +175,7 @@ class ContinuedOptimizer(Optimizer, Generic[M]):
     """An optimizer whose runs can be continued: it says what it remembers, and this keeps it."""
 
     _memory: M
+    _draws: "_Draws | None" = None
     _resumed: State | None = None
 
     @abstractmethod
@@ -203,22 +204,89 @@ class ContinuedOptimizer(Optimizer, Generic[M]):
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:
         """Iterate from w0, with a new memory or that of a checkpoint."""
         self._memory = self.memory(objective, w0)
-        if self._resumed is not None:
-            self._memory.load_state_dict(_moved(self._resumed, w0.device))
-            self._resumed = None
-        return (yield from self.iterate(objective, w0, self._memory, generator))
+        self._draws = None
+        resumed, self._resumed = self._resumed, None
+        renews = isinstance(objective, Renewed) and objective.renewal > 0
+        if renews:
+            self._draws = _Draws(objective)
+            if resumed is not None:
+                resumed = dict(resumed)
+                self._draws.load_state_dict(resumed.pop(_DRAWS))
+        if resumed is not None:
+            self._memory.load_state_dict(_moved(resumed, w0.device))
+        if self._draws is None:
+            return (yield from self.iterate(objective, w0, self._memory, generator))
+        return (yield from self._renewing(self._draws, w0, generator))
+
+    def _renewing(self, draws: "_Draws", w: Tensor, generator: torch.Generator) -> Steps:
+        """Iterate, and begin again at the points of a new draw every few steps."""
+        steps = self.iterate(draws.objective, w, self._memory, generator)
+        yield draws.noted(next(steps))
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                if not draws.steps:  # it ended at once at new points, too
+                    return str(end.value)
+            else:
+                draws.steps += 1
+                w = step.point.w
+                yield draws.noted(step)
+                if not draws.due:
+                    continue
+            draws.renew(w)
+            steps = self.iterate(draws.objective, w, self._memory, generator)
+            next(steps).evaluated()
 
     def state_dict(self) -> State | None:
         """Return the memory's state; None where it cannot be saved now."""
         try:
             # A copy, since a memory may change its tensors in place.
-            return copy.deepcopy(self._memory.state_dict())
+            state = copy.deepcopy(self._memory.state_dict())
         except NotNowError:
             return None
+        return state if self._draws is None else {**state, _DRAWS: self._draws.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
         """Let the next `steps` resume from a checkpoint."""
         self._resumed = state
+
+
+_DRAWS = "draws"
+
+
+class _Draws(Memory):
+    """An objective whose points are drawn again every few steps, and the steps since."""
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective, self.steps = objective, 0
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for the next draw."""
+        return self.steps >= self._renewed.renewal
+
+    @property
+    def _renewed(self) -> Renewed:
+        assert isinstance(self.objective, Renewed)
+        return self.objective
+
+    def renew(self, w: Tensor) -> None:
+        """Take the points of the next draw."""
+        self.objective, self.steps = self._renewed.renewed(w), 0
+
+    def noted(self, step: Step) -> Step:
+        """Return a step with a note of the draw."""
+        note = self._renewed.note
+        return replace(step, notes=(*step.notes, note)) if note else step
+
+    def state_dict(self) -> State:
+        """Return which draw it is, and the steps since."""
+        return {"draw": self._renewed.state_dict(), "steps": self.steps}
+
+    def load_state_dict(self, state: State) -> None:
+        """Return to a draw."""
+        self.objective, self.steps = self._renewed.restored(state["draw"]), state["steps"]
 
 
 def _moved(state: Any, device: torch.device) -> Any:

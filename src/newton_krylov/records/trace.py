@@ -173,6 +173,12 @@ class Row:
             full=".3e", width=10, log=True,
         ),
     ] = math.nan  # fmt: skip
+    fresh_loss: Annotated[
+        float,
+        Column(
+            "loss at fresh points", brief="fresh loss", form=".2e", full=".3e", width=10, log=True,
+        ),
+    ] = math.nan  # fmt: skip
     test_balanced_accuracy: Annotated[
         float,
         Column(

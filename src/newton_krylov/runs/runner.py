@@ -169,7 +169,8 @@ class _Meter:
                 train_accuracy=self._accuracy(step.point, self.train),
                 test_accuracy=self._accuracy(step.point, self.test),
                 test_loss=self._test_loss(step.point),
-                l2_error=self._l2_error(step.point),
+                l2_error=_known(self.objective.l2_error(step.point.w)),
+                fresh_loss=_known(self.objective.fresh_loss(step.point.w)),
                 test_balanced_accuracy=measures.get("balanced_accuracy", math.nan),
                 test_auc=measures.get("auc", math.nan),
                 test_d2=measures.get("d2", math.nan),
@@ -192,16 +193,14 @@ class _Meter:
     def _accuracy(self, point: Point, split: Split | None) -> float:
         if split is None:
             return math.nan
-        accuracy = self.objective.accuracy(point.w, split)
-        return math.nan if accuracy is None else accuracy
-
-    def _l2_error(self, point: Point) -> float:
-        error = self.objective.l2_error(point.w)
-        return math.nan if error is None else error
+        return _known(self.objective.accuracy(point.w, split))
 
     def _test_loss(self, point: Point) -> float:
-        loss = None if self.test is None else self.objective.data_loss(point.w, self.test)
-        return math.nan if loss is None else loss
+        return _known(None if self.test is None else self.objective.data_loss(point.w, self.test))
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def run(

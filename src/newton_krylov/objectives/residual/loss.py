@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 import torch
@@ -14,12 +16,25 @@ from newton_krylov.data.dataset import CurveFit, Dataset, LabelledData, Split
 from newton_krylov.data.equation import Block, EquationProblem, Jet, derivatives
 from newton_krylov.errors import CombinationError, ConfigError, suggest
 from newton_krylov.norms import euclidean
-from newton_krylov.objectives.residual.objective import GIB, ResidualObjective
+from newton_krylov.objectives.residual.objective import GIB, ResidualObjective, ResidualPoint
 from newton_krylov.objectives.residual.taylor import FactoredJacobian, Perceptron
 from newton_krylov.operators import RectangularOperator
 from newton_krylov.registry import entry, names, register
 
 Memory = Annotated[float, Field(gt=0)]
+
+_AHEAD = 0.1
+"""Where along a step the residuals are evaluated for their second derivative."""
+_GROWTH = 1.07
+"""What a solved window is multiplied by."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which draw of an equation's points, and the part of the time that they lie in."""
+
+    number: int
+    window: float
 
 
 @register("loss", "residual", needs=(RESIDUALS,))
@@ -56,6 +71,7 @@ class ResidualLoss(ResidualObjective):
         self, dataset: Dataset, model: nn.Module, residual: str | None = None, memory: Memory = 2.0
     ) -> None:
         self._solved = dataset.equation if isinstance(dataset, EquationProblem) else None
+        self._draw, self.renewal = Draw(0, 1.0), 0
         self._network: Perceptron | None = None
         self._posing: tuple[Block, ...] = ()
         self._names: list[str] = []
@@ -69,21 +85,46 @@ class ResidualLoss(ResidualObjective):
             function = _own(residual, _points(dataset), self.outputs)
             super().__init__(function, self._initial, memory=bytes_)
             return
-        self._posing = self._solved.blocks if self._solved else (_regression(dataset),)
         self._network = Perceptron.of(self._module)
-        weights = {block.name: block.weight for block in self._posing}
-        super().__init__(self._posed, self._initial, weights, memory=bytes_)
+        self._pose(self._solved.blocks if self._solved else (_regression(dataset),))
+        sampling = None if self._solved is None else self._solved.sampling
+        if sampling is not None:
+            self._draw, self.renewal = Draw(0, sampling.window), sampling.every
+        super().__init__(self._function, self._initial, self._block_weights, memory=bytes_)
+
+    @property
+    def _block_weights(self) -> dict[str, float]:
+        return {block.name: block.weight for block in self._posing}
+
+    def _pose(self, blocks: tuple[Block, ...]) -> None:
+        """Take the residuals of these blocks."""
+        self._posing, self._function = blocks, self._posed
 
     def _take(self, model: nn.Module, points: Tensor) -> None:
         """Keep a copy of the network, where the points are."""
         self._module = copy.deepcopy(model).to(points.device)
         self._names = [name for name, _ in self._module.named_parameters()]
         self._shapes = [p.shape for p in self._module.parameters()]
-        self._initial = torch.cat([p.detach().reshape(-1) for p in self._module.parameters()])
+        guesses = [guess for guess, _ in self._coefficients.values()]
+        parts = [p.detach().reshape(-1) for p in self._module.parameters()]
+        self._initial = torch.cat([*parts, parts[0].new_tensor(guesses)])
+
+    @property
+    def _coefficients(self) -> Mapping[str, tuple[float, float]]:
+        return {} if self._solved is None else self._solved.coefficients
 
     def initial(self) -> Tensor:
         """Return the curve's or the network's first parameters, shape (dim,)."""
         return self._initial.clone()
+
+    @property
+    def _weights(self) -> int:
+        """How many of the parameters are the network's; an equation's coefficients follow."""
+        return len(self._initial) - len(self._coefficients)
+
+    def found(self, w: Tensor) -> dict[str, float]:
+        """Return the equation's coefficients that are to be found, at w, shape (dim,)."""
+        return dict(zip(self._coefficients, w[self._weights :].tolist(), strict=True))
 
     def outputs(self, w: Tensor, x: Tensor) -> Tensor:
         """Run the network.
@@ -100,7 +141,7 @@ class ResidualLoss(ResidualObjective):
         Tensor, shape (n, outputs)
             Differentiable by both.
         """
-        parts = torch.split(w, [shape.numel() for shape in self._shapes])
+        parts = torch.split(w[: self._weights], [shape.numel() for shape in self._shapes])
         named = {
             name: part.view(shape)
             for name, part, shape in zip(self._names, parts, self._shapes, strict=True)
@@ -114,6 +155,105 @@ class ResidualLoss(ResidualObjective):
             return super().linearized(w)
         J = FactoredJacobian(self._network, self._posing, w)
         return J, J.r
+
+    def bend(self, point: ResidualPoint, p: Tensor) -> Tensor:
+        """Return d2/dt2 r(w + t p) at t = 0, shape (n_residuals,).
+
+        Of a perceptron by one more evaluation, as Transtrum and Sethna do: forward mode twice costs
+        twenty times as much, and the correction it is for is itself of second order.
+        """
+        if self._network is None:
+            return super().bend(point, p)
+        with torch.no_grad():
+            beyond = self.residuals(point.w + _AHEAD * p)
+        return ((beyond - point.r) / _AHEAD - point.jacobian.matvec(p)) * (2 / _AHEAD)
+
+    def subset(self, index: Tensor) -> ResidualObjective:
+        """Take some of the residuals; of an equation's blocks, at their points alone.
+
+        Parameters
+        ----------
+        index : Tensor, shape (m,), int64
+            Residual numbers.
+
+        Returns
+        -------
+        ResidualObjective
+            Its residuals have the order of the blocks.
+        """
+        if self._solved is None or self._solved.trial is not None or not self._posing:
+            return super().subset(index)
+        part = copy.copy(self)
+        part.n_samples = part.n_residuals = len(index)
+        part.share, part.renewal = self.share * len(index) / self.n_samples, 0
+        factor, blocks = self.n_samples / len(index), []
+        for block, place in zip(self._posing, self.blocks.values(), strict=True):
+            rows = index[(index >= place.start) & (index < place.stop)] - place.start
+            if len(rows):
+                blocks.append(block.restricted(rows, factor))
+        part._pose(tuple(blocks))
+        part._arrange({block.name: len(block.points) for block in blocks},
+                      {block.name: block.weight for block in blocks})  # fmt: skip
+        return part
+
+    def renewed(self, w: Tensor) -> "ResidualLoss":
+        """Return the loss at the points of the next draw, in a longer window if w solves this one.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters reached.
+
+        Returns
+        -------
+        ResidualLoss
+            Its counts are this one's.
+        """
+        assert self._solved is not None and self._solved.sampling is not None
+        number, window = self._draw.number + 1, self._draw.window
+        other = self._drawn(Draw(number, window))
+        if window < 1 and other.at(w).value < self._solved.sampling.tolerance:
+            other = self._drawn(Draw(number, min(1.0, _GROWTH * window)))
+        return other
+
+    def state_dict(self) -> dict[str, float]:
+        """Return which draw it is of."""
+        return {"number": self._draw.number, "window": self._draw.window}
+
+    def restored(self, state: Mapping[str, float]) -> "ResidualLoss":
+        """Return the loss at the points of the draw that a state is of."""
+        return self._drawn(Draw(int(state["number"]), state["window"]))
+
+    def _drawn(self, draw: Draw) -> "ResidualLoss":
+        assert self._solved is not None
+        other = copy.copy(self)
+        other._draw = draw
+        other._pose(self._solved.drawn(draw.number, draw.window))
+        return other
+
+    @property
+    def note(self) -> str:
+        """The part of the time that the points lie in, while it grows."""
+        window = self._draw.window
+        return "" if window == 1 else f"t up to {window:.3g}"
+
+    def solution(self, w: Tensor, x: Tensor) -> Tensor:
+        """Return the equation's u at points.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters.
+        x : Tensor, shape (n, d)
+            Points.
+
+        Returns
+        -------
+        Tensor, shape (n,)
+            The network's output, or what a trial function makes of it.
+        """
+        assert self._solved is not None
+        return self._solved.value(x, self.outputs(w, x)[:, 0])
 
     def l2_error(self, w: Tensor) -> float | None:
         """Return |u - solution| / |solution| on the equation's test points.
@@ -131,8 +271,34 @@ class ResidualLoss(ResidualObjective):
         if self._solved is None:
             return None
         with torch.no_grad():
-            error = self.outputs(w, self._solved.test)[:, 0] - self._solved.solution
+            error = self.solution(w, self._solved.test) - self._solved.solution
         return euclidean(error) / euclidean(self._solved.solution)
+
+    def fresh_loss(self, w: Tensor) -> float | None:
+        """Return the loss at points that no draw has, over all of the time.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters.
+
+        Returns
+        -------
+        float or None
+            None where points are not drawn.
+        """
+        if self._fresh is None:
+            return None
+        return self._fresh.at(w).value
+
+    @cached_property
+    def _fresh(self) -> "ResidualLoss | None":
+        blocks = None if self._solved is None or not self._posing else self._solved.fresh
+        if blocks is None:
+            return None
+        other = copy.copy(self)
+        other._pose(blocks)
+        return other
 
     def data_loss(self, w: Tensor, split: Split) -> float | None:
         """Return half the mean squared error of the network on a regression's split."""
@@ -147,7 +313,8 @@ class ResidualLoss(ResidualObjective):
             if self._network is not None:
                 jet = self._network.push(w, block).jet
             else:
-                jet = derivatives(lambda x: self.outputs(w, x)[:, 0], block)
+                coefficients = w[self._weights :]
+                jet = derivatives(lambda x: self.outputs(w, x)[:, 0], block, coefficients)
             found[block.name] = block.residual(jet)
         return found
 

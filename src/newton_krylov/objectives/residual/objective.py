@@ -99,18 +99,10 @@ class ResidualPoint(Point):
         Returns
         -------
         Tensor, shape (n_residuals,)
-            d2/dt2 r(w + t p) at t = 0: forward mode twice.
+            d2/dt2 r(w + t p) at t = 0.
         """
-        f = self.objective
-        f.counts.add(hvp=f.share, passes=f.share)
-
-        def slope(w: Tensor) -> Tensor:
-            along: Tensor = jvp(f.residuals, (w,), (p,))[1]
-            return along
-
-        with torch.no_grad():
-            found: Tensor = jvp(slope, (self.w,), (p,))[1]
-        return found.detach()
+        self.objective.counts.add(hvp=self.objective.share, passes=self.objective.share)
+        return self.objective.bend(self, p)
 
     def hessian(self) -> LinearOperator:
         """Return the exact Hessian, (dim, dim), by its products."""
@@ -172,8 +164,12 @@ class ResidualObjective(Objective):
         self._rows: Tensor | None = None
         with torch.no_grad():
             found = named(function(start))
-        self.blocks, self._roots = _layout(found, weights or {})
+        self._arrange({name: block.numel() for name, block in found.items()}, weights or {})
         self.n_residuals = self.n_samples = sum(block.numel() for block in found.values())
+
+    def _arrange(self, sizes: Mapping[str, int], weights: Mapping[str, float]) -> None:
+        """Keep each block's place, and the root of its weight."""
+        self.blocks, self._roots = _layout(sizes, weights)
 
     def residuals(self, w: Tensor) -> Tensor:
         """Evaluate all residuals, each times the root of its block's weight.
@@ -198,6 +194,17 @@ class ResidualObjective(Objective):
         """Return the Jacobian at w, shape (dim,), and the residuals."""
         J = Jacobian(self.residuals, w, self.memory)
         return J, J.r
+
+    def bend(self, point: ResidualPoint, p: Tensor) -> Tensor:
+        """Return d2/dt2 r(w + t p) at t = 0, shape (n_residuals,): forward mode twice."""
+
+        def slope(w: Tensor) -> Tensor:
+            along: Tensor = jvp(self.residuals, (w,), (p,))[1]
+            return along
+
+        with torch.no_grad():
+            found: Tensor = jvp(slope, (point.w,), (p,))[1]
+        return found.detach()
 
     def at(self, w: Tensor) -> ResidualPoint:
         """Evaluate at w, shape (dim,)."""
@@ -244,13 +251,13 @@ def named(found: Tensor | Blocks) -> Blocks:
 
 
 def _layout(
-    found: Blocks, weights: Mapping[str, float]
+    sizes: Mapping[str, int], weights: Mapping[str, float]
 ) -> tuple[dict[str, slice], dict[str, float]]:
     """Return each block's place, and the root of its weight."""
     places, start = {}, 0
-    for name, block in found.items():
-        places[name] = slice(start, start + block.numel())
-        start += block.numel()
+    for name, size in sizes.items():
+        places[name] = slice(start, start + size)
+        start += size
     for name, weight in weights.items():
         if name not in places:
             raise ConfigError(f"'{name}' is no block of the residuals{suggest(name, places)}")

@@ -1,12 +1,13 @@
 """Multilayer perceptrons: derivatives pushed forward, and Jacobians as products of factors."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import jvp
 
 from newton_krylov.data.equation import Block, Jet
 from newton_krylov.operators import RectangularOperator
@@ -78,6 +79,12 @@ class Perceptron:
             tuple(_ACTIVATIONS[type(part)] for part in between),
         )
 
+    @property
+    def size(self) -> int:
+        """How many of the parameters are the network's; an equation's coefficients follow."""
+        pairs = zip(self.shapes, self.biases, strict=True)
+        return sum(out * into + (out if biased else 0) for (out, into), biased in pairs)
+
     def layers(self, w: Tensor) -> list[tuple[Tensor, Tensor | None]]:
         """Cut a flat vector into weights and biases, in the order of the module's parameters."""
         found, start = [], 0
@@ -138,7 +145,9 @@ class Perceptron:
                 A = torch.cat(parts) if k else s[None]
         u = outputs[-1][..., 0].view(1 + k + q, n, g)
         return Pushed(
-            Jet(block.points, u[0], u[1 : 1 + k], u[1 + k :], block.target), inputs, outputs
+            Jet(block.points, u[0], u[1 : 1 + k], u[1 + k :], block.target, w[self.size :]),
+            inputs,
+            outputs,
         )
 
 
@@ -188,28 +197,36 @@ class FactoredJacobian(RectangularOperator):
     def __init__(self, network: Perceptron, blocks: Sequence[Block], w: Tensor) -> None:
         self._network = network
         w = w.detach().requires_grad_()
-        residuals, self._factors = [], []
+        residuals, slopes, self._factors = [], [], []
         with torch.enable_grad():
             for block in blocks:
                 pushed = network.push(w, block)
                 r = block.weight**0.5 * block.residual(pushed.jet)
-                G = torch.autograd.grad(r.sum(), pushed.outputs)
+                G = torch.autograd.grad(r.sum(), pushed.outputs, retain_graph=False)
                 residuals.append(r.detach())
+                slopes.append(_by_coefficients(block, pushed.jet))
                 self._factors.append(_factors(block, pushed.inputs, G))
         self.r = torch.cat(residuals)
+        self._slopes = torch.cat(slopes)  # the columns of the coefficients
         super().__init__((len(self.r), len(w)), w.dtype, w.device)
 
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply by a vector of shape (n,)."""
         layers = self._network.layers(v)
-        return torch.cat([_product(factors, layers) for factors in self._factors])
+        product = torch.cat([_product(factors, layers) for factors in self._factors])
+        return (
+            product
+            if not self._slopes.numel()
+            else product + self._slopes @ v[self._network.size :]
+        )
 
     def rmatvec(self, u: Tensor) -> Tensor:
         """Multiply the transpose by a vector of shape (m,)."""
         parts = torch.split(u, [factors.A[0].shape[1] for factors in self._factors])
-        return torch.stack(
+        product: Tensor = torch.stack(
             [self._transposed(f, part) for f, part in zip(self._factors, parts, strict=True)]
         ).sum(0)
+        return torch.cat((product, self._slopes.T @ u)) if self._slopes.numel() else product
 
     def _transposed(self, factors: _Factors, u: Tensor) -> Tensor:
         parts = []
@@ -224,6 +241,7 @@ class FactoredJacobian(RectangularOperator):
         """Form J, shape (m, n)."""
         m, n = self.shape
         J = torch.empty(m, n, dtype=self.dtype, device=self.device)
+        J[:, self._network.size :] = self._slopes
         row = 0
         for factors in self._factors:
             count, column = factors.A[0].shape[1], 0
@@ -238,6 +256,21 @@ class FactoredJacobian(RectangularOperator):
                     column += G.shape[2]
             row += count
         return J
+
+
+def _by_coefficients(block: Block, jet: Jet) -> Tensor:
+    """Return the residuals' derivatives by the equation's coefficients, shape (n, c)."""
+    fixed = Jet(*(getattr(jet, name).detach() for name in vars(jet)))
+    c = fixed.coefficients
+    if not len(c):
+        return jet.x.new_zeros(len(jet.x), 0)
+
+    def residual(c: Tensor) -> Tensor:
+        return block.residual(replace(fixed, coefficients=c))
+
+    columns = [jvp(residual, (c,), (e,))[1] for e in torch.eye(len(c)).to(c)]
+    slopes: Tensor = block.weight**0.5 * torch.stack(columns, dim=1)
+    return slopes.detach()
 
 
 def _factors(block: Block, inputs: Sequence[Tensor], G: Sequence[Tensor]) -> _Factors:
