@@ -32,6 +32,28 @@ operator with the same nonzero eigenvalues, `kronecker`: an approximation by Kro
 _OPTIONAL: tuple[Capability, ...] = ("diagonal", "solve", "sampled", "compression", "kronecker")
 
 
+@dataclass(frozen=True)
+class Forming:
+    """What it takes to form the matrix of an operator that is a sum over samples.
+
+    Attributes
+    ----------
+    samples : int
+        How many there are.
+    entries : int
+        Numbers that a product reads.
+    cost : float
+        Time of `dense`, in products.
+    part : callable
+        (every, first) to the estimate from the samples first, first + every, ..., shape (n, n).
+    """
+
+    samples: int
+    entries: int
+    cost: float
+    part: Callable[[int, int], Tensor]
+
+
 class LinearOperator:
     """A square linear map given by its products.
 
@@ -157,6 +179,16 @@ class LinearOperator:
             If this operator has no closed form.
         """
         raise UnsupportedError(f"{type(self).__name__} has no closed-form solve")
+
+    def forming(self) -> Forming | None:
+        """Return what forming the matrix, or that of a part of the samples, takes.
+
+        Returns
+        -------
+        Forming or None
+            None where it takes a product for each column, or is no sum over samples.
+        """
+        return None
 
     def sampled(self, size: int, generator: torch.Generator) -> "LinearOperator | None":
         """Return an estimate of the operator from a random part of the terms it sums.
@@ -583,7 +615,11 @@ class AffineOperator(LinearOperator):
 
     def dense(self) -> Tensor:
         """Form the matrix, shape (n, n)."""
-        matrix = self._operator.dense() * self.scale
+        return self._of(self._operator.dense())
+
+    def _of(self, dense: Tensor) -> Tensor:
+        """Return A's matrix scaled and shifted."""
+        matrix = dense * self.scale
         matrix.diagonal().add_(self._added())
         return matrix
 
@@ -600,6 +636,11 @@ class AffineOperator(LinearOperator):
             return super().solve(b, shift)
         x = self._operator.solve(b, (self.shift + shift) / self.scale)
         return x if self.scale == 1.0 else x / self.scale
+
+    def forming(self) -> Forming | None:
+        """Return what forming A takes; parts are scaled and shifted alike."""
+        own = self._operator.forming()
+        return None if own is None else replace(own, part=lambda *which: self._of(own.part(*which)))
 
     def sampled(self, size: int, generator: torch.Generator) -> LinearOperator | None:
         """Return an estimate from `size` of A's terms, scaled and shifted alike."""

@@ -30,7 +30,7 @@ from newton_krylov.objectives.base import Counts, Objective, Point, Ray
 from newton_krylov.objectives.classification import area_under_curve, balanced_accuracy, unequal
 from newton_krylov.objectives.features import Features, with_ones
 from newton_krylov.objectives.free_intercept import tangent_reach
-from newton_krylov.operators import LinearOperator, add_diagonal
+from newton_krylov.operators import Forming, LinearOperator, add_diagonal
 
 # Outputs carried along rays are updated, not recomputed; each update adds one rounding error.
 # After this many they are computed afresh.
@@ -358,6 +358,14 @@ class LinearModel(Objective):
         """
         self.counts.add(passes=0.5 * self.share)
         return self.features.adjoint(u).reshape(-1)
+
+    def sample_gradient_size(self, point: "LinearModelPoint") -> float:
+        """Return the root mean square of |g_i|, the gradients of the samples' losses at a point."""
+        of_outputs = point.terms.gradient.square()
+        by_sample = of_outputs if of_outputs.dim() == 1 else of_outputs.sum(1)
+        return math.sqrt(
+            self.n_samples * float(torch.dot(by_sample, self.features.row_square_norms))
+        )
 
     def _columns(self, w: Tensor) -> Tensor:
         return w if self.n_outputs == 1 else w.view(-1, self.n_outputs)
@@ -751,6 +759,21 @@ class WeightedGram(LinearOperator):
         f = self._objective
         f.counts.add(hvp=f.share * V.shape[1], passes=f.share * V.shape[1])
         return add_diagonal(self._features.normal(self.weights, V), V, f.ridge)
+
+    def forming(self) -> Forming | None:
+        """Return what forming the matrix takes; of data on disk it is not known."""
+        X = self._features
+        if X.forming_cost is None:
+            return None
+        return Forming(len(X), X.entries, X.forming_cost, self._of_part)
+
+    def _of_part(self, every: int, first: int) -> Tensor:
+        f, n = self._objective, len(self.weights)
+        size = len(range(first, n, every))
+        f.counts.add(hessian=f.share * size / n, passes=f.share * size / n)
+        matrix = self._features.gram(self.weights, every, first).mul_(n / size)
+        matrix.diagonal().add_(f.ridge)
+        return matrix
 
     def sampled(self, size: int, generator: torch.Generator) -> "WeightedGram":
         """Return an estimate from `size` of the samples, drawn without replacement."""
