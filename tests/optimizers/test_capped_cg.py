@@ -1,6 +1,7 @@
 """Capped conjugate gradients, regularized Newton and Newton with a sketch: theorems and rates."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -93,7 +94,7 @@ def test_regularized_newton_follows_negative_curvature_and_converges_quadratical
     assert any("negative curvature" in note for step in steps for note in step.notes)
     assert steps[-1].point.value < 1e-16
     norms = [step.point.grad_norm for step in steps if 1e-13 < step.point.grad_norm < 1e-2]
-    rates = [b / a**1.4 for a, b in zip(norms, norms[1:], strict=False)]
+    rates = [b / a**1.4 for a, b in pairwise(norms)]
     assert rates
     assert max(rates) < 100
 
