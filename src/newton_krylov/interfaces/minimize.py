@@ -2,28 +2,43 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from newton_krylov.errors import suggest
 from newton_krylov.interfaces.arguments import check_function, check_least, start
-from newton_krylov.interfaces.parts import named
+from newton_krylov.interfaces.parts import built_optimizer
 from newton_krylov.objectives.base import Point
 from newton_krylov.objectives.function import FunctionObjective
 from newton_krylov.optimizers.base import Optimizer
+from newton_krylov.optimizers.saddle import below_saddle
 
-Method = Literal["newton", "trust_region", "bfgs", "ssbfgs", "lbfgs"]
+Method = Literal[
+    "newton",
+    "trust_region",
+    "arc",
+    "regularized_newton",
+    "nncg",
+    "bfgs",
+    "ssbfgs",
+    "ssbroyden",
+    "lbfgs",
+]
 
-_METHODS: dict[str, tuple[str, dict[str, Any], str]] = {
-    "newton": ("newton", {}, "armijo"),
-    "trust_region": ("trust_region", {}, "none"),
-    "bfgs": ("bfgs", {}, "strong_wolfe"),
-    "ssbfgs": ("bfgs", {"scaling": "always"}, "strong_wolfe"),
-    "lbfgs": ("lbfgs", {}, "strong_wolfe"),
+_LINE_SEARCHES = {
+    "newton": "armijo",
+    "trust_region": "none",
+    "arc": "none",
+    "regularized_newton": "none",
+    "nncg": "armijo",
+    "bfgs": "hager_zhang",
+    "ssbfgs": "strong_wolfe",
+    "ssbroyden": "hager_zhang",
+    "lbfgs": "strong_wolfe",
 }
-"""Method to optimizer, what is set of it, and line search."""
+"""Method, which is the name of a registered optimizer, to its line search."""
 
 _STEPS_PER_PARAMETER = 200
 
@@ -56,12 +71,17 @@ def minimize(
         Start; float64 unless it is a tensor of float32.
     args : sequence
         Given to `fun` beside x.
-    method : {"newton", "trust_region", "bfgs", "ssbfgs", "lbfgs"}
-        Newton's method with a linear solver and Armijo's line search; Newton's method in a trust
-        region; BFGS with a dense matrix, plain or self-scaled; limited-memory BFGS. They are the
-        registered optimizers of those names (`ssbfgs` is `bfgs` with `scaling="always"`).
+    method : str
+        The name of a registered optimizer: "newton" (a linear solver and Armijo's line search),
+        "trust_region", "arc" (adaptive cubic regularization), "regularized_newton" (regularized by
+        the gradient), "nncg" (conjugate gradients preconditioned by a Nystrom sketch), the
+        quasi-Newton methods with a dense matrix "bfgs", "ssbfgs" and "ssbroyden" (self-scaled), or
+        "lbfgs".
     gtol : float
-        Stop where no component of the gradient is larger.
+        Stop where no component of the gradient is larger than gtol min(1, s), with s the larger of
+        the function's and the gradient's size at the start: a function in smaller units is not
+        taken for a flat one. A saddle point is no place to stop: where a few products with the
+        Hessian show negative curvature, it is left along that.
     maxiter : int, optional
         Limit of iterations; 200 n by default.
     solver : str
@@ -96,62 +116,74 @@ def minimize(
     """
     x = start(x0)
     check_least(0, gtol=gtol, maxiter=maxiter)
-    if method not in _METHODS:
-        raise ValueError(f"method={method!r} is unknown{suggest(str(method), _METHODS)}")
+    if method not in _LINE_SEARCHES:
+        raise ValueError(f"method={method!r} is unknown{suggest(str(method), _LINE_SEARCHES)}")
     objective = FunctionObjective(lambda w: fun(w, *args), x)
     check_function(objective.function, x, scalar=True)
-    optimizer = _optimizer(method, solver, options or {})
+    optimizer = built_optimizer(method, options or {}, _LINE_SEARCHES[method], solver)
     limit = _STEPS_PER_PARAMETER * len(x) if maxiter is None else maxiter
-    steps, number, status = optimizer.steps(objective, x, torch.Generator().manual_seed(0)), -1, 2
-    ended, point = "", cast(Point, objective.at(x))
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            ended = str(end.value)
-            break
-        number += 1
-        finite = math.isfinite(step.point.value) and math.isfinite(step.point.grad_norm)
-        if not finite:
-            if number == 0:
-                raise ValueError("the function is not finite at x0: start where it is")
-            status = 3
-            break
-        point = step.point
-        if callback is not None and number > 0:
-            callback(point.w.clone(), point.value)
-        if float(point.grad.abs().max()) <= gtol:
-            status = 0
-            break
-        if number >= limit:
-            status = 1
-            break
-    return _result(objective, point, number, status, ended)
+    run = _Run(objective, optimizer, gtol, limit, callback)
+    run.descend(x)
+    while run.status == 0 and (lower := below_saddle(run.point)) is not None:
+        run.descend(lower)
+    return run.result()
 
 
-def _optimizer(method: str, solver: str, options: Mapping[str, Any]) -> Optimizer:
-    name, preset, line_search = _METHODS[method]
-    parts = {
-        "solver": named("solver", solver).build({}),
-        "curvature": named("hessian_approx", "hvp").build({}),
-        "line_search": named("line_search", line_search).build({}),
-        "forcing": named("forcing", "superlinear").build({}),
-        "preconditioner": named("preconditioner", "none").build({}),
-        "damping": named("damping", "fixed").build({}),
-        "schedule": named("schedule", "constant").build({}),
-    }
-    optimizer: Optimizer = named("optimizer", name).build({**preset, **options}, **parts)
-    return optimizer
+class _Run:
+    """Where a minimization stands: its point, the number of its iterations, why it stopped."""
 
+    def __init__(
+        self,
+        objective: FunctionObjective,
+        optimizer: Optimizer,
+        gtol: float,
+        limit: int,
+        callback: Callable[[Tensor, float], None] | None,
+    ) -> None:
+        self.objective, self.optimizer = objective, optimizer
+        self.gtol, self.limit, self.callback = gtol, limit, callback
+        self.generator = torch.Generator().manual_seed(0)
+        self.number, self.status, self.ended, self.scale = -1, 2, "", 0.0
+        self.point: Point
 
-def _result(objective: FunctionObjective, point: Any, nit: int, status: int, ended: str) -> Any:
-    from scipy.optimize import OptimizeResult
+    def descend(self, x: Tensor) -> None:
+        """Iterate from x, shape (n,), until one of the reasons to stop."""
+        steps, starting = self.optimizer.steps(self.objective, x, self.generator), True
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                self.status, self.ended = 2, str(end.value)
+                return
+            self.number += 1
+            if not (math.isfinite(step.point.value) and math.isfinite(step.point.grad_norm)):
+                if self.number == 0:
+                    raise ValueError("the function is not finite at x0: start where it is")
+                self.status = 3
+                return
+            self.point = step.point
+            largest = float(self.point.grad.abs().max())
+            if self.number > 0 and self.callback is not None:
+                self.callback(self.point.w.clone(), self.point.value)
+            if starting:
+                self.scale = max(self.scale, abs(self.point.value), largest)
+                starting = False
+            if largest <= self.gtol * min(1.0, self.scale):
+                self.status = 0
+                return
+            if self.number >= self.limit:
+                self.status = 1
+                return
 
-    counts, grad = objective.counts, point.grad
-    result = OptimizeResult()
-    result.update(
-        x=point.w, fun=point.value, jac=grad, nit=max(nit, 0), nfev=int(counts.function),
-        njev=int(counts.gradient), nhev=int(counts.hvp), status=status, success=status == 0,
-        message=_MESSAGES.get(status, f"Stopped: {ended}."),
-    )  # fmt: skip
-    return result
+    def result(self) -> Any:
+        """Return SciPy's result."""
+        from scipy.optimize import OptimizeResult
+
+        counts, point, status = self.objective.counts, self.point, self.status
+        result = OptimizeResult()
+        result.update(
+            x=point.w, fun=point.value, jac=point.grad, nit=self.number, nfev=int(counts.function),
+            njev=int(counts.gradient), nhev=int(counts.hvp), status=status, success=status == 0,
+            message=_MESSAGES.get(status, f"Stopped: {self.ended}."),
+        )  # fmt: skip
+        return result
