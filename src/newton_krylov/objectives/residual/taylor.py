@@ -12,32 +12,44 @@ from torch.func import jvp
 from newton_krylov.data.equation import Block, Jet
 from newton_krylov.operators import RectangularOperator
 
-Activation = Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
-"""z to s(z) and its first, second and third derivatives."""
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation s and its derivatives.
+
+    Attributes
+    ----------
+    forward : callable
+        z to s(z) and its first and second derivatives.
+    third : callable
+        These to the third.
+    """
+
+    forward: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+    third: Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def _tanh(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _tanh(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     t = torch.tanh(z)
     slope = 1 - t * t
-    bend = -2 * t * slope
-    return t, slope, bend, -2 * (slope * slope + t * bend)
+    return t, slope, -2 * t * slope
 
 
-def _sigmoid(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _sigmoid(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     s = torch.sigmoid(z)
     slope = s * (1 - s)
-    bend = slope * (1 - 2 * s)
-    return s, slope, bend, bend * (1 - 2 * s) - 2 * slope * slope
+    return s, slope, slope * (1 - 2 * s)
 
 
-def _softplus(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return F.softplus(z), *_sigmoid(z)[:3]
+def _softplus(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    s, slope, _ = _sigmoid(z)
+    return F.softplus(z), s, slope
 
 
 _ACTIVATIONS: dict[type[nn.Module], Activation] = {
-    nn.Tanh: _tanh,
-    nn.Sigmoid: _sigmoid,
-    nn.Softplus: _softplus,
+    nn.Tanh: Activation(_tanh, lambda t, slope, bend: -2 * (slope * slope + t * bend)),
+    nn.Sigmoid: Activation(_sigmoid, lambda s, slope, bend: bend * (1 - 2 * s) - 2 * slope * slope),
+    nn.Softplus: Activation(_softplus, lambda z, slope, bend: bend * (1 - 2 * slope)),
 }
 
 
@@ -51,7 +63,7 @@ class Perceptron:
         Outputs and inputs of each layer.
     biases : tuple of bool
         Whether a layer has one.
-    activations : tuple of callable
+    activations : tuple of Activation
         Behind each layer but the last.
     """
 
@@ -138,8 +150,8 @@ class Perceptron:
                 Z = torch.cat((Z[:1] + b, Z[1:])) if k else Z + b
             outputs.append(Z)
             if number < len(self.activations):
-                found = self.activations[number](Z[0])
-                slopes.append(found[1:])
+                found = self.activations[number].forward(Z[0])
+                slopes.append(found)
                 A = _activated(Z, found, block.second, k)
         u = outputs[-1][..., 0].view(1 + k + q, n, g)
         jet = Jet(block.points, u[0], u[1 : 1 + k], u[1 + k :], block.target, w[self.size :])
@@ -173,14 +185,15 @@ class Perceptron:
         found, layers = [G], self.layers(w)
         for number in reversed(range(len(self.activations))):
             B = found[0] @ layers[number + 1][0]
-            Z, (slope, bend, twist) = pushed.outputs[number], pushed.slopes[number]
+            Z, (s, slope, bend) = pushed.outputs[number], pushed.slopes[number]
             C = slope * B
             if k:
                 C[0] += bend * (Z[1:] * B[1:]).sum(0)
             if block.second is not None:
                 crossed = Z[1 : 1 + k] * _mixed(block.second.T, B[1 + k :])
                 C[1 : 1 + k] += 2 * bend * crossed
-                C[0] += twist * (crossed * Z[1 : 1 + k]).sum(0)
+                third = self.activations[number].third(s, slope, bend)
+                C[0] += third * (crossed * Z[1 : 1 + k]).sum(0)
             found.insert(0, C)
         return found
 
@@ -205,7 +218,7 @@ def _mixed(S: Tensor, Z: Tensor) -> Tensor:
 class Pushed:
     """A jet, and the channels before and behind each linear layer, shape (c, n g, width).
 
-    `slopes` are the first, second and third derivatives of each activation.
+    `slopes` are the values and the first and second derivatives of each activation.
     """
 
     jet: Jet
