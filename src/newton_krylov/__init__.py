@@ -6,7 +6,13 @@ What a program needs is here by name, and imported when it is first used: `newto
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from newton_krylov.version import __version__ as __version__
+
 if TYPE_CHECKING:
+    from newton_krylov.calls.commands import compare as compare
+    from newton_krylov.calls.commands import run as run
+    from newton_krylov.calls.commands import sweep as sweep
+    from newton_krylov.calls.verdict import verdict as verdict
     from newton_krylov.interfaces.least_squares import least_squares as least_squares
     from newton_krylov.interfaces.minimize import minimize as minimize
     from newton_krylov.interfaces.module import empirical_fisher as empirical_fisher
@@ -36,8 +42,6 @@ if TYPE_CHECKING:
     from newton_krylov.spectral.lanczos import Eigenpairs as Eigenpairs
     from newton_krylov.spectral.lanczos import lanczos as lanczos
 
-__version__ = "0.1.0"
-
 _HOME = {
     "Eigenpairs": "spectral.lanczos",
     "FunctionOperator": "operators",
@@ -51,6 +55,7 @@ _HOME = {
     "Status": "linear_solvers.result",
     "as_operator": "operators",
     "cg": "linear_solvers.cg",
+    "compare": "calls.commands",
     "cr": "linear_solvers.cr",
     "empirical_fisher": "interfaces.module",
     "exact": "linear_solvers.exact",
@@ -67,6 +72,9 @@ _HOME = {
     "minres_qlp": "linear_solvers.minres_qlp",
     "monte_carlo_fisher": "interfaces.module",
     "qr": "linear_solvers.qr",
+    "run": "calls.commands",
+    "sweep": "calls.commands",
+    "verdict": "calls.verdict",
 }
 
 __all__ = list(_HOME)

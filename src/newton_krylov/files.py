@@ -6,7 +6,7 @@ import re
 import secrets
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +15,7 @@ from newton_krylov.errors import DataError
 DATA_VARIABLE = "NEWTON_KRYLOV_DATA"
 CACHE_VARIABLE = "NEWTON_KRYLOV_CACHE"
 _APPLICATION = "newton-krylov"
+_PART = ".part"
 
 
 def expand_home(path: str) -> Path:
@@ -237,7 +238,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         Open for writing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_PART}")
     try:
         with part.open("xb") as stream:
             yield stream
@@ -247,3 +248,18 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def remove_parts(folder: Path, name: str = "*") -> None:
+    """Remove what processes left that were killed in `atomic_write`.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they wrote. The caller knows that nobody writes there now.
+    name : str
+        Name of the file they wrote; all by default.
+    """
+    for part in folder.glob(f".{name}.*{_PART}"):
+        with suppress(OSError):
+            part.unlink()

@@ -56,6 +56,8 @@ HOSTILE = {
     },
     "set-up by the sweep": _hydra(sweeper={"params": {"hydra.job.env_set.LD_PRELOAD": "x"}}),
     "an address by the sweep": _hydra(sweeper={"params": {"tracking.uri": "http://evil"}}),
+    "an address in parts by the sweep": _hydra(sweeper={"params": {"+tracking": "{uri: http://x}"}}),
+    "another tracker by the sweep": _hydra(sweeper={"params": {"tracking": "mlflow"}}),
     "a secret by the sweep": _hydra(sweeper={"params": {"label": "\\${oc.env:SECRET}"}}),
     "an environment": _hydra(job={"env_set": {"LD_PRELOAD": "evil.so"}}),
     "a copied environment": _hydra(job={"env_copy": ["SECRET"]}),
@@ -117,6 +119,25 @@ def test_a_hostile_preset_is_refused_in_a_sentence(name, folder, capsys):
     assert "hunter2" not in err
     assert sorted(folder.parent.rglob("*")) == before
     assert (folder.parent / "home" / ".bashrc").read_text() == "# mine\n"
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("tracking.uri=http://evil", "gd"),
+        ("hydra.job.env_set.LD_PRELOAD=evil.so", "gd"),
+        ("label=${oc.env:SECRET}", "gd"),
+        ("optimizer.step_size=1", "../../elsewhere"),
+    ],
+)
+def test_a_verdict_s_methods_set_what_is_theirs(override, name, folder, capsys):
+    method = {"family": "first order", "settings": [[override]]}
+    node = {"name": "theirs", "trials": 2, "seeds": 1, "methods": {name: method}}
+    given = _write(folder, {"defaults": ["/experiment/verdict"], "verdict": node})
+    assert main(CONF, [*given, "loss=logistic"]) == MISTAKE
+    err = capsys.readouterr().err
+    assert err.startswith("Error: ") and "hunter2" not in err
+    assert not [path for path in folder.rglob("outputs/**/*") if path.is_file()]
 
 
 @pytest.mark.parametrize("shown", [["--cfg", "all"], ["--info", "all"]])

@@ -6,6 +6,7 @@ Nothing heavy is imported before it is needed: `--help` and shell completion ans
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-import newton_krylov
 from newton_krylov.cli.offers import offer, offer_names, parts_without_files, summaries_of
 from newton_krylov.errors import ConfigError, UserError
+from newton_krylov.terminal import say, spoken
 from newton_krylov.tracking.address import keep
+from newton_krylov.version import __version__
 
 DONE, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 """Exit codes: all ran; a run failed; the user's mistake; Ctrl-C; SIGTERM."""
@@ -79,11 +81,13 @@ def main(
 def _command(config_dir: Path, given: list[str], prog: str) -> int:
     options = _Parser(prog).parse_intermixed_args(given)
     if options.version:
-        print(f"newton-krylov {newton_krylov.__version__}")  # noqa: T201
+        print(f"newton-krylov {__version__}")  # noqa: T201
         return DONE
     if options.help:
         print(_help(config_dir, options, prog))  # noqa: T201
         return DONE
+    if not (options.cfg or options.info or options.hydra_help or options.shell_completion):
+        _announce(options.overrides)
     (offer_names if options.shell_completion else offer)(config_dir)
     if options.config_dir is not None and not options.config_dir.is_dir():
         raise ConfigError(f"--config-dir: there is no folder {options.config_dir}.")
@@ -99,8 +103,16 @@ def _command(config_dir: Path, given: list[str], prog: str) -> int:
         raise ConfigError("--package and --resolve are of --cfg, which shows the configuration.")
     overrides = list(options.overrides)
     if options.config_dir is not None:
-        overrides.append(f"hydra.searchpath=[{_quoted(f'file://{options.config_dir.resolve()}')}]")
+        overrides.append(f"hydra.searchpath=[{quoted(f'file://{options.config_dir.resolve()}')}]")
     return _run(config_dir, overrides, multirun=options.multirun)
+
+
+def _announce(overrides: Sequence[str]) -> None:
+    """Show that the command has begun: what it imports takes seconds."""
+    given = {key: value.lower() for key, _, value in (line.partition("=") for line in overrides)}
+    if given.get("quiet") != "true" and os.environ.get("RANK", "0") == "0":
+        text = f"newton-krylov {__version__}: starting"
+        say(text, stderr=given.get("json") == "true")
 
 
 def _help(config_dir: Path, options: argparse.Namespace, prog: str) -> str:
@@ -155,7 +167,7 @@ def _inspect(config_dir: Path, given: list[str]) -> int:
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir), config_name=_CONFIG)(job)()
     except COMPOSITION_ERRORS as error:
-        with _hydra(config_dir) as found:
+        with hydra_at(config_dir) as found:
             raise ConfigError(explain(error, found.config_loader, given)) from error
     except SystemExit as end:  # Hydra has said why
         return MISTAKE if end.code else DONE
@@ -173,38 +185,60 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
     with (
         silence_other_ranks() as hidden,
         interruptible() as interruption,
-        _hydra(config_dir) as hydra,
+        hydra_at(config_dir) as hydra,
     ):
         try:
-            command = _Command.of(hydra, [*overrides, *hidden], multirun=multirun)
-            if not hidden:
-                settle()
-            if command.config.get("verdict") is not None:
-                from newton_krylov.cli.verdict import VerdictCommand
+            command = Command.of(hydra, [*overrides, *hidden], multirun=multirun)
+            with _spoken(command.config) as write:
+                if not hidden:
+                    settle()
+                code, result = _carry_out(hydra, command, interruption)
+                from newton_krylov.records.record import json_text
 
-                # Its mistakes are found here, before the folder holds anything.
-                return _sweep(
-                    command, interruption, VerdictCommand.of(hydra, command, member).judge
-                )
-            if command.sweep:
-                return _sweep(command, interruption, partial(_multirun, hydra, command))
-            return _single(hydra, command)
+                write(json_text(result))
+            return code
         except KeyboardInterrupt:
             print("Interrupted.", file=sys.stderr)  # noqa: T201
             return _CODES[interruption.status]
 
 
+def _carry_out(hydra: Any, command: "Command", interruption: Any) -> tuple[int, dict[str, Any]]:
+    """Run what the command asks for; return its exit code, and its result as one mapping."""
+    if command.config.get("verdict") is not None:
+        from newton_krylov.cli.verdict import VerdictCommand
+
+        # Its mistakes are found here, before the folder holds anything.
+        run_one = partial(hydra.multirun, _CONFIG, member)
+        verdict = VerdictCommand.of(hydra.config_loader, command, run_one)
+        return _sweep(command, interruption, verdict.judge)
+    if command.sweep:
+        return _sweep(command, interruption, partial(_multirun, hydra, command))
+    return _single(hydra, command)
+
+
+@contextmanager
+def _spoken(config: Any) -> Iterator[Callable[[str], None]]:
+    """Let what is shown go where the configuration says; see `terminal.spoken`."""
+    for key in ("quiet", "json"):
+        if not isinstance(config[key], bool):
+            raise ConfigError(f"{key}={config[key]} is not valid: it should be true or false.")
+    with spoken(quiet=config.quiet, json=config.json) as write:
+        yield write
+
+
 @dataclass(frozen=True)
-class _Command:
+class Command:
     """What to run, and in which folder: composing again would give the folder another time."""
 
     overrides: list[str]
     sweep: bool
     folder: Path
     config: Any
+    members: int | None = None
 
     @classmethod
-    def of(cls, hydra: Any, overrides: list[str], *, multirun: bool) -> "_Command":
+    def of(cls, hydra: Any, overrides: list[str], *, multirun: bool) -> "Command":
+        """Compose the command, check it, and make its folder."""
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
@@ -215,8 +249,7 @@ class _Command:
         config = loader.load_configuration(_CONFIG, overrides, RunMode.MULTIRUN)
         sweep = multirun or config.hydra.mode == RunMode.MULTIRUN
         check_launch(config.device.name, sweep=sweep, resume=bool(config.get("resume")))
-        if sweep:
-            check_sweep(config, loader)
+        members = check_sweep(config, loader) if sweep else None
         HydraConfig.instance().set_config(config)
         kind = "sweep" if sweep else "run"
         key = f"hydra.{kind}.dir"
@@ -229,8 +262,8 @@ class _Command:
             folder = latest(folder.parents[1], list(config.hydra.overrides.task), sweep=sweep)
         _make(folder)
         mode = RunMode.MULTIRUN if sweep else RunMode.RUN
-        pinned = [*overrides, f"hydra.mode={mode.name}", f"{key}={_quoted(str(folder))}"]
-        return cls(pinned, sweep, folder, config)
+        pinned = [*overrides, f"hydra.mode={mode.name}", f"{key}={quoted(str(folder))}"]
+        return cls(pinned, sweep, folder, config, members)
 
 
 def _make(folder: Path) -> None:
@@ -240,7 +273,7 @@ def _make(folder: Path) -> None:
         raise UserError(f"{folder} cannot be written: {error.strerror}.") from error
 
 
-def _single(hydra: Any, command: _Command) -> int:
+def _single(hydra: Any, command: Command) -> tuple[int, dict[str, Any]]:
     found: list[Any] = []
 
     def task(config: Any) -> None:
@@ -253,21 +286,33 @@ def _single(hydra: Any, command: _Command) -> int:
     (result,) = found
     if isinstance(result, Exception):
         raise result
-    return _CODES[result.summary["status"]]
+    status = result.summary["status"]
+    if command.config.quiet and status != "finished":
+        print(f"Error: {status}: {result.summary.get('reason')}", file=sys.stderr)  # noqa: T201
+    return _CODES[status], {"folder": str(command.folder), **result.summary}
 
 
-def _multirun(hydra: Any, command: _Command) -> None:
+def _multirun(hydra: Any, command: Command) -> None:
     from newton_krylov.cli.search import search_continued
 
     with search_continued(command.config, command.folder):
         hydra.multirun(_CONFIG, member, command.overrides)
 
 
-def _sweep(command: _Command, interruption: Any, carry_out: Callable[[], None]) -> int:
+def _sweep(
+    command: Command, interruption: Any, carry_out: Callable[[], None]
+) -> tuple[int, dict[str, Any]]:
     from newton_krylov.runs.sweep import Sweep
 
     overrides = list(command.config.hydra.overrides.task)
-    sweep = Sweep.begin(command.folder, _composed(command.config), overrides, REPOSITORY)
+    verdict = command.config.get("verdict") is not None
+    sweep = Sweep.begin(
+        command.folder,
+        composed(command.config),
+        overrides,
+        REPOSITORY,
+        None if verdict else command.members,
+    )
     status, reason = "finished", None
     try:
         carry_out()
@@ -284,9 +329,10 @@ def _sweep(command: _Command, interruption: Any, carry_out: Callable[[], None]) 
     if reason is not None:
         print(f"Error: {reason}", file=sys.stderr)  # noqa: T201
     if status != "finished":
-        return _CODES[status]
+        return _CODES[status], sweep.result
     ran = any(one.status == "finished" for one in members)
-    return DONE if ran and sweep.record.summary["status"] == "finished" else FAILED
+    finished = ran and sweep.record.summary["status"] == "finished"
+    return DONE if finished else FAILED, sweep.result
 
 
 def _launcher_failure(error: Exception) -> str:
@@ -300,14 +346,15 @@ def job(config: Any) -> Any:
     """Run what Hydra composed."""
     from newton_krylov.runs.experiment import run_experiment
 
-    return run_experiment(_composed(config), _job())
+    return run_experiment(composed(config), _job())
 
 
 def member(config: Any) -> float:
     """Run a sweep's member; Hydra's launchers call it, perhaps in another process."""
     from newton_krylov.runs.sweep import run_member
 
-    return run_member(_composed(config), _job())
+    with _spoken(config):
+        return run_member(composed(config), _job())
 
 
 def _job() -> Any:
@@ -323,12 +370,12 @@ def _job() -> Any:
     folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
     if hydra.mode != RunMode.MULTIRUN:
         return Job(folder, overrides, REPOSITORY)
-    from newton_krylov.runs.sweep import parent_of
+    from newton_krylov.runs.sweep import job_in
 
-    return Job(folder, overrides, REPOSITORY, parent_of(Path(hydra.sweep.dir)), in_sweep=True)
+    return job_in(Path(hydra.sweep.dir), folder, overrides, REPOSITORY)
 
 
-def _composed(config: Any) -> dict[str, Any]:
+def composed(config: Any) -> dict[str, Any]:
     """Return a configuration as plain values; the tracker's password goes no further than here."""
     from newton_krylov.cli.compose import plain_values
 
@@ -339,7 +386,7 @@ def _composed(config: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _hydra(config_dir: Path) -> Iterator[Any]:
+def hydra_at(config_dir: Path) -> Iterator[Any]:
     """Set Hydra up with our loader of configurations."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -354,6 +401,8 @@ def _hydra(config_dir: Path) -> Iterator[Any]:
         yield found
 
 
-def _quoted(text: str) -> str:
-    """Quote a value for Hydra's grammar."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+def quoted(text: str) -> str:
+    """Quote a text for Hydra's grammar, where a backslash counts before a quotation mark alone."""
+    before_quotes = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    whole = re.sub(r"(\\+)$", r"\1\1", before_quotes)
+    return f"'{whole}'"

@@ -85,7 +85,8 @@ def _add_trials(search: Any, arguments: list[str], folder: Path) -> None:
         if parameters is None:
             raise UserError(f"{place} is no trial of this search: {', '.join(space)} are searched.")
         value = metric_of(record)
-        if record.summary.get("status") not in ("finished", "failed", "skipped"):
+        ended = record.summary.get("status") in ("finished", "failed", "skipped")
+        if not ended or record.undrawn:
             lines = tuple(f"{name}={text}" for name, text in {**parameters, **fixed}.items())
             (returned,) = search.launcher.launch([lines], initial_job_idx=search.job_idx)
             value = float(returned.return_value)

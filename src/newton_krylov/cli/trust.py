@@ -57,6 +57,8 @@ _RESOLVERS = {"now", "hydra"}
 _GUARDED = ("tracking.uri", "data_dir")
 """Keys of ours that say where something goes: no foreign file sets them."""
 
+_NEVER_VARIED = {"hydra", *(key.partition(".")[0] for key in _GUARDED)}
+
 _SET_BY_HYDRA = re.compile(r"runtime\.|overrides\.|searchpath|job\.(override_dirname|config_name)$")
 _WORD = re.compile(r"[\w.,:+*=\[\]-]*")
 _LEVELS = {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "NOTSET"}
@@ -88,6 +90,12 @@ def judge(config: DictConfig, own: DictConfig | None, typed: Sequence[str]) -> N
             given = any(line.lstrip("+").partition("=")[0] == key for line in typed)
             if not given and OmegaConf.select(config, key) is not None:
                 raise _from_command_line(key)
+
+
+def may_vary(override: str) -> bool:
+    """Return whether a file may say that runs differ in this: it is ours, and leads nowhere."""
+    group = re.split(r"[./@=]", override.lstrip("+~"), maxsplit=1)[0]
+    return group not in _NEVER_VARIED and "$" not in override
 
 
 def bound_file(path: Path) -> None:
@@ -197,8 +205,7 @@ def _may_set(key: str, value: Any, probe: DictConfig) -> bool:
         path = str(_select(probe, f"hydra.{key}"))
         return _inside(path) and (key == "sweep.subdir" or path.startswith(f"{_OUTPUTS}/"))
     if key.startswith("sweeper.params."):
-        parameter = key.removeprefix("sweeper.params.").lstrip("+~")
-        return not parameter.startswith(("hydra", *_GUARDED)) and "$" not in f"{key}{plain}"
+        return may_vary(f"{key.removeprefix('sweeper.params.')}={plain}")
     if re.fullmatch(r"(job|hydra)_logging\.(root|handlers\.\w+)\.level", key):
         return plain in _LEVELS
     number = plain is None or isinstance(plain, bool | int | float)

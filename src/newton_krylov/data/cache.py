@@ -11,7 +11,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from newton_krylov.files import atomic_write, cache_dir
+from newton_krylov.files import atomic_write, cache_dir, remove_parts
 
 Arrays = dict[str, NDArray[Any]]
 _log = logging.getLogger(__name__)
@@ -84,6 +84,7 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
         yield
         return
     try:
+        remove_parts(path.parent, path.name)
         yield
     finally:
         lock.release()

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from newton_krylov.errors import DataError
-from newton_krylov.files import atomic_write, sha256_file
+from newton_krylov.files import atomic_write, remove_parts, sha256_file
 
 _log = logging.getLogger(__name__)
 _TIMEOUT = 30.0  # seconds without a byte
@@ -58,6 +58,7 @@ def fetch(url: str, target: Path, *, sha256: str | None = None, md5: str | None 
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock")):
             if not target.exists():  # else another process fetched it in the meantime
+                remove_parts(target.parent, target.name)
                 _fetch(url, target, sha256, md5)
     except urllib.error.HTTPError as error:
         raise DataError(

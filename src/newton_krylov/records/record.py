@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import ArrayLike
 
 from newton_krylov.errors import UserError
-from newton_krylov.files import atomic_write, read_text, sha256_file
+from newton_krylov.files import atomic_write, read_text, remove_parts, sha256_file
 from newton_krylov.records.notes import forget, remember
 from newton_krylov.records.spectrum import DENSITY, SPECTRUM
 
@@ -35,6 +35,7 @@ LOG = "run.log"
 _LOCK = ".lock"
 LARGEST, _MOST_NODES, _DEEPEST = 64 * 2**20, 1_000_000, 50  # of a record's JSON and YAML files
 _KEPT = ("id", "started", "mlflow_run_id", "tracking_uri")  # of a run that is continued
+_KEPT_BY_A_RESTART = ("id",)  # of one that starts over: by it the tracker finds the earlier attempt
 
 Plain = Mapping[str, Any]
 
@@ -58,9 +59,8 @@ class Record:
         What the user changed in the configuration.
     continued : bool
         Whether it was begun by an earlier process, from which this one goes on.
-    replaced : str or None
-        The tracker's identifier of the same run's earlier attempt, which this one takes the place
-        of.
+    restarted : bool
+        Whether it was begun by an earlier process, whose place this one takes.
     """
 
     config_file = CONFIG
@@ -76,7 +76,7 @@ class Record:
         self.summary: dict[str, Any] = {}
         self.overrides: list[str] = []
         self.continued = False
-        self.replaced: str | None = None
+        self.restarted = False
         self._lock = FileLock(folder / _LOCK)
 
     @classmethod
@@ -89,6 +89,8 @@ class Record:
         label: str,
         previous: Self | None = None,
         tracking_uri: str | None = None,
+        *,
+        restart: bool = False,
     ) -> Self:
         """Open the record of a run that starts now.
 
@@ -108,6 +110,8 @@ class Record:
             The same run's, from which it is continued.
         tracking_uri : str, optional
             Where it will be tracked: a kill may come before the tracker has begun.
+        restart : bool
+            Start over in place of the previous one instead.
 
         Returns
         -------
@@ -125,8 +129,9 @@ class Record:
         record.overrides = list(overrides)
         facts: dict[str, Any] = {"id": secrets.token_hex(16), "started": time.time()}
         if previous is not None:
-            record.continued = True
-            facts |= {key: previous.summary[key] for key in _KEPT if key in previous.summary}
+            record.continued, record.restarted = not restart, restart
+            kept = _KEPT_BY_A_RESTART if restart else _KEPT
+            facts |= {key: previous.summary[key] for key in kept if key in previous.summary}
         remember(folder, facts["id"])
         try:
             _write(folder / cls.config_file, yaml.safe_dump(record.config, sort_keys=False))
@@ -170,6 +175,7 @@ class Record:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(blocking=False)
+            remove_parts(self.folder)
         except Timeout:
             raise UserError(f"Another process is writing to {self.folder}.") from None
         except OSError as error:
@@ -207,6 +213,11 @@ class Record:
         names = [str(name) for name in drawn] if isinstance(drawn, list) else []
         inside = [n for n in names if not Path(n).is_absolute() and ".." not in Path(n).parts]
         return [*self._own_files, *inside]
+
+    @property
+    def undrawn(self) -> bool:
+        """Whether its run finished, and was killed before its figures were drawn and sent."""
+        return self.summary.get("status") == "finished" and "drawn" not in self.summary
 
     @property
     def alive(self) -> bool:
@@ -266,7 +277,23 @@ def write_json(path: Path, value: Plain) -> None:
     value : mapping
         Plain values.
     """
-    _write(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+    _write(path, json_text(value))
+
+
+def json_text(value: Plain) -> str:
+    """Return a mapping as JSON; numbers that are not finite become null.
+
+    Parameters
+    ----------
+    value : mapping
+        Plain values.
+
+    Returns
+    -------
+    str
+        With a line's end.
+    """
+    return json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The methods of a verdict, the settings that each may try, and the plan of its runs."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -116,12 +117,24 @@ class Portfolio:
         write_json(folder / PLAN, {"families": families, "runs": [asdict(run) for run in runs]})
 
     @property
+    def overrides(self) -> list[str]:
+        """All that it sets, of all methods."""
+        lists = [line for m in self.methods for line in (m.overrides, *m.settings)]
+        return [override for line in lists for override in line]
+
+    @property
     def most_runs(self) -> int:
         """How many runs there are at most."""
-        return sum(len(m.settings) + 2 * self.seeds for m in self.methods)
+        return sum(map(self.most_runs_of, self.methods))
+
+    def most_runs_of(self, method: Method) -> int:
+        """How many runs a method has at most: its trials, then its first and its best setting."""
+        return len(method.settings) + 2 * self.seeds
 
 
 def _method(name: str, entry: Any, trials: int) -> Method:
+    if not re.fullmatch(r"[\w-]+", name):  # it names a method and folders
+        raise ConfigError(f"verdict.methods: {name!r} is no name of a method.")
     if not isinstance(entry, Mapping):
         raise ConfigError(f"verdict.methods.{name} must have the keys family and settings.")
     family, settings = entry.get("family"), entry.get("settings") or []

@@ -227,20 +227,14 @@ class Sender:
         return str(runs[0].info.run_id) if runs else None
 
     def delete(self, run_id: str) -> None:
-        """Put a run into MLflow's bin, if it is there.
+        """Put a run into MLflow's bin.
 
         Parameters
         ----------
         run_id : str
             MLflow's identifier.
         """
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self._client.delete_run(run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
+        self._client.delete_run(run_id)
 
     def last_step(self, run_id: str) -> int:
         """Return the last iteration that the run has; -1 if none.

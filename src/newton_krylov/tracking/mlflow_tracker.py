@@ -81,10 +81,11 @@ class MLflowTracker(Tracker):
 
         def send() -> tuple[str, int]:
             sender, run_id = self._sender, None
-            if record.replaced is not None:
-                sender.delete(record.replaced)
-            if record.continued:
+            if record.continued or record.restarted:
                 run_id = sender.find(record.config["name"], record.summary["id"])
+            if run_id is not None and record.restarted:
+                sender.delete(run_id)
+                run_id = None
             if run_id is None:
                 return mlflow_sender.start(sender, record, parent), -1
             sender.mark(run_id, "running")
