@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from newton_krylov.interfaces.module import hessian as hessian
     from newton_krylov.interfaces.module import monte_carlo_fisher as monte_carlo_fisher
     from newton_krylov.interfaces.sklearn import NewtonKrylovClassifier as NewtonKrylovClassifier
+    from newton_krylov.interfaces.torch_methods import ARC as ARC
+    from newton_krylov.interfaces.torch_methods import BFGS as BFGS
+    from newton_krylov.interfaces.torch_methods import NNCG as NNCG
+    from newton_krylov.interfaces.torch_methods import SSBFGS as SSBFGS
+    from newton_krylov.interfaces.torch_methods import RegularizedNewton as RegularizedNewton
+    from newton_krylov.interfaces.torch_methods import SSBroyden as SSBroyden
+    from newton_krylov.interfaces.torch_methods import TrustRegion as TrustRegion
     from newton_krylov.interfaces.torch_optim import NewtonKrylov as NewtonKrylov
     from newton_krylov.linear_solvers.cg import cg as cg
     from newton_krylov.linear_solvers.cr import cr as cr
@@ -43,16 +50,23 @@ if TYPE_CHECKING:
     from newton_krylov.spectral.lanczos import lanczos as lanczos
 
 _HOME = {
+    "ARC": "interfaces.torch_methods",
+    "BFGS": "interfaces.torch_methods",
     "Eigenpairs": "spectral.lanczos",
     "FunctionOperator": "operators",
     "Jacobi": "preconditioners.jacobi",
     "LinearOperator": "operators",
     "LinearResult": "linear_solvers.result",
     "MatrixOperator": "operators",
+    "NNCG": "interfaces.torch_methods",
     "NewtonKrylov": "interfaces.torch_optim",
     "NewtonKrylovClassifier": "interfaces.sklearn",
     "Nystrom": "preconditioners.nystrom",
+    "RegularizedNewton": "interfaces.torch_methods",
+    "SSBFGS": "interfaces.torch_methods",
+    "SSBroyden": "interfaces.torch_methods",
     "Status": "linear_solvers.result",
+    "TrustRegion": "interfaces.torch_methods",
     "as_operator": "operators",
     "cg": "linear_solvers.cg",
     "compare": "calls.commands",
