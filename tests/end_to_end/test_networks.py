@@ -102,7 +102,7 @@ def test_a_table_and_a_regression_train_as_well(run):
         ["optimizer=kfac", "optimizer.adapt_every=5"],
         ["optimizer=newton", "hessian_approx=ggn", "solver=cg", "preconditioner=kfac",
          "damping.tau=0.1"],
-        ["method=gauss_newton_samples"],
+        ["method=gauss_newton_samples", "damping.tau=5"],
     ],
     ids=["kfac", "preconditioned", "samples"],
 )  # fmt: skip
