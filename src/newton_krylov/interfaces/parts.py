@@ -3,6 +3,7 @@
 from newton_krylov.registry import Entry, entry, import_modules
 
 _HOME = {
+    "loss": "objectives",
     "solver": "linear_solvers",
     "preconditioner": "preconditioners",
     "line_search": "optimizers",
