@@ -152,7 +152,7 @@ def path(
     >>> X, y = load_diabetes(return_X_y=True)
     >>> found = path(X, y, loss="least_squares", l1_ratio=1.0, lambdas=20, eps=1e-2)
     >>> [int((w != 0).sum()) for w in found.coef[[0, 5, 10]]]
-    [0, 4, 5]
+    [0, 4, 6]
     """
     if not 0 <= l1_ratio <= 1:
         raise ValueError(f"l1_ratio == {l1_ratio}, must be between 0 and 1")
