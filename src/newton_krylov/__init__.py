@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from newton_krylov.interfaces.path import path as path
     from newton_krylov.interfaces.regressor import NewtonKrylovRegressor as NewtonKrylovRegressor
     from newton_krylov.interfaces.sklearn import NewtonKrylovClassifier as NewtonKrylovClassifier
+    from newton_krylov.interfaces.torch_methods import ARC as ARC
+    from newton_krylov.interfaces.torch_methods import BFGS as BFGS
+    from newton_krylov.interfaces.torch_methods import NNCG as NNCG
+    from newton_krylov.interfaces.torch_methods import SSBFGS as SSBFGS
+    from newton_krylov.interfaces.torch_methods import RegularizedNewton as RegularizedNewton
+    from newton_krylov.interfaces.torch_methods import SSBroyden as SSBroyden
+    from newton_krylov.interfaces.torch_methods import TrustRegion as TrustRegion
     from newton_krylov.interfaces.torch_optim import NewtonKrylov as NewtonKrylov
     from newton_krylov.linear_solvers.cg import cg as cg
     from newton_krylov.linear_solvers.cr import cr as cr
@@ -52,12 +59,15 @@ if TYPE_CHECKING:
     from newton_krylov.spectral.lanczos import lanczos as lanczos
 
 _HOME = {
+    "ARC": "interfaces.torch_methods",
+    "BFGS": "interfaces.torch_methods",
     "Eigenpairs": "spectral.lanczos",
     "FunctionOperator": "operators",
     "Jacobi": "preconditioners.jacobi",
     "LinearOperator": "operators",
     "LinearResult": "linear_solvers.result",
     "MatrixOperator": "operators",
+    "NNCG": "interfaces.torch_methods",
     "NewtonKrylov": "interfaces.torch_optim",
     "NewtonKrylovClassifier": "interfaces.sklearn",
     "NewtonKrylovClassifierCV": "interfaces.cross_validation",
@@ -65,7 +75,11 @@ _HOME = {
     "NewtonKrylovRegressorCV": "interfaces.cross_validation",
     "Nystrom": "preconditioners.nystrom",
     "Path": "interfaces.path",
+    "RegularizedNewton": "interfaces.torch_methods",
+    "SSBFGS": "interfaces.torch_methods",
+    "SSBroyden": "interfaces.torch_methods",
     "Status": "linear_solvers.result",
+    "TrustRegion": "interfaces.torch_methods",
     "as_operator": "operators",
     "cg": "linear_solvers.cg",
     "compare": "calls.commands",

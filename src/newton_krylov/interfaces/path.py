@@ -36,8 +36,8 @@ _HEAVY = 1e12
 """A penalty, in units of the loss, that leaves the intercept alone."""
 _POINTS = 4
 """Of a path, whose polynomial guesses the next."""
-_RIDGE = 1e-3
-"""Stands for a share of the L1 term of 0 where the largest lambda is chosen, as in glmnet."""
+_RIDGE = 0.1
+"""Stands for a smaller share of the L1 term where the largest lambda is chosen."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def path(
         A loss of a linear model as registered, such as `"logistic"`, `"multinomial"`, `"poisson"`.
     lambdas : int or sequence of float
         The penalties, or how many: then geometrically from the smallest at which all weights are 0
-        (for r below 0.001, as if r were 0.001) to `eps` times that.
+        (for r below 0.1, as if r were 0.1) to `eps` times that.
     l1_ratio : float
         r, from 0 (ridge) to 1 (lasso).
     eps : float

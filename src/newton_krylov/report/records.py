@@ -59,6 +59,10 @@ _INCIDENTAL_KEYS = frozenset(
 _COMPUTATION_KEYS = frozenset({"chunk", "memory"})
 """Keys of a loss that say how it is computed, not what."""
 
+_TRAINING_KEYS = frozenset({"name", "dropout"})
+"""Keys of a model that do not tell one problem from another: dropout is of the method, which trains
+with it; what is recorded, loss and accuracies, is measured without."""
+
 
 _LARGEST, _LONGEST, _LONGEST_NAME = 1e300, 400, 200
 """Limits of the numbers, texts and names of archived runs that a page can show."""
@@ -83,7 +87,9 @@ class Problem:
     checksum : str
         Checksum of the data.
     model : tuple of (str, object)
-        The network's name and parameters; empty where there is none to choose.
+        The network's name and parameters, but dropout; empty where there is none to choose.
+    detail : str
+        What tells it from other problems of the same title that are shown with it.
     """
 
     dataset: str
@@ -94,6 +100,7 @@ class Problem:
     dtype: str = "float64"
     checksum: str = ""
     model: tuple[tuple[str, Any], ...] = ()
+    detail: str = field(default="", compare=False)
 
     @property
     def title(self) -> str:
@@ -107,6 +114,8 @@ class Problem:
             parts.append(", ".join([f"{self.loss.replace('_', ' ')} loss", *self._parameters()]))
         if self.dtype != "float64":
             parts.append(self.dtype)
+        if self.detail:
+            parts.append(self.detail)
         return " · ".join(parts)
 
     def _parameters(self) -> Iterator[str]:
@@ -211,7 +220,7 @@ class RunRecord:
             parameters=_sorted(loss, _unsaid(loss)),
             dtype=str(self.summary.get("dtype") or self.config.get("dtype") or "float64"),
             checksum=str(described.get("checksum") or ""),
-            model=() if model.get("name") in (None, "auto") else _sorted(model),
+            model=() if model.get("name") in (None, "auto") else _network(model),
         )
 
     def _section(self, key: str) -> dict[str, Any]:
@@ -520,6 +529,11 @@ def _unsaid(loss: Mapping[str, Any]) -> Set[str]:
     """
     without = {"intercept"} if loss.get("intercept") == "none" else set()
     return _COMPUTATION_KEYS | {"name"} | without
+
+
+def _network(model: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Return a network's name and the parameters that tell one problem from another."""
+    return (("name", str(model["name"])), *_sorted(model, _TRAINING_KEYS))
 
 
 def _sorted(

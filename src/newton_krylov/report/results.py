@@ -91,6 +91,8 @@ def _remarks(study: Study) -> list[str]:
             f"f* = {study.optimum:.16g}, certified; differences below {study.floor:.0e} are "
             f"rounding errors."
         )
+    if len({record.settings.get("model.dropout") for record in study.records}) > 1:
+        remarks.append("The methods differ in dropout; what is shown is measured without it.")
     if text := repeats_text(study):
         remarks.append(f"{text.rstrip('.')}; least and greatest times in brackets.")
     return remarks

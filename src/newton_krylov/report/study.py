@@ -304,9 +304,27 @@ def studies(records: Iterable[RunRecord]) -> list[Study]:
         methods = problems.setdefault(_problem_of(record, described), {})
         methods.setdefault(_key(record), []).append(record)
     ordered = sorted(problems, key=lambda p: (p.dataset, p.loss, p.n_features, p.n_samples))
-    made = [Study(problem, _entries(list(problems[problem].values()))) for problem in ordered]
+    made = [
+        Study(named, _entries(list(problems[problem].values())))
+        for problem, named in zip(ordered, _with_details(ordered), strict=True)
+    ]
     family = list(dict.fromkeys(entry.label for study in made for entry in study.entries))
     return [replace(study, family=family) for study in made]
+
+
+def _with_details(problems: Sequence[Problem]) -> list[Problem]:
+    """Give problems of one title what tells them apart: the network's parameters, or the data."""
+    same = Counter(problem.title for problem in problems)
+    found = []
+    for problem in problems:
+        alike = [other for other in problems if other.title == problem.title]
+        shared = set(problem.model).intersection(*(other.model for other in alike))
+        own = set(problem.model) - shared
+        detail = ", ".join(f"{key} = {value}" for key, value in sorted(own, key=lambda kv: kv[0]))
+        if not detail:
+            detail = f"data {problem.checksum[:8]}" if problem.checksum else "data not described"
+        found.append(problem if same[problem.title] == 1 else replace(problem, detail=detail))
+    return found
 
 
 def _problem_of(record: RunRecord, described: Iterable[Problem]) -> Problem:

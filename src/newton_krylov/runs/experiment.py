@@ -364,6 +364,8 @@ class _Experiment:
             self._compare(self.checkpoint.origin)
         dataset, objective = self._shard(whole)
         optimizer: Optimizer = self.config.build("optimizer", **self.parts)
+        if objective.threads is not None and not self.config.options_of("device").get("threads"):
+            torch.set_num_threads(objective.threads)
         renews = isinstance(objective, Renewed) and objective.renewal > 0
         if renews and not isinstance(optimizer, ContinuedOptimizer):
             raise UnsupportedError(
