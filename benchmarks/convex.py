@@ -355,13 +355,29 @@ def report(times: dict[str, list[Times]]) -> None:
         print(f"{key:38}{cells}")
 
 
-def layout(dataset: Dataset) -> float:
-    """Return the seconds that laying out the data takes, which no method is charged with."""
+def layout(dataset: Dataset) -> str:
+    """Say what laying out the data takes, which no method is charged with, and reading them."""
     entry("loss", "logistic").build({}, dataset=dataset)  # compiles
     start = time.perf_counter()
     ordered = replace(dataset, train=by_row_length(dataset.train))
-    entry("loss", "logistic").build({}, dataset=ordered)
-    return time.perf_counter() - start
+    objective = entry("loss", "logistic").build({}, dataset=ordered)
+    seconds = time.perf_counter() - start
+    size = objective.features.compiled.nbytes + 3 * ordered.train.y.nbytes
+    return (
+        f"laid out in {1e3 * seconds:.1f} ms, {size / 1e6:.1f} MB to read: "
+        f"{1e3 * size / bandwidth():.2f} ms at this machine's bandwidth"
+    )
+
+
+def bandwidth() -> float:
+    """Return the bytes a second that one thread reads from memory: the best of some sums."""
+    x = np.ones(50_000_000)
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        x.sum()
+        seconds.append(time.perf_counter() - start)
+    return x.nbytes / min(seconds)
 
 
 def main() -> None:
@@ -391,8 +407,7 @@ def main() -> None:
             print(f"\n{name}: skipped: {error}")
             continue
         print(
-            f"\n{name}: n = {len(dataset.train):,}, d = {dataset.n_features:,}, "
-            f"laid out in {1e3 * layout(dataset):.1f} ms"
+            f"\n{name}: n = {len(dataset.train):,}, d = {dataset.n_features:,}, {layout(dataset)}"
         )
         for l2 in options.l2:
             print(f"\nlambda = {l2:g}")

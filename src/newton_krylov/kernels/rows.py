@@ -117,6 +117,11 @@ class Rows:
             empty.evaluate("logistic", v, u, h if weighted else None)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes that a product reads of the matrix."""
+        return sum(part.nbytes for part in (self._ptr, self._col, self._val) if part is not None)
+
+    @property
     def _matrix(self) -> tuple[Any, ...]:
         return 0, self.shape[0], self._ptr, self._col, self._val
 
