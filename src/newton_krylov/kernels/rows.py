@@ -106,9 +106,9 @@ class Rows:
             Whether the samples have weights.
         """
         empty = copy.copy(self)
-        empty.shape = 0, self.shape[1]
+        empty.shape = 0, 0
         shape = () if columns == 1 else (columns,)
-        h, u, v = self._sums(0), self._sums(0, *shape), self._sums(self.shape[1], *shape)
+        h, u, v = self._sums(0), self._sums(0, *shape), self._sums(0, *shape)
         empty.adjoint(empty.times(v))
         empty.column_square_sums(u)
         empty.gram(h)
