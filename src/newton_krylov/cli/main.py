@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,6 +30,9 @@ _CODES = {
     "interrupted": INTERRUPTED,
     "killed": TERMINATED,
 }
+_WORKER = "LokyProcess"
+"""How joblib names its processes, which would stay when the command is killed."""
+
 _CONFIG = "config"
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 REPOSITORY = Path(__file__).resolve().parent
@@ -305,8 +309,11 @@ def job(config: Any) -> Any:
 
 def member(config: Any) -> float:
     """Run a sweep's member; Hydra's launchers call it, perhaps in another process."""
+    from newton_krylov.runs.interruption import end_with_parent
     from newton_krylov.runs.sweep import run_member
 
+    if current_process().name.startswith(_WORKER):
+        end_with_parent()
     return run_member(_composed(config), _job())
 
 
