@@ -2,9 +2,10 @@
 
 import sys
 
-from newton_krylov.terminal import end_on_interrupt
+from newton_krylov.terminal import end_on_interrupt, end_quickly
 
 end_on_interrupt()  # the imports take seconds
+end_quickly()
 
 from newton_krylov.report.command import main  # noqa: E402
 

@@ -3,9 +3,10 @@
 import sys
 from pathlib import Path
 
-from newton_krylov.terminal import end_on_interrupt
+from newton_krylov.terminal import end_on_interrupt, end_quickly
 
 end_on_interrupt()  # the imports take seconds
+end_quickly()
 
 from newton_krylov.cli.main import main  # noqa: E402
 

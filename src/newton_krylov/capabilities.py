@@ -19,6 +19,7 @@ TABLE = "a table of features"
 LABELLED = "samples with targets"
 TRANSPORT = "a transport problem"
 RESIDUALS = "residuals to be made small"
+GENERATED = "data made by the program"
 # Offered by losses.
 SAMPLES = "a mean over samples"
 LINEAR_MODEL = "a linear model"
@@ -104,6 +105,26 @@ def _dropper(
         # Such a damping answers for a step's length alone (see `optimizers.damping.Damping`).
         return f"damping={damping.name}" if getattr(damping.target, "full_steps", False) else None
     return None
+
+
+def idle(
+    chosen: Mapping[str, Entry], options: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[str]:
+    """Return the groups whose chosen parts the run will not use, sorted.
+
+    Parameters
+    ----------
+    chosen : mapping of str to Entry
+        Group to part; with an optimizer.
+    options : mapping of str to mapping, optional
+        Group to the part's checked keyword values, for what a parameter decides.
+
+    Returns
+    -------
+    list of str
+        Names of groups: runs that differ in these alone are the same run.
+    """
+    return sorted(group for group in chosen if _dropper(group, chosen, options or {}) is not None)
 
 
 def _text(value: Any) -> str:

@@ -18,6 +18,7 @@ import inspect
 import os
 import pkgutil
 import types
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -143,7 +144,9 @@ class Entry:
     def _schema(self) -> type[pydantic.BaseModel]:
         fields: dict[str, Any] = dict(self.parameters)
         config = pydantic.ConfigDict(extra="forbid", protected_namespaces=())
-        return pydantic.create_model(self.name, __config__=config, **fields)
+        with warnings.catch_warnings():  # a parameter may have the name of a method of pydantic's
+            warnings.filterwarnings("ignore", "Field name .* shadows an attribute")
+            return pydantic.create_model(self.name, __config__=config, **fields)
 
     def validate(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Check keys, types and ranges; return every parameter, defaults filled in.

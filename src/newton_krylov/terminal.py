@@ -1,10 +1,12 @@
 """The terminal: where text goes, how a path is written there, and what Ctrl-C does at first."""
 
+import atexit
+import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,56 @@ class _Patient:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             sys.stderr.write(f"The standard output cannot be written: {error.strerror}.\n")
             return None
+
+
+def say(text: str, *, stderr: bool = False) -> None:
+    """Write a line as it stands, whole and at once: processes that share a terminal mix no halves.
+
+    Parameters
+    ----------
+    text : str
+        Without a line's end.
+    stderr : bool
+        Whether it goes to standard error.
+    """
+    stream: Any = sys.stderr if stderr else _Patient(sys.stdout)
+    stream.write(f"{text}\n")
+    stream.flush()
+
+
+@contextmanager
+def spoken(*, quiet: bool, json: bool) -> Iterator[Callable[[str], None]]:
+    """Let all that is shown go where a command's `quiet` and `json` say.
+
+    Parameters
+    ----------
+    quiet : bool
+        Nowhere; errors have a stream of their own.
+    json : bool
+        To standard error, so that standard output takes the result alone.
+
+    Yields
+    ------
+    callable
+        Writes the result to standard output, where `json` asks for it.
+    """
+    stdout: Any = _Patient(sys.stdout)
+
+    def write(text: str) -> None:
+        if json:
+            stdout.write(text)
+            stdout.flush()
+
+    if not quiet and not json:
+        yield write
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere if quiet else sys.stderr):
+        yield write
+
+
+def end_quickly() -> None:
+    """Let the process end without tidying up: the system takes the memory back, and at once."""
+    atexit.register(gc.freeze)
 
 
 def end_on_interrupt() -> None:

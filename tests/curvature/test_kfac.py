@@ -1,10 +1,9 @@
 """K-FAC and EKFAC: exact where they must be, curvlinops elsewhere, and their closed forms."""
 
-from itertools import pairwise
-
 import curvlinops
 import pytest
 import torch
+from layer_networks import CASES, Tokens, deep, images, objective
 from networks import network
 from problems import assert_close, randn
 from torch import nn
@@ -12,7 +11,6 @@ from torch import nn
 from newton_krylov.curvature.kfac import EKFAC, KFAC
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.linear_solvers.cg import cg
-from newton_krylov.objectives.network.objective import Network
 from newton_krylov.operators import MatrixOperator
 from newton_krylov.preconditioners.kfac import KFACPreconditioner
 
@@ -23,38 +21,6 @@ NEAR = 0.1
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-class Tokens(nn.Module):
-    """Linear layers on sequences; the outputs are a sample's mean over its positions."""
-
-    def __init__(self, turn, *, bias=True):
-        super().__init__()
-        self.first, self.turn = nn.Linear(3, 4, bias=bias), turn
-        self.last = nn.Linear(4, 2, bias=bias)
-
-    def forward(self, x):
-        return self.last(self.turn(self.first(x))).mean(1)
-
-
-def images(*, bias=True):
-    return nn.Sequential(
-        nn.Conv2d(2, 3, 3, stride=2, padding=1, bias=bias),
-        nn.Tanh(),
-        nn.Conv2d(3, 2, (2, 1), dilation=(1, 2), bias=bias),
-        nn.Flatten(),
-        nn.Linear(12, 3, bias=bias),
-    )
-
-
-def deep(turn, *widths, bias=True):
-    layers = [nn.Linear(a, b, bias=bias) for a, b in pairwise(widths)]
-    parts = [part for layer in layers for part in (layer, turn)]
-    return nn.Sequential(*parts[:-1])
-
-
-def objective(module, criterion, x, y, **options):
-    return Network(module.double(), criterion, x, y, **options)
 
 
 def blocks_of(f, matrix):
@@ -107,14 +73,6 @@ def test_of_shared_weights_it_is_exact_where_the_setting_is_its_own(sharing):
     assert float((KFAC("ggn", sharing=other).at(point, generator()).dense() - expected).norm()) > (
         0.1 * float(expected.norm())
     )
-
-
-CASES = {
-    "perceptron": (lambda: deep(nn.Tanh(), 4, 5, 3), (4,), 3),
-    "images": (images, (2, 5, 6), 3),
-    "no biases": (lambda: images(bias=False), (2, 5, 6), 3),
-    "tokens": (lambda: Tokens(nn.Tanh()), (5, 3), 2),
-}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -10,7 +10,7 @@ import yaml
 
 from newton_krylov import registry
 from newton_krylov.data import load_dataset, source
-from newton_krylov.data.catalogue import nist_tables, summaries
+from newton_krylov.data.catalogue import MGH, nist_tables, summaries
 from newton_krylov.data.prepare import RawData, Samples
 from newton_krylov.errors import ConfigError
 from newton_krylov.registry import entry, names
@@ -79,8 +79,9 @@ def test_the_pages_example(monkeypatch):
 def test_the_page_names_every_data_set():
     page = (ROOT / "docs" / "data.md").read_text()
     several = [f"a{k}a" for k in range(2, 8)]  # "`a1a` to `a8a`"
-    several += [f"nist_{problem}" for problem in nist_tables()]
-    assert f"`nist_misra1a` and {len(nist_tables()) - 1} more" in page
+    for family, known in (("nist_misra1a", nist_tables()), ("mgh_rosenbrock", MGH)):
+        several += [f"{family.partition('_')[0]}_{problem}" for problem in known]
+        assert f"`{family}` and {len(known) - 1} more" in page
     for name in [*configured(), *summaries()]:
         assert f"`{name}`" in page or name in several, name
 

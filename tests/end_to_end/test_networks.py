@@ -46,6 +46,24 @@ def test_newton_and_gradient_descent_train_a_perceptron_from_one_start(run):
     assert np.diff(gd.column("data_passes")) == pytest.approx(1)
 
 
+def test_a_transformer_and_an_autoencoder_are_trained(run):
+    text = run(
+        "dataset=text", "dataset.context=16", "dataset.limit=64", "loss=cross_entropy",
+        "model=transformer", "model.width=8", "model.heads=2", "model.depth=1",
+        "optimizer=newton", "hessian_approx=ggn", "stop.epochs=4", "tracking=none",
+    )  # fmt: skip
+    assert text.column("loss")[0] == pytest.approx(np.log(68), abs=0.1)
+    assert text.column("loss")[-1] < 3.7
+    assert (np.diff(text.column("loss")) <= 0).all()
+    assert 0 < text.column("train_accuracy")[-1] < 1
+    digits = run(
+        "dataset=digits_images", "dataset.limit=100", "loss=reconstruction", "tracking=none",
+        "model=autoencoder", "model.hidden=[20,5]", "optimizer=newton", "hessian_approx=ggn",
+        "stop.epochs=4", name="digits",
+    )  # fmt: skip
+    assert digits.column("test_loss")[-1] < 0.8 * digits.column("test_loss")[0]
+
+
 def test_the_start_is_the_model_s_own_by_the_seed_alone(run):
     records = [
         run(*DIGITS, "model=mlp", "stop.epochs=0", *more, name=str(k))

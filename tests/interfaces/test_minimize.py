@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from torch import Tensor
 
 import newton_krylov
 from newton_krylov import minimize
+from newton_krylov.interfaces.minimize import Method
 
-METHODS = ["newton", "trust_region", "bfgs", "ssbfgs", "lbfgs"]
+METHODS = [*get_args(Method)]
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,45 @@ def test_a_saddle_is_left(method: str):
         lambda x: x[0] ** 2 - x[1] ** 2 + x[1] ** 4, [1.0, 1e-6], method=method, gtol=1e-8
     )
     assert result.fun == pytest.approx(-0.25, abs=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_saddle_is_no_place_to_stop(method: str):
+    """From the saddle point itself, where the gradient is zero."""
+    found = minimize(lambda x: x[0] ** 2 - x[1] ** 2 + x[1] ** 4, [0.0, 0.0], method=method)
+    assert found.fun == pytest.approx(-0.25, abs=1e-8)
+    assert found.success
+    assert found.nit > 0
+
+
+def test_a_function_without_second_derivatives_is_minimized_all_the_same():
+    class Square(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(x: Tensor) -> Tensor:
+            return (x.detach() ** 2).sum()
+
+        @staticmethod
+        def setup_context(ctx, inputs, output) -> None:
+            ctx.save_for_backward(*inputs)
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, slope):
+            return slope * 2 * ctx.saved_tensors[0]
+
+    assert minimize(lambda x: Square.apply(x - 1), [3.0, 4.0], method="bfgs").success
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("unit", [1e-20, 1e-8])
+def test_the_unit_of_the_function_changes_nothing(method: str, unit: float):
+    """Neither the first step nor the end: a function of size 1e-20 is not flat."""
+    problem = PROBLEMS["rosenbrock"]
+    found = minimize(lambda x: unit * problem(x), problem.start, method=method)
+    assert found.x.tolist() == pytest.approx([1.0, 1.0], abs=1e-2)
+    assert found.success
 
 
 def test_limits_and_callbacks():

@@ -11,6 +11,7 @@ from problems import LOSSES, Function, make, randn, ray_of
 from pydantic import ValidationError
 
 from newton_krylov.errors import ConfigError
+from newton_krylov.optimizers.hager_zhang import hager_zhang
 from newton_krylov.optimizers.line_search import armijo, fixed, none, strong_wolfe
 from newton_krylov.registry import entry, names
 
@@ -82,6 +83,59 @@ def test_strong_wolfe_needs_few_evaluations(name, initial):
     ray = ray_of(MORE_THUENTE[name])
     assert_wolfe(ray, strong_wolfe(ray, c2=0.1, initial=initial), 1e-4, 0.1)
     assert ray.origin.objective.counts.function <= 25
+
+
+def assert_wolfe_or_approximate(ray, found, delta, sigma):
+    """The two ways in which Hager and Zhang's search may end."""
+    assert found.accepted
+    start, slope = ray.slope, float(found.point.grad @ ray.p)
+    slack = ray.origin.objective.rounding(ray.origin.value)
+    assert slope >= sigma * start
+    enough = found.point.value <= ray.origin.value + delta * found.alpha * start
+    flat = slope <= (2 * delta - 1) * start and found.point.value <= ray.origin.value + slack
+    assert enough or flat
+
+
+@pytest.mark.parametrize("sigma", [0.9, 0.1, 0.002])
+@pytest.mark.parametrize("initial", [1e-3, 0.1, 1.0, 10.0, 1e3])
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "square root"])
+def test_hager_zhang_s_conditions_hold_from_any_first_trial(name, initial, sigma):
+    ray = ray_of(FUNCTIONS[name])
+    delta = min(0.1, sigma)
+    found = hager_zhang(ray, delta=delta, sigma=sigma, initial=initial, max_steps=100)
+    assert_wolfe_or_approximate(ray, found, delta, sigma)
+
+
+@pytest.mark.parametrize("initial", [1e-3, 0.1, 1.0, 10.0, 1e3])
+@pytest.mark.parametrize("name", MORE_THUENTE)
+def test_hager_zhang_needs_few_evaluations(name, initial):
+    ray = ray_of(MORE_THUENTE[name])
+    assert hager_zhang(ray, delta=0.05, sigma=0.1, initial=initial).accepted
+    assert ray.origin.objective.counts.function <= 25
+
+
+def test_hager_zhang_finds_the_slope_s_zero_where_values_are_rounding():
+    """phi falls by a rounding error of itself; its slope is known to all digits."""
+    ray = ray_of(lambda a: 1e9 + 1e-8 * ((a - 3) ** 2 - 9))
+    found = hager_zhang(ray, sigma=0.5, delta=0.49)
+    assert found.alpha == pytest.approx(3.0, rel=0.02)
+    assert ray.origin.value - found.point.value <= 2e-7
+
+
+def test_hager_zhang_gives_up_with_the_best_decrease_it_met_and_keeps_to_its_budget():
+    ray = ray_of(lambda a: -a)
+    found = hager_zhang(ray, max_steps=10)
+    assert (found.alpha, ray.origin.objective.counts.function) == (5.0**9, 11)
+    for budget in range(1, 12):
+        ray = ray_of(MORE_THUENTE["5.3"])
+        hager_zhang(ray, sigma=1e-12, delta=1e-13, max_steps=budget)
+        assert ray.origin.objective.counts.function <= budget + 1
+
+
+@pytest.mark.parametrize("constants", [{"delta": 0.5}, {"delta": 0.3, "sigma": 0.2}])
+def test_hager_zhang_s_constants_in_the_wrong_order_are_refused(constants):
+    with pytest.raises(ConfigError, match=r"line_search\.delta="):
+        hager_zhang(ray_of(lambda a: -a), **constants)
 
 
 @pytest.mark.parametrize("shrink", [0.1, 0.5, 0.9])
@@ -170,7 +224,7 @@ class TestNearAnOptimum:
         assert search(point.ray(-3 * point.w)).alpha < 1.0
 
 
-@pytest.mark.parametrize("search", [armijo, strong_wolfe])
+@pytest.mark.parametrize("search", [armijo, hager_zhang, strong_wolfe])
 def test_a_ray_that_never_goes_down_is_refused_at_its_origin(search):
     ray = ray_of(lambda a: torch.where(a == 0, -a, math.nan))
     found = search(ray)
@@ -179,7 +233,7 @@ def test_a_ray_that_never_goes_down_is_refused_at_its_origin(search):
     assert ray.origin.objective.counts.function <= 41
 
 
-@pytest.mark.parametrize("search", [armijo, strong_wolfe])
+@pytest.mark.parametrize("search", [armijo, hager_zhang, strong_wolfe])
 def test_an_origin_that_is_not_finite_is_refused(search):
     assert not search(ray_of(lambda a: a * math.nan)).accepted
 
@@ -218,8 +272,8 @@ def test_wolfe_constants_in_the_wrong_order_are_refused():
         strong_wolfe(ray_of(lambda a: -a), c1=0.9, c2=0.5)
 
 
-def test_the_registry_holds_the_four():
-    assert {"armijo", "fixed", "none", "strong_wolfe"} <= set(names("line_search"))
+def test_the_registry_holds_them():
+    assert {"armijo", "fixed", "hager_zhang", "none", "strong_wolfe"} <= set(names("line_search"))
     for key, value in {"c1": 1.5, "shrink": 0.0, "initial": -1.0, "max_steps": 0}.items():
         with pytest.raises((ConfigError, ValidationError)):
             entry("line_search", "armijo").build({key: value})
@@ -233,7 +287,7 @@ def cost(f, operation):
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
-@pytest.mark.parametrize("search", [armijo, strong_wolfe])
+@pytest.mark.parametrize("search", [armijo, hager_zhang, strong_wolfe])
 def test_a_whole_step_of_descent_is_one_pass(loss, search):
     """Half for X p, half for the gradient at the end; trials read no data."""
     f = make(loss)

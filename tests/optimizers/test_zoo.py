@@ -74,7 +74,15 @@ BATCHES = {"batch_size": 50}
 TAU = ("fixed", {"tau": 0.1})
 SPECIAL = [
     Animal("adam", {"learning_rate": 0.02} | BATCHES, gap=None, epochs=40),
+    Animal("adahessian", BATCHES, gap=None, epochs=40),
+    Animal("adamw", {"learning_rate": 0.02} | BATCHES, gap=None, epochs=40),
     Animal("gd", epochs=3000),
+    Animal("kfac", BATCHES, gap=None),
+    Animal("muon", {"learning_rate": 0.01} | BATCHES, gap=None),
+    Animal("schedule_free_adamw", {"learning_rate": 0.05} | BATCHES, gap=None, epochs=40),
+    Animal("shampoo", {"learning_rate": 0.01} | BATCHES, gap=None),
+    Animal("soap", {"learning_rate": 0.01} | BATCHES, gap=None),
+    Animal("sophia", {"learning_rate": 0.02, "gamma": 0.1} | BATCHES, gap=None, epochs=40),
     Animal("layerwise_newton", {"damping": "marquardt"} | BATCHES, gap=None, epochs=8),
     Animal("nesterov", epochs=1000),
     Animal("sgd", BATCHES, gap=None, epochs=40),

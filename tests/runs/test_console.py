@@ -4,18 +4,22 @@ import io
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from rich.console import Console
 from run_folders import row, rows
 
 from newton_krylov.runs.console import (
     MemberLine,
+    MemberProgress,
+    MemberTable,
     Progress,
     line,
     print_members,
     print_places,
     print_summary,
 )
+from newton_krylov.terminal import say, spoken
 
 
 def out(*, terminal: bool = False) -> tuple[Console, io.StringIO]:
@@ -50,11 +54,31 @@ def test_few_steps_get_a_line_each_and_the_last_of_many_shows(terminal):
     assert len(numbers) < 100 and numbers[-1] == "199"
 
 
-def test_a_sweep_s_member_shows_no_steps():
-    console, text = out()
-    with Progress(console, shown=False) as progress:
-        progress(row(0, 1.0, 0.0))
-    assert text.getvalue() == ""
+def test_a_sweep_s_member_shows_ever_fewer_steps_each_in_a_line_of_its_own(capsys, monkeypatch):
+    clock = iter([0.0, *(0.1 * k for k in range(1, 2001))])
+    monkeypatch.setattr("newton_krylov.runs.console.time.monotonic", lambda: next(clock))
+    with MemberProgress("7") as progress:
+        for each in rows([0.5] * 2000):
+            progress(each)
+    lines = capsys.readouterr().out.splitlines()
+    steps = [int(line.split()[2]) for line in lines]
+    assert all(line.startswith("   7 step ") and "loss 0.75" in line for line in lines)
+    assert steps[0] == 9 and steps[-1] > 1700  # after one second, and until the end of 200
+    gaps = np.diff(steps)
+    assert 20 < len(steps) < 60 and gaps.min() >= 10 and gaps[-1] > 100
+
+
+def test_what_is_shown_goes_where_quiet_and_json_say(capsys):
+    for quiet, json, expected in (
+        (False, False, ("a line\n", "")),
+        (True, False, ("", "")),
+        (False, True, ("{}", "a line\n")),
+        (True, True, ("{}", "")),
+    ):
+        with spoken(quiet=quiet, json=json) as write:
+            say("a line")
+            write("{}")
+        assert tuple(capsys.readouterr()) == expected
 
 
 def test_a_summary_shows_what_is_known():
@@ -71,21 +95,21 @@ def test_a_summary_shows_what_is_known():
 
 def test_members_are_told_apart_by_what_is_not_shared():
     members = [
-        MemberLine("0", "newton-cr", ["dataset=a9a", "solver=cr"], SUMMARY),
-        MemberLine("1", "a name of many words " * 4, ["dataset=a9a", "solver=cg"], SUMMARY),
-        MemberLine(
-            "2", "gd", ["dataset=a9a", "optimizer=gd"], {"status": "failed", "reason": "[nan]"}
-        ),
+        MemberLine("0", "newton-cr", ["solver=cr"], SUMMARY, "12 ms"),
+        MemberLine("1", "a name of many words " * 4, ["solver=cg"], SUMMARY),
+        MemberLine("2", "gd", ["optimizer=gd"], {"status": "failed", "reason": "[nan]"}),
     ]
     console, text = out()
-    print_members(console, members, "loss.l2=1: loss 0.5")
+    table = MemberTable("a problem", members, "1e-9", ["newton-cr is the first."])
+    print_members(console, [table], ["2  failed: [nan]"], "loss.l2=1: loss 0.5")
     shown = text.getvalue()
     assert "solver=cr" in shown and "dataset=a9a" not in shown
     assert "2  failed: [nan]" in shown and "best: loss.l2=1: loss 0.5" in shown
     assert shown.count("converged") == 2
+    assert "to 1e-9" in shown and "12 ms" in shown and "newton-cr is the first." in shown
     many = [MemberLine(str(n), "gd", [f"seed={n}"], SUMMARY) for n in range(50)]
     console, text = out()
-    print_members(console, many, None)
+    print_members(console, [MemberTable("", many)], [], None)
     assert "... and 10 more, in comparison.csv" in text.getvalue()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import newton_krylov
 from newton_krylov.errors import suggest
-from newton_krylov.terminal import end_on_interrupt
+from newton_krylov.terminal import end_on_interrupt, end_quickly
 
 PROG = "newton-krylov"
 DONE, MISTAKE = 0, 2
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:
         end_on_interrupt()
+        end_quickly()
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
     rest = rest[:-1]
     if name in ("", "-h", "--help"):

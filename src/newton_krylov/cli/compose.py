@@ -1,5 +1,6 @@
 """Composes the configuration by Hydra: its errors become sentences, and what it reads is judged."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -252,8 +253,11 @@ def plain_values(config: DictConfig) -> dict[str, Any]:
     return dict(plain)
 
 
-def check_sweep(config: DictConfig, loader: CheckedLoader) -> None:
-    """Check a sweep's lists of values and a study's single values before anything of it starts."""
+def check_sweep(config: DictConfig, loader: CheckedLoader) -> int | None:
+    """Check a sweep's lists of values and a study's single values before anything of it starts.
+
+    Returns how many members there will be; None where that is the sweeper's to decide.
+    """
     parameters = OmegaConf.select(config, "hydra.sweeper.params") or {}
     lines = [f"{key}={value}" for key, value in parameters.items()]
     given = [*lines, *config.hydra.overrides.task]
@@ -277,6 +281,11 @@ def check_sweep(config: DictConfig, loader: CheckedLoader) -> None:
     others = [{**first, name: v} for name, vs in swept.items() if name in choices for v in vs[1:]]
     for member in (first, *others):
         loader.compose_member(config, [f"{name}={value}" for name, value in member.items()])
+    trials = OmegaConf.select(config, "hydra.sweeper.n_trials")
+    if trials is not None:
+        return int(trials)
+    basic = str(OmegaConf.select(config, "hydra.sweeper._target_")).endswith(".BasicSweeper")
+    return math.prod(map(len, swept.values())) if basic else None
 
 
 def _values(override: Override) -> list[str]:

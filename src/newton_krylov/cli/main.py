@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import newton_krylov
 from newton_krylov.cli.offers import offer, offer_names, parts_without_files, summaries_of
 from newton_krylov.errors import ConfigError, UserError
+from newton_krylov.terminal import say, spoken
 from newton_krylov.tracking.address import keep
 
 DONE, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -88,6 +89,8 @@ def _command(config_dir: Path, given: list[str], prog: str) -> int:
     if options.help:
         print(_help(config_dir, options, prog))  # noqa: T201
         return DONE
+    if not (options.cfg or options.info or options.hydra_help or options.shell_completion):
+        _announce(options.overrides)
     (offer_names if options.shell_completion else offer)(config_dir)
     if options.config_dir is not None and not options.config_dir.is_dir():
         raise ConfigError(f"--config-dir: there is no folder {options.config_dir}.")
@@ -105,6 +108,14 @@ def _command(config_dir: Path, given: list[str], prog: str) -> int:
     if options.config_dir is not None:
         overrides.append(f"hydra.searchpath=[{_quoted(f'file://{options.config_dir.resolve()}')}]")
     return _run(config_dir, overrides, multirun=options.multirun)
+
+
+def _announce(overrides: Sequence[str]) -> None:
+    """Show that the command has begun: what it imports takes seconds."""
+    given = {key: value.lower() for key, _, value in (line.partition("=") for line in overrides)}
+    if given.get("quiet") != "true" and os.environ.get("RANK", "0") == "0":
+        text = f"newton-krylov {newton_krylov.__version__}: starting"
+        say(text, stderr=given.get("json") == "true")
 
 
 def _help(config_dir: Path, options: argparse.Namespace, prog: str) -> str:
@@ -181,21 +192,39 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
     ):
         try:
             command = _Command.of(hydra, [*overrides, *hidden], multirun=multirun)
-            if not hidden:
-                settle()
-            if command.config.get("verdict") is not None:
-                from newton_krylov.cli.verdict import VerdictCommand
+            with _spoken(command.config) as write:
+                if not hidden:
+                    settle()
+                code, result = _carry_out(hydra, command, interruption)
+                from newton_krylov.records.record import json_text
 
-                # Its mistakes are found here, before the folder holds anything.
-                return _sweep(
-                    command, interruption, VerdictCommand.of(hydra, command, member).judge
-                )
-            if command.sweep:
-                return _sweep(command, interruption, partial(_multirun, hydra, command))
-            return _single(hydra, command)
+                write(json_text(result))
+            return code
         except KeyboardInterrupt:
             print("Interrupted.", file=sys.stderr)  # noqa: T201
             return _CODES[interruption.status]
+
+
+def _carry_out(hydra: Any, command: "_Command", interruption: Any) -> tuple[int, dict[str, Any]]:
+    """Run what the command asks for; return its exit code, and its result as one mapping."""
+    if command.config.get("verdict") is not None:
+        from newton_krylov.cli.verdict import VerdictCommand
+
+        # Its mistakes are found here, before the folder holds anything.
+        return _sweep(command, interruption, VerdictCommand.of(hydra, command, member).judge)
+    if command.sweep:
+        return _sweep(command, interruption, partial(_multirun, hydra, command))
+    return _single(hydra, command)
+
+
+@contextmanager
+def _spoken(config: Any) -> Iterator[Callable[[str], None]]:
+    """Let what is shown go where the configuration says; see `terminal.spoken`."""
+    for key in ("quiet", "json"):
+        if not isinstance(config[key], bool):
+            raise ConfigError(f"{key}={config[key]} is not valid: it should be true or false.")
+    with spoken(quiet=config.quiet, json=config.json) as write:
+        yield write
 
 
 @dataclass(frozen=True)
@@ -206,6 +235,7 @@ class _Command:
     sweep: bool
     folder: Path
     config: Any
+    members: int | None = None
 
     @classmethod
     def of(cls, hydra: Any, overrides: list[str], *, multirun: bool) -> "_Command":
@@ -219,8 +249,7 @@ class _Command:
         config = loader.load_configuration(_CONFIG, overrides, RunMode.MULTIRUN)
         sweep = multirun or config.hydra.mode == RunMode.MULTIRUN
         check_launch(config.device.name, sweep=sweep, resume=bool(config.get("resume")))
-        if sweep:
-            check_sweep(config, loader)
+        members = check_sweep(config, loader) if sweep else None
         HydraConfig.instance().set_config(config)
         kind = "sweep" if sweep else "run"
         key = f"hydra.{kind}.dir"
@@ -234,7 +263,7 @@ class _Command:
         _make(folder)
         mode = RunMode.MULTIRUN if sweep else RunMode.RUN
         pinned = [*overrides, f"hydra.mode={mode.name}", f"{key}={_quoted(str(folder))}"]
-        return cls(pinned, sweep, folder, config)
+        return cls(pinned, sweep, folder, config, members)
 
 
 def _make(folder: Path) -> None:
@@ -244,7 +273,7 @@ def _make(folder: Path) -> None:
         raise UserError(f"{folder} cannot be written: {error.strerror}.") from error
 
 
-def _single(hydra: Any, command: _Command) -> int:
+def _single(hydra: Any, command: _Command) -> tuple[int, dict[str, Any]]:
     found: list[Any] = []
 
     def task(config: Any) -> None:
@@ -257,7 +286,10 @@ def _single(hydra: Any, command: _Command) -> int:
     (result,) = found
     if isinstance(result, Exception):
         raise result
-    return _CODES[result.summary["status"]]
+    status = result.summary["status"]
+    if command.config.quiet and status != "finished":
+        print(f"Error: {status}: {result.summary.get('reason')}", file=sys.stderr)  # noqa: T201
+    return _CODES[status], {"folder": str(command.folder), **result.summary}
 
 
 def _multirun(hydra: Any, command: _Command) -> None:
@@ -267,11 +299,20 @@ def _multirun(hydra: Any, command: _Command) -> None:
         hydra.multirun(_CONFIG, member, command.overrides)
 
 
-def _sweep(command: _Command, interruption: Any, carry_out: Callable[[], None]) -> int:
+def _sweep(
+    command: _Command, interruption: Any, carry_out: Callable[[], None]
+) -> tuple[int, dict[str, Any]]:
     from newton_krylov.runs.sweep import Sweep
 
     overrides = list(command.config.hydra.overrides.task)
-    sweep = Sweep.begin(command.folder, _composed(command.config), overrides, REPOSITORY)
+    verdict = command.config.get("verdict") is not None
+    sweep = Sweep.begin(
+        command.folder,
+        _composed(command.config),
+        overrides,
+        REPOSITORY,
+        None if verdict else command.members,
+    )
     status, reason = "finished", None
     try:
         carry_out()
@@ -288,9 +329,10 @@ def _sweep(command: _Command, interruption: Any, carry_out: Callable[[], None]) 
     if reason is not None:
         print(f"Error: {reason}", file=sys.stderr)  # noqa: T201
     if status != "finished":
-        return _CODES[status]
+        return _CODES[status], sweep.result
     ran = any(one.status == "finished" for one in members)
-    return DONE if ran and sweep.record.summary["status"] == "finished" else FAILED
+    finished = ran and sweep.record.summary["status"] == "finished"
+    return DONE if finished else FAILED, sweep.result
 
 
 def _launcher_failure(error: Exception) -> str:
@@ -314,7 +356,8 @@ def member(config: Any) -> float:
 
     if current_process().name.startswith(_WORKER):
         end_with_parent()
-    return run_member(_composed(config), _job())
+    with _spoken(config):
+        return run_member(_composed(config), _job())
 
 
 def _job() -> Any:
@@ -330,9 +373,9 @@ def _job() -> Any:
     folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
     if hydra.mode != RunMode.MULTIRUN:
         return Job(folder, overrides, REPOSITORY)
-    from newton_krylov.runs.sweep import parent_of
+    from newton_krylov.runs.sweep import job_in
 
-    return Job(folder, overrides, REPOSITORY, parent_of(Path(hydra.sweep.dir)), in_sweep=True)
+    return job_in(Path(hydra.sweep.dir), folder, overrides, REPOSITORY)
 
 
 def _composed(config: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The data sets that a name alone chooses: LIBSVM's, scikit-learn's and NIST's, a line each.
+"""The data sets that a name alone chooses: of LIBSVM, scikit-learn, NIST and MGH, a line each.
 
 They have no YAML files: a configuration gets their keys and defaults from their registration.
 Nothing heavy is imported here, for `--help` and shell completion read it.
@@ -196,6 +196,49 @@ def nist_summary(problem: str) -> str:
     )
 
 
+MGH: dict[str, str] = {
+    name: f"Moré, Garbow and Hillstrom's problem {number}, {words}: {n} parameters."
+    for name, number, words, n in (
+        ("rosenbrock", 1, "Rosenbrock", 2),
+        ("freudenstein_roth", 2, "Freudenstein and Roth", 2),
+        ("powell_badly_scaled", 3, "Powell badly scaled", 2),
+        ("brown_badly_scaled", 4, "Brown badly scaled", 2),
+        ("beale", 5, "Beale", 2),
+        ("jennrich_sampson", 6, "Jennrich and Sampson", 2),
+        ("helical_valley", 7, "helical valley", 3),
+        ("bard", 8, "Bard", 3),
+        ("gaussian", 9, "Gaussian", 3),
+        ("meyer", 10, "Meyer", 3),
+        ("gulf", 11, "Gulf research and development", 3),
+        ("box", 12, "Box three-dimensional", 3),
+        ("powell_singular", 13, "Powell singular", 4),
+        ("wood", 14, "Wood", 4),
+        ("kowalik_osborne", 15, "Kowalik and Osborne", 4),
+        ("brown_dennis", 16, "Brown and Dennis", 4),
+        ("osborne_1", 17, "Osborne 1", 5),
+        ("biggs", 18, "Biggs EXP6", 6),
+        ("osborne_2", 19, "Osborne 2", 11),
+        ("watson", 20, "Watson", 6),
+        ("extended_rosenbrock", 21, "extended Rosenbrock", 20),
+        ("extended_powell", 22, "extended Powell singular", 20),
+        ("penalty_1", 23, "penalty I", 10),
+        ("penalty_2", 24, "penalty II", 10),
+        ("variably_dimensioned", 25, "variably dimensioned", 10),
+        ("trigonometric", 26, "trigonometric", 10),
+        ("brown_almost_linear", 27, "Brown almost-linear", 10),
+        ("discrete_boundary", 28, "discrete boundary value", 10),
+        ("discrete_integral", 29, "discrete integral equation", 10),
+        ("broyden_tridiagonal", 30, "Broyden tridiagonal", 10),
+        ("broyden_banded", 31, "Broyden banded", 10),
+        ("linear_full_rank", 32, "linear, full rank", 10),
+        ("linear_rank_1", 33, "linear, rank 1", 10),
+        ("linear_rank_1_zeros", 34, "linear, rank 1, zero columns and rows", 10),
+        ("chebyquad", 35, "Chebyquad", 8),
+    )
+}
+"""Names of the test problems of Moré, Garbow and Hillstrom (1981), and a line on each."""
+
+
 def summaries() -> dict[str, str]:
     """Return a line on every data set that has no YAML file, by name."""
     downloaded = {
@@ -203,4 +246,5 @@ def summaries() -> dict[str, str]:
         for name, known in LIBSVM.items()
     }
     certified = {f"nist_{problem}": nist_summary(problem) for problem in nist_tables()}
-    return downloaded | {name: one.summary for name, one in SKLEARN.items()} | certified
+    tests = {f"mgh_{problem}": line for problem, line in MGH.items()}
+    return downloaded | {name: one.summary for name, one in SKLEARN.items()} | certified | tests

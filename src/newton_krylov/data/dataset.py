@@ -26,9 +26,10 @@ class Split:
     X : Tensor, shape (n_samples, n_features)
         Dense, or sparse CSR with int32 indices (half the index traffic, and the fast path of the
         sparse products). Images keep their shape, (n_samples, channels, height, width), and their
-        bytes: uint8, whatever the run's dtype.
+        bytes: uint8, whatever the run's dtype. Tokens, (n_samples, length), are int64.
     y : Tensor, shape (n_samples,)
-        Class indices 0 .. n_classes - 1 (int64), or floats for a regression.
+        Class indices 0 .. n_classes - 1 (int64), or floats for a regression; of shape
+        (n_samples, length) where every token has a target of its own.
     weights : Tensor or None, shape (n_samples,)
         How much each sample counts, >= 0 and of mean 1, in the dtype of X: 2 where others have 1
         is as if the sample were there twice. None where all count alike.
@@ -49,9 +50,10 @@ class Split:
         return self._with(self.X.to(device), self.y.to(device), lambda x: x.to(device))
 
     def double(self) -> "Split":
-        """Return the same in float64; classes stay integers."""
+        """Return the same in float64; classes and tokens stay integers."""
         y = self.y.double() if self.y.is_floating_point() else self.y
-        return self._with(self.X.double(), y, Tensor.double)
+        X = self.X if self.X.dtype is torch.int64 else self.X.double()
+        return self._with(X, y, Tensor.double)
 
     def rows(self, X: Tensor, index: Tensor) -> "Split":
         """Return some of the samples, whose rows of features are X."""
@@ -182,6 +184,21 @@ class ImageSet(LabelledData):
     images: Images
 
     kind = "images"
+
+
+@dataclass(frozen=True)
+class Text(LabelledData):
+    """Samples that are pieces of a text; the target of each character is the next one.
+
+    Attributes
+    ----------
+    alphabet : str
+        The characters, in the order of their numbers.
+    """
+
+    alphabet: str
+
+    kind = "text"
 
 
 @dataclass(frozen=True)

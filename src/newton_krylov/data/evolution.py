@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from newton_krylov.capabilities import RESIDUALS
+from newton_krylov.capabilities import GENERATED, RESIDUALS
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.data.equation import (
     Equation,
@@ -142,7 +142,7 @@ def evolution(
             return _problem(name, what, options, dtype)
 
         load = with_options(describe, EvolutionOptions, defaults, make)
-        return register("dataset", name, offers=(RESIDUALS,))(load)
+        return register("dataset", name, offers=(GENERATED, RESIDUALS))(load)
 
     return decorate
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from newton_krylov.capabilities import RESIDUALS
+from newton_krylov.capabilities import GENERATED, RESIDUALS
 from newton_krylov.data.equation import (
     Equation,
     EquationProblem,
@@ -31,7 +31,7 @@ _TEST_POINTS = 10_000
 _VERSION = 2  # part of the checksum: raise it when the same arguments give other points
 
 
-@register("dataset", "poisson_2d", offers=(RESIDUALS,))
+@register("dataset", "poisson_2d", offers=(GENERATED, RESIDUALS))
 def poisson_2d(
     *,
     points: Layout = "grid",
@@ -81,7 +81,7 @@ def poisson_2d(
     return square.problem("poisson_2d", residual, lambda x: 2 * math.pi**2 * _sines(x), _sines)
 
 
-@register("dataset", "helmholtz_2d", offers=(RESIDUALS,))
+@register("dataset", "helmholtz_2d", offers=(GENERATED, RESIDUALS))
 def helmholtz_2d(
     *,
     points: Layout = "grid",
@@ -201,7 +201,7 @@ class _Square:
         return (4 * s * (1 - s)).prod(-1)
 
 
-@register("dataset", "poisson_5d", offers=(RESIDUALS,))
+@register("dataset", "poisson_5d", offers=(GENERATED, RESIDUALS))
 def poisson_5d(
     *,
     inside: PositiveInt = 3000,

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from newton_krylov.capabilities import LABELLED, RESIDUALS, TABLE
+from newton_krylov.capabilities import GENERATED, LABELLED, RESIDUALS, TABLE
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.data.options import with_options
 from newton_krylov.data.prepare import Options, RawData, prepare
@@ -61,7 +61,11 @@ def load_dataset(
 
 
 def source(
-    name: str, *, needs_with: Mapping[str, tuple[str, ...]] | None = None, **defaults: Any
+    name: str,
+    *,
+    generated: bool = False,
+    needs_with: Mapping[str, tuple[str, ...]] | None = None,
+    **defaults: Any,
 ) -> Callable[[Reader], Callable[..., Dataset]]:
     """Register a function that reads raw data as `dataset=name`, with the common options.
 
@@ -73,6 +77,8 @@ def source(
     ----------
     name : str
         The name by which configurations choose it.
+    generated : bool
+        Whether the data is made by the program, not read.
     needs_with : mapping of str to tuple of str, optional
         What the reader's parameters need of other parts (see `newton_krylov.registry.register`).
     **defaults
@@ -89,7 +95,7 @@ def source(
             return prepare(name, raw, options, dtype)
 
         load = with_options(read, Options, defaults, make)
-        offers = (TABLE, LABELLED, RESIDUALS)
+        offers = (TABLE, LABELLED, RESIDUALS, *((GENERATED,) if generated else ()))
         return register("dataset", name, offers=offers, needs_with=needs_with)(load)
 
     return decorate

@@ -27,7 +27,7 @@ Density = Annotated[float, pydantic.Field(gt=0, le=1)]
 ConditionNumber = Annotated[float, pydantic.Field(ge=1, allow_inf_nan=False)]
 
 
-@source("synthetic")
+@source("synthetic", generated=True)
 def synthetic(
     *,
     n: Annotated[int, pydantic.Field(ge=2)] = 10_000,

@@ -10,7 +10,7 @@ import pydantic
 import torch
 from numpy.typing import NDArray
 
-from newton_krylov.capabilities import TRANSPORT
+from newton_krylov.capabilities import GENERATED, TRANSPORT
 from newton_krylov.data.dataset import TransportProblem
 from newton_krylov.data.prepare import checksum
 from newton_krylov.data.sparse import NUMPY_DTYPES
@@ -34,7 +34,7 @@ class _Problem:
     column_marginal: NDArray[np.float64]
 
 
-@register("dataset", "transport", offers=(TRANSPORT,))
+@register("dataset", "transport", offers=(GENERATED, TRANSPORT))
 def transport(
     *,
     source: Source = "random_assignment",

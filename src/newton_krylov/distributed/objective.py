@@ -312,6 +312,10 @@ class DataParallelNetwork(DataParallel, Layered):
         """Return the whole network's weights, given those of the free layers."""
         return self.local.embed(w)
 
+    def parameters(self, w: Tensor) -> list[Tensor]:
+        """Return the free parameters as views of w, shape (dim,)."""
+        return self.local.parameters(w)
+
     def restricted(self, layers: Sequence[str], w: Tensor) -> "DataParallelNetwork":
         """Free some layers' weights and hold the others at w, shape (dim,)."""
         return DataParallelNetwork(self.local.restricted(layers, w), self.group, self.places)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,14 +13,17 @@ from newton_krylov.interfaces.parts import named
 from newton_krylov.objectives.base import Point
 from newton_krylov.objectives.function import FunctionObjective
 from newton_krylov.optimizers.base import Optimizer
+from newton_krylov.optimizers.saddle import below_saddle
 
-Method = Literal["newton", "trust_region", "bfgs", "ssbfgs", "lbfgs"]
+Method = Literal["newton", "trust_region", "arc", "bfgs", "ssbfgs", "ssbroyden", "lbfgs"]
 
 _METHODS: dict[str, tuple[str, dict[str, Any], str]] = {
     "newton": ("newton", {}, "armijo"),
     "trust_region": ("trust_region", {}, "none"),
-    "bfgs": ("bfgs", {}, "strong_wolfe"),
-    "ssbfgs": ("bfgs", {"scaling": "always"}, "strong_wolfe"),
+    "arc": ("arc", {}, "none"),
+    "bfgs": ("bfgs", {}, "hager_zhang"),
+    "ssbfgs": ("ssbfgs", {}, "strong_wolfe"),
+    "ssbroyden": ("ssbroyden", {}, "hager_zhang"),
     "lbfgs": ("lbfgs", {}, "strong_wolfe"),
 }
 """Method to optimizer, what is set of it, and line search."""
@@ -56,12 +59,15 @@ def minimize(
         Start; float64 unless it is a tensor of float32.
     args : sequence
         Given to `fun` beside x.
-    method : {"newton", "trust_region", "bfgs", "ssbfgs", "lbfgs"}
-        Newton's method with a linear solver and Armijo's line search; Newton's method in a trust
-        region; BFGS with a dense matrix, plain or self-scaled; limited-memory BFGS. They are the
-        registered optimizers of those names (`ssbfgs` is `bfgs` with `scaling="always"`).
+    method : {"newton", "trust_region", "arc", "bfgs", "ssbfgs", "ssbroyden", "lbfgs"}
+        Newton's method with a linear solver and Armijo's line search, in a trust region, or with an
+        adaptive cubic regularization; quasi-Newton methods with a dense matrix, plain or
+        self-scaled; limited-memory BFGS. They are the registered optimizers of those names.
     gtol : float
-        Stop where no component of the gradient is larger.
+        Stop where no component of the gradient is larger than gtol min(1, s), with s the larger of
+        the function's and the gradient's size at the start: a function in smaller units is not
+        taken for a flat one. A saddle point is no place to stop: where a few products with the
+        Hessian show negative curvature, it is left along that.
     maxiter : int, optional
         Limit of iterations; 200 n by default.
     solver : str
@@ -102,31 +108,71 @@ def minimize(
     check_function(objective.function, x, scalar=True)
     optimizer = _optimizer(method, solver, options or {})
     limit = _STEPS_PER_PARAMETER * len(x) if maxiter is None else maxiter
-    steps, number, status = optimizer.steps(objective, x, torch.Generator().manual_seed(0)), -1, 2
-    ended, point = "", cast(Point, objective.at(x))
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            ended = str(end.value)
-            break
-        number += 1
-        finite = math.isfinite(step.point.value) and math.isfinite(step.point.grad_norm)
-        if not finite:
-            if number == 0:
-                raise ValueError("the function is not finite at x0: start where it is")
-            status = 3
-            break
-        point = step.point
-        if callback is not None and number > 0:
-            callback(point.w.clone(), point.value)
-        if float(point.grad.abs().max()) <= gtol:
-            status = 0
-            break
-        if number >= limit:
-            status = 1
-            break
-    return _result(objective, point, number, status, ended)
+    run = _Run(objective, optimizer, gtol, limit, callback)
+    run.descend(x)
+    while run.status == 0 and (lower := below_saddle(run.point)) is not None:
+        run.descend(lower)
+    return run.result()
+
+
+class _Run:
+    """Where a minimization stands: its point, the number of its iterations, why it stopped."""
+
+    def __init__(
+        self,
+        objective: FunctionObjective,
+        optimizer: Optimizer,
+        gtol: float,
+        limit: int,
+        callback: Callable[[Tensor, float], None] | None,
+    ) -> None:
+        self.objective, self.optimizer = objective, optimizer
+        self.gtol, self.limit, self.callback = gtol, limit, callback
+        self.generator = torch.Generator().manual_seed(0)
+        self.number, self.status, self.ended, self.scale = -1, 2, "", 0.0
+        self.point: Point
+
+    def descend(self, x: Tensor) -> None:
+        """Iterate from x, shape (n,), until one of the reasons to stop."""
+        steps, starting = self.optimizer.steps(self.objective, x, self.generator), True
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                self.status, self.ended = 2, str(end.value)
+                return
+            self.number += 1
+            if not (math.isfinite(step.point.value) and math.isfinite(step.point.grad_norm)):
+                if self.number == 0:
+                    raise ValueError("the function is not finite at x0: start where it is")
+                self.status = 3
+                return
+            self.point = step.point
+            largest = float(self.point.grad.abs().max())
+            if self.number > 0 and self.callback is not None:
+                self.callback(self.point.w.clone(), self.point.value)
+            if starting:
+                self.scale = max(self.scale, abs(self.point.value), largest)
+                starting = False
+            if largest <= self.gtol * min(1.0, self.scale):
+                self.status = 0
+                return
+            if self.number >= self.limit:
+                self.status = 1
+                return
+
+    def result(self) -> Any:
+        """Return SciPy's result."""
+        from scipy.optimize import OptimizeResult
+
+        counts, point, status = self.objective.counts, self.point, self.status
+        result = OptimizeResult()
+        result.update(
+            x=point.w, fun=point.value, jac=point.grad, nit=self.number, nfev=int(counts.function),
+            njev=int(counts.gradient), nhev=int(counts.hvp), status=status, success=status == 0,
+            message=_MESSAGES.get(status, f"Stopped: {self.ended}."),
+        )  # fmt: skip
+        return result
 
 
 def _optimizer(method: str, solver: str, options: Mapping[str, Any]) -> Optimizer:
@@ -142,16 +188,3 @@ def _optimizer(method: str, solver: str, options: Mapping[str, Any]) -> Optimize
     }
     optimizer: Optimizer = named("optimizer", name).build({**preset, **options}, **parts)
     return optimizer
-
-
-def _result(objective: FunctionObjective, point: Any, nit: int, status: int, ended: str) -> Any:
-    from scipy.optimize import OptimizeResult
-
-    counts, grad = objective.counts, point.grad
-    result = OptimizeResult()
-    result.update(
-        x=point.w, fun=point.value, jac=grad, nit=max(nit, 0), nfev=int(counts.function),
-        njev=int(counts.gradient), nhev=int(counts.hvp), status=status, success=status == 0,
-        message=_MESSAGES.get(status, f"Stopped: {ended}."),
-    )  # fmt: skip
-    return result

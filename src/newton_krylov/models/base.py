@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from newton_krylov.data.dataset import Dataset, LabelledData
+from newton_krylov.data.dataset import Dataset, LabelledData, Text
 from newton_krylov.data.equation import EquationProblem
 from newton_krylov.errors import CombinationError
 
@@ -18,13 +18,16 @@ class Interface:
     Attributes
     ----------
     inputs : tuple of int
-        Shape of one sample: (channels, height, width), or (n_features,).
+        Shape of one sample: (channels, height, width), (n_features,), or (context,) of a text.
     outputs : int
         How many numbers the network returns for a sample: one a class.
+    alphabet : int
+        How many characters there are where samples are text; 0 where they are numbers.
     """
 
     inputs: tuple[int, ...]
     outputs: int
+    alphabet: int = 0
 
     @classmethod
     def of(cls, dataset: Dataset) -> "Interface":
@@ -33,7 +36,7 @@ class Interface:
         Parameters
         ----------
         dataset : Dataset
-            Images, a table, or an equation.
+            Images, a table, a text, or an equation.
 
         Returns
         -------
@@ -52,7 +55,17 @@ class Interface:
                 f"A network needs samples with targets, but dataset={dataset.name} has "
                 f"{dataset.kind}; choose another dataset or loss."
             )
-        return cls(tuple(dataset.train.X.shape[1:]), dataset.n_classes or 1)
+        alphabet = len(dataset.alphabet) if isinstance(dataset, Text) else 0
+        return cls(tuple(dataset.train.X.shape[1:]), dataset.n_classes or 1, alphabet)
+
+
+def numbers(interface: Interface, name: str) -> tuple[int, ...]:
+    """Return the shape of a sample of numbers; refuse text, which the model `name` cannot read."""
+    if interface.alphabet:
+        raise CombinationError(
+            f"model={name} reads numbers, and the samples are text; choose model=transformer."
+        )
+    return interface.inputs
 
 
 Builder = Callable[[Interface], nn.Module]

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 from torch import nn
 
-from newton_krylov.models.base import Interface
+from newton_krylov.models.base import Interface, numbers
 from newton_krylov.registry import register
 
 Activation = Literal["tanh", "relu", "gelu", "sigmoid", "softplus"]
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
+ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
     "gelu": nn.GELU,
@@ -49,12 +49,17 @@ def mlp(
     -------
     nn.Module
         The network.
+
+    Raises
+    ------
+    CombinationError
+        For text.
     """
     parts: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
-    width = math.prod(interface.inputs)
+    width = math.prod(numbers(interface, "mlp"))
     for number, size in enumerate(hidden, 1):
         parts[f"linear{number}"] = nn.Linear(width, size, bias=bias)
-        parts[f"{activation}{number}"] = _ACTIVATIONS[activation]()
+        parts[f"{activation}{number}"] = ACTIVATIONS[activation]()
         if dropout > 0:
             parts[f"dropout{number}"] = nn.Dropout(dropout)
         width = size

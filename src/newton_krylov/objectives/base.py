@@ -572,6 +572,10 @@ class Layered(Objective):
         """Return the weights that the model came with, shape (dim,)."""
 
     @abstractmethod
+    def parameters(self, w: Tensor) -> list[Tensor]:
+        """Return the free parameters, each in its own shape, as views of w, shape (dim,)."""
+
+    @abstractmethod
     def restricted(self, layers: Sequence[str], w: Tensor) -> "Layered":
         """Return the objective of some layers' weights, the others held at w, shape (dim,)."""
 

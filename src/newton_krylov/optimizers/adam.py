@@ -1,10 +1,13 @@
 """Adam."""
 
+from collections.abc import Sequence
+
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from newton_krylov.capabilities import SAMPLES
+from newton_krylov.objectives.base import Objective
 from newton_krylov.optimizers.schedule import Schedule, constant
 from newton_krylov.optimizers.training import Momentum
 from newton_krylov.optimizers.training_torch import TorchOptimizer
@@ -43,6 +46,10 @@ class Adam(TorchOptimizer):
         super().__init__(learning_rate, batch_size, schedule)
         self.betas, self.epsilon = (beta1, beta2), epsilon
 
-    def make(self, w: Tensor) -> torch.optim.Optimizer:
-        """Make torch's Adam for the parameter w, shape (dim,)."""
-        return torch.optim.Adam([w], self.learning_rate, betas=self.betas, eps=self.epsilon)
+    def make(
+        self, objective: Objective, parameters: list[Tensor]
+    ) -> Sequence[torch.optim.Optimizer]:
+        """Make torch's Adam for the parameters."""
+        return [
+            torch.optim.Adam(parameters, self.learning_rate, betas=self.betas, eps=self.epsilon)
+        ]

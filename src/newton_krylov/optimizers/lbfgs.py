@@ -6,21 +6,26 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
+from newton_krylov.norms import euclidean
 from newton_krylov.objectives.base import Objective
 from newton_krylov.optimizers.base import ContinuedOptimizer, Memory, State, Step, Steps
-from newton_krylov.optimizers.line_search import LineSearch
+from newton_krylov.optimizers.line_search import LineSearch, first_length
 from newton_krylov.registry import register
 
 
 class Pairs(Memory):
-    """The last steps s, changes of the gradient y, and s'y, the newest last."""
+    """The last steps s, changes of the gradient y, and s'y, the newest last.
+
+    Where there are none, `stride` is the length of the step before, if it told no curvature.
+    """
 
     def __init__(self) -> None:
         self.pairs: list[tuple[Tensor, Tensor, float]] = []
+        self.stride: float | None = None
 
     def state_dict(self) -> State:
         """Return the pairs as lists, which a checkpoint moves to a device."""
-        return {"pairs": [list(pair) for pair in self.pairs]}
+        return {"pairs": [list(pair) for pair in self.pairs], "stride": self.stride}
 
 
 @register("optimizer", "lbfgs")
@@ -56,18 +61,18 @@ class LBFGS(ContinuedOptimizer[Pairs]):
         while point.grad_norm > 0:
             p = _two_loops(point.grad, pairs).neg_()
             if not pairs:
-                # Nothing is known of the scale yet: a step of at most unit length.
-                p.mul_(min(1.0, 1.0 / point.grad_norm))
+                p.mul_(first_length(point, memory.stride) / point.grad_norm)
             found = self.line_search(point.ray(p))
             if not found.accepted:
                 if not pairs:
                     return "no step along -gradient lowers the loss beyond its rounding error"
                 pairs.clear()
+                memory.stride = None
                 continue
             new = found.point
             s, y = new.w - point.w, new.grad - point.grad
-            sy, yy, ss = torch.stack([torch.dot(s, y), torch.dot(y, y), torch.dot(s, s)]).tolist()
-            if sy > torch.finfo(objective.dtype).eps * (yy * ss) ** 0.5:
+            sy, memory.stride = float(torch.dot(s, y)), euclidean(s)
+            if sy > torch.finfo(objective.dtype).eps * euclidean(y) * memory.stride:
                 pairs.append((s, y, sy))
                 del pairs[: -self.pairs]
             point = new

@@ -7,6 +7,7 @@ from typing import Annotated, Protocol
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from newton_krylov.errors import ConfigError
+from newton_krylov.norms import euclidean
 from newton_krylov.objectives.base import Point, Ray
 from newton_krylov.registry import register
 
@@ -32,6 +33,35 @@ class LineSearchResult:
     def accepted(self) -> bool:
         """Whether a step was found."""
         return self.alpha > 0.0
+
+
+_FIRST = 0.01
+
+
+def first_length(point: Point, before: float | None = None) -> float:
+    """Return how long a first step along -gradient should be, where no curvature is known.
+
+    A hundredth of the parameters' size, or where they are zero, what would bring a linear loss down
+    by a hundredth of itself (Hager and Zhang 2005, step I0): other units of the parameters or of
+    the loss change nothing.
+
+    Parameters
+    ----------
+    point : Point
+        The start; its gradient is not zero.
+    before : float, optional
+        Length of a step that told no curvature, after which this one is to be twice as long.
+
+    Returns
+    -------
+    float
+        Above 0.
+    """
+    if before is not None:
+        return 2 * before
+    size = euclidean(point.w)
+    length = _FIRST * (size if size > 0 else abs(point.value) / point.grad_norm)
+    return length if 0 < length < math.inf else 1.0
 
 
 class LineSearch(Protocol):

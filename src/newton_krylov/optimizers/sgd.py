@@ -1,11 +1,14 @@
 """Stochastic gradient descent."""
 
+from collections.abc import Sequence
+
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from newton_krylov.capabilities import SAMPLES
 from newton_krylov.errors import ConfigError
+from newton_krylov.objectives.base import Objective
 from newton_krylov.optimizers.schedule import Schedule, constant
 from newton_krylov.optimizers.training import Momentum
 from newton_krylov.optimizers.training_torch import TorchOptimizer
@@ -52,8 +55,12 @@ class SGD(TorchOptimizer):
         super().__init__(learning_rate, batch_size, schedule)
         self.momentum, self.nesterov = momentum, nesterov
 
-    def make(self, w: Tensor) -> torch.optim.Optimizer:
-        """Make torch's SGD for the parameter w, shape (dim,)."""
-        return torch.optim.SGD(
-            [w], self.learning_rate, momentum=self.momentum, nesterov=self.nesterov
-        )
+    def make(
+        self, objective: Objective, parameters: list[Tensor]
+    ) -> Sequence[torch.optim.Optimizer]:
+        """Make torch's SGD for the parameters."""
+        return [
+            torch.optim.SGD(
+                parameters, self.learning_rate, momentum=self.momentum, nesterov=self.nesterov
+            )
+        ]

@@ -1,20 +1,42 @@
 """torch's own optimizers in the mini-batch loop."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from newton_krylov.objectives.base import Objective
-from newton_krylov.optimizers.base import ContinuedOptimizer, Steps
+from newton_krylov.capabilities import LAYERS
+from newton_krylov.errors import CombinationError
+from newton_krylov.objectives.base import Layered, Objective
+from newton_krylov.optimizers.base import ContinuedOptimizer, State, Steps
 from newton_krylov.optimizers.schedule import Schedule
 from newton_krylov.optimizers.training import EpochMemory, Epochs, Update
 
 
 class _Memory(EpochMemory):
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+    """Torch's optimizers with the parameters that they change in place, which are views of w."""
+
+    def __init__(
+        self, w: Tensor, parameters: list[Tensor], optimizers: Sequence[torch.optim.Optimizer]
+    ) -> None:
         super().__init__()
-        self.torch = optimizer
+        self.w, self.parameters, self.optimizers = w, parameters, optimizers
+
+    def state_dict(self) -> State:
+        """Return the optimizers' states; w is the run's own."""
+        states = {_key(k): made.state_dict() for k, made in enumerate(self.optimizers)}
+        return {"epochs": self.epochs, **states}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take the states from a checkpoint."""
+        self.epochs = state["epochs"]
+        for k, made in enumerate(self.optimizers):
+            made.load_state_dict(state[_key(k)])
+
+
+def _key(number: int) -> str:
+    return "torch" if number == 0 else f"torch{number + 1}"
 
 
 class TorchOptimizer(ContinuedOptimizer[_Memory]):
@@ -37,40 +59,74 @@ class TorchOptimizer(ContinuedOptimizer[_Memory]):
         torch.optim.SGD([torch.zeros(1)], 1.0)
 
     @abstractmethod
-    def make(self, w: Tensor) -> torch.optim.Optimizer:
-        """Make torch's optimizer.
+    def make(
+        self, objective: Objective, parameters: list[Tensor]
+    ) -> Sequence[torch.optim.Optimizer]:
+        """Make torch's optimizers.
 
         Parameters
         ----------
-        w : Tensor, shape (dim,)
-            The one parameter that it changes in place.
+        objective : Objective
+            What to minimize.
+        parameters : list of Tensor
+            What they change in place: what `parameters` returned.
 
         Returns
         -------
-        torch.optim.Optimizer
-            With the learning rate `learning_rate`.
+        sequence of torch.optim.Optimizer
+            Each with the learning rate `learning_rate`.
         """
 
+    def parameters(self, objective: Objective, w: Tensor) -> list[Tensor]:
+        """Return what torch's optimizers are to see of w, shape (dim,), as views of it."""
+        return [w]
+
     def memory(self, objective: Objective, w0: Tensor) -> _Memory:
-        """Return torch's optimizer, and the number of epochs."""
-        parameter = w0.detach().clone().requires_grad_()
-        return _Memory(self.make(parameter))
+        """Return torch's optimizers, and the number of epochs."""
+        w = w0.detach().clone()
+        views = self.parameters(objective, w)
+        parameters = [view.detach().requires_grad_() for view in views]
+        return _Memory(w, parameters, self.make(objective, parameters))
 
     def iterate(
         self, objective: Objective, w0: Tensor, memory: _Memory, generator: torch.Generator
     ) -> Steps:
         """Iterate from w0, without end; a step is one epoch."""
-        (group,) = memory.torch.param_groups
-        (parameter,) = group["params"]
+        groups = [group for made in memory.optimizers for group in made.param_groups]
 
         def advance(batch: Objective, w: Tensor, rate: float, generator: torch.Generator) -> Update:
             point = batch.at(w)
-            parameter.grad, loss = point.grad, point.value
-            group["lr"] = rate * self.learning_rate
-            memory.torch.step()
-            # A copy, since torch changes its parameter in place and points keep theirs.
-            new = parameter.detach().clone()
-            return Update(new, loss, point.grad_norm, rate * self.learning_rate)
+            gradients, loss = self.parameters(objective, point.grad), point.value
+            for parameter, gradient in zip(memory.parameters, gradients, strict=True):
+                parameter.grad = gradient
+            for group in groups:
+                group["lr"] = rate * self.learning_rate
+            for made in memory.optimizers:
+                made.step()
+            # A copy, since torch changes its parameters in place and points keep theirs.
+            return Update(memory.w.clone(), loss, point.grad_norm, rate * self.learning_rate)
 
         epochs = Epochs(self.batch_size, self.schedule, memory)
         return (yield from epochs.steps(objective, w0, generator, advance))
+
+
+class LayeredTorchOptimizer(TorchOptimizer):
+    """One that sees each layer's weights as a matrix: kernels with their outputs as rows.
+
+    What has one dimension, such as biases, stays a vector.
+    """
+
+    def parameters(self, objective: Objective, w: Tensor) -> list[Tensor]:
+        """Return the free parameters as matrices and vectors.
+
+        Raises
+        ------
+        CombinationError
+            If the objective has no layers.
+        """
+        if not isinstance(objective, Layered):
+            raise CombinationError(
+                f"{type(self).__name__} needs {LAYERS}, which "
+                f"loss={getattr(objective, 'name', type(objective).__name__)} does not offer."
+            )
+        return [p.view(len(p), -1) if p.ndim > 1 else p for p in objective.parameters(w)]

@@ -277,7 +277,23 @@ def write_json(path: Path, value: Plain) -> None:
     value : mapping
         Plain values.
     """
-    _write(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+    _write(path, json_text(value))
+
+
+def json_text(value: Plain) -> str:
+    """Return a mapping as JSON; numbers that are not finite become null.
+
+    Parameters
+    ----------
+    value : mapping
+        Plain values.
+
+    Returns
+    -------
+    str
+        With a line's end.
+    """
+    return json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any]:

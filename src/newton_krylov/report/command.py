@@ -34,6 +34,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python compare.py"
         The exit status: 0, or 2 for a mistake of the user's, for which one sentence is printed.
     """
     options = _parse(arguments, prog)
+    from newton_krylov.terminal import say
+
+    say("reading the runs")
     from newton_krylov.report.request import answer
     from newton_krylov.terminal import console, interrupts
 

@@ -42,7 +42,16 @@ _REPETITION_KEYS = frozenset({"seed", "repeat"})
 """Runs whose configurations differ in these only are repetitions of one another."""
 
 _INCIDENTAL_KEYS = frozenset(
-    {"data_dir", "tracking", "label", "name", "objective_metric", "benchmark", "spectrum"}
+    {
+        "data_dir",
+        "tracking",
+        "label",
+        "name",
+        "objective_metric",
+        "benchmark",
+        "spectrum",
+        "resume",
+    }
 )
 """Say where a run was filed and what it was called, not what was computed."""
 
@@ -211,8 +220,14 @@ class RunRecord:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The configuration, flat: dotted key to value."""
-        return {key: _hashable(value) for key, value in flatten(self.config).items()}
+        """The configuration, flat, of the parts that the run used: dotted key to value."""
+        known = self.summary.get("idle")  # records from before there was the key lack it
+        idle = {str(group) for group in known} if isinstance(known, list) else set()
+        return {
+            key: _hashable(value)
+            for key, value in flatten(self.config).items()
+            if key.partition(".")[0] not in idle
+        }
 
     @cached_property
     def method(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from newton_krylov.errors import DataError
@@ -12,9 +13,10 @@ from newton_krylov.records.unfinished import mark_killed_in
 from newton_krylov.report.compare import COMPARISON_HTML, write_comparison
 from newton_krylov.report.figures import slug
 from newton_krylov.report.records import RunRecord, read_record, read_records
-from newton_krylov.report.results import tables
+from newton_krylov.report.results import fastest_text, tables
 from newton_krylov.report.study import studies
-from newton_krylov.terminal import console
+from newton_krylov.report.tables import count_text
+from newton_krylov.terminal import console, say
 from newton_krylov.tracking.afterwards import settle
 
 OUTPUTS = Path("outputs")
@@ -33,10 +35,16 @@ def answer(options: argparse.Namespace) -> None:
     mark_killed_in(Path(folder) for folder in options.folders if Path(folder).is_dir())
     groups = studies(_read(options))
     out = options.out or _default_place(options)
+    runs = sum(len(study.records) for study in groups)
+    say(f"comparing {count_text(runs, 'run')}: tables and figures")
     files = write_comparison(groups, out)
-    for table in tables(groups):
+    for table in tables([replace(study, entries=study.ranked) for study in groups]):
         shown = table.only(*_FOR_A_TERMINAL) if table.heads[0] == "Method" else table
         screen.print(shown.rich())
+    several = len(groups) > 1
+    for study in groups:
+        if sentence := fastest_text(study):
+            say(f"{study.problem.title}: {sentence}" if several else sentence)
     written = f"{out / COMPARISON_HTML} and {len(files) - 1} more files"
     screen.print(written, markup=False, soft_wrap=True)
 

@@ -91,11 +91,18 @@ def _remarks(study: Study) -> list[str]:
             f"f* = {study.optimum:.16g}, certified; differences below {study.floor:.0e} are "
             f"rounding errors."
         )
-    counts = {len(entry.records) for entry in study.entries}
-    if counts != {1}:
-        runs = "–".join(str(count) for count in sorted({min(counts), max(counts)}))
-        remarks.append(f"Medians of {runs} runs each; least and greatest times in brackets.")
+    if text := repeats_text(study):
+        remarks.append(f"{text.rstrip('.')}; least and greatest times in brackets.")
     return remarks
+
+
+def repeats_text(study: Study) -> str | None:
+    """Say of how many runs the figures are medians; None where each is of one run."""
+    counts = {len(entry.records) for entry in study.entries}
+    if counts == {1}:
+        return None
+    runs = "–".join(str(count) for count in sorted({min(counts), max(counts)}))
+    return f"Medians of {runs} runs each."
 
 
 @dataclass(frozen=True)

@@ -349,6 +349,11 @@ def _implied(key: str, changed: Mapping[str, Sequence[Any]]) -> bool:
     return key != named and named in changed and len(having) == 1
 
 
+def _typed(value: Any) -> str:
+    """Write a value as one types it."""
+    return "null" if value is None else str(value)
+
+
 def _distinct(name: str, groups: Sequence[Sequence[RunRecord]]) -> list[str]:
     """Distinguish entries of one label by the settings in which they differ."""
     if len(groups) == 1:
@@ -362,11 +367,11 @@ def _distinct(name: str, groups: Sequence[Sequence[RunRecord]]) -> list[str]:
     last = Counter(short.values())
     described = [
         ", ".join(
-            f"{short[key] if last[short[key]] == 1 else key}={values[i]}"
+            f"{short[key] if last[short[key]] == 1 else key}={_typed(values[i])}"
             for key, values in changed.items()
-            if values[i] is not None
+            if key in head.method  # not every part has every key
         )
-        for i in range(len(heads))
+        for i, head in enumerate(heads)
     ]
     return [
         f"{name} ({text or head.folder.name})" for text, head in zip(described, heads, strict=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from newton_krylov.capabilities import refuse_unmet, unused
+from newton_krylov.capabilities import idle, refuse_unmet, unused
 from newton_krylov.errors import CombinationError, ConfigError, suggest
 from newton_krylov.records.trace import shown
 from newton_krylov.registry import Entry, entry
@@ -29,6 +29,9 @@ GROUPS = (
     "tracking",
 )
 """The groups from each of which a run takes one part."""
+
+OF_THE_COMMAND = ("resume", "quiet", "json")
+"""Keys that say how a command goes about its runs; no part of what is run, or of its record."""
 
 if TYPE_CHECKING:
     Metric = str
@@ -73,6 +76,8 @@ class Settings:
     resume : bool
         Whether to continue the run in the folder; no part of what is run, so `RunConfig.plain`
         lacks it.
+    quiet, json : bool
+        Whether errors alone are shown, and whether the result is written as JSON; likewise.
     """
 
     name: Annotated[str, Field(min_length=1)] = "newton-krylov"
@@ -87,6 +92,8 @@ class Settings:
     benchmark: str | None = None
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
     resume: bool = False
+    quiet: bool = False
+    json: bool = False
 
 
 _SETTINGS = Entry("", "run", Settings)
@@ -142,6 +149,11 @@ class RunConfig:
         return unused(self.entries, overrides, options)
 
     @property
+    def idle(self) -> list[str]:
+        """The groups whose parts the run will not use (see `capabilities.idle`)."""
+        return idle(self.entries, {group: self.options_of(group) for group in GROUPS})
+
+    @property
     def label(self) -> str:
         """What tables and figures call the run."""
         return label_of(self.plain)
@@ -177,7 +189,8 @@ def check(plain: Mapping[str, Any]) -> RunConfig:
     settings["name"] = _study(plain.get("name", Settings.name))
     _choose(settings, checked["loss"])
     whole = {**checked, **settings}
-    del whole["resume"]
+    for key in OF_THE_COMMAND:
+        del whole[key]
     config = RunConfig(
         whole,
         Settings(**settings),

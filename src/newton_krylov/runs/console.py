@@ -14,11 +14,12 @@ from rich.text import Text
 
 from newton_krylov.records.trace import COLUMNS, Column, Row, shown
 from newton_krylov.report.verdict import Race
-from newton_krylov.terminal import console
+from newton_krylov.terminal import console, say
 
 _EVERY_ROW_UP_TO = 25  # rows that get a line each; after these, one a second
 _SECONDS_BETWEEN_LINES = 1.0
 _SECONDS_BETWEEN_REFRESHES = 0.1
+_SHARE_BETWEEN_LINES = 0.1  # of the time that a sweep's member has taken
 
 _MOST_MEMBERS = 40
 
@@ -33,34 +34,28 @@ class Progress:
     ----------
     out : Console
         Where to print.
-    shown : bool
-        Whether to show anything: a sweep's members do not.
     """
 
-    def __init__(self, out: Console, *, shown: bool = True) -> None:
-        self._out, self._shown = out, shown
+    def __init__(self, out: Console) -> None:
+        self._out = out
         self._live = Live(console=out, auto_refresh=False, transient=True)
         self._printed, self._last_line, self._last_refresh = 0, 0.0, 0.0
         self._pending: Row | None = None
         self._columns: list[Column] = []
 
     def __enter__(self) -> "Progress":
-        if not self._shown:
-            return self
         if self._out.is_terminal:
             self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._shown and self._out.is_terminal:
+        if self._out.is_terminal:
             self._live.stop()
         if self._pending is not None:
             self._print(self._pending)
 
     def __call__(self, row: Row) -> None:
         """Show a step."""
-        if not self._shown:
-            return
         if not self._columns:
             self._columns = columns_of(row)
             self._out.print(Text("".join(f"{c.brief:>{c.width}}" for c in self._columns)))
@@ -78,6 +73,44 @@ class Progress:
         self._out.print(Text(line(row, self._columns)))
         self._printed += 1
         self._pending = None
+
+
+class MemberProgress:
+    """Prints a line now and then of a sweep's member: plain, whole, and with the member's number.
+
+    Several members may share the terminal, so nothing is drawn in place. A short member shows no
+    step; a long one shows them ever more rarely.
+
+    Parameters
+    ----------
+    number : str
+        Number of the member.
+    """
+
+    def __init__(self, number: str) -> None:
+        self._number = number
+        self._began = self._last_line = time.monotonic()
+
+    def __enter__(self) -> "MemberProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is held back."""
+
+    def __call__(self, row: Row) -> None:
+        """Show a step, where it is time for one."""
+        now = time.monotonic()
+        gap = max(_SECONDS_BETWEEN_LINES, _SHARE_BETWEEN_LINES * (now - self._began))
+        if now - self._last_line >= gap:
+            say(f"{self._number:>4} {named_line(row)}")
+            self._last_line = now
+
+
+def named_line(row: Row) -> str:
+    """Return the main columns of a row with their names, for a line that has no heading."""
+    known = shown("members", lambda name: not math.isnan(getattr(row, name)))
+    order = sorted(known, key=lambda column: column.name != "iteration")
+    return "  ".join(f"{c.brief} {format(getattr(row, c.name), c.form)}" for c in order)
 
 
 def columns_of(row: Row) -> list[Column]:
@@ -116,31 +149,47 @@ def print_heading(out: Console, label: str, summary: Mapping[str, Any]) -> None:
     out.print(f"{label} on {data['name']}: {shape}, {where}", markup=False, highlight=False)
 
 
+def print_member_heading(number: str, label: str, own: Sequence[str], name: str) -> None:
+    """Print which member of a sweep is about to run.
+
+    Parameters
+    ----------
+    number, label : str
+        Number and label of the member.
+    own : sequence of str
+        What it was given of its own.
+    name : str
+        Name of the data.
+    """
+    given = f" ({' '.join(own)})" if own else ""
+    say(f"{number:>4} {label} on {name}{given}")
+
+
 def say_unused(sentences: Iterable[str]) -> None:
     """Print what was chosen for nothing, each sentence once."""
     for sentence in dict.fromkeys(sentences):
         console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
-def print_line(out: Console, number: str, summary: Mapping[str, Any]) -> None:
+def print_line(number: str, summary: Mapping[str, Any], standing: str = "") -> None:
     """Print a sweep member's result in one line.
 
     Parameters
     ----------
-    out : Console
-        Console to print to.
     number : str
         Number of the member.
     summary : mapping
         As in `summary.json`.
+    standing : str
+        How far the sweep has come.
     """
     cells = [f"{number:>4}", f"{summary['label']:<28}", f"{summary['status']:<11}"]
     for name in ("loss", "suboptimality", "seconds"):
         column, value = COLUMNS[name], summary.get(name)
         cells.append("" if value is None else format(value, column.form))
         cells[-1] = f"{cells[-1]:>{column.width}}"
-    text = f"{' '.join(cells)}  {summary.get('reason') or ''}"
-    out.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
+    text = f"{' '.join(cells)}  {summary.get('reason') or ''}".rstrip()
+    say(f"{text}  [{standing}]" if standing else text)
 
 
 def print_summary(
@@ -187,66 +236,106 @@ def print_places(out: Console, places: Sequence[tuple[str, str]]) -> None:
 
 @dataclass(frozen=True)
 class MemberLine:
-    """What is shown of a sweep's member.
+    """What is shown of a method: one member of a sweep, or those that repeat it.
 
     Attributes
     ----------
     number, label : str
-        Number and label of the member.
+        Numbers of the members, and the method's label.
     overrides : sequence of str
-        What it was given.
+        In what it differs from the others.
     summary : mapping
-        As in `summary.json`.
+        As in `summary.json`; medians of several members.
+    time : str
+        When it reached the target.
     """
 
     number: str
     label: str
     overrides: Sequence[str]
     summary: Mapping[str, Any]
+    time: str = ""
 
 
-def print_members(out: Console, members: Sequence[MemberLine], best: str | None) -> None:
+@dataclass(frozen=True)
+class MemberTable:
+    """What is shown of the members on one problem.
+
+    Attributes
+    ----------
+    title : str
+        The problem.
+    rows : sequence of MemberLine
+        At least one, the best first.
+    target : str
+        What the methods' times are to; empty where there is nothing to reach.
+    remarks : sequence of str
+        Sentences below the table.
+    """
+
+    title: str
+    rows: Sequence[MemberLine]
+    target: str = ""
+    remarks: Sequence[str] = ()
+
+
+def print_members(
+    out: Console, tables: Sequence[MemberTable], failures: Sequence[str], best: str | None
+) -> None:
     """Print the results of a sweep's members, side by side; of very many the first only.
 
     Parameters
     ----------
     out : Console
         Console to print to.
-    members : sequence of MemberLine
-        At least one.
+    tables : sequence of MemberTable
+        One for each problem.
+    failures : sequence of str
+        A line for each member that came to nothing.
     best : str or None
         What a search found.
     """
-    shared = set(members[0].overrides).intersection(*(set(m.overrides) for m in members))
-    table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    table.add_column("#", justify="right", no_wrap=True)
+    for table in tables:
+        _print_table(out, table)
+    for line in [*failures, *([] if best is None else [f"best: {best}"])]:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_table(out: Console, members: MemberTable) -> None:
+    table = Table(
+        title=Text(members.title), title_justify="left", box=SIMPLE_HEAD, collapse_padding=True,
+        pad_edge=False,
+    )  # fmt: skip
+    table.add_column("#", justify="right", overflow="fold")
     table.add_column("method", overflow="fold", min_width=12)
-    longest = max(len(line) for m in members for line in ["differs by", *m.overrides])
+    longest = max(len(line) for m in members.rows for line in ["differs by", *m.overrides])
     table.add_column("differs by", overflow="fold", min_width=min(longest, 32))
-    columns = shown("members", lambda name: any(_is_known(m.summary.get(name)) for m in members))
+    if members.target:
+        table.add_column(f"to {members.target}", justify="right", no_wrap=True)
+    known = [member.summary for member in members.rows]
+    columns = shown("members", lambda name: any(_is_known(each.get(name)) for each in known))
     for column in columns:
         table.add_column(column.brief, justify="right", no_wrap=True)
-    table.add_column("ending", overflow="fold", min_width=11)
-    for member in members[:_MOST_MEMBERS]:
-        own = [line for line in member.overrides if line not in shared]
+    table.add_column("ending", no_wrap=True)
+    for member in members.rows[:_MOST_MEMBERS]:
+        time_to = [member.time] if members.target else []
         values = [_known(member.summary.get(c.name), c.form) for c in columns]
         ending = str(member.summary.get("outcome") or member.summary.get("status"))
-        table.add_row(*map(Text, [member.number, member.label, "\n".join(own), *values, ending]))
+        own = "\n".join(member.overrides)
+        cells = [member.number, member.label, own, *time_to, *values, ending]
+        table.add_row(*map(Text, cells))
     out.print()
     out.print(table)
-    if len(members) > _MOST_MEMBERS:
-        out.print(f"... and {len(members) - _MOST_MEMBERS} more, in comparison.csv")
-    for member in members:
-        status, reason = member.summary.get("status"), member.summary.get("reason")
-        if status != "finished":
-            text = f"{member.number}  {status}: {reason}"
-            out.print(text, markup=False, highlight=False, soft_wrap=True)
-    if best is not None:
-        out.print(f"best: {best}", markup=False, highlight=False, soft_wrap=True)
+    if (left := len(members.rows) - _MOST_MEMBERS) > 0:
+        out.print(f"... and {left} more, in comparison.csv")
+    for remark in members.remarks:
+        out.print(remark, markup=False, highlight=False, soft_wrap=True)
 
 
 def _known(value: Any, form: str) -> str:
-    return "-" if value is None else format(value, form)
+    if value is None or not _is_known(value):
+        return "-"
+    return format(value, "g" if form == "d" else form)  # a median of counts may be no whole number
 
 
 def _is_known(value: float | None) -> bool:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from newton_krylov import distributed
+from newton_krylov.capabilities import GENERATED
 from newton_krylov.data import Dataset, LabelledData, Table, load_dataset
 from newton_krylov.data.sparse import by_row_length
 from newton_krylov.device import denormals_flushed
@@ -27,12 +28,14 @@ from newton_krylov.optimizers.base import ContinuedOptimizer, Optimizer
 from newton_krylov.records.checkpoint import CHECKPOINT, Checkpoint, Saver
 from newton_krylov.records.record import FIGURES, TRACE, Record
 from newton_krylov.records.trace import Row, TraceWriter
-from newton_krylov.registry import import_plugins
+from newton_krylov.registry import entry, import_plugins
 from newton_krylov.runs.config import RunConfig, check
 from newton_krylov.runs.console import (
+    MemberProgress,
     Progress,
     print_heading,
     print_line,
+    print_member_heading,
     print_summary,
     say_unused,
 )
@@ -42,8 +45,9 @@ from newton_krylov.runs.optimum import Optimum, certified_optimum
 from newton_krylov.runs.parts import register_parts
 from newton_krylov.runs.resume import EarlierRun, earlier
 from newton_krylov.runs.runner import Outcome, RunResult, failure, run
+from newton_krylov.runs.standing import standing
 from newton_krylov.runs.watch import Watch
-from newton_krylov.terminal import console, short
+from newton_krylov.terminal import console, say, short
 from newton_krylov.tracking.base import Tracker
 
 _log = logging.getLogger(__name__)
@@ -63,15 +67,18 @@ class Job:
         A folder of the code, whose git state is recorded.
     parent : str or None
         The tracker's identifier of the sweep it belongs to.
-    in_sweep : bool
-        Whether it belongs to one: then a line, not a page, is shown.
+    sweep : Path or None
+        Folder of the sweep it belongs to: then lines, not a page, are shown.
+    own : sequence of str
+        Those of the overrides in which the sweep's members may differ.
     """
 
     folder: Path
     overrides: Sequence[str]
     repository: Path
     parent: str | None = None
-    in_sweep: bool = False
+    sweep: Path | None = None
+    own: Sequence[str] = ()
 
 
 def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
@@ -108,11 +115,13 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
             config.build("tracking").send(before.record)
         console().print(f"{short(job.folder)}: finished before", markup=False, soft_wrap=True)
         return before.record
-    if not job.in_sweep:  # which says it once for all its members
+    if job.sweep is None and not config.settings.quiet:  # a sweep says it once for all its members
         say_unused(config.unused(job.overrides))
     with interruptible() as interruption, denormals_flushed():
         place = config.build("device")()
         parts = build_parts(config)
+        if job.sweep is None and config.name_of("tracking") != "none":
+            say(f"opening the run: tracking={config.name_of('tracking')}")
         tracker: Tracker = config.build("tracking")
         record = _begin(config, job, before, tracker.address)
         checkpoint = None if before is None else before.checkpoint
@@ -150,6 +159,7 @@ def _begin(
         tracking_uri=tracking_uri,
         restart=restart,
     )
+    record.update(idle=config.idle)
     if before is not None and before.problem is not None:
         console().print(before.problem, markup=False, soft_wrap=True)
     return record
@@ -300,6 +310,8 @@ def _load(
     name: str, options: tuple[tuple[str, Any], ...], folder: str | None, dtype: str, place: str
 ) -> Dataset:
     """Load a data set and move it to its device; a sweep's jobs share the last one."""
+    made = GENERATED in (entry("dataset", name).offers or ())
+    say(f"{'generating' if made else 'reading'} the data: {name}")
     loaded = load_dataset(
         name,
         dict(options),
@@ -359,15 +371,22 @@ class _Experiment:
                 f"step to the last; set dataset.resample=0 and dataset.window=1."
             )
         self.tracker.start(self.record, self.job.parent)
+        self._head(dataset)
         optimum = self._optimum(whole, objective)
         del whole  # of several processes, each keeps its own part alone
-        if not self.job.in_sweep:
-            print_heading(self.out, self.config.label, self.record.summary)
-            if sentence := _without_intercept(self.config, dataset):
-                self.out.print(sentence, markup=False, highlight=False, soft_wrap=True)
         result = self._optimize(optimizer, objective, dataset, optimum)
         self.interruption.hold()
         self._keep(result)
+
+    def _head(self, dataset: Dataset) -> None:
+        """Show what is about to run."""
+        if self.job.sweep is not None:
+            number, name = self.job.folder.name, self.record.summary["dataset"]["name"]
+            print_member_heading(number, self.config.label, self.job.own, name)
+            return
+        print_heading(self.out, self.config.label, self.record.summary)
+        if sentence := _without_intercept(self.config, dataset):
+            say(sentence)
 
     def _compare(self, before: Mapping[str, str]) -> None:
         """Refuse to resume with other data; warn where the program has changed."""
@@ -398,15 +417,24 @@ class _Experiment:
 
     def finish(self) -> None:
         """Draw, send and summarize; whatever happened, the record ends whole."""
+        alone = self.job.sweep is None
         if self.last is not None:
+            if alone:
+                say("drawing the figures")
             self._note(drawn=_draw(self.record.folder))
+        if alone and self.tracker.place.run_id is not None:
+            say(f"sending the run: tracking={self.config.name_of('tracking')}")
         self.tracker.finish()
         place = self.tracker.place
         self._write(lambda: self.record.end(tracking_problem=place.problem))
-        if self.job.in_sweep:
-            print_line(self.out, self.job.folder.name, self.record.summary)
+        if self.job.sweep is not None:
+            so_far = standing(self.job.sweep)
+            text = "" if so_far is None else so_far.text
+            print_line(self.job.folder.name, self.record.summary, text)
         elif self.record.summary.get("outcome") or self.interruption.signal is not None:
             print_summary(self.out, self.config.label, self.record.summary, self._places())
+        if self.config.settings.quiet and self.job.sweep is None and place.problem is not None:
+            self.problems.append(place.problem)
         for problem in dict.fromkeys(self.problems):
             console(stderr=True).print(problem, markup=False, soft_wrap=True)
 
@@ -470,6 +498,7 @@ class _Experiment:
             self.config.entry_of("loss"),
             self.config.options_of("loss"),
             getattr(torch, settings.dtype),
+            on_solve=lambda: say("certifying the optimum: once for a problem, then it is kept"),
         )
         if optimum is not None:
             self._note(optimum=optimum.value, optimum_gap_bound=optimum.gap_bound)
@@ -489,7 +518,7 @@ class _Experiment:
         with (
             self._closing(watch),
             self._closing(writer),
-            Progress(self.out, shown=not self.job.in_sweep) as progress,
+            self._progress() as progress,
         ):
 
             def on_row(row: Row) -> None:
@@ -530,6 +559,11 @@ class _Experiment:
             )
             watch.end(result)
             return result
+
+    def _progress(self) -> Progress | MemberProgress:
+        if self.job.sweep is None:
+            return Progress(self.out)
+        return MemberProgress(self.job.folder.name)
 
     def _watch(self, objective: Objective) -> Watch:
         """Look at the curvature's spectrum along the run, where that is asked for."""

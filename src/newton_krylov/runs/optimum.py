@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -60,8 +60,16 @@ class Optimum:
         return self.grad_norm <= GRADIENT_NORM
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 def certified_optimum(
-    dataset: Dataset, loss: Entry, options: Mapping[str, Any], dtype: torch.dtype
+    dataset: Dataset,
+    loss: Entry,
+    options: Mapping[str, Any],
+    dtype: torch.dtype,
+    on_solve: Callable[[], None] = _nothing,
 ) -> Optimum | None:
     """Solve the problem to high accuracy in float64, or take the answer from the cache.
 
@@ -79,6 +87,8 @@ def certified_optimum(
         Checked keyword values of the loss.
     dtype : torch.dtype
         Precision of the run, to which the data is rounded; the solve is in float64 all the same.
+    on_solve : callable
+        Called before a solve, which an answer out of the cache does not need.
 
     Returns
     -------
@@ -88,9 +98,12 @@ def certified_optimum(
     objective: Objective = loss.build(options, dataset=dataset.double())
     if not objective.certified:
         return None
-    solved = cached(
-        "optimum", fingerprint(dataset, loss.name, options, dtype), partial(_solve, objective)
-    )
+
+    def solve() -> Arrays:
+        on_solve()
+        return _solve(objective)
+
+    solved = cached("optimum", fingerprint(dataset, loss.name, options, dtype), solve)
     optimum = Optimum(*(float(solved[key]) for key in ("value", "gap_bound", "grad_norm")))
     return optimum if math.isfinite(optimum.value + optimum.gap_bound) else None
 

@@ -18,6 +18,7 @@ from newton_krylov.records.record import (
     flatten,
     read_overrides,
 )
+from newton_krylov.runs.config import OF_THE_COMMAND
 
 _R = TypeVar("_R", bound=Record)
 
@@ -207,6 +208,7 @@ def task_overrides(overrides: Sequence[str]) -> list[str]:
     Returns
     -------
     list of str
-        Without Hydra's own keys and `resume`.
+        Without Hydra's own keys and those of the command.
     """
-    return [line for line in overrides if not line.lstrip("+~").startswith(("hydra", "resume="))]
+    skipped = ("hydra", *(f"{key}=" for key in OF_THE_COMMAND))
+    return [line for line in overrides if not line.lstrip("+~").startswith(skipped)]

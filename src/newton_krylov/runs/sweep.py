@@ -6,21 +6,24 @@ the sweep's own record, in the folder above, to which run of the tracker it belo
 
 import logging
 import math
+import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from newton_krylov.errors import TakenError, UnsupportedError, UserError
-from newton_krylov.records.record import FIGURES, Record, SweepRecord, read_yaml
+from newton_krylov.records.record import FIGURES, Record, SweepRecord, read_json, read_yaml
 from newton_krylov.records.trace import COLUMNS
 from newton_krylov.registry import import_plugins
-from newton_krylov.report.verdict import PLAN, read_race
-from newton_krylov.runs.config import build_part, check, label_of
+from newton_krylov.report.records import read_records
+from newton_krylov.report.study import Study, studies
+from newton_krylov.report.tables import count_text
+from newton_krylov.report.verdict import PLAN, VERDICT, read_race
+from newton_krylov.runs.config import OF_THE_COMMAND, build_part, label_of
 from newton_krylov.runs.console import (
-    MemberLine,
+    print_line,
     print_members,
     print_places,
     print_verdict,
@@ -28,9 +31,11 @@ from newton_krylov.runs.console import (
 )
 from newton_krylov.runs.environment import describe
 from newton_krylov.runs.experiment import Job, run_experiment
+from newton_krylov.runs.members import Member, key_of, member_tables
 from newton_krylov.runs.parts import register_parts
 from newton_krylov.runs.resume import loaded, task_overrides
-from newton_krylov.terminal import console, short
+from newton_krylov.runs.standing import planned, standing
+from newton_krylov.terminal import console, say, short
 from newton_krylov.tracking.base import Tracker
 
 _log = logging.getLogger(__name__)
@@ -105,12 +110,14 @@ def _explain(error: Exception, plain: Mapping[str, Any], job: Job) -> None:
     label = label_of(plain)
     reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     try:
-        record = Record.begin(folder, plain, job.overrides, describe(job.repository), label)
+        kept = {key: value for key, value in plain.items() if key not in OF_THE_COMMAND}
+        record = Record.begin(folder, kept, job.overrides, describe(job.repository), label)
         record.end(status=status, outcome=None, reason=reason)
     except (UserError, OSError) as problem:
         _log.info("no record", exc_info=problem)
-    line = f"{folder.name:>4} {label:<28} {status:<11} {reason}"
-    console().print(line, markup=False, highlight=False, soft_wrap=True)
+    so_far = None if job.sweep is None else standing(job.sweep)
+    facts = {"label": label, "status": status, "reason": reason}
+    print_line(folder.name, facts, "" if so_far is None else so_far.text)
 
 
 def _free(folder: Path) -> Path:
@@ -121,62 +128,41 @@ def _free(folder: Path) -> Path:
     return place
 
 
-def parent_of(folder: Path) -> str | None:
-    """Return the tracker's identifier of a sweep.
+def job_in(sweep: Path, folder: Path, overrides: Sequence[str], repository: Path) -> Job:
+    """Return what a member of a sweep receives beside its configuration.
 
     Parameters
     ----------
-    folder : Path
-        Folder of the sweep.
+    sweep, folder : Path
+        Folders of the sweep and of the member.
+    overrides : sequence of str
+        What the member was given.
+    repository : Path
+        A folder of the code.
 
     Returns
     -------
-    str or None
-        None where it is not tracked.
+    Job
+        With the tracker's identifier of the sweep, where it is tracked.
     """
     try:
-        run_id = SweepRecord.load(folder).summary.get("mlflow_run_id")
+        record = SweepRecord.load(sweep)
     except UserError:
-        return None
-    return None if run_id is None else str(run_id)
+        return Job(folder, overrides, repository, sweep=sweep)
+    run_id = record.summary.get("mlflow_run_id")
+    several = {key_of(line) for line in record.overrides if _SEVERAL.search(line)}
+    return Job(
+        folder,
+        overrides,
+        repository,
+        None if run_id is None else str(run_id),
+        sweep,
+        [line for line in overrides if key_of(line) in several],
+    )
 
 
-@dataclass(frozen=True)
-class Member:
-    """One run of a sweep, as its folder describes it.
-
-    Attributes
-    ----------
-    record : Record
-        The member's record.
-    """
-
-    record: Record
-
-    @property
-    def status(self) -> str:
-        """As in `summary.json`."""
-        return str(self.record.summary.get("status"))
-
-    @property
-    def line(self) -> MemberLine:
-        """What is shown of it."""
-        summary = self.record.summary
-        name = str(summary.get("label"))
-        return MemberLine(self.record.folder.name, name, self.record.overrides, summary)
-
-    @property
-    def unused(self) -> list[str]:
-        """Which of its explicit choices changed nothing, in sentences."""
-        try:
-            return check(self.record.config).unused(self.record.overrides)
-        except UserError:  # its configuration was refused, as its record says
-            return []
-
-    @property
-    def failed(self) -> bool:
-        """Whether it should have come to something and did not."""
-        return self.status not in ("finished", "skipped")
+_SEVERAL = re.compile("[,(]")
+"""What the values of a key have in a sweep: a=1,2 or a=choice(1,2)."""
 
 
 class Sweep:
@@ -188,15 +174,23 @@ class Sweep:
         Record of the sweep, begun.
     tracker : Tracker
         Where the sweep's own run shows.
+    quiet : bool
+        Whether errors alone are shown.
     """
 
-    def __init__(self, record: SweepRecord, tracker: Tracker) -> None:
-        self.record, self.tracker = record, tracker
+    def __init__(self, record: SweepRecord, tracker: Tracker, *, quiet: bool = False) -> None:
+        self.record, self.tracker, self.quiet = record, tracker, quiet
         self._started = time.perf_counter()
+        self.studies: list[Study] = []
 
     @classmethod
     def begin(
-        cls, folder: Path, plain: Mapping[str, Any], overrides: Sequence[str], repository: Path
+        cls,
+        folder: Path,
+        plain: Mapping[str, Any],
+        overrides: Sequence[str],
+        repository: Path,
+        members: int | None = None,
     ) -> "Sweep":
         """Open the sweep's record and its run in the tracker, before any member starts.
 
@@ -210,6 +204,8 @@ class Sweep:
             Overrides of the command.
         repository : Path
             A folder of the code.
+        members : int, optional
+            How many there will be, where that is known.
 
         Returns
         -------
@@ -225,7 +221,7 @@ class Sweep:
         import_plugins()
         tracker: Tracker = build_part("tracking", plain.get("tracking"))
         previous = _previous(folder, overrides, resume=bool(plain.get("resume")))
-        shared = {key: value for key, value in plain.items() if key != "resume"}
+        shared = {key: value for key, value in plain.items() if key not in OF_THE_COMMAND}
         label = " ".join(task_overrides(overrides)) or "sweep"
         record = SweepRecord.begin(
             folder,
@@ -236,8 +232,11 @@ class Sweep:
             previous,
             tracker.address,
         )
+        record.update(**planned(members, folder))
+        runs = "runs" if members is None else count_text(members, "run")
+        say(f"{runs} of {label}, into {short(folder)}")
         tracker.start(record, None)
-        return cls(record, tracker)
+        return cls(record, tracker, quiet=bool(plain.get("quiet")))
 
     def finish(self, status: str = "finished", reason: str | None = None) -> list[Member]:
         """Compare the members, show the comparison, and end the record.
@@ -257,6 +256,7 @@ class Sweep:
         members = self._members()
         failed = [member for member in members if member.failed]
         self._write(status=status, reason=reason)  # a second signal may cut the rest short
+        say(f"comparing {count_text(len(members), 'run')}: tables and figures")
         files = self._compare() if members else []
         # In a race, a setting with which a method diverges is a result.
         broken = failed and not (self.record.folder / PLAN).exists()
@@ -270,6 +270,8 @@ class Sweep:
             runs=[_facts(member) for member in members],
             wall_seconds=time.perf_counter() - self._started,
         )
+        if self.tracker.place.run_id is not None:
+            say("sending the comparison")
         self.tracker.finish()
         self._print(members, files)
         try:
@@ -277,6 +279,13 @@ class Sweep:
         except OSError as error:
             self._cannot_write(error)
         return members
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What came of it: its summary, with its folder, and the verdict where it is one."""
+        folder = self.record.folder
+        verdict = {"verdict": read_json(folder / VERDICT)} if (folder / VERDICT).exists() else {}
+        return {"folder": str(folder), **self.record.summary, **verdict}
 
     def _write(self, **values: Any) -> None:
         """Write to the record; on a full disk the sweep's end is shown all the same."""
@@ -306,14 +315,15 @@ class Sweep:
 
     def _compare(self) -> list[Path]:
         """Draw and tabulate; a sweep is not lost for a picture of it."""
-        from newton_krylov.report.compare import compare
+        from newton_krylov.report.compare import write_comparison
         from newton_krylov.report.verdict import write_verdict
 
         folder = self.record.folder
         try:
             if (folder / PLAN).exists():
                 return write_verdict(folder)
-            return compare([folder], folder)
+            self.studies = studies(read_records([folder]))
+            return write_comparison(self.studies, folder)
         except Exception as error:
             _log.info("no comparison", exc_info=error)
             console(stderr=True).print(f"The runs could not be compared: {error}", markup=False)
@@ -322,11 +332,18 @@ class Sweep:
     def _print(self, members: Sequence[Member], files: Sequence[Path]) -> None:
         """Show the results of the members, and where everything lies."""
         out, place, folder = console(), self.tracker.place, self.record.folder
-        say_unused(sentence for member in members for sentence in member.unused)
+        if self.quiet:
+            problems = [*(member.problem for member in members if member.failed), place.problem]
+            for problem in filter(None, problems):
+                say(problem, stderr=True)
+        else:
+            say_unused(sentence for member in members for sentence in member.unused)
         if (folder / PLAN).exists():
             print_verdict(out, read_race(folder))
         elif members:
-            print_members(out, [member.line for member in members], self._best())
+            tables = member_tables(self.studies, members)
+            failures = [text for text in (member.problem for member in members) if text is not None]
+            print_members(out, tables, failures, self._best())
         pages = [file for file in files if file.suffix in (".html", ".md")]
         lines = [("sweep", short(folder)), *(("comparison", short(file)) for file in pages)]
         if (folder / FIGURES).is_dir():

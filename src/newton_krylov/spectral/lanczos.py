@@ -122,7 +122,7 @@ def lanczos(
     limit = usual if maxiter is None else max(maxiter, k)
     final = min(n, 2 * usual) if maxiter is None else limit
     room = min(n, limit if basis_size is None else max(basis_size, k + 2))
-    basis = _Basis(operator, room, generator)
+    basis = LanczosBasis(operator, room, generator)
     basis.start(v0)
     search = _Search(basis, k, which, rtol, copies)
     search.run(limit, final)
@@ -138,7 +138,9 @@ class _Search:
     wanted: Tensor
     residuals: Tensor
 
-    def __init__(self, basis: "_Basis", k: int, which: Which, rtol: float, copies: bool) -> None:
+    def __init__(
+        self, basis: "LanczosBasis", k: int, which: Which, rtol: float, copies: bool
+    ) -> None:
         self.basis, self.k, self.which = basis, k, which
         self.rtol, self.copies, self.limit = rtol, copies, 0
         self.converged = self.complete = False
@@ -325,7 +327,7 @@ def gauss_quadrature(A: LinearOperator, v: Tensor, steps: int) -> tuple[Tensor, 
         Not negative; their sum is 1.
     """
     generator = torch.Generator()  # for the vector after an exhausted space, which is not used
-    basis = _Basis(A, min(steps, A.shape[0]), generator)
+    basis = LanczosBasis(A, min(steps, A.shape[0]), generator)
     basis.start(v)
     while not basis.expand() and basis.size < len(basis.T):
         pass
@@ -333,7 +335,7 @@ def gauss_quadrature(A: LinearOperator, v: Tensor, steps: int) -> tuple[Tensor, 
     return scaled_by_power(theta, basis.products.exponent), S[0].square()
 
 
-class _Basis:
+class LanczosBasis:
     """The orthonormal basis V (rows) and the projected operator T = V A V' / unit.
 
     The first `locked` vectors are Ritz vectors that were set aside: their residuals, which are
@@ -359,13 +361,16 @@ class _Basis:
 
     @property
     def matvecs(self) -> int:
+        """Products so far."""
         return self.products.count
 
     def random(self) -> Tensor:
+        """Draw a vector."""
         v = torch.randn(self.n, dtype=self.V.dtype, generator=self.generator)
         return v.to(self.V.device)
 
     def start(self, v: Tensor | None) -> None:
+        """Begin with v, or where that is None or zero with a random vector."""
         size = 0.0 if v is None else euclidean(v)
         if not math.isfinite(size):
             raise NotFiniteError("the start v0 has entries that are not finite")
@@ -373,6 +378,7 @@ class _Basis:
         torch.div(start, norm(start), out=self.V[0])
 
     def ritz(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues, rising, and eigenvectors of T."""
         theta, S = torch.linalg.eigh(self.T[: self.size, : self.size])
         return theta, S
 

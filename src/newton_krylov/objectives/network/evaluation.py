@@ -84,7 +84,7 @@ class Evaluator:
         Returns
         -------
         tuple of float
-            The loss, and the share of rightly classified samples; nan for a regression.
+            The loss, and the share of rightly predicted classes; nan for a regression.
         """
         at = w, passes.base
         kept = next((known for known in self._splits if known.X is split.X), None)
@@ -135,8 +135,8 @@ class Evaluator:
                 loss += float(self._loss(z, y)) * part
             right += float((z.argmax(1) == y).sum()) if classes and z.ndim > 1 else math.nan
         if self._loss.whole:
-            return float(self._loss(torch.cat(whole), split.y)), right / len(split)
-        return loss / sum(sums), right / len(split)
+            return float(self._loss(torch.cat(whole), split.y)), right / split.y.numel()
+        return loss / sum(sums), right / split.y.numel()
 
     def _statistics(self, w: Tensor) -> Statistics | None:
         if not self._chunks.seen.batch_norm:

@@ -97,6 +97,16 @@ class Covariance:
             return whole.T @ whole / self.count
         return self._sum / self.count
 
+    def last(self, count: int) -> Tensor:
+        """Return the last rows, `count` at most, of a factor that is kept as rows.
+
+        Of one that is a matrix, rows of the same covariance.
+        """
+        if self._sum is None:
+            return torch.cat(self.rows)[-count:]
+        values, Q = self.eigen()
+        return (Q[:, -count:] * (values[-count:] * count).sqrt()).T.contiguous()
+
     def eigen(self, *, whole: bool = False) -> tuple[Tensor, Tensor]:
         """Return eigenvalues and eigenvectors (columns), of the whole space or of the range."""
         if self._sum is not None or whole:
@@ -219,6 +229,20 @@ class FactorPasses:
                         _add_squares(found[layer], g @ P, a @ Q)
         return found
 
+    def rows(self) -> dict[Layer, tuple[Tensor, Tensor]]:
+        """Return each layer's inputs, and its gradients for each of k vectors.
+
+        Of shapes (n, positions, columns) and (n, k, positions, rows), for all samples at once.
+        """
+        inputs: dict[Layer, list[Tensor]] = {}
+        gradients: dict[Layer, list[Tensor]] = {}
+        for uses in self._spans():
+            for layer in dict.fromkeys(layer for layer, _, _ in uses.calls):
+                for a, g in uses.pieces(layer):
+                    inputs.setdefault(layer, []).append(a)
+                    gradients.setdefault(layer, []).append(torch.stack(g, 1))
+        return {layer: (torch.cat(inputs[layer]), _joined(gradients[layer])) for layer in inputs}
+
     def _spans(self) -> Iterator[_Uses]:
         """Run the network on each span, and backwards as often as there are vectors."""
         f = self.passes
@@ -256,9 +280,10 @@ class FactorPasses:
         if unknown and self.how.unknown == "refuse":
             names = [self.passes.layout.names[self.passes.numbers[n]] for n in unknown]
             raise UnsupportedError(
-                f"K-FAC knows linear layers and convolutions, but not how the network uses "
+                f"Known by layers are linear layers and convolutions, but not how the network uses "
                 f"{', '.join(names[:4])}{' and others' if len(names) > 4 else ''}: "
-                f"unknown=diagonal takes their diagonal instead."
+                f"hessian_approx=kfac takes their diagonal (unknown=diagonal), "
+                f"hessian_approx=ggn their products (space=weights)."
             )
 
     def _vectors(self, outputs: Tensor, number: int, generator: torch.Generator) -> list[Tensor]:
@@ -302,6 +327,16 @@ def _columns(f: Passes, outputs: Tensor, number: int) -> Iterator[Tensor]:
     for k in range(root.shape[2]):
         if float(values[:, k].max()) > floor:
             yield root[:, :, k].reshape(z.shape)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Join tensors (m, k, ...) along the samples; where k differs, zeros stand for what lacks."""
+    k = max(part.shape[1] for part in parts)
+    padded = [
+        torch.cat([part, part.new_zeros(len(part), k - part.shape[1], *part.shape[2:])], 1)
+        for part in parts
+    ]
+    return torch.cat(padded)
 
 
 def _with_random_signs(u: Tensor, generator: torch.Generator) -> Tensor:
@@ -425,16 +460,7 @@ class KroneckerOperator(LinearOperator):
         out = torch.empty_like(v)
         parts, outs = self._f.split(v), self._f.split(out)
         for one in self._blocks:
-            weight, bias = one.layer
-            rows = parts[weight].shape[0]
-            V = parts[weight].reshape(rows, -1)
-            if bias is not None:
-                V = torch.cat([V, parts[bias][:, None]], 1)
-            new = block(one, V)
-            columns = parts[weight].numel() // rows
-            outs[weight].copy_(new[:, :columns].reshape(outs[weight].shape))
-            if bias is not None:
-                outs[bias].copy_(new[:, -1])
+            one.layer.separate(block(one, one.layer.joined(parts)), outs)
         for number, d in self._diagonals.items():
             outs[number].copy_(diagonal(d, parts[number]))
         return out

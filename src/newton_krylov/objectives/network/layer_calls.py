@@ -24,6 +24,19 @@ class Layer(NamedTuple):
     weight: int
     bias: int | None
 
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return [W b] of the free parameters' parts, shape (rows, columns)."""
+        W = parts[self.weight]
+        W = W.reshape(len(W), -1)
+        return W if self.bias is None else torch.cat([W, parts[self.bias][:, None]], 1)
+
+    def separate(self, matrix: Tensor, parts: Sequence[Tensor]) -> None:
+        """Write [W b] into the free parameters' parts."""
+        W = parts[self.weight]
+        W.copy_(matrix[:, : W.numel() // len(W)].reshape(W.shape))
+        if self.bias is not None:
+            parts[self.bias].copy_(matrix[:, -1])
+
 
 @dataclass(frozen=True)
 class Patches:

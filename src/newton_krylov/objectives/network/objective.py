@@ -205,6 +205,10 @@ class Network(ByPasses, Layered):
         """
         return self.passes.embed(w)
 
+    def parameters(self, w: Tensor) -> list[Tensor]:
+        """Return the free parameters, each in its own shape, as views of w, shape (dim,)."""
+        return self.passes.split(w)
+
     def at(self, w: Tensor) -> NetworkPoint:
         """Evaluate at w, shape (dim,)."""
         if w.shape != (self.dim,):

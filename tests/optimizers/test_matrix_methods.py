@@ -1,0 +1,234 @@
+"""Methods that see layers as matrices, and diagonal ones: each against its definition."""
+
+import math
+
+import pytest
+import torch
+from problems import assert_close, make, randn
+from small_networks import network
+from torch import nn
+
+from newton_krylov.errors import ConfigError
+from newton_krylov.objectives.network.kronecker import Covariance
+from newton_krylov.objectives.network.objective import Network
+from newton_krylov.optimizers.adahessian import AdaHessian
+from newton_krylov.optimizers.diagonal_hessian import hutchinson, mean_over_kernels
+from newton_krylov.optimizers.kfac import KFAC, _inverse, _times_inverse
+from newton_krylov.optimizers.muon import Muon
+from newton_krylov.optimizers.schedule_free_adamw import ScheduleFreeAdamW
+from newton_krylov.optimizers.shampoo import ShampooSteps, inverse_root
+from newton_krylov.optimizers.soap import SoapSteps
+from newton_krylov.optimizers.sophia import Sophia
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def trained(build, start, target, steps=12, **options):
+    """Follow a method on |A (W - target) B|^2; A and B turn what it may be blind to."""
+    W = start.clone().requires_grad_()
+    method = build([W], **options)
+    for _ in range(steps):
+        W.grad = None
+        (torch.linspace(1, 3, len(W)).double()[:, None] * (W - target)).square().sum().backward()
+        method.step()
+    return W.detach()
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (7,)])
+def test_soap_in_the_identity_s_basis_is_adam(shape):
+    W, target = randn(*shape, seed=1), randn(*shape, seed=2)
+    if len(shape) == 1:
+        W, target = W[:, None], target[:, None]
+    options = {"lr": 0.05, "betas": (0.9, 0.99), "eps": 1e-8}
+    ours = trained(SoapSteps, W, target, largest=0, **options)
+    assert_close(ours, trained(torch.optim.Adam, W, target, **options), 1e-12)
+
+
+def turned_loss(W, target, U, V):
+    R = U.T @ (W - target) @ V
+    return (torch.linspace(1, 3, R.numel()).double().view(R.shape) * R.square()).sum()
+
+
+@pytest.mark.parametrize(
+    ("build", "blind"), [(SoapSteps, True), (ShampooSteps, True), (torch.optim.Adam, False)]
+)
+def test_shampoo_and_soap_see_no_rotation_of_a_layer_s_space(build, blind):
+    """W -> U W V' turns their iterates alike, and Adam's not."""
+    W, target = randn(4, 4, seed=1), randn(4, 4, seed=2)
+    eye = torch.eye(4).double()
+    U, V = (torch.linalg.qr(randn(4, 4, seed=k))[0] for k in (3, 4))
+
+    def run(W, target, U, V):
+        W = W.clone().requires_grad_()
+        own = {"grafting": "none", "every": 2, "eps": 1e-8} if build is ShampooSteps else {}
+        method = build([W], lr=0.02, **own)
+        for _ in range(9):
+            W.grad = None
+            turned_loss(W, target, U, V).backward()
+            method.step()
+        return W.detach()
+
+    plain, turned = run(W, target, eye, eye), run(U @ W @ V.T, U @ target @ V.T, U, V)
+    assert (float((turned - U @ plain @ V.T).norm()) < 1e-6) == blind
+
+
+@pytest.mark.parametrize("power", [2, 4])
+def test_shampoo_s_root_is_that_of_the_dense_matrix(power):
+    X = randn(6, 8, seed=1)
+    A = X @ X.T
+    root = inverse_root(A, power, 1e-12)
+    assert_close(torch.linalg.matrix_power(root, power) @ A, torch.eye(6).double(), 1e-6)
+
+
+def test_shampoo_s_first_step_is_the_polar_factor_of_the_gradient():
+    """(GG')^-1/4 G (G'G)^-1/4 = U V'."""
+    G = randn(4, 3, seed=1)
+    W = torch.zeros(4, 3).double().requires_grad_()
+    W.grad = G.clone()
+    ShampooSteps([W], lr=1.0, grafting="none", eps=1e-14).step()
+    U, _, Vh = torch.linalg.svd(G, full_matrices=False)
+    assert_close(-W.detach(), U @ Vh, 1e-3)
+    grafted = torch.zeros(4, 3).double().requires_grad_()
+    grafted.grad = G.clone()
+    ShampooSteps([grafted], lr=1.0, grafting="adam", eps=1e-14).step()
+    assert_close(-grafted.detach(), U @ Vh * (math.sqrt(12) / math.sqrt(3)), 1e-3)  # Adam's: signs
+
+
+def first_step(optimizer, f, w0):
+    made = optimizer.steps(f, w0, generator())
+    next(made)
+    return next(made).point
+
+
+def test_muon_makes_hidden_matrices_steps_orthogonal_and_the_others_adam_s():
+    f = network()
+    rate, w0 = 1e-2, f.initial()
+    optimizer = Muon(learning_rate=rate, weight_decay=0.0, batch_size=90)
+    moved = (first_step(optimizer, f, w0).w - w0) / rate
+    for layer, place in f.blocks.items():
+        if layer == "last":
+            assert_close(moved[place].abs(), torch.ones_like(moved[place]), 1e-3)
+    first = moved[f.blocks["first"]].view(6, 5)
+    singular = torch.linalg.svdvals(first) / (0.2 * math.sqrt(6))
+    assert float(singular[-1]) > 0.6 and float(singular[0]) < 1.3  # Newton and Schulz's range
+    with pytest.raises(ConfigError, match="'frist' is not a layer"):
+        first_step(Muon(adam_layers=("frist",)), f, w0)
+
+
+def test_adahessian_averages_over_kernels_and_divides_by_the_diagonal():
+    """For a quadratic with a diagonal Hessian the estimate is exact: the first step is g / |h|."""
+    f = make("least_squares", n=40)
+    f0 = f.subset(torch.arange(f.n_samples))
+    point = f0.at(torch.zeros(f.dim).double())
+    draws = torch.stack([hutchinson(point, generator(k)) for k in range(2000)])
+    assert_close(draws.mean(0), point.hessian().diagonal(), 0.1)
+    net = Network(
+        nn.Sequential(nn.Conv2d(1, 2, 2), nn.Flatten(), nn.Linear(8, 2)).double(),
+        nn.CrossEntropyLoss(), randn(6, 1, 3, 3, seed=4), torch.arange(6) % 2,
+    )  # fmt: skip
+    d = randn(net.dim, seed=1)
+    averaged = mean_over_kernels(net, d.clone())
+    assert_close(averaged[:4], d[:4].mean().expand(4), 1e-12)
+    assert_close(averaged[8:], d[8:], 1e-15)
+    w0 = randn(net.dim, seed=2) * 0.3
+    step = first_step(AdaHessian(learning_rate=0.5, epsilon=1e-30, batch_size=6), net, w0)
+    copy = generator()
+    torch.randperm(6, generator=copy)
+    at = net.at(w0)
+    estimate = mean_over_kernels(net, hutchinson(at, copy))
+    assert_close(step.w, w0 - 0.5 * at.grad / estimate.abs(), 1e-9)
+
+
+def test_sophia_clips_newton_s_step_by_the_diagonal():
+    f = make("least_squares", n=40)
+    w0 = randn(f.dim, seed=1)
+    optimizer = Sophia(
+        learning_rate=0.1, beta1=0.0, beta2=0.0, gamma=1.0, weight_decay=0.0, batch_size=40
+    )
+    step = first_step(optimizer, f, w0)
+    copy = generator()
+    torch.randperm(40, generator=copy)
+    point = f.at(w0)
+    h = hutchinson(point, copy).clamp_min(1e-12)
+    assert_close(step.w, w0 - 0.1 * (point.grad / h).clamp(-1, 1), 1e-9)
+    assert float((step.w - w0).abs().max()) <= 0.1 + 1e-12
+
+
+def test_schedule_free_adamw_is_its_paper_s_recurrence():
+    f = make("logistic", n=50)
+    rate, beta, beta2, decay = 0.05, 0.9, 0.99, 0.1
+    optimizer = ScheduleFreeAdamW(
+        rate, beta, beta2, weight_decay=decay, warmup=3, batch_size=50
+    )  # fmt: skip
+    made = optimizer.steps(f, torch.zeros(f.dim).double(), generator())
+    next(made)
+    z = x = v = torch.zeros(f.dim).double()
+    total = 0.0
+    for t in range(1, 8):
+        y = (1 - beta) * z + beta * x
+        g = f.at(y).grad
+        v = beta2 * v + (1 - beta2) * g**2
+        gamma = rate * math.sqrt(1 - beta2**t) * min(1, t / 3)
+        z = z - gamma * (g / (v.sqrt() + 1e-8) + decay * y)
+        total += gamma**2
+        x = x + gamma**2 / total * (z - x)
+        assert_close(next(made).point.w, x, 1e-12)
+
+
+def test_kfac_s_inverse_is_the_dense_one_by_matrix_and_by_woodbury():
+    G, X = randn(3, 40, seed=1), randn(12, 40, seed=2)
+    B, gamma = torch.eye(3).double() * 2, torch.tensor(0.3).double()
+    A = X.T @ X / len(X)
+    inverse = torch.linalg.inv(A + gamma * torch.eye(40).double())
+    wide = {"B": B, "U": X, "K": _inverse(X @ X.T, gamma * len(X)), "gamma": gamma}
+    narrow = {"B": B, "A": _inverse(A, gamma)}
+    for own in (wide, narrow):
+        assert_close(_times_inverse(own, G), B @ G @ inverse, 1e-9)
+
+
+def test_kfac_s_rows_of_a_wide_factor_have_its_covariance():
+    few, many = Covariance(6), Covariance(6)
+    X = randn(9, 6, seed=1)
+    few.add(X[:4])
+    many.add(X)
+    assert_close(few.last(10), X[:4], 1e-15)
+    rows = many.last(6)
+    assert_close(rows.T @ rows / len(rows), X.T @ X / 9, 1e-12)
+
+
+def gaussian():
+    x, y = randn(60, 5, seed=1) * torch.logspace(-1, 1, 5).double(), randn(60, 2, seed=2)
+    return Network(nn.Linear(5, 2).double(), nn.MSELoss(), x, y)
+
+
+@pytest.mark.parametrize("window", [1024, 4], ids=["matrix", "wide"])
+def test_kfac_makes_newton_s_step_where_it_is_exact(window):
+    f = gaussian()
+    w0 = f.initial()
+    optimizer = KFAC(
+        1.0, 0.0, damping=1e-14, clip=None, window=window, fisher="ggn", batch_size=60,
+        curvature_samples=None,
+    )  # fmt: skip
+    end = first_step(optimizer, f, w0)
+    gap = f.at(w0).grad_norm
+    assert (end.grad_norm < 1e-5 * gap) == (window == 1024)
+
+
+def test_kfac_s_clip_bounds_the_change_and_its_damping_adapts_by_what_came_true():
+    f = network()
+    w0 = f.initial()
+    bounded, free = (
+        first_step(KFAC(0.5, 0.0, clip=clip, batch_size=90), f, w0).w - w0 for clip in (1e-4, None)
+    )
+    ratio = bounded.norm() / free.norm()
+    assert_close(bounded, ratio * free, 1e-9)
+    change = -0.5 * ratio**2 * torch.dot(free, f.at(w0).grad)  # rate^2 p'g of what is left of p
+    assert float(change) == pytest.approx(1e-4, rel=1e-9)
+    good = KFAC(1.0, 0.0, damping=10.0, adapt_every=1, clip=None, batch_size=90)
+    made = good.steps(f, w0, generator())
+    next(made)
+    notes = [next(made).notes for _ in range(3)]
+    dampings = [float(note.split()[1]) for (note,) in notes]
+    assert 10.0 > dampings[0] > dampings[1] > dampings[2]  # the model is right: less damping
