@@ -93,8 +93,11 @@ def member_tables(groups: Sequence[Study], members: Sequence[Member]) -> list[Me
         A row for each method: medians where several members repeat it.
     """
     known = {member.record.folder.resolve(): member for member in members}
-    shared = set[str]().union(*(m.meant for m in members)).intersection(*(m.meant for m in members))
-    return [_table(study, known, shared, alone=len(groups) == 1) for study in groups]
+    if not members:
+        return []
+    shared = set(members[0].meant).intersection(*(m.meant for m in members))
+    tables = [_table(study, known, shared, alone=len(groups) == 1) for study in groups]
+    return [table for table in tables if table.rows]
 
 
 def _table(
