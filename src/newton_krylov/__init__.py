@@ -6,7 +6,13 @@ What a program needs is here by name, and imported when it is first used: `newto
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from newton_krylov.version import __version__ as __version__
+
 if TYPE_CHECKING:
+    from newton_krylov.calls.commands import compare as compare
+    from newton_krylov.calls.commands import run as run
+    from newton_krylov.calls.commands import sweep as sweep
+    from newton_krylov.calls.verdict import verdict as verdict
     from newton_krylov.interfaces.least_squares import least_squares as least_squares
     from newton_krylov.interfaces.minimize import minimize as minimize
     from newton_krylov.interfaces.module import empirical_fisher as empirical_fisher
@@ -14,6 +20,13 @@ if TYPE_CHECKING:
     from newton_krylov.interfaces.module import hessian as hessian
     from newton_krylov.interfaces.module import monte_carlo_fisher as monte_carlo_fisher
     from newton_krylov.interfaces.sklearn import NewtonKrylovClassifier as NewtonKrylovClassifier
+    from newton_krylov.interfaces.torch_methods import ARC as ARC
+    from newton_krylov.interfaces.torch_methods import BFGS as BFGS
+    from newton_krylov.interfaces.torch_methods import NNCG as NNCG
+    from newton_krylov.interfaces.torch_methods import SSBFGS as SSBFGS
+    from newton_krylov.interfaces.torch_methods import RegularizedNewton as RegularizedNewton
+    from newton_krylov.interfaces.torch_methods import SSBroyden as SSBroyden
+    from newton_krylov.interfaces.torch_methods import TrustRegion as TrustRegion
     from newton_krylov.interfaces.torch_optim import NewtonKrylov as NewtonKrylov
     from newton_krylov.linear_solvers.cg import cg as cg
     from newton_krylov.linear_solvers.cr import cr as cr
@@ -36,21 +49,27 @@ if TYPE_CHECKING:
     from newton_krylov.spectral.lanczos import Eigenpairs as Eigenpairs
     from newton_krylov.spectral.lanczos import lanczos as lanczos
 
-__version__ = "0.1.0"
-
 _HOME = {
+    "ARC": "interfaces.torch_methods",
+    "BFGS": "interfaces.torch_methods",
     "Eigenpairs": "spectral.lanczos",
     "FunctionOperator": "operators",
     "Jacobi": "preconditioners.jacobi",
     "LinearOperator": "operators",
     "LinearResult": "linear_solvers.result",
     "MatrixOperator": "operators",
+    "NNCG": "interfaces.torch_methods",
     "NewtonKrylov": "interfaces.torch_optim",
     "NewtonKrylovClassifier": "interfaces.sklearn",
     "Nystrom": "preconditioners.nystrom",
+    "RegularizedNewton": "interfaces.torch_methods",
+    "SSBFGS": "interfaces.torch_methods",
+    "SSBroyden": "interfaces.torch_methods",
     "Status": "linear_solvers.result",
+    "TrustRegion": "interfaces.torch_methods",
     "as_operator": "operators",
     "cg": "linear_solvers.cg",
+    "compare": "calls.commands",
     "cr": "linear_solvers.cr",
     "empirical_fisher": "interfaces.module",
     "exact": "linear_solvers.exact",
@@ -67,6 +86,9 @@ _HOME = {
     "minres_qlp": "linear_solvers.minres_qlp",
     "monte_carlo_fisher": "interfaces.module",
     "qr": "linear_solvers.qr",
+    "run": "calls.commands",
+    "sweep": "calls.commands",
+    "verdict": "calls.verdict",
 }
 
 __all__ = list(_HOME)

@@ -32,6 +32,9 @@ TRANSPORT_DUAL = "the dual of a transport problem"
 SKLEARN_LOGISTIC = "the loss of scikit-learn's LogisticRegression"
 LIBLINEAR_LOSS = "a loss of LIBLINEAR"
 SUM_OF_SQUARES = "a sum of squares"
+FUNCTION = "a function of its parameters alone"
+# Offered by optimizers.
+CORNERS = "a method for penalties with corners"
 # Offered by curvatures.
 SAMPLED_HESSIAN = "a Hessian that is a sum over samples"
 LAYER_PRODUCTS = "products with a network's own matrix"

@@ -32,6 +32,28 @@ operator with the same nonzero eigenvalues, `kronecker`: an approximation by Kro
 _OPTIONAL: tuple[Capability, ...] = ("diagonal", "solve", "sampled", "compression", "kronecker")
 
 
+@dataclass(frozen=True)
+class Forming:
+    """What it takes to form the matrix of an operator that is a sum over samples.
+
+    Attributes
+    ----------
+    samples : int
+        How many there are.
+    entries : int
+        Numbers that a product reads.
+    cost : float
+        Time of `dense`, in products.
+    part : callable
+        (every, first) to the estimate from the samples first, first + every, ..., shape (n, n).
+    """
+
+    samples: int
+    entries: int
+    cost: float
+    part: Callable[[int, int], Tensor]
+
+
 class LinearOperator:
     """A square linear map given by its products.
 
@@ -157,6 +179,16 @@ class LinearOperator:
             If this operator has no closed form.
         """
         raise UnsupportedError(f"{type(self).__name__} has no closed-form solve")
+
+    def forming(self) -> Forming | None:
+        """Return what forming the matrix, or that of a part of the samples, takes.
+
+        Returns
+        -------
+        Forming or None
+            None where it takes a product for each column, or is no sum over samples.
+        """
+        return None
 
     def sampled(self, size: int, generator: torch.Generator) -> "LinearOperator | None":
         """Return an estimate of the operator from a random part of the terms it sums.
@@ -583,7 +615,11 @@ class AffineOperator(LinearOperator):
 
     def dense(self) -> Tensor:
         """Form the matrix, shape (n, n)."""
-        matrix = self._operator.dense() * self.scale
+        return self._of(self._operator.dense())
+
+    def _of(self, dense: Tensor) -> Tensor:
+        """Return A's matrix scaled and shifted."""
+        matrix = dense * self.scale
         matrix.diagonal().add_(self._added())
         return matrix
 
@@ -600,6 +636,11 @@ class AffineOperator(LinearOperator):
             return super().solve(b, shift)
         x = self._operator.solve(b, (self.shift + shift) / self.scale)
         return x if self.scale == 1.0 else x / self.scale
+
+    def forming(self) -> Forming | None:
+        """Return what forming A takes; parts are scaled and shifted alike."""
+        own = self._operator.forming()
+        return None if own is None else replace(own, part=lambda *which: self._of(own.part(*which)))
 
     def sampled(self, size: int, generator: torch.Generator) -> LinearOperator | None:
         """Return an estimate from `size` of A's terms, scaled and shifted alike."""
@@ -640,6 +681,48 @@ class AffineOperator(LinearOperator):
 
     def _terms(self) -> dict[str, Any]:
         return {"scale": self.scale, "shift": self.shift, "diagonal": self._diagonal}
+
+
+class RestrictedOperator(LinearOperator):
+    """Some rows of an operator and the same columns: its products with vectors that are 0 beyond.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        n by n.
+    index : Tensor, shape (m,), int64
+        Which rows and columns; distinct.
+    """
+
+    def __init__(self, operator: LinearOperator, index: Tensor) -> None:
+        super().__init__(len(index), operator.dtype, operator.device, symmetric=operator.symmetric)
+        self._operator, self._index = operator, index
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """A diagonal, where the operator has one."""
+        return self._operator.capabilities & {"diagonal"}
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply by a vector of shape (m,)."""
+        return (self._operator @ self._embedded(v))[self._index]
+
+    def matmat(self, V: Tensor) -> Tensor:
+        """Multiply by the columns of V, shape (m, k)."""
+        return (self._operator @ self._embedded(V))[self._index]
+
+    def _embedded(self, V: Tensor) -> Tensor:
+        whole = V.new_zeros(self._operator.shape[0], *V.shape[1:])
+        whole[self._index] = V
+        return whole
+
+    def dense(self) -> Tensor:
+        """Form the matrix, shape (m, m)."""
+        return self._operator.dense()[self._index][:, self._index]
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal, shape (m,)."""
+        return self._operator.diagonal()[self._index]
 
 
 class CastOperator(LinearOperator):

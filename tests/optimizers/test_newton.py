@@ -8,6 +8,7 @@ import torch
 from optimizer_parts import a9a, logistic, make_optimizer, minimize, optimum_of, small
 from problems import CONVEX_LOSSES, DTYPES, Function, assert_close, make, make_dataset, randn
 
+from newton_krylov.errors import UnsupportedError
 from newton_krylov.registry import entry
 from newton_krylov.runs.runner import Outcome
 
@@ -61,7 +62,7 @@ def test_with_any_curvature_it_reaches_the_certified_optimum(solver, curvature):
 
 @pytest.mark.parametrize("line_search", ["armijo", "strong_wolfe", "none", "fixed"])
 @pytest.mark.parametrize("forcing", ["fixed", "superlinear", "eisenstat_walker"])
-@pytest.mark.parametrize("preconditioner", ["none", "jacobi", "nystrom"])
+@pytest.mark.parametrize("preconditioner", ["none", "jacobi", "nystrom", "auto"])
 def test_with_any_other_part_too(line_search, forcing, preconditioner):
     dataset = small()
     f = logistic(dataset)
@@ -71,6 +72,61 @@ def test_with_any_other_part_too(line_search, forcing, preconditioner):
     result = minimize(f, optimizer, grad_norm=1e-10)
     assert result.outcome is Outcome.CONVERGED
     assert abs(result.rows[-1].loss - certified(f, dataset, "logistic")) <= 1e-15
+
+
+AUTOMATIC = {
+    "solver": "cg",
+    "preconditioner": "auto",
+    "forcing": ("fixed", {"eta": 0.1}),
+    "start": "auto",
+}  # method=newton_auto
+
+
+@pytest.mark.parametrize("loss", ["logistic", "squared_hinge", "least_squares", "multinomial"])
+def test_a_start_on_a_sixteenth_counts_by_its_share_and_ends_at_the_certified_optimum(loss):
+    task = {"least_squares": "regression", "multinomial": "multiclass"}.get(loss, "binary")
+    dataset = make_dataset(task, n=8000, d=5)
+    f = entry("loss", loss).build({"l2": 0.01}, dataset=dataset)
+    result = minimize(f, make_optimizer(**AUTOMATIC), grad_norm=1e-10)
+    assert result.outcome is Outcome.CONVERGED
+    assert abs(result.rows[-1].loss - certified(f, dataset, loss)) <= 1e-14
+    start, sampled = result.rows[:2]
+    assert start.data_passes == 0  # w0 is only recorded
+    assert "steps on 500 samples" in sampled.notes[0]
+    # Some evaluations and products on a sixteenth, and one evaluation on all.
+    assert sampled.data_passes < 1 + 50 / 16
+    assert sampled.loss < start.loss
+    size = f.sample_gradient_size(f.at(torch.zeros(f.dim, dtype=f.dtype)))
+    assert sampled.grad_norm < 2 * size / math.sqrt(500)  # the noise of 500 samples' mean
+
+
+def test_a_small_or_nonconvex_problem_begins_with_all_samples():
+    for f in (make("logistic", n=1000), make("sigmoid_least_squares", n=9000)):
+        result = minimize(f, make_optimizer(**AUTOMATIC), epochs=1)
+        assert not any("steps on" in note for row in result.rows for note in row.notes)
+        assert result.rows[0].data_passes == 1
+
+
+def test_a_sample_is_refused_where_there_are_none():
+    f = Function(lambda w: (w * w).sum(), 3)
+    with pytest.raises(UnsupportedError, match="needs the loss of a linear model"):
+        minimize(f, make_optimizer(start="sample"), torch.ones(3, dtype=torch.float64))
+    with pytest.raises(UnsupportedError, match="batch_size"):
+        minimize(make("logistic"), make_optimizer(start="sample", batch_size=10))
+
+
+def test_the_automatic_choice_takes_the_fewest_passes_over_a9a_whatever_lambda_is():
+    """Measured: 11 to 51 passes against 38 to 2,533 of plain CG; see docs/performance.md."""
+    dataset = a9a()
+    for l2, most in ((1e-2, 16), (1e-5, 50)):
+        f = entry("loss", "logistic").build({"l2": l2}, dataset=dataset)
+        optimum = optimum_of(dataset, "logistic", l2).value
+        result = minimize(
+            f, make_optimizer(**AUTOMATIC), torch.zeros(f.dim, dtype=f.dtype),
+            optimum=optimum, suboptimality=1e-12,
+        )  # fmt: skip
+        assert result.outcome is Outcome.CONVERGED
+        assert result.rows[-1].data_passes <= most
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from newton_krylov import cg, cr, gmres, minres
 from newton_krylov.errors import UnsupportedError
-from newton_krylov.operators import AffineOperator, LinearOperator, MatrixOperator
+from newton_krylov.operators import (
+    AffineOperator,
+    FunctionOperator,
+    LinearOperator,
+    MatrixOperator,
+)
+from newton_krylov.preconditioners.auto import Auto
 from newton_krylov.preconditioners.base import PreconditionerBuilder
 from newton_krylov.preconditioners.jacobi import Jacobi
 from newton_krylov.preconditioners.none import NoPreconditioner
@@ -20,7 +26,7 @@ from newton_krylov.registry import entry, names
 
 DEFINITE = ["spd", "laplacian", "badly_scaled", "tiny_numbers", "huge_numbers", "one"]
 BUILDERS: dict[str, PreconditionerBuilder] = {
-    "jacobi": Jacobi(), "nystrom": Nystrom(rank=10), "none": NoPreconditioner(),
+    "auto": Auto(), "jacobi": Jacobi(), "nystrom": Nystrom(rank=10), "none": NoPreconditioner(),
 }  # fmt: skip
 
 
@@ -264,3 +270,54 @@ class TestSubsampled:
     def test_an_operator_without_samples_is_refused(self) -> None:
         with pytest.raises(UnsupportedError, match="take jacobi or nystrom"):
             Subsampled(first=0).build(MatrixOperator(torch.eye(3)), generator())
+
+
+class TestAuto:
+    def test_grows_to_the_whole_matrix_where_solves_stay_long(self) -> None:
+        """Of all samples it is the inverse: then CG takes one iteration."""
+        f = make("logistic", n=4000, d=20, condition=1e6, l2=1e-10)
+        A, b = f.at(0.1 * randn(f.dim, seed=1)).hessian(), randn(f.dim, seed=2)
+        builder, draw = Auto(), generator()
+        lengths = []
+        for _ in range(6):
+            M = builder.build(A, draw)
+            lengths.append(cg(A, b, M=M, rtol=1e-10).iterations)
+        assert lengths[0] < cg(A, b, rtol=1e-10, maxiter=1000).iterations / 3
+        assert lengths[-1] == 1
+        assert lengths == sorted(lengths, reverse=True)
+
+    def test_one_that_serves_is_kept_and_saved(self) -> None:
+        f = make("logistic", n=4000, d=5, l2=0.1)
+        A, v = f.at(randn(f.dim, seed=1)).hessian(), randn(f.dim, seed=2)
+        builder, other, draw = Auto(), Auto(), generator()
+        before = f.counts.passes
+        first = builder.build(A, draw)
+        assert first is not None
+        assert f.counts.passes - before == pytest.approx(1 / 8)
+        other.load_state_dict(builder.state_dict())
+        for kept in (builder, other):
+            again = kept.build(A, draw)
+            assert again is not None and torch.equal(again(v), first(v))
+        assert f.counts.passes - before == pytest.approx(1 / 8)
+
+    def test_a_part_s_matrix_is_that_of_its_samples(self) -> None:
+        for sparse in (False, True):
+            f = make("logistic", n=103, sparse=sparse)
+            point = f.at(randn(f.dim, seed=1))
+            forming = AffineOperator(point.hessian(), shift=0.5).forming()
+            assert forming is not None and forming.samples == 103
+            part = point.subset(torch.arange(2, 103, 4)).hessian().dense()
+            expected = part + 0.5 * torch.eye(f.dim, dtype=f.dtype)
+            assert_close(forming.part(4, 2), expected, ulps(f.dtype))
+            assert_close(
+                forming.part(1, 0), point.hessian().affine(shift=0.5).dense(), ulps(f.dtype)
+            )
+
+    def test_a_wide_matrix_gets_its_diagonal_and_one_without_nothing(self) -> None:
+        f = make("logistic", n=200, d=400, sparse=True)
+        A, v = f.at(randn(f.dim, seed=1)).hessian(), randn(f.dim, seed=2)
+        M = Auto().build(A, generator())
+        assert M is not None
+        assert_close(M(v), v / A.diagonal(), ulps(f.dtype))
+        plain = FunctionOperator(lambda v: 2 * v, 3, torch.float64, torch.device("cpu"))
+        assert Auto().build(plain, generator()) is None

@@ -4,9 +4,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import newton_krylov
 from newton_krylov.errors import suggest
 from newton_krylov.terminal import end_on_interrupt, end_quickly
+from newton_krylov.version import __version__
 
 PROG = "newton-krylov"
 DONE, MISTAKE = 0, 2
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_USAGE)  # noqa: T201
         return DONE if name else MISTAKE
     if name == "--version":
-        print(f"{PROG} {newton_krylov.__version__}")  # noqa: T201
+        print(f"{PROG} {__version__}")  # noqa: T201
         return DONE
     if name not in _COMMANDS:
         print(f"Error: '{name}' is not a command{suggest(name, _COMMANDS)}", file=sys.stderr)  # noqa: T201
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _call(name, rest)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == newton_krylov.__name__:
+        if (error.name or "").partition(".")[0] == __name__.partition(".")[0]:
             raise
         print(  # noqa: T201
             f"Error: {PROG} {name} needs the package '{error.name}', which is not installed; "
@@ -80,6 +80,6 @@ def _call(name: str, arguments: list[str]) -> int:
 
 def configuration_folder() -> Path:
     """Return the folder of the configuration: a wheel's own, or the repository's `conf`."""
-    package = Path(newton_krylov.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     shipped = package / "conf"
     return shipped if shipped.is_dir() else package.parents[1] / "conf"

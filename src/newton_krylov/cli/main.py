@@ -6,6 +6,7 @@ Nothing heavy is imported before it is needed: `--help` and shell completion ans
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,11 +16,11 @@ from multiprocessing import current_process
 from pathlib import Path
 from typing import Any, NoReturn
 
-import newton_krylov
 from newton_krylov.cli.offers import offer, offer_names, parts_without_files, summaries_of
 from newton_krylov.errors import ConfigError, UserError
 from newton_krylov.terminal import say, spoken
 from newton_krylov.tracking.address import keep
+from newton_krylov.version import __version__
 
 DONE, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 """Exit codes: all ran; a run failed; the user's mistake; Ctrl-C; SIGTERM."""
@@ -84,7 +85,7 @@ def main(
 def _command(config_dir: Path, given: list[str], prog: str) -> int:
     options = _Parser(prog).parse_intermixed_args(given)
     if options.version:
-        print(f"newton-krylov {newton_krylov.__version__}")  # noqa: T201
+        print(f"newton-krylov {__version__}")  # noqa: T201
         return DONE
     if options.help:
         print(_help(config_dir, options, prog))  # noqa: T201
@@ -106,7 +107,7 @@ def _command(config_dir: Path, given: list[str], prog: str) -> int:
         raise ConfigError("--package and --resolve are of --cfg, which shows the configuration.")
     overrides = list(options.overrides)
     if options.config_dir is not None:
-        overrides.append(f"hydra.searchpath=[{_quoted(f'file://{options.config_dir.resolve()}')}]")
+        overrides.append(f"hydra.searchpath=[{quoted(f'file://{options.config_dir.resolve()}')}]")
     return _run(config_dir, overrides, multirun=options.multirun)
 
 
@@ -114,7 +115,7 @@ def _announce(overrides: Sequence[str]) -> None:
     """Show that the command has begun: what it imports takes seconds."""
     given = {key: value.lower() for key, _, value in (line.partition("=") for line in overrides)}
     if given.get("quiet") != "true" and os.environ.get("RANK", "0") == "0":
-        text = f"newton-krylov {newton_krylov.__version__}: starting"
+        text = f"newton-krylov {__version__}: starting"
         say(text, stderr=given.get("json") == "true")
 
 
@@ -170,7 +171,7 @@ def _inspect(config_dir: Path, given: list[str]) -> int:
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir), config_name=_CONFIG)(job)()
     except COMPOSITION_ERRORS as error:
-        with _hydra(config_dir) as found:
+        with hydra_at(config_dir) as found:
             raise ConfigError(explain(error, found.config_loader, given)) from error
     except SystemExit as end:  # Hydra has said why
         return MISTAKE if end.code else DONE
@@ -188,10 +189,10 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
     with (
         silence_other_ranks() as hidden,
         interruptible() as interruption,
-        _hydra(config_dir) as hydra,
+        hydra_at(config_dir) as hydra,
     ):
         try:
-            command = _Command.of(hydra, [*overrides, *hidden], multirun=multirun)
+            command = Command.of(hydra, [*overrides, *hidden], multirun=multirun)
             with _spoken(command.config) as write:
                 if not hidden:
                     settle()
@@ -205,13 +206,15 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
             return _CODES[interruption.status]
 
 
-def _carry_out(hydra: Any, command: "_Command", interruption: Any) -> tuple[int, dict[str, Any]]:
+def _carry_out(hydra: Any, command: "Command", interruption: Any) -> tuple[int, dict[str, Any]]:
     """Run what the command asks for; return its exit code, and its result as one mapping."""
     if command.config.get("verdict") is not None:
         from newton_krylov.cli.verdict import VerdictCommand
 
         # Its mistakes are found here, before the folder holds anything.
-        return _sweep(command, interruption, VerdictCommand.of(hydra, command, member).judge)
+        run_one = partial(hydra.multirun, _CONFIG, member)
+        verdict = VerdictCommand.of(hydra.config_loader, command, run_one)
+        return _sweep(command, interruption, verdict.judge)
     if command.sweep:
         return _sweep(command, interruption, partial(_multirun, hydra, command))
     return _single(hydra, command)
@@ -228,7 +231,7 @@ def _spoken(config: Any) -> Iterator[Callable[[str], None]]:
 
 
 @dataclass(frozen=True)
-class _Command:
+class Command:
     """What to run, and in which folder: composing again would give the folder another time."""
 
     overrides: list[str]
@@ -238,7 +241,8 @@ class _Command:
     members: int | None = None
 
     @classmethod
-    def of(cls, hydra: Any, overrides: list[str], *, multirun: bool) -> "_Command":
+    def of(cls, hydra: Any, overrides: list[str], *, multirun: bool) -> "Command":
+        """Compose the command, check it, and make its folder."""
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
@@ -262,7 +266,7 @@ class _Command:
             folder = latest(folder.parents[1], list(config.hydra.overrides.task), sweep=sweep)
         _make(folder)
         mode = RunMode.MULTIRUN if sweep else RunMode.RUN
-        pinned = [*overrides, f"hydra.mode={mode.name}", f"{key}={_quoted(str(folder))}"]
+        pinned = [*overrides, f"hydra.mode={mode.name}", f"{key}={quoted(str(folder))}"]
         return cls(pinned, sweep, folder, config, members)
 
 
@@ -273,7 +277,7 @@ def _make(folder: Path) -> None:
         raise UserError(f"{folder} cannot be written: {error.strerror}.") from error
 
 
-def _single(hydra: Any, command: _Command) -> tuple[int, dict[str, Any]]:
+def _single(hydra: Any, command: Command) -> tuple[int, dict[str, Any]]:
     found: list[Any] = []
 
     def task(config: Any) -> None:
@@ -292,7 +296,7 @@ def _single(hydra: Any, command: _Command) -> tuple[int, dict[str, Any]]:
     return _CODES[status], {"folder": str(command.folder), **result.summary}
 
 
-def _multirun(hydra: Any, command: _Command) -> None:
+def _multirun(hydra: Any, command: Command) -> None:
     from newton_krylov.cli.search import search_continued
 
     with search_continued(command.config, command.folder):
@@ -300,7 +304,7 @@ def _multirun(hydra: Any, command: _Command) -> None:
 
 
 def _sweep(
-    command: _Command, interruption: Any, carry_out: Callable[[], None]
+    command: Command, interruption: Any, carry_out: Callable[[], None]
 ) -> tuple[int, dict[str, Any]]:
     from newton_krylov.runs.sweep import Sweep
 
@@ -308,7 +312,7 @@ def _sweep(
     verdict = command.config.get("verdict") is not None
     sweep = Sweep.begin(
         command.folder,
-        _composed(command.config),
+        composed(command.config),
         overrides,
         REPOSITORY,
         None if verdict else command.members,
@@ -346,7 +350,7 @@ def job(config: Any) -> Any:
     """Run what Hydra composed."""
     from newton_krylov.runs.experiment import run_experiment
 
-    return run_experiment(_composed(config), _job())
+    return run_experiment(composed(config), _job())
 
 
 def member(config: Any) -> float:
@@ -357,7 +361,7 @@ def member(config: Any) -> float:
     if current_process().name.startswith(_WORKER):
         end_with_parent()
     with _spoken(config):
-        return run_member(_composed(config), _job())
+        return run_member(composed(config), _job())
 
 
 def _job() -> Any:
@@ -378,7 +382,7 @@ def _job() -> Any:
     return job_in(Path(hydra.sweep.dir), folder, overrides, REPOSITORY)
 
 
-def _composed(config: Any) -> dict[str, Any]:
+def composed(config: Any) -> dict[str, Any]:
     """Return a configuration as plain values; the tracker's password goes no further than here."""
     from newton_krylov.cli.compose import plain_values
 
@@ -389,7 +393,7 @@ def _composed(config: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _hydra(config_dir: Path) -> Iterator[Any]:
+def hydra_at(config_dir: Path) -> Iterator[Any]:
     """Set Hydra up with our loader of configurations."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -404,6 +408,8 @@ def _hydra(config_dir: Path) -> Iterator[Any]:
         yield found
 
 
-def _quoted(text: str) -> str:
-    """Quote a value for Hydra's grammar."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+def quoted(text: str) -> str:
+    """Quote a text for Hydra's grammar, where a backslash counts before a quotation mark alone."""
+    before_quotes = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    whole = re.sub(r"(\\+)$", r"\1\1", before_quotes)
+    return f"'{whole}'"

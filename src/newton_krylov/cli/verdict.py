@@ -1,8 +1,10 @@
 """Carries out a verdict: tunes a portfolio of methods, races them, and measures the problem."""
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from newton_krylov.cli.compose import plain_values
@@ -23,29 +25,46 @@ _AUTO = "auto"
 
 @dataclass
 class VerdictCommand:
-    """What the runs of a verdict have in common."""
+    """What the runs of a verdict have in common.
 
-    hydra: Any
+    Attributes
+    ----------
+    overrides : sequence of str
+        Those of the command.
+    run_one : callable
+        Runs what some overrides compose, as a sweep's member.
+    portfolio : Portfolio
+        The methods and what each may try.
+    question : Question
+        What is asked.
+    folder : Path
+        Of the race.
+    seconds : float
+        The optimizer's time that a run has.
+    """
+
     overrides: Sequence[str]
-    member: Callable[[Any], float]
+    run_one: Callable[[list[str]], object]
     portfolio: Portfolio
     question: Question
     folder: Path
     seconds: float
-    done: int = 0
+    _took: dict[str, list[float]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, hydra: Any, command: Any, member: Callable[[Any], float]) -> "VerdictCommand":
+    def of(
+        cls, loader: Any, command: Any, run_one: Callable[[list[str]], object]
+    ) -> "VerdictCommand":
         """Read the command, and what its data set asks for.
 
         Parameters
         ----------
-        hydra : Hydra
-            Set up with our loader.
-        command : _Command
+        loader : ConfigLoader
+            Ours.
+        command : Command
             The command, composed; its configuration has a `verdict` node.
-        member : callable
-            Runs one configuration as a sweep's member.
+        run_one : callable
+            Runs what some overrides compose, as a sweep's member.
 
         Returns
         -------
@@ -75,16 +94,15 @@ class VerdictCommand:
             overrides.append(f"verdict={question.portfolio}")
             from hydra.types import RunMode
 
-            composed = hydra.config_loader.load_configuration(_CONFIG, overrides, RunMode.MULTIRUN)
+            composed = loader.load_configuration(_CONFIG, overrides, RunMode.MULTIRUN)
             node = plain_values(composed)["verdict"]
         portfolio = Portfolio.of(node)
         for line in portfolio.overrides:
             if not may_vary(line):
                 raise ConfigError(f"verdict.methods: {line} is no setting of a method.")
         return cls(
-            hydra,
             overrides,
-            member,
+            run_one,
             portfolio,
             question,
             command.folder,
@@ -130,24 +148,30 @@ class VerdictCommand:
 
     def run(self, runs: Sequence[PlannedRun]) -> None:
         """Run what is planned, method by method."""
-        methods = list(dict.fromkeys(run.method for run in runs))
-        for method in methods:
+        for method in dict.fromkeys(run.method for run in runs):
             mine = [run for run in runs if run.method == method]
-            left = self.portfolio.most_runs - self.done
             stage = "tuning" if mine[0].stage == "tuning" else "race"
-            console().print(
-                f"{method}: {stage}, {count_text(len(mine), 'run')}; at most "
-                f"{seconds_text(left * self.seconds)} left",
-                markup=False, highlight=False, soft_wrap=True,
-            )  # fmt: skip
+            text = f"{method}: {stage}, {count_text(len(mine), 'run')}; {self._left()}"
+            console().print(text, markup=False, highlight=False, soft_wrap=True)
             for run in mine:
+                started = time.monotonic()
                 self._one(run)
-                self.done += 1
+                self._took.setdefault(method, []).append(time.monotonic() - started)
+
+    def _left(self) -> str:
+        """Say how long the rest will take, evaluation included, by what was run so far."""
+        known = [seconds for each in self._took.values() for seconds in each]
+        if not known:
+            return f"at most {seconds_text(self.portfolio.most_runs * self.seconds)} in all"
+        left = sum(
+            max(0, self.portfolio.most_runs_of(method) - len(took)) * mean(took or known)
+            for method in self.portfolio.methods
+            for took in [self._took.get(method.name, [])]
+        )
+        return f"about {seconds_text(left)} left"
 
     def _one(self, run: PlannedRun) -> None:
-        self.hydra.multirun(
-            _CONFIG,
-            self.member,
+        self.run_one(
             [
                 *self.overrides,
                 f"hydra.sweep.subdir={run.folder}",
@@ -155,5 +179,5 @@ class VerdictCommand:
                 f"seed={run.seed}",
                 *self.always[run.method],
                 *run.setting,
-            ],
+            ]
         )

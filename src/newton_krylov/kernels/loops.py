@@ -96,9 +96,12 @@ def normal_many(a, b, ptr, col, val, h, V, out):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def half_gram(a, b, ptr, col, val, h, out):  # type: ignore[no-untyped-def]
-    """Add to out, (d, d), what gives the sum of x_i h_i x_i' when its transpose is added."""
-    for i in range(np.uintp(a), np.uintp(b)):
+def half_gram(a, b, every, ptr, col, val, h, out):  # type: ignore[no-untyped-def]
+    """Add to out, (d, d), what gives the sum of x_i h_i x_i' when its transpose is added.
+
+    Of the rows a, a + every, ... alone.
+    """
+    for i in range(np.uintp(a), np.uintp(b), np.uintp(every)):
         begin, end, s = ptr[i], ptr[i + np.uintp(1)], h[i]
         for k in range(np.uintp(begin), np.uintp(end)):
             row = out[col[k]]

@@ -150,11 +150,31 @@ class Rows:
         loop(*self._matrix, _like(self, weights), _like(self, v), out)
         return out
 
-    def gram(self, weights: Array) -> Array:
-        """Return X' diag(weights) X, shape (d, d), exactly symmetric."""
+    def gram(self, weights: Array, every: int = 1, first: int = 0) -> Array:
+        """Return X' diag(weights) X, shape (d, d), exactly symmetric.
+
+        Parameters
+        ----------
+        weights : ndarray, shape (n,)
+            Any sign.
+        every, first : int
+            Only the rows first, first + every, ... are taken.
+
+        Returns
+        -------
+        ndarray, shape (d, d)
+            The matrix.
+        """
         half = self._sums(self.shape[1], self.shape[1])
-        _loops().half_gram(*self._matrix, _like(self, weights), half)
+        _, n, *matrix = self._matrix
+        _loops().half_gram(first, n, every, *matrix, _like(self, weights), half)
         return half + half.T
+
+    def row_square_norms(self) -> Array:
+        """Return |x_i|^2 of every row, shape (n,)."""
+        if self._val is None:
+            return np.diff(self._ptr.astype(np.int64)).astype(self.dtype)
+        return self.cast(self._val * self._val).times(np.ones(self.shape[1]))
 
     def column_square_sums(self, weights: Array) -> Array:
         """Return sum_i weights_i X_ij^2 for every column j; weights of shape (n,) or (n, k)."""

@@ -9,6 +9,7 @@ from torch.func import grad, grad_and_value, jvp
 
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Counts, Objective, Point
+from newton_krylov.objectives.residual.jacobian import import_early
 from newton_krylov.operators import FunctionOperator, LinearOperator
 
 Scalar = Callable[[Tensor], Tensor]
@@ -63,6 +64,7 @@ class FunctionObjective(Objective):
     """
 
     def __init__(self, function: Scalar, start: Tensor) -> None:
+        import_early()
         self.function = function
         self.dim, self.dtype, self.device = len(start), start.dtype, start.device
         self.n_samples, self.counts, self.convexity = 1, Counts(), None

@@ -9,9 +9,11 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from newton_krylov.capabilities import SAMPLES
+from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.optimizers.base import ContinuedOptimizer, Step, Steps
 from newton_krylov.optimizers.newton_step import NewtonMemory
+from newton_krylov.optimizers.sample_start import Start, begins_on_a_sample, on_a_sample
 from newton_krylov.optimizers.schedule import Schedule, constant
 from newton_krylov.optimizers.stochastic_step import StochasticMemory, StochasticStep, end_epoch
 from newton_krylov.optimizers.training import EpochMemory, Epochs, Update
@@ -24,6 +26,7 @@ class _Memory(EpochMemory):
     def __init__(self, step: StochasticMemory) -> None:
         super().__init__()
         self.step = step
+        self.begun = False
 
 
 @register(
@@ -48,6 +51,10 @@ class Newton(ContinuedOptimizer[_Memory]):
         What becomes of the step's length, with a `batch_size`.
     batch_size : int or None
         Samples in a mini-batch; None takes them all, and a step is an iteration.
+    start : {"none", "sample", "auto"}
+        Whether it begins with a sixteenth of the samples (`sample`, for linear models): the first
+        step of the run is what is reached there. `auto` does so where there are enough of them and
+        the loss is convex.
     """
 
     def __init__(
@@ -55,10 +62,12 @@ class Newton(ContinuedOptimizer[_Memory]):
         step: StochasticStep,
         schedule: Schedule = constant,
         batch_size: PositiveInt | None = None,
+        start: Start = "none",
     ) -> None:
         self.step = step
         self.schedule = schedule
         self.batch_size = batch_size
+        self.start = start
 
     def memory(self, objective: Objective, w0: Tensor) -> _Memory:
         """Return the step's memory, and the number of epochs."""
@@ -69,14 +78,28 @@ class Newton(ContinuedOptimizer[_Memory]):
     ) -> Steps:
         """Iterate from w0; on all samples it ends where no direction of descent is left."""
         if self.batch_size is None:
-            return (yield from on_all_samples(self.step, objective, w0, memory.step, generator))
+            notes: tuple[str, ...] = ()
+            if not memory.begun and begins_on_a_sample(self.start, objective):
+                yield Step(objective.at(w0), needed=False)
+                w0, note = on_a_sample(self.step.newton, objective, w0, generator)
+                notes = (note,)
+            memory.begun = True
+            steps = on_all_samples(self.step, objective, w0, memory.step, generator)
+            yield replace(next(steps), notes=notes)
+            return (yield from steps)
+
+        if self.start == "sample":
+            raise UnsupportedError(
+                "optimizer.start=sample is for steps on all samples: leave out "
+                "optimizer.batch_size, or set optimizer.start=none."
+            )
 
         def advance(batch: Objective, w: Tensor, rate: float, generator: torch.Generator) -> Update:
             return self.step.update(batch, w, memory.step, generator, rate)
 
         epochs = Epochs(self.batch_size, self.schedule, memory)
-        notes = lambda: end_epoch(memory.step)  # noqa: E731
-        return (yield from epochs.steps(objective, w0, generator, advance, notes))
+        end = lambda: end_epoch(memory.step)  # noqa: E731
+        return (yield from epochs.steps(objective, w0, generator, advance, end))
 
 
 def on_all_samples(

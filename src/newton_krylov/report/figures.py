@@ -1,6 +1,7 @@
 """Figures of one run, of a study, and of a study's growth with the problem's size."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,12 +26,13 @@ from newton_krylov.report.panel import (
 from newton_krylov.report.profiles import Profile
 from newton_krylov.report.records import RunRecord, read_record
 from newton_krylov.report.scaling import Scaling
-from newton_krylov.report.sheet import FORMATS, Key, sheet
+from newton_krylov.report.sheet import FORMATS, Key, Sheet, sheet
 from newton_krylov.report.study import Entry, Study, studies
 from newton_krylov.report.style import BLACK, CROWD, DISTINCT, GREY, LineStyle, line_styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _METHODS_ALONE = 12
 """With more methods than this, they are not drawn one by one."""
@@ -55,6 +57,29 @@ def draw_run(folder: Path) -> list[Path]:
     record = read_record(folder)
     if not record.rows:
         return []
+    with _run_sheet(record) as page:
+        return page.save(folder / "figures", "run", formats=("png",))
+
+
+def run_figure(record: RunRecord) -> "Figure":
+    """Return the figure of one run, as `draw_run` writes it.
+
+    Parameters
+    ----------
+    record : RunRecord
+        With at least one row.
+
+    Returns
+    -------
+    Figure
+        Matplotlib's.
+    """
+    with _run_sheet(record) as page:
+        return page.finish()
+
+
+@contextmanager
+def _run_sheet(record: RunRecord) -> Iterator[Sheet]:
     (study,) = studies([record])
     label = study.entries[0].label
     styles = line_styles([label])
@@ -64,7 +89,7 @@ def draw_run(folder: Path) -> list[Path]:
             draw_panel(ax, study, styles, x, y)
         page.axes[1].set_title("")
         _draw_fit(page.axes[2], record)
-        return page.save(folder / "figures", "run", formats=("png",))
+        yield page
 
 
 def _draw_fit(ax: "Axes", record: RunRecord) -> None:
@@ -119,6 +144,29 @@ def draw_overview(
     study: Study, folder: Path, name: str = "overview", formats: Sequence[str] = FORMATS
 ) -> list[Path]:
     """Draw suboptimality, loss and accuracy against the epoch and the clock, on one page."""
+    with _overview_sheet(study) as page:
+        return page.save(folder, name, formats)
+
+
+def overview_figure(study: Study) -> "Figure":
+    """Return the figure of a study's methods, as `draw_overview` writes it.
+
+    Parameters
+    ----------
+    study : Study
+        With a run that made a step.
+
+    Returns
+    -------
+    Figure
+        Matplotlib's.
+    """
+    with _overview_sheet(study) as page:
+        return page.finish()
+
+
+@contextmanager
+def _overview_sheet(study: Study) -> Iterator[Sheet]:
     styles = study_styles(study)
     quantities = [q for q in (_measure(study), LOSS, TRAIN_ACCURACY) if _known(study, q)]
     title = ", ".join(q.name for q in quantities).capitalize()
@@ -127,7 +175,7 @@ def draw_overview(
         for x in (EPOCH, SECONDS):
             for y in quantities:
                 draw_panel(next(axes), study, styles, x, y)
-        return page.save(folder, name, formats)
+        yield page
 
 
 def draw_against_costs(

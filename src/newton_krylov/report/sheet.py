@@ -64,15 +64,8 @@ class Sheet:
         list of Path
             The files; equal figures give equal files.
         """
-        from matplotlib.text import Text
-
         folder.mkdir(parents=True, exist_ok=True)
-        for ax in self.axes:
-            _bundle_ticks(ax)
-        for text in self.figure.findobj(Text):
-            # A label is no mathematics, whatever dollars it holds; a logarithmic tick is.
-            if "\\mathdefault" not in text.get_text():
-                text.set_parse_math(not text.get_text())
+        self.finish()
         files = [folder / f"{name}.{suffix}" for suffix in formats]
         for file in files:
             options: dict[str, Any] = (
@@ -82,6 +75,24 @@ class Sheet:
             )
             self.figure.savefig(file, **options)
         return files
+
+    def finish(self) -> "Figure":
+        """Return the figure, everything on it in its place.
+
+        Returns
+        -------
+        Figure
+            Matplotlib's object.
+        """
+        from matplotlib.text import Text
+
+        for ax in self.axes:
+            _bundle_ticks(ax)
+        for text in self.figure.findobj(Text):
+            # A label is no mathematics, whatever dollars it holds; a logarithmic tick is.
+            if "\\mathdefault" not in text.get_text():
+                text.set_parse_math(not text.get_text())
+        return self.figure
 
 
 def _bundle_ticks(ax: "Axes") -> None:

@@ -25,7 +25,7 @@ from newton_krylov.report.compare import write_comparison
 from newton_krylov.report.panel import seconds_text
 from newton_krylov.report.records import RunRecord, read_record
 from newton_krylov.report.study import power_text, studies
-from newton_krylov.report.tables import Table, number_text
+from newton_krylov.report.tables import Table, count_text, number_text
 
 PLAN, DIAGNOSIS, VERDICT = "plan.json", "diagnosis.json", "verdict.json"
 """Files of a race's folder: what is run, what was measured of the problem, what came of it."""
@@ -35,8 +35,8 @@ FAMILIES = ("first order", "quasi-Newton", "second order")
 
 SHARES = {"loose": 1e-2, "medium": 1e-4, "tight": 1e-8}
 """Targets where the optimum is known: shares of the start's suboptimality that are left."""
-SHARES_UNKNOWN = {"loose": 0.1, "medium": 0.01, "tight": 0.0}
-"""Where it is not: shares of the way to the lowest loss of the tuned first-order runs."""
+SHARES_UNKNOWN = {"loose": 0.1, "medium": 0.01, "tight": 1e-8}
+"""Where it is not: shares left of the way to the lowest loss of the tuned first-order runs."""
 
 LARGEST_RATIO = 4.0
 """Up to which a performance profile is integrated."""
@@ -389,8 +389,8 @@ def targets_of(first_order: Sequence[RunRecord]) -> list[RaceTarget]:
     -------
     list of RaceTarget
         Loose, medium and tight. With a certified optimum: 1e-2, 1e-4 and 1e-8 of the start's
-        suboptimality. Without: losses at which 10, 1 and 0 % are left of the way from the start's
-        loss to the lowest one of these runs. None where no run made progress.
+        suboptimality. Without: losses at which 10, 1 and 1e-6 % are left of the way from the
+        start's loss to the lowest one of these runs. None where no run made progress.
     """
     runs = [record for record in first_order if record.rows]
     known = next((record for record in runs if record.optimum is not None), None)
@@ -573,7 +573,10 @@ def _contestant(name: str, family: str, runs: Sequence[tuple[PlannedRun, RunReco
 def _reasons(facts: Mapping[str, Any]) -> Iterable[str]:
     """Say what was measured of the problem."""
     if facts.get("samples"):
-        yield f"{facts['parameters']:,} parameters, {facts['samples']:,} samples."
+        counts = [count_text(facts["parameters"], "parameter")]
+        if facts["samples"] > 1:  # a function of a program's own has none
+            counts.append(count_text(facts["samples"], "sample"))
+        yield f"{', '.join(counts)}."
     if facts.get("condition_number"):
         yield (
             f"Condition number of the Hessian at the solution {facts['condition_number']:.2g} "

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-import newton_krylov
 from newton_krylov.tracking.address import masked
 
 _PACKAGES = (
@@ -63,7 +62,7 @@ def describe(repository: Path) -> dict[str, Any]:
 @cache
 def code_checksum() -> str:
     """Return the SHA-256 of the program's own modules, names and bytes."""
-    package = Path(newton_krylov.__file__).parent
+    package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())

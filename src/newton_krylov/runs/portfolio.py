@@ -125,7 +125,11 @@ class Portfolio:
     @property
     def most_runs(self) -> int:
         """How many runs there are at most."""
-        return sum(len(m.settings) + 2 * self.seeds for m in self.methods)
+        return sum(map(self.most_runs_of, self.methods))
+
+    def most_runs_of(self, method: Method) -> int:
+        """How many runs a method has at most: its trials, then its first and its best setting."""
+        return len(method.settings) + 2 * self.seeds
 
 
 def _method(name: str, entry: Any, trials: int) -> Method:

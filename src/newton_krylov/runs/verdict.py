@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from newton_krylov.capabilities import LAYERS
+from newton_krylov.capabilities import FUNCTION, LAYERS, RESIDUALS, SUM_OF_SQUARES, TABLE
 from newton_krylov.data.dataset import Dataset, ImageSet
 from newton_krylov.records.record import WEIGHTS, write_json
+from newton_krylov.registry import entry, names
 from newton_krylov.report.records import RunRecord
 from newton_krylov.report.verdict import DIAGNOSIS, read_race
 from newton_krylov.runs.config import check
 from newton_krylov.runs.diagnosis import diagnose, read_weights
 from newton_krylov.runs.experiment import dataset_of, objective_of, start_of
+
+_PORTFOLIOS = {LAYERS: "network", SUM_OF_SQUARES: "residual", FUNCTION: "function"}
+"""What a loss offers to the portfolio that fits; a linear model's losses offer none of these."""
 
 _LOSSES = {"binary": "logistic", "multiclass": "multinomial", "regression": "least_squares"}
 
@@ -29,18 +33,13 @@ class Question:
     loss : str
         Name of a loss that fits the data, where the one of the configuration was not chosen by
         the user.
-    network : bool
-        Whether the loss is a network's.
+    portfolio : str
+        The name of the portfolio that fits, as in `verdict=NAME`.
     """
 
     dataset: str
     loss: str
-    network: bool
-
-    @property
-    def portfolio(self) -> str:
-        """The name of the portfolio that fits, as in `verdict=NAME`."""
-        return "network" if self.network else "linear"
+    portfolio: str
 
 
 def question_of(plain: Mapping[str, Any], *, loss_chosen: bool) -> Question:
@@ -65,22 +64,35 @@ def question_of(plain: Mapping[str, Any], *, loss_chosen: bool) -> Question:
     """
     model = plain.get("model")
     own_model = isinstance(model, Mapping) and model.get("name") not in (None, "auto")
-    if own_model and not loss_chosen:  # a network of the user's choice
-        plain = {**plain, "loss": {"name": "cross_entropy"}}
+    residual = _is_residual(plain.get("dataset"))
+    if not loss_chosen and (residual or own_model):
+        plain = {**plain, "loss": {"name": "residual" if residual else "cross_entropy"}}
     config = check(plain)
     loss = config.name_of("loss")
-    if not loss_chosen and not own_model:
-        loss = _fitting_loss(dataset_of(config), loss)
+    if not loss_chosen and not residual:
+        loss = _fitting_loss(dataset_of(config), loss, network=own_model)
         config = check({**plain, "loss": {"name": loss}})
     path = config.options_of("dataset").get("path")
     name = Path(path).name if path else config.name_of("dataset")
-    return Question(name, loss, network=LAYERS in (config.entry_of("loss").offers or ()))
+    offered = config.entry_of("loss").offers or ()
+    fitting = (portfolio for word, portfolio in _PORTFOLIOS.items() if word in offered)
+    return Question(name, loss, next(fitting, "linear"))
 
 
-def _fitting_loss(dataset: Dataset, given: str) -> str:
-    if isinstance(dataset, ImageSet):
-        return "cross_entropy"
-    return _LOSSES.get(str(dataset.facts().get("task")), given)
+def _is_residual(node: Any) -> bool:
+    """Say whether a data set poses residuals and nothing else."""
+    name = node.get("name") if isinstance(node, Mapping) else None
+    if name not in names("dataset"):
+        return False
+    offers = entry("dataset", name).offers or ()
+    return RESIDUALS in offers and TABLE not in offers
+
+
+def _fitting_loss(dataset: Dataset, given: str, *, network: bool) -> str:
+    task = str(dataset.facts().get("task"))
+    if network or isinstance(dataset, ImageSet):
+        return "mse" if task == "regression" else "cross_entropy"
+    return _LOSSES.get(task, given)
 
 
 def measure(folder: Path) -> None:

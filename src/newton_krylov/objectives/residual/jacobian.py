@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp, vmap
+from torch.func import grad, jvp, vjp, vmap
 
 from newton_krylov.operators import RectangularOperator
 
@@ -17,10 +17,13 @@ _TANGENTS = 8
 
 
 def import_early() -> None:
-    """Let torch import what forward mode needs, whose own warnings do not concern the user."""
+    """Let torch import, outside of any clock, what forward over reverse mode needs.
+
+    The warnings of these modules do not concern the user.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        jvp(torch.tanh, (torch.zeros(1),), (torch.ones(1),))
+        jvp(grad(torch.sum), (torch.zeros(1),), (torch.ones(1),))
 
 
 class Jacobian(RectangularOperator):

@@ -1,0 +1,1 @@
+"""Python calls for what the commands do: `run`, `sweep`, `compare` and `verdict`."""

@@ -1,0 +1,294 @@
+"""What a program has in memory (frames, arrays, modules, functions), as a configuration names it.
+
+Data become a file, named by its content, so that a run's record can be read, compared and resumed
+like any other. Modules and functions are registered under a name; the process that calls has them,
+and nobody else.
+"""
+
+import copy
+import hashlib
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from newton_krylov.capabilities import FUNCTION, LABELLED
+from newton_krylov.data.dataset import Dataset
+from newton_krylov.errors import ConfigError, DataError
+from newton_krylov.files import atomic_write
+from newton_krylov.models import Interface
+from newton_krylov.objectives.function import FunctionObjective, Scalar
+from newton_krylov.objectives.network.losses import DatasetNetwork
+from newton_krylov.registry import register
+
+DATA = Path("outputs") / "data"
+"""Where data from memory are kept, below the working directory."""
+
+Words = dict[str, Any]
+
+
+def named(words: Mapping[str, Any]) -> Words:
+    """Replace what only a program can hold by names that a configuration can.
+
+    Parameters
+    ----------
+    words : mapping
+        The keywords of a call. `dataset` may be a data frame or arrays `(X, y)`, or a mapping with
+        such `data` and further keys; `model` a module; `loss` a criterion of outputs and targets,
+        or a function of one vector, with its start as `dataset`.
+
+    Returns
+    -------
+    dict
+        The same in the words of the configuration.
+
+    Raises
+    ------
+    ConfigError, DataError
+        For data that cannot be kept.
+    """
+    found = dict(words)
+    data = found.get("dataset")
+    rest: Words = {}
+    if inside := isinstance(data, Mapping) and "data" in data:
+        rest = {key: value for key, value in data.items() if key != "data"}
+        data = data["data"]
+    if isinstance(data, pd.DataFrame) or _is_pair(data):
+        found["dataset"] = {"name": "table", "path": kept(data), **rest}
+    elif inside:
+        raise ConfigError(
+            f"dataset.data is a {type(data).__name__}: it should be a data frame or (X, y)."
+        )
+    if callable(found.get("loss")) and isinstance(data, Tensor | np.ndarray):
+        return found | registered_function(found["loss"], data)
+    if isinstance(found.get("model"), nn.Module):
+        found["model"] = registered_model(found["model"])
+    if callable(found.get("loss")):
+        found["loss"] = registered_criterion(found["loss"])
+    return found
+
+
+def _is_pair(data: Any) -> bool:
+    return isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str)
+
+
+def kept(data: Any) -> Path:
+    """Write data to a file named by its content, unless it is there.
+
+    Parameters
+    ----------
+    data : DataFrame or (array, array)
+        A table with its target, or samples X, shape (n, d), and targets y, shape (n,).
+
+    Returns
+    -------
+    Path
+        A Parquet or npz file, which `dataset=table` reads.
+
+    Raises
+    ------
+    DataError
+        For what such a file cannot hold.
+    """
+    stream = io.BytesIO()
+    if isinstance(data, pd.DataFrame):
+        kind, suffix = "frame", "parquet"
+        try:
+            data.rename(columns=str).to_parquet(stream, index=False)
+        except Exception as error:  # pyarrow's, of many kinds
+            text = " ".join(str(error).split())
+            raise DataError(f"The data frame cannot be kept as Parquet: {text}") from error
+    else:
+        kind, suffix = "arrays", "npz"
+        X, y = (array(part, name) for part, name in zip(data, ("X", "y"), strict=True))
+        if X.ndim != 2 or y.shape != X.shape[:1]:
+            raise DataError(
+                f"The data have X of shape {X.shape} and y of shape {y.shape}: they should be "
+                f"(n, d) and (n,)."
+            )
+        np.savez(stream, X=X, y=y)
+    content = stream.getvalue()
+    path = DATA.absolute() / f"{kind}-{hashlib.sha256(content).hexdigest()[:12]}.{suffix}"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write(content)
+    return path
+
+
+def array(part: Any, name: str) -> np.ndarray[Any, Any]:
+    """Return numbers or texts as an array.
+
+    Parameters
+    ----------
+    part : array-like, Tensor, Series or DataFrame
+        Samples or targets.
+    name : str
+        What to call it in a message.
+
+    Returns
+    -------
+    ndarray
+        Of numbers or texts.
+
+    Raises
+    ------
+    DataError
+        For objects.
+    """
+    found = part.numpy(force=True) if isinstance(part, Tensor) else np.asarray(part)
+    if found.dtype == object:
+        found = np.asarray(found.tolist())
+    if found.dtype.kind not in "biufUS":
+        raise DataError(
+            f"{name} holds {found.dtype}, no numbers: give a data frame with dataset.target, whose "
+            f"columns may be of any kind."
+        )
+    return found
+
+
+def registered_model(module: nn.Module, shape: tuple[int, ...] | None = None) -> str:
+    """Register a module as a model.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Copied for every run, and its layers draw their weights by the run's seed.
+    shape : tuple of int, optional
+        Of a sample, where the data are kept flat.
+
+    Returns
+    -------
+    str
+        Its name, of its class and its layers.
+    """
+
+    def build(interface: Interface) -> nn.Module:
+        made = copy.deepcopy(module)
+        for layer in made.modules():
+            if callable(reset := getattr(layer, "reset_parameters", None)):
+                reset()
+        return made if shape is None else nn.Sequential(nn.Unflatten(1, shape), made)
+
+    sizes = [tuple(p.shape) for p in module.parameters()]
+    return _registered("model", type(module).__name__, (repr(module), sizes, shape), build)
+
+
+def registered_criterion(criterion: Callable[[Tensor, Tensor], Tensor]) -> str:
+    """Register a criterion as a network's loss.
+
+    Parameters
+    ----------
+    criterion : callable
+        Outputs, shape (n, outputs), and targets, shape (n,), to a mean over the samples.
+
+    Returns
+    -------
+    str
+        Its name.
+    """
+    title = getattr(criterion, "__name__", type(criterion).__name__)
+
+    class Criterion(DatasetNetwork):
+        """A criterion that a program gave."""
+
+        name = title
+        tasks = ("binary", "multiclass", "regression")
+        alternatives = "samples with targets"
+
+        def __init__(self, dataset: Dataset, model: nn.Module) -> None:
+            super().__init__(dataset, model, criterion, l2=0.0, chunk=None, memory=4.0)
+
+    return _registered("loss", title, repr(criterion), Criterion, needs=(LABELLED,))
+
+
+@dataclass(frozen=True)
+class Start(Dataset):
+    """Where a function is to be minimized from: all the data that it has.
+
+    Attributes
+    ----------
+    point : Tensor, shape (n,)
+        The start.
+    """
+
+    name: str
+    point: Tensor
+    source: str
+    checksum: str
+
+    kind = "a function's start"
+
+    def to(self, device: torch.device) -> Self:
+        """Return the same on a device."""
+        return replace(self, point=self.point.to(device))
+
+    def double(self) -> Self:
+        """Return the same in float64."""
+        return replace(self, point=self.point.double())
+
+    def facts(self) -> dict[str, Any]:
+        """Return the number of parameters."""
+        n = len(self.point)
+        return {"n_samples": 1, "n_features": n, "nnz": n, "task": "function"}
+
+
+def registered_function(function: Scalar, start: Tensor | np.ndarray[Any, Any]) -> Words:
+    """Register a function of one vector as a loss, and its start as a data set.
+
+    Parameters
+    ----------
+    function : callable
+        w, shape (n,), to a number, of torch operations.
+    start : Tensor or ndarray, shape (n,)
+        The runs' weights are distances from it.
+
+    Returns
+    -------
+    dict
+        `loss`, `dataset` and `dtype`.
+
+    Raises
+    ------
+    DataError
+        For a start that is no vector.
+    """
+    if start.ndim != 1:
+        raise DataError(f"The start has shape {tuple(start.shape)}: it should be a vector, (n,).")
+    point = torch.as_tensor(start).detach().cpu()
+    point = point if point.dtype in (torch.float32, torch.float64) else point.double()
+    checksum = hashlib.sha256(point.numpy().tobytes()).hexdigest()
+    title = getattr(function, "__name__", type(function).__name__)
+
+    class Given(FunctionObjective):
+        """A function that a program gave, from its start."""
+
+        def __init__(self, dataset: Dataset) -> None:
+            assert isinstance(dataset, Start)
+            origin = dataset.point
+            super().__init__(lambda w: function(origin + w), origin)
+
+    def load() -> Start:
+        return Start(f"{title} in {len(point)} variables", point, "a call", checksum)
+
+    return {
+        "loss": _registered("loss", title, title, Given, offers=(FUNCTION,)),
+        "dataset": _registered("dataset", f"start_of_{title}", checksum, load),
+        "dtype": str(point.dtype).removeprefix("torch."),
+    }
+
+
+def _registered(group: str, title: str, content: Any, target: Any, **declared: Any) -> str:
+    """Register under a title, and a digest of the content that distinguishes it from others."""
+    digest = hashlib.sha256(repr(content).encode()).hexdigest()[:6]
+    name = f"{''.join(c for c in title if c.isalnum() or c == '_')}_{digest}"
+    # The last object of this name counts, and it is the program's, not the package's.
+    target.__qualname__, target.__module__ = name, "__main__"
+    register(group, name, **declared)(target)
+    return name

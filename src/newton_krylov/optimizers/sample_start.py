@@ -1,0 +1,97 @@
+"""A start on some of the samples."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from newton_krylov.capabilities import LINEAR_MODEL
+from newton_krylov.errors import UnsupportedError
+from newton_krylov.objectives.base import Objective, Point
+from newton_krylov.objectives.linear_model import LinearModel
+from newton_krylov.optimizers.base import Step
+from newton_krylov.optimizers.newton_step import NewtonStep
+
+Start = Literal["none", "sample", "auto"]
+
+_SHARE = 16
+_LEAST = 500
+_ACCURACY = 0.1
+_MOST_STEPS = 50
+
+
+def begins_on_a_sample(start: Start, objective: Objective) -> bool:
+    """Return whether Newton's method is to begin on a sample.
+
+    Parameters
+    ----------
+    start : {"none", "sample", "auto"}
+        `auto` where the loss is convex and of a linear model, and a sixteenth of the samples is
+        `_LEAST` at least.
+    objective : Objective
+        What to minimize.
+
+    Returns
+    -------
+    bool
+        Whether to call `on_a_sample`.
+
+    Raises
+    ------
+    UnsupportedError
+        If a sample is asked for, and the objective is not of a linear model.
+    """
+    if start == "none":
+        return False
+    linear = isinstance(objective, LinearModel) and LINEAR_MODEL in objective.offers
+    if start == "sample" and not linear:
+        raise UnsupportedError(
+            "optimizer.start=sample needs the loss of a linear model in one process; "
+            "set optimizer.start=none."
+        )
+    convex = objective.convexity is not None
+    return start == "sample" or (linear and convex and objective.n_samples >= _SHARE * _LEAST)
+
+
+def on_a_sample(
+    step: NewtonStep, objective: Objective, w0: Tensor, generator: torch.Generator
+) -> tuple[Tensor, str]:
+    """Minimize over a sixteenth of the samples, about as far as these say anything of all.
+
+    Every sixteenth is taken, from a random one on, which costs less than drawing them does.
+    At the minimum over m samples the gradient of all is off by the size of a sample's gradient
+    divided by sqrt(m), so a tenth of that is enough.
+
+    Parameters
+    ----------
+    step : NewtonStep
+        Step to repeat, with a memory of its own.
+    objective : LinearModel
+        What to minimize in the end; evaluations on the sample count by their share.
+    w0 : Tensor, shape (dim,)
+        The start.
+    generator : torch.Generator
+        The run's source of randomness, which draws the sample.
+
+    Returns
+    -------
+    tuple of Tensor and str
+        Where it came to, and what was done, in words.
+    """
+    assert isinstance(objective, LinearModel)
+    first = int(torch.randint(min(_SHARE, objective.n_samples), (), generator=generator))
+    part = objective.subset(
+        torch.arange(first, objective.n_samples, _SHARE, device=objective.device)
+    )
+    size = part.n_samples
+    start = part.at(w0)
+    tolerance = _ACCURACY * part.sample_gradient_size(start) / math.sqrt(size)
+    point: Point = start
+    memory, taken = step.memory(), 0
+    while point.grad_norm > tolerance and taken < _MOST_STEPS:
+        made = step(point, memory, generator)
+        if not isinstance(made, Step):
+            break
+        point, taken = made.point, taken + 1
+    return point.w, f"{taken} steps on {size:,} samples"

@@ -1,0 +1,94 @@
+"""The preconditioner that the sizes suggest."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from newton_krylov.linear_solvers.result import Preconditioner
+from newton_krylov.operators import Forming, LinearOperator
+from newton_krylov.preconditioners.base import PreconditionerBuilder
+from newton_krylov.preconditioners.jacobi import Jacobi
+from newton_krylov.registry import register
+
+_FIRST = 8
+_GROWTH = 4
+_MOST_PRODUCTS = 8.0
+_SPEED = 8.0
+"""How much faster an operation is in a factorization, which uses the cache, than in a product."""
+
+
+@register("preconditioner", "auto")
+class Auto(PreconditionerBuilder):
+    """A factorized Hessian of some samples, the diagonal, or none, as the sizes suggest.
+
+    Where the Hessian of an eighth of the samples can be formed and factorized in the time of a few
+    products (a linear model of one output and up to some hundred features), its inverse is the
+    preconditioner, and serves as long as solves with it are short. As soon as a solve takes so many
+    products that another matrix would save more than it costs, one of four times as many samples is
+    made where the optimizer stands, until it is of all samples: then a solve is one iteration, and
+    the method is exact Newton. So ill-conditioned problems, for which a sample says too little,
+    come to the full matrix by themselves. Elsewhere it is the operator's diagonal, if that is
+    cheap, and nothing otherwise.
+
+    The times are counted in operations, not measured, so that a run can be repeated.
+    """
+
+    def __init__(self) -> None:
+        self._inverse: Tensor | None = None
+        self._every = 0
+        self._applied = 0
+
+    def build(self, A: LinearOperator, generator: torch.Generator) -> Preconditioner | None:
+        """Return v -> M v; None where there is nothing cheap."""
+        forming = A.forming()
+        if forming is not None and self._is_due(A, forming):
+            self._every = self._next(A, forming)
+            self._inverse = _inverted(forming, self._every, generator)
+        inverse = self._inverse
+        if inverse is None:
+            return Jacobi().build(A, generator) if A.has_diagonal else None
+        self._applied = 0
+
+        def apply(v: Tensor) -> Tensor:
+            self._applied += 1
+            return inverse @ v
+
+        return apply
+
+    def _next(self, A: LinearOperator, forming: Forming) -> int:
+        """Return of every how many samples one would be in the next matrix."""
+        if self._every:
+            return max(1, self._every // _GROWTH)
+        return max(1, min(_FIRST, forming.samples // (4 * A.shape[0])))
+
+    def _is_due(self, A: LinearOperator, forming: Forming) -> bool:
+        """Return whether another matrix would save more products than it costs.
+
+        The last solve's are what each of the next two, at least, would take; two with a good one.
+        """
+        cost = _cost(A, forming, self._next(A, forming))
+        if self._inverse is None:
+            return not self._every and cost <= _MOST_PRODUCTS
+        return 2 * (self._applied - 2) > cost
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the preconditioner that is in use."""
+        return {"inverse": self._inverse, "every": self._every, "applied": self._applied}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state."""
+        self._inverse, self._every = state["inverse"], state["every"]
+        self._applied = state["applied"]
+
+
+def _cost(A: LinearOperator, forming: Forming, every: int) -> float:
+    """Return the time of a part's matrix and of its inverse, in products."""
+    return forming.cost / every + A.shape[0] ** 3 / (_SPEED * 4 * forming.entries)
+
+
+def _inverted(forming: Forming, every: int, generator: torch.Generator) -> Tensor | None:
+    """Return the inverse of a part's matrix; None where rounding made that indefinite."""
+    first = int(torch.randint(every, (), generator=generator))
+    factor, info = torch.linalg.cholesky_ex(forming.part(every, first))
+    return None if int(info) != 0 else torch.cholesky_inverse(factor)

@@ -1,0 +1,179 @@
+"""`run`, `sweep`, `compare` and `verdict` from a program."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+
+import newton_krylov as nk
+from newton_krylov.errors import ConfigError, DataError
+
+WORDS = {"dataset": "breast_cancer", "tracking": "none", "dataset.scaling": "standardize"}
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_call_is_the_command(place: Path) -> None:
+    found = nk.run(**WORDS, solver={"name": "gmres", "restart": 20}, stop={"epochs": 4})
+    rows = (found.folder / "trace.csv").read_text().splitlines()
+    assert len(found.trace) == len(rows) - 1 == 5
+    assert found.trace["loss"].tolist() == [float(row.split(",")[1]) for row in rows[1:]]
+    assert found.config["solver"]["restart"] == 20
+    assert json.loads((found.folder / "summary.json").read_text()) == found.summary
+    assert found.weights.shape == (30,)
+    assert found.folder.parents[1] == place / "outputs"
+    assert "<table" in found._repr_html_()
+    assert "data:image/png;base64," in found._repr_html_()
+
+
+def test_a_sweep_compares_and_a_comparison_takes_its_results() -> None:
+    found = nk.sweep(**WORDS, solver=["cr", "cg"], seed=[0, 1])
+    assert len(found.frame) == 4
+    assert found.frame["solver.name"].tolist() == ["cr", "cr", "cg", "cg"]
+    assert found.frame["seed"].tolist() == [0, 1, 0, 1]
+    assert len(found.table) == 2
+    assert found.page is not None
+    assert found.page.exists()
+    alone = nk.run(**WORDS, solver="minres")
+    both = nk.compare(alone, found, found.folder, out="both")
+    assert len(both.frame) == 5  # what is given twice is there once
+    assert len(both.studies) == 1
+    assert Path("both/comparison.html").exists()
+
+
+def test_mistakes_are_sentences_and_nothing_ends_the_process() -> None:
+    for words, sentence in (
+        ({"solver": "crr"}, "did you mean 'cr'"),
+        ({"solver.rtoll": 1}, "solver.rtoll"),
+        ({"experiment": "peers"}, "call sweep"),
+        ({"dataset": {"data": 3}}, "should be a data frame"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            nk.run(**words)
+    with pytest.raises(ConfigError, match="launcher"):
+        nk.sweep(**{"hydra/sweeper": "basic", "hydra/launcher": "joblib"}, seed=[0, 1])
+    with pytest.raises(ConfigError, match="needs runs"):
+        nk.compare()
+    with pytest.raises(DataError, match=r"\(n, d\)"):
+        nk.run(dataset=(np.ones(3), np.ones(4)))
+    with pytest.raises(DataError, match="X holds"):
+        nk.run(dataset=(np.array([[object()]]), np.ones(1)))
+
+
+def test_frames_and_arrays_are_kept_by_their_content() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((80, 3))
+    y = np.where(X[:, 0] > 0, "yes", "no")
+    words = {"tracking": "none", "stop": {"epochs": 2}}
+    frame = pd.DataFrame(X, columns=["a", "b", "c"]).assign(answer=y)
+    table = nk.run(dataset=frame, **{"dataset.target": "answer"}, **words)
+    again = nk.run(dataset={"data": frame.copy(), "target": "answer"}, solver="cr", **words)
+    arrays = nk.run(dataset=(torch.from_numpy(X), y), **words)
+    assert table.config["dataset"]["path"] == again.config["dataset"]["path"]
+    assert len(nk.compare(table, again).studies) == 1
+    np.testing.assert_array_equal(arrays.trace["loss"], table.trace["loss"])
+
+
+def test_a_call_leaves_a_program_of_hydras_as_it_was(place: Path) -> None:
+    """Its configuration, its store and its job's are there after a call as before."""
+    conf = place / "conf"
+    conf.mkdir()
+    (conf / "config.yaml").write_text("defaults: [{db: mine}, _self_]\nx: 1\n")
+    ConfigStore.instance().store("mine", {"host": "here"}, "db")
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            before = compose("config", return_hydra_config=True)
+            HydraConfig.instance().set_config(before)
+            store = ConfigStore.instance().repo
+            nk.run(**WORDS, stop={"epochs": 1})
+            with pytest.raises(ConfigError):
+                nk.run(solver="crr")
+            assert ConfigStore.instance().repo is store
+            assert "solver" not in store
+            assert HydraConfig.instance().cfg is not None
+            assert HydraConfig.instance().cfg.hydra == before.hydra
+            assert compose("config").db.host == "here"
+        assert not GlobalHydra.instance().is_initialized()
+    finally:
+        del ConfigStore.instance().repo["db"]
+
+
+def test_a_module_starts_by_the_seed_and_is_left_alone() -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+    before = [p.detach().clone() for p in module.parameters()]
+    X = np.random.default_rng(0).standard_normal((40, 4))
+    runs = [
+        nk.run(
+            dataset={"data": (X, X[:, 0] ** 2), "scaling": "none", "bias": False},
+            model=module, loss=loss, seed=seed, start="model", optimizer="lbfgs", tracking="none",
+            stop={"epochs": 2}, dtype="float64",
+        )
+        for loss, seed in (("mse", 0), ("mse", 1), (half_mean_square, 0))
+    ]  # fmt: skip
+    losses = [run.trace["loss"].to_numpy() for run in runs]
+    assert losses[0][0] != losses[1][0]
+    np.testing.assert_allclose(losses[0], losses[2], rtol=1e-12)
+    assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+
+
+def half_mean_square(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return (outputs[:, 0] - y).square().mean() / 2
+
+
+SMALL = {"verdict": {"trials": 1, "seeds": 2}, "seconds": 0.4, "tracking": "none"}
+
+
+@pytest.mark.slow
+def test_a_verdict_on_a_function_whose_answer_is_known() -> None:
+    """Condition 1e10: gradient steps reach next to nothing; Newton's method needs one step."""
+    curvatures = torch.logspace(0, 10, 12, dtype=torch.float64)
+    start = curvatures.rsqrt()  # every coordinate has the same share of the loss
+
+    def valley(w: torch.Tensor) -> torch.Tensor:
+        return 0.5 * (curvatures * w * w).sum()
+
+    found = nk.verdict(valley, start, **SMALL)
+    tight = found.race.comparisons[-1]
+    assert tight.second is not None
+    families = {c.name: c.time(tight.target) for c in found.race.contestants}
+    assert families["exact_newton"] < min(families["gd"], families["nesterov"])
+    condition = found.race.facts["condition_number"]
+    assert condition == pytest.approx(1e10, rel=1e-4)
+    assert any("Condition number" in reason for reason in found.reasons)
+    assert str(found).startswith(found.paragraph)
+    assert "<table" in found._repr_html_()
+    assert found.table.columns[0] == "Method"
+    assert found.figure() is not None
+    assert (found.folder / "verdict.json").exists()
+
+
+@pytest.mark.slow
+def test_a_verdict_on_a_well_conditioned_quadratic_finds_no_need_of_curvature() -> None:
+    """Condition 1: gradient descent's first step is exact, as Newton's is."""
+
+    def bowl(w: torch.Tensor) -> torch.Tensor:
+        return 0.5 * (w * w).sum()
+
+    found = nk.verdict(bowl, torch.ones(20, dtype=torch.float64), **SMALL)
+    assert found.answer in ("No difference", "No"), found.paragraph
+    for contestant in found.race.contestants:
+        steps = {int(r.rows[-1].iteration) for r in contestant.default}
+        assert max(steps) <= 2, contestant.name
+        assert math.isfinite(contestant.time(found.race.targets[-1]))
+
+
+def test_what_is_no_objective_is_a_sentence() -> None:
+    with pytest.raises(ConfigError, match="a function of one vector"):
+        nk.verdict(3, "a9a")
