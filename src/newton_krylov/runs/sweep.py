@@ -343,8 +343,8 @@ class Sweep:
         if (folder / PLAN).exists():
             print_verdict(out, read_race(folder))
         elif members or self.damaged:
-            problems = (member.problem for member in members)
-            failures = [*(text for text in problems if text is not None), *self.damaged]
+            texts = (member.problem for member in members)
+            failures = [*(text for text in texts if text is not None), *self.damaged]
             print_members(out, member_tables(self.studies, members), failures, self._best())
         pages = [file for file in files if file.suffix in (".html", ".md")]
         lines = [("sweep", short(folder)), *(("comparison", short(file)) for file in pages)]
