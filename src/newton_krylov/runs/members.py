@@ -11,7 +11,7 @@ from newton_krylov.errors import UserError
 from newton_krylov.records.record import Record
 from newton_krylov.records.trace import shown
 from newton_krylov.report.panel import seconds_text
-from newton_krylov.report.results import fastest_text, repeats_text
+from newton_krylov.report.results import caution_text, fastest_text, repeats_text
 from newton_krylov.report.study import Entry, Study, Target
 from newton_krylov.report.tables import middle, number_text
 from newton_krylov.runs.config import check
@@ -107,7 +107,7 @@ def _table(
         mine = [known[place] for r in entry.records if (place := r.folder.resolve()) in known]
         if mine:
             rows.append(_line(study, entry, mine, shared))
-    sentences = [fastest_text(study), repeats_text(study)]
+    sentences = [fastest_text(study), repeats_text(study), caution_text(study)]
     return MemberTable(
         "" if alone else study.problem.title,
         rows,
