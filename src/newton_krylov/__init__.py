@@ -13,13 +13,29 @@ if TYPE_CHECKING:
     from newton_krylov.calls.commands import run as run
     from newton_krylov.calls.commands import sweep as sweep
     from newton_krylov.calls.verdict import verdict as verdict
+    from newton_krylov.interfaces.cross_validation import (
+        NewtonKrylovClassifierCV as NewtonKrylovClassifierCV,
+    )
+    from newton_krylov.interfaces.cross_validation import (
+        NewtonKrylovRegressorCV as NewtonKrylovRegressorCV,
+    )
     from newton_krylov.interfaces.least_squares import least_squares as least_squares
     from newton_krylov.interfaces.minimize import minimize as minimize
     from newton_krylov.interfaces.module import empirical_fisher as empirical_fisher
     from newton_krylov.interfaces.module import gauss_newton as gauss_newton
     from newton_krylov.interfaces.module import hessian as hessian
     from newton_krylov.interfaces.module import monte_carlo_fisher as monte_carlo_fisher
+    from newton_krylov.interfaces.path import Path as Path
+    from newton_krylov.interfaces.path import path as path
+    from newton_krylov.interfaces.regressor import NewtonKrylovRegressor as NewtonKrylovRegressor
     from newton_krylov.interfaces.sklearn import NewtonKrylovClassifier as NewtonKrylovClassifier
+    from newton_krylov.interfaces.torch_methods import ARC as ARC
+    from newton_krylov.interfaces.torch_methods import BFGS as BFGS
+    from newton_krylov.interfaces.torch_methods import NNCG as NNCG
+    from newton_krylov.interfaces.torch_methods import SSBFGS as SSBFGS
+    from newton_krylov.interfaces.torch_methods import RegularizedNewton as RegularizedNewton
+    from newton_krylov.interfaces.torch_methods import SSBroyden as SSBroyden
+    from newton_krylov.interfaces.torch_methods import TrustRegion as TrustRegion
     from newton_krylov.interfaces.torch_optim import NewtonKrylov as NewtonKrylov
     from newton_krylov.linear_solvers.cg import cg as cg
     from newton_krylov.linear_solvers.cr import cr as cr
@@ -43,16 +59,27 @@ if TYPE_CHECKING:
     from newton_krylov.spectral.lanczos import lanczos as lanczos
 
 _HOME = {
+    "ARC": "interfaces.torch_methods",
+    "BFGS": "interfaces.torch_methods",
     "Eigenpairs": "spectral.lanczos",
     "FunctionOperator": "operators",
     "Jacobi": "preconditioners.jacobi",
     "LinearOperator": "operators",
     "LinearResult": "linear_solvers.result",
     "MatrixOperator": "operators",
+    "NNCG": "interfaces.torch_methods",
     "NewtonKrylov": "interfaces.torch_optim",
     "NewtonKrylovClassifier": "interfaces.sklearn",
+    "NewtonKrylovClassifierCV": "interfaces.cross_validation",
+    "NewtonKrylovRegressor": "interfaces.regressor",
+    "NewtonKrylovRegressorCV": "interfaces.cross_validation",
     "Nystrom": "preconditioners.nystrom",
+    "Path": "interfaces.path",
+    "RegularizedNewton": "interfaces.torch_methods",
+    "SSBFGS": "interfaces.torch_methods",
+    "SSBroyden": "interfaces.torch_methods",
     "Status": "linear_solvers.result",
+    "TrustRegion": "interfaces.torch_methods",
     "as_operator": "operators",
     "cg": "linear_solvers.cg",
     "compare": "calls.commands",
@@ -71,6 +98,7 @@ _HOME = {
     "minres": "linear_solvers.minres",
     "minres_qlp": "linear_solvers.minres_qlp",
     "monte_carlo_fisher": "interfaces.module",
+    "path": "interfaces.path",
     "qr": "linear_solvers.qr",
     "run": "calls.commands",
     "sweep": "calls.commands",

@@ -683,6 +683,48 @@ class AffineOperator(LinearOperator):
         return {"scale": self.scale, "shift": self.shift, "diagonal": self._diagonal}
 
 
+class RestrictedOperator(LinearOperator):
+    """Some rows of an operator and the same columns: its products with vectors that are 0 beyond.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        n by n.
+    index : Tensor, shape (m,), int64
+        Which rows and columns; distinct.
+    """
+
+    def __init__(self, operator: LinearOperator, index: Tensor) -> None:
+        super().__init__(len(index), operator.dtype, operator.device, symmetric=operator.symmetric)
+        self._operator, self._index = operator, index
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """A diagonal, where the operator has one."""
+        return self._operator.capabilities & {"diagonal"}
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply by a vector of shape (m,)."""
+        return (self._operator @ self._embedded(v))[self._index]
+
+    def matmat(self, V: Tensor) -> Tensor:
+        """Multiply by the columns of V, shape (m, k)."""
+        return (self._operator @ self._embedded(V))[self._index]
+
+    def _embedded(self, V: Tensor) -> Tensor:
+        whole = V.new_zeros(self._operator.shape[0], *V.shape[1:])
+        whole[self._index] = V
+        return whole
+
+    def dense(self) -> Tensor:
+        """Form the matrix, shape (m, m)."""
+        return self._operator.dense()[self._index][:, self._index]
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal, shape (m,)."""
+        return self._operator.diagonal()[self._index]
+
+
 class CastOperator(LinearOperator):
     """An operator of one floating-point type for vectors of another: `LinearOperator.cast`.
 
@@ -939,6 +981,24 @@ def to_operator(A: Any, v: Tensor | None = None) -> LinearOperator:
     return operator
 
 
+def is_function(A: Any, operator: LinearOperator) -> bool:
+    """Return whether products are all that is known of A: its symmetry is the user's word.
+
+    Parameters
+    ----------
+    A : object
+        What the user gave.
+    operator : LinearOperator
+        What `as_operator` made of it.
+
+    Returns
+    -------
+    bool
+        False for an operator of ours, and for an explicit matrix.
+    """
+    return A is not operator and not (isinstance(operator, MatrixOperator) or _is_explicit(A))
+
+
 def is_symmetric(A: Any, operator: LinearOperator) -> bool:
     """Believe an operator and a function; test a matrix: u'A v = v'A u for random u, v.
 
@@ -954,7 +1014,7 @@ def is_symmetric(A: Any, operator: LinearOperator) -> bool:
     bool
         False for an explicit matrix that differs from its transpose by more than rounding.
     """
-    if A is operator or not (isinstance(operator, MatrixOperator) or _is_explicit(A)):
+    if A is operator or is_function(A, operator):
         return operator.symmetric
     generator = torch.Generator().manual_seed(0)
     uv = torch.randn(2, operator.shape[0], generator=generator, dtype=operator.dtype)

@@ -54,6 +54,17 @@ def test_claims_by_exposure_are_scikit_learns(folder):
     assert np.allclose(w, np.append(model.coef_, model.intercept_), atol=1e-6)
 
 
+def test_the_lasso_is_certified(folder):
+    inside(
+        *COUNTS, "loss=poisson", "loss.l1=0.02", "loss.l2=0", "loss.penalty=[1,1,0.5]",
+        "optimizer=proximal_newton", "loss.intercept=free", "dataset.bias=false",
+        "hydra.run.dir=lasso", cwd=folder,
+    )  # fmt: skip
+    summary = json.loads((folder / "lasso" / "summary.json").read_text())
+    assert summary["outcome"] == "converged" and abs(summary["suboptimality"]) < 1e-13
+    assert summary["optimum_gap_bound"] < 1e-11
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -61,6 +72,7 @@ def test_claims_by_exposure_are_scikit_learns(folder):
         ((*COUNTS, "loss=gamma"), "loss=gamma needs targets above 0, and dataset=claims.csv has 0"),
         ((*TABLE, "loss=poisson"), "or dataset.task=regression if they are counts"),
         ((*COUNTS, "loss=poisson", "optimizer=gd"), "the curvature of loss=poisson has no bound"),
+        ((*COUNTS, "loss=poisson", "loss.l1=0.1"), "loss.l1=0.1 needs a method for penalties with"),
         ((*COUNTS, "loss=tweedie", "loss.power=0.5"), "loss.power=0.5 is not valid"),
     ],
 )

@@ -85,6 +85,7 @@ SPECIAL = [
     Animal("sophia", {"learning_rate": 0.02, "gamma": 0.1} | BATCHES, gap=None, epochs=40),
     Animal("layerwise_newton", {"damping": "marquardt"} | BATCHES, gap=None, epochs=8),
     Animal("nesterov", epochs=1000),
+    Animal("nncg", {"rank": 5}),
     Animal("sgd", BATCHES, gap=None, epochs=40),
     Animal("sinkhorn", {"thinning": 0.0}, epochs=5000),
     Animal("sinkhorn_newton_sparse", {"curvature": "thresholded_sparse", "solver": "cg"}),

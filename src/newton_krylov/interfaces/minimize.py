@@ -9,24 +9,36 @@ from torch import Tensor
 
 from newton_krylov.errors import suggest
 from newton_krylov.interfaces.arguments import check_function, check_least, start
-from newton_krylov.interfaces.parts import named
+from newton_krylov.interfaces.parts import built_optimizer
 from newton_krylov.objectives.base import Point
 from newton_krylov.objectives.function import FunctionObjective
 from newton_krylov.optimizers.base import Optimizer
 from newton_krylov.optimizers.saddle import below_saddle
 
-Method = Literal["newton", "trust_region", "arc", "bfgs", "ssbfgs", "ssbroyden", "lbfgs"]
+Method = Literal[
+    "newton",
+    "trust_region",
+    "arc",
+    "regularized_newton",
+    "nncg",
+    "bfgs",
+    "ssbfgs",
+    "ssbroyden",
+    "lbfgs",
+]
 
-_METHODS: dict[str, tuple[str, dict[str, Any], str]] = {
-    "newton": ("newton", {}, "armijo"),
-    "trust_region": ("trust_region", {}, "none"),
-    "arc": ("arc", {}, "none"),
-    "bfgs": ("bfgs", {}, "hager_zhang"),
-    "ssbfgs": ("ssbfgs", {}, "strong_wolfe"),
-    "ssbroyden": ("ssbroyden", {}, "hager_zhang"),
-    "lbfgs": ("lbfgs", {}, "strong_wolfe"),
+_LINE_SEARCHES = {
+    "newton": "armijo",
+    "trust_region": "none",
+    "arc": "none",
+    "regularized_newton": "none",
+    "nncg": "armijo",
+    "bfgs": "hager_zhang",
+    "ssbfgs": "strong_wolfe",
+    "ssbroyden": "hager_zhang",
+    "lbfgs": "strong_wolfe",
 }
-"""Method to optimizer, what is set of it, and line search."""
+"""Method, which is the name of a registered optimizer, to its line search."""
 
 _STEPS_PER_PARAMETER = 200
 
@@ -59,10 +71,12 @@ def minimize(
         Start; float64 unless it is a tensor of float32.
     args : sequence
         Given to `fun` beside x.
-    method : {"newton", "trust_region", "arc", "bfgs", "ssbfgs", "ssbroyden", "lbfgs"}
-        Newton's method with a linear solver and Armijo's line search, in a trust region, or with an
-        adaptive cubic regularization; quasi-Newton methods with a dense matrix, plain or
-        self-scaled; limited-memory BFGS. They are the registered optimizers of those names.
+    method : str
+        The name of a registered optimizer: "newton" (a linear solver and Armijo's line search),
+        "trust_region", "arc" (adaptive cubic regularization), "regularized_newton" (regularized by
+        the gradient), "nncg" (conjugate gradients preconditioned by a Nystrom sketch), the
+        quasi-Newton methods with a dense matrix "bfgs", "ssbfgs" and "ssbroyden" (self-scaled), or
+        "lbfgs".
     gtol : float
         Stop where no component of the gradient is larger than gtol min(1, s), with s the larger of
         the function's and the gradient's size at the start: a function in smaller units is not
@@ -102,11 +116,11 @@ def minimize(
     """
     x = start(x0)
     check_least(0, gtol=gtol, maxiter=maxiter)
-    if method not in _METHODS:
-        raise ValueError(f"method={method!r} is unknown{suggest(str(method), _METHODS)}")
+    if method not in _LINE_SEARCHES:
+        raise ValueError(f"method={method!r} is unknown{suggest(str(method), _LINE_SEARCHES)}")
     objective = FunctionObjective(lambda w: fun(w, *args), x)
     check_function(objective.function, x, scalar=True)
-    optimizer = _optimizer(method, solver, options or {})
+    optimizer = built_optimizer(method, options or {}, _LINE_SEARCHES[method], solver)
     limit = _STEPS_PER_PARAMETER * len(x) if maxiter is None else maxiter
     run = _Run(objective, optimizer, gtol, limit, callback)
     run.descend(x)
@@ -173,18 +187,3 @@ class _Run:
             message=_MESSAGES.get(status, f"Stopped: {self.ended}."),
         )  # fmt: skip
         return result
-
-
-def _optimizer(method: str, solver: str, options: Mapping[str, Any]) -> Optimizer:
-    name, preset, line_search = _METHODS[method]
-    parts = {
-        "solver": named("solver", solver).build({}),
-        "curvature": named("hessian_approx", "hvp").build({}),
-        "line_search": named("line_search", line_search).build({}),
-        "forcing": named("forcing", "superlinear").build({}),
-        "preconditioner": named("preconditioner", "none").build({}),
-        "damping": named("damping", "fixed").build({}),
-        "schedule": named("schedule", "constant").build({}),
-    }
-    optimizer: Optimizer = named("optimizer", name).build({**preset, **options}, **parts)
-    return optimizer

@@ -1,24 +1,21 @@
 """Newton-Krylov as a `torch.optim.Optimizer`, for an ordinary PyTorch training loop."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from functools import cached_property
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from newton_krylov.curvature.ggn import GaussNewton
 from newton_krylov.curvature.hvp import HessianProduct
-from newton_krylov.errors import ConfigError, UnsupportedError
+from newton_krylov.errors import ConfigError
 from newton_krylov.interfaces.closure import Closure, FixedClosure
+from newton_krylov.interfaces.closure_loss import ClosureLoss, Weights
 from newton_krylov.interfaces.parts import named
 from newton_krylov.linear_solvers.result import LinearSolver
-from newton_krylov.objectives.base import Counts, Objective, Point
-from newton_krylov.objectives.network.graphs import vjp
-from newton_krylov.objectives.network.layout import flat
 from newton_krylov.operators import FunctionOperator, LinearOperator, add_diagonal
 from newton_krylov.optimizers.base import Step
 from newton_krylov.optimizers.damping import Damping, Fixed, Marquardt, Trial
@@ -168,7 +165,7 @@ class NewtonKrylov(torch.optim.Optimizer):
                 self.param_groups.pop()
                 raise ValueError(f"{name} must be {lowest}, not {value}")
 
-    def _spread(self, weights: "_Weights", key: str) -> float | Tensor:
+    def _spread(self, weights: Weights, key: str) -> float | Tensor:
         """Return what the groups say: one number, or one for each weight, shape (dim,)."""
         of = {id(p): group for group in self.param_groups for p in group["params"]}
         values = [of[id(p)].get(key, self.defaults[key]) for p in weights.parameters]
@@ -178,10 +175,10 @@ class NewtonKrylov(torch.optim.Optimizer):
         spread = torch.tensor(values, dtype=torch.float64).repeat_interleave(sizes)
         return spread.to(weights.device, weights.parameters[0].dtype)
 
-    def _weights(self) -> "_Weights":
+    def _weights(self) -> Weights:
         """Return the parameters that require a gradient now."""
         params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-        return _Weights(params)
+        return Weights(params)
 
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
         """Make one step.
@@ -212,7 +209,7 @@ class NewtonKrylov(torch.optim.Optimizer):
             memory.load_state_dict(state["newton"])
         memory.damping = _ByGroup(memory.damping, self._spread(weights, "damping"), self.defaults)
         with weights.replaced(), closing(FixedClosure(closure, weights.device)) as fixed:
-            loss = _Loss(weights, fixed)
+            loss = ClosureLoss(weights, fixed)
             point = loss.at(weights.get())
             if not state:
                 loss.check(point)
@@ -293,172 +290,3 @@ def _damping(rule: str, tau: float, factor: float, lowest: float) -> Damping:
     if tau <= 0:
         raise ConfigError(f"an adaptive damping is multiplied: give one above 0, not {tau}.")
     return Marquardt(tau, factor, lowest)
-
-
-class _Weights:
-    """A model's parameters as one flat vector.
-
-    During a step the parameters are made to point into flat vectors, one after the other: a graph
-    refers to the parameters that it was made of, and must find them as they were.
-    """
-
-    def __init__(self, parameters: list[Tensor]) -> None:
-        if not parameters:
-            raise ValueError("no parameter requires a gradient")
-        kinds = {(p.dtype, p.device) for p in parameters}
-        if len(kinds) > 1 or parameters[0].dtype not in (torch.float32, torch.float64):
-            found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
-            raise ValueError(
-                f"NewtonKrylov needs parameters of one type, float32 or float64, on one device; "
-                f"these are {found}"
-            )
-        self.parameters = parameters
-        self.device = parameters[0].device
-        self.sizes = [p.numel() for p in parameters]
-
-    def get(self) -> Tensor:
-        """Return a copy."""
-        return torch.cat([p.detach().reshape(-1) for p in self.parameters])
-
-    def split(self, w: Tensor) -> list[Tensor]:
-        """Return views in the parameters' shapes."""
-        parts = torch.split(w, self.sizes)
-        return [part.view(p.shape) for part, p in zip(parts, self.parameters, strict=True)]
-
-    def hold(self, parts: Sequence[Tensor]) -> None:
-        """Let the parameters be these tensors, without a copy."""
-        for parameter, part in zip(self.parameters, parts, strict=True):
-            parameter.data = part
-
-    @contextmanager
-    def replaced(self) -> Iterator[None]:
-        """Put the parameters' own tensors back at the end, whatever was held inside."""
-        own = [p.data for p in self.parameters]
-        try:
-            yield
-        finally:
-            self.hold(own)
-
-    @torch.no_grad()
-    def set(self, w: Tensor) -> None:
-        """Write weights into the model."""
-        for parameter, part in zip(self.parameters, self.split(w), strict=True):
-            parameter.copy_(part)
-
-    def set_gradient(self, g: Tensor) -> None:
-        """Write a gradient into the parameters' `.grad`."""
-        for parameter, part in zip(self.parameters, self.split(g), strict=True):
-            parameter.grad = part.clone()
-
-
-class _Loss(Objective):
-    """A closure as a function of the weights: the same random numbers at every evaluation."""
-
-    def __init__(self, weights: _Weights, closure: FixedClosure) -> None:
-        first = weights.parameters[0]
-        self.weights, self.closure = weights, closure
-        self.dim, self.dtype, self.device = sum(weights.sizes), first.dtype, first.device
-        self.n_samples, self.counts, self.convexity = 1, Counts(), None
-
-    def at(self, w: Tensor) -> "_LossPoint":
-        """Evaluate at w, lazily."""
-        return _LossPoint(self, w)
-
-    def subset(self, index: Tensor) -> "_Loss":
-        """Return itself: its samples are the closure's own affair."""
-        return self
-
-    def evaluate(self, parts: Sequence[Tensor], *, graph: bool) -> Tensor:
-        """Run the closure with these weights, which the model then holds."""
-        self.weights.hold(parts)
-        return self.closure(graph=graph)
-
-    def check(self, point: "_LossPoint") -> None:
-        """Refuse a closure that is not one function of the weights."""
-        first, second = float(point.loss), float(self.evaluate(point.parts, graph=False))
-        # A loss near zero may be a difference of large numbers; g'w has its unit, too.
-        size = abs(first) + float(point.grad.abs() @ point.w.abs())
-        if abs(first - second) > 1000 * torch.finfo(self.dtype).eps * size:
-            raise UnsupportedError(
-                f"the closure gave the losses {first:.9g} and {second:.9g} at the same weights, so "
-                f"neither a line search nor a Hessian product would be of one function: choose the "
-                f"batch and its augmentation outside of the closure."
-            )
-
-
-class _Graph(NamedTuple):
-    """What a graph was made of."""
-
-    loss: Tensor
-    outputs: Tensor | None
-    gradient: tuple[Tensor, ...]
-
-
-class _LossPoint(Point):
-    """The loss at given weights; keeps the graph of the gradient for products."""
-
-    objective: _Loss
-
-    def __init__(self, objective: _Loss, w: Tensor) -> None:
-        super().__init__(objective, w)
-        self.parts = objective.weights.split(w)
-
-    @cached_property
-    def _graph(self) -> "_Graph":
-        f = self.objective
-        loss = f.evaluate(self.parts, graph=True)
-        gradient = torch.autograd.grad(
-            loss, f.weights.parameters, create_graph=True, materialize_grads=True
-        )
-        return _Graph(loss, f.closure.outputs, gradient)
-
-    @property
-    def loss(self) -> Tensor:
-        """The loss, computed with the graph for what follows."""
-        return self._graph.loss.detach()
-
-    @cached_property
-    def value(self) -> float:
-        """The loss; without a graph, unless there is one already."""
-        if "_graph" in vars(self):
-            return float(self.loss)
-        return float(self.objective.evaluate(self.parts, graph=False))
-
-    @cached_property
-    def grad(self) -> Tensor:
-        """The gradient, shape (dim,)."""
-        return flat([part.detach() for part in self._graph.gradient])
-
-    def hessian(self) -> LinearOperator:
-        """Return the Hessian, matrix-free."""
-        f, gradient = self.objective, self._graph.gradient
-
-        def product(v: Tensor) -> Tensor:
-            f.weights.hold(self.parts)
-            return flat(vjp(gradient, f.weights.parameters, f.weights.split(v)))
-
-        return FunctionOperator(product, f.dim, f.dtype, f.device)
-
-    def gauss_newton(self) -> LinearOperator:
-        """Return J' L J, with J the outputs' Jacobian and L the loss's Hessian by the outputs."""
-        f, loss, outputs = self.objective, self._graph.loss, self._graph.outputs
-        parameters = f.weights.parameters
-        if outputs is None:
-            raise UnsupportedError(
-                'curvature="gauss_newton" needs the model\'s outputs: let the closure return '
-                "(loss, outputs), the loss being a function of the outputs."
-            )
-        by_outputs = torch.autograd.grad(loss, [outputs], create_graph=True, materialize_grads=True)
-        # The Jacobian's product is the derivative of its transpose's, which is linear in u.
-        u = torch.zeros_like(outputs).requires_grad_()
-        transposed = torch.autograd.grad(
-            outputs, parameters, u, create_graph=True, materialize_grads=True
-        )
-
-        def product(v: Tensor) -> Tensor:
-            f.weights.hold(self.parts)
-            (forward,) = vjp(transposed, [u], f.weights.split(v))
-            (bent,) = vjp(by_outputs, [outputs], [forward])
-            return flat(vjp([outputs], parameters, [bent]))
-
-        return FunctionOperator(product, f.dim, f.dtype, f.device)

@@ -6,9 +6,9 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from newton_krylov.capabilities import TABLE
+from newton_krylov.capabilities import CORNERS, TABLE
 from newton_krylov.data.dataset import Dataset
-from newton_krylov.objectives.linear_model import Intercept, SingleOutputTerms, averaged
+from newton_krylov.objectives.linear_model import Factors, Intercept, SingleOutputTerms, averaged
 from newton_krylov.objectives.regression import Regression
 from newton_krylov.registry import register
 
@@ -54,7 +54,7 @@ class HuberTerms(SingleOutputTerms):
         return self.averaged((self._residuals.abs() <= self.delta).to(self.Z.dtype))
 
 
-@register("loss", "huber", needs=(TABLE,))
+@register("loss", "huber", needs=(TABLE,), needs_with={"l1": (CORNERS,)})
 class Huber(Regression):
     """Robust regression: mean h(x'w - y) + l2/2 |w|^2, h Huber's loss (1964).
 
@@ -65,9 +65,7 @@ class Huber(Regression):
     ----------
     dataset : Dataset
         Data set of a regression task.
-    l2 : float
-        lambda >= 0.
-    intercept : {"none", "free"}
+    l2, intercept, l1, penalty
         As in `LinearModel`.
     delta : float
         > 0, in the targets' unit; scikit-learn's `HuberRegressor` has epsilon in units of a scale
@@ -81,11 +79,13 @@ class Huber(Regression):
         dataset: Dataset,
         l2: NonNegativeFloat = 0.01,
         intercept: Intercept = "none",
+        l1: NonNegativeFloat = 0.0,
+        penalty: Factors = None,
         delta: PositiveFloat = 1.35,
     ) -> None:
         self.delta = delta
         self.terms = partial(HuberTerms, delta=delta)
-        super().__init__(dataset, l2, intercept)
+        super().__init__(dataset, l2, intercept, l1, penalty)
 
     def largest_curvatures(self) -> Tensor:
         """Return 1 / n."""

@@ -4,12 +4,10 @@ import math
 from functools import cached_property
 
 import torch
-from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from newton_krylov.capabilities import LIKELIHOOD, TABLE
-from newton_krylov.data.dataset import Dataset
-from newton_krylov.objectives.linear_model import Intercept, SingleOutputTerms
+from newton_krylov.capabilities import CORNERS, LIKELIHOOD, TABLE
+from newton_krylov.objectives.linear_model import SingleOutputTerms
 from newton_krylov.objectives.regression import Regression
 from newton_krylov.registry import register
 
@@ -40,7 +38,9 @@ class LeastSquaresTerms(SingleOutputTerms):
         return self.averaged(torch.ones_like(self.Z))
 
 
-@register("loss", "least_squares", needs=(TABLE,), offers=(LIKELIHOOD,))
+@register(
+    "loss", "least_squares", needs=(TABLE,), offers=(LIKELIHOOD,), needs_with={"l1": (CORNERS,)}
+)
 class LeastSquares(Regression):
     """Ridge regression: mean (x'w - y)^2 / 2 + l2/2 |w|^2.
 
@@ -48,19 +48,12 @@ class LeastSquares(Regression):
     ----------
     dataset : Dataset
         Data set of a regression task.
-    l2 : float
-        lambda >= 0.
-    intercept : {"none", "free"}
+    l2, intercept, l1, penalty
         As in `LinearModel`.
     """
 
     name = "least_squares"
     terms = LeastSquaresTerms
-
-    def __init__(
-        self, dataset: Dataset, l2: NonNegativeFloat = 0.01, intercept: Intercept = "none"
-    ) -> None:
-        super().__init__(dataset, l2, intercept)
 
     def rounding(self, value: float) -> float:
         """Return how far a computed value can be off; more than the value's own last bits.

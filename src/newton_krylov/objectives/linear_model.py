@@ -1,4 +1,6 @@
-"""Objectives of linear models: f(w) = mean_i v_i loss(x_i'w + o_i, y_i) + l2/2 sum_j c_j w_j^2.
+"""Objectives of linear models: f(w) = mean_i v_i loss(x_i'w + o_i, y_i) + penalty.
+
+The penalty is sum_j c_j (l2/2 w_j^2 + l1 |w_j|).
 
 The samples' weights v have mean 1 (without any they are 1), the offsets o are 0 without any, and
 the penalty's factors c are 1 but for a free intercept's, which are 0.
@@ -15,12 +17,13 @@ from functools import cached_property
 from typing import ClassVar, Literal, Self, cast
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from newton_krylov.capabilities import LINEAR_MODEL, SAMPLE_GRADIENTS, SAMPLES, SQUARE_ROOT
 from newton_krylov.data.dataset import Dataset, ImageSet, Split, Table, TransportProblem
 from newton_krylov.data.on_disk import OnDisk
-from newton_krylov.errors import CombinationError, UnsupportedError
+from newton_krylov.errors import CombinationError, ConfigError, UnsupportedError
 from newton_krylov.kernels.rows import Loss
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
@@ -35,6 +38,7 @@ _REFRESH_AFTER = 64
 
 
 Intercept = Literal["none", "free"]
+Factors = list[NonNegativeFloat] | None
 
 
 class Terms(ABC):
@@ -120,9 +124,9 @@ class SingleOutputTerms(Terms):
 
 
 class LinearModel(Objective):
-    """Weighted mean loss of the outputs Z = X W plus an L2 term.
+    """Weighted mean loss of the outputs Z = X W plus a penalty.
 
-    The L2 term is on all of w, a bias column's weight included, unless the intercept is free.
+    The penalty is on all of w, a bias column's weight included, unless the intercept is free.
     Subclasses give the loss as a function of the outputs.
 
     Parameters
@@ -134,11 +138,18 @@ class LinearModel(Objective):
     intercept : {"none", "free"}
         `free` adds an intercept that the L2 term leaves alone, as scikit-learn's
         `LogisticRegression` has; a data set's own column of ones (`dataset.bias=true`) serves.
+    l1 : float
+        The factor >= 0 of sum_j |w_j|. With it f has corners, `Point.grad` is the subgradient of
+        least norm, and `LinearModelPoint.smooth_grad` the gradient of the rest.
+    penalty : list of float, optional
+        Factors >= 0 of both terms, one for each column; a column of 0 is not penalized.
 
     Attributes
     ----------
     ridge : float or Tensor, shape (dim,)
         Second derivatives of the L2 term: l2, or l2 times each weight's factor.
+    lasso : float or Tensor, shape (dim,)
+        The slopes of the L1 term: l1, or l1 times each weight's factor.
     sample_weight, offset : Tensor or None, shape (n_samples,)
         As `weights` and `offset` in `Split`.
     share : float
@@ -158,7 +169,14 @@ class LinearModel(Objective):
     convex: bool = True
     offers = frozenset({SAMPLES, LINEAR_MODEL, SAMPLE_GRADIENTS})
 
-    def __init__(self, dataset: Dataset, l2: float, intercept: Intercept = "none") -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        l2: NonNegativeFloat = 0.01,
+        intercept: Intercept = "none",
+        l1: NonNegativeFloat = 0.0,
+        penalty: Factors = None,
+    ) -> None:
         if not isinstance(dataset, Table):
             raise CombinationError(
                 f"loss={self.name} is of a linear model and reads tables, but "
@@ -189,11 +207,7 @@ class LinearModel(Objective):
                 "write them with a column of ones (--bias), or set loss.intercept=none."
             )
         self._bind(Features(with_ones(X) if self._adds_ones else X), dataset.train)
-        factors = None
-        if self.free_intercept:
-            factors = torch.ones(self.dim, dtype=self.dtype, device=self.device)
-            factors[-self.n_outputs :] = 0.0
-        self._penalize(l2, factors)
+        self._penalize(l2, l1, self._factors(penalty, dataset))
         # Now, as loading is no optimizer's time.
         self.features.lay_out(self.n_outputs, self.sample_weight is not None)
 
@@ -208,9 +222,31 @@ class LinearModel(Objective):
         self._targets = self._encode(self.y)
         self._casts: dict[torch.dtype, LinearModel] = {}
 
-    def _penalize(self, l2: float, factors: Tensor | None) -> None:
-        self.l2, self.factors = l2, factors
+    def _factors(self, penalty: Factors, dataset: Table) -> Tensor | None:
+        """Return each weight's factor of the penalty; None where all are 1."""
+        if penalty is None and not self.free_intercept:
+            return None
+        factors = torch.ones(self.dim, dtype=self.dtype, device=self.device)
+        if penalty is not None:
+            columns = dataset.n_features - dataset.bias
+            if len(penalty) != columns:
+                raise ConfigError(
+                    f"loss.penalty has {len(penalty)} factors, and dataset={dataset.name} has "
+                    f"{columns} columns: give one for each."
+                )
+            of_columns = factors.new_tensor(penalty).repeat_interleave(self.n_outputs)
+            factors[: len(of_columns)] = of_columns
+        if self.free_intercept:
+            factors[-self.n_outputs :] = 0.0
+        return factors
+
+    _lasso_factors: Tensor | None = None
+
+    def _penalize(self, l2: float, l1: float, factors: Tensor | None) -> None:
+        self.l2, self.l1, self.factors = l2, l1, factors
         self.ridge: float | Tensor = l2 if factors is None else l2 * factors
+        of_corners = factors if self._lasso_factors is None else self._lasso_factors
+        self.lasso: float | Tensor = l1 if of_corners is None else l1 * of_corners
         least = 1.0 if factors is None else float(factors.min())
         self.convexity = l2 * least if self.convex else None
 
@@ -260,7 +296,8 @@ class LinearModel(Objective):
             features = self.features.cast(dtype)
             weights, offset = _cast(self.sample_weight, dtype), _cast(self.offset, dtype)
             other._bind(features, Split(features.X, y, weights, offset))
-            other._penalize(self.l2, _cast(self.factors, dtype))
+            other._lasso_factors = _cast(self._lasso_factors, dtype)
+            other._penalize(self.l2, self.l1, _cast(self.factors, dtype))
             if other.features.compiled is not None:
                 other.features.lay_out(self.n_outputs, self.sample_weight is not None)
             self._casts[dtype] = other
@@ -366,13 +403,15 @@ class LinearModel(Objective):
         Z = split.X @ W[:-1] + W[-1] if self._adds_ones else split.X @ W
         return Z if split.offset is None else Z + split.offset
 
-    def with_l2(self, l2: float) -> "LinearModel":
+    def with_l2(self, l2: float, l1: float | None = None) -> Self:
         """Return the same function with another regularizer.
 
         Parameters
         ----------
         l2 : float
             The new lambda >= 0.
+        l1 : float, optional
+            The new factor of the L1 term; as before by default.
 
         Returns
         -------
@@ -380,17 +419,19 @@ class LinearModel(Objective):
             Shares the data and the counts.
         """
         other = copy.copy(self)
-        other._penalize(l2, self.factors)
+        other._penalize(l2, self.l1 if l1 is None else l1, self.factors)
         other._casts = {}
         return other
 
-    def with_factors(self, factors: Tensor) -> Self:
-        """Return the same function with the penalty l2/2 sum_j factors_j w_j^2.
+    def with_factors(self, factors: Tensor, lasso_factors: Tensor | None = None) -> Self:
+        """Return the same function with other factors of the penalty.
 
         Parameters
         ----------
         factors : Tensor, shape (dim,)
             >= 0, one for each weight.
+        lasso_factors : Tensor, shape (dim,), optional
+            Those of the L1 term, where they differ.
 
         Returns
         -------
@@ -398,35 +439,62 @@ class LinearModel(Objective):
             Shares the data and the counts.
         """
         other = copy.copy(self)
-        other._penalize(self.l2, factors)
+        other._lasso_factors = lasso_factors
+        other._penalize(self.l2, self.l1, factors)
         other._casts = {}
         return other
 
     @property
     def certified(self) -> bool:
         """Whether `suboptimality_bound` is finite: all but the intercept must be penalized."""
-        return self.convex and self.l2 > 0
+        if not self.convex or (self.l2 == 0 and self.l1 == 0):
+            return False
+        rest = len(self._free) - self.free_intercept * self.n_outputs
+        return rest == 0
+
+    @property
+    def _free(self) -> Tensor:
+        """The weights without a penalty, by number."""
+        if self.factors is None:
+            return torch.zeros(0, dtype=torch.int64)
+        return (self.factors == 0).nonzero().flatten()
 
     def suboptimality_bound(self, point: Point) -> float:
         """Return a certified bound on f(w) - min f.
 
-        f is strongly convex in the penalized weights and convex in the others, so that with g the
-        gradient, f(w) - min f <= sum_j g_j^2 / (2 l2 c_j) + |g_0|_1 max_k |b*_k - b_k|, where j
-        goes over the penalized weights, g_0 and b are the free intercept's gradient and value, and
-        b* is its value at a minimum (see `reach`).
+        The gap between f(w) and the dual's value at the mean loss's derivatives (Rockafellar,
+        "Convex Analysis", 1970, section 31). With g the mean loss's gradient, r_j and s_j the
+        slopes of the L2 and the L1 term, and v_j the minimizer of g_j v + r_j/2 v^2 + s_j |v|, it
+        is the sum over the penalized weights of r_j/2 (w_j - v_j)^2 + s_j |w_j| - t_j w_j, where
+        t_j is -g_j cut off at s_j in absolute value; without an L1 term the sum of the squared
+        gradient over 2 r_j. Where there is no L2 term, sum_j s_j |w*_j| <= f(w) limits a minimum
+        w* instead. A free intercept b adds |g_0|_1 max_k |b*_k - b_k|, with b* its value at a
+        minimum (see `reach`).
         """
-        if self.factors is None:
+        if self.factors is None and self.l1 == 0:
             return super().suboptimality_bound(point)
         if not self.certified:
             return math.inf
-        free = self.factors == 0
-        g, ridge = point.grad, cast(Tensor, self.ridge)
-        bound = float((g[~free] / ridge[~free].sqrt()).square().sum()) / 2
-        rest = float(g[free].abs().sum())
-        if rest == 0.0:
-            return bound
-        least = float(ridge[~free].min())
-        return bound + rest * self.reach(point, math.sqrt(2 * point.value / least))
+        assert isinstance(point, LinearModelPoint)
+        w, gradient, lasso = point.w, point.smooth_grad, self.lasso * torch.ones_like(point.w)
+        ridge = self.ridge * torch.ones_like(w)
+        bound, penalized = 0.0, torch.ones_like(w, dtype=torch.bool)
+        penalized[self._free] = False
+        if self.l2 == 0:
+            w, gradient, lasso = (v[penalized] for v in (w, gradient, lasso))
+            bound = float((lasso * w.abs() + gradient * w).sum())
+            bound += point.value * max(0.0, float((gradient.abs() / lasso).max()) - 1)
+            radius = point.value / float(lasso.min())
+        else:
+            w, gradient, lasso, ridge = (v[penalized] for v in (w, gradient, lasso, ridge))
+            downhill = ridge * w - gradient  # of the mean loss alone
+            t = torch.clamp(downhill, -lasso, lasso)
+            # (r (w - v))^2 / (2 r), where r (w - v) is the gradient with the L1 term's t.
+            bound = float(((gradient + t) / ridge.sqrt()).square().sum()) / 2
+            bound += float((lasso * w.abs() - t * w).sum())
+            radius = math.sqrt(2 * point.value / float(ridge.min()))
+        rest = float(point.smooth_grad[~penalized].abs().sum())
+        return max(bound, 0.0) + (rest * self.reach(point, radius) if rest else 0.0)
 
     @abstractmethod
     def reach(self, point: Point, radius: float) -> float:
@@ -520,13 +588,26 @@ class LinearModelPoint(Point):
         self._read()
         f = self.objective
         f.counts.add(function=f.share)
+        corners = float((f.lasso * self.w.abs()).sum()) if f.l1 else 0.0
         if isinstance(f.ridge, Tensor):
-            return float(self.terms.value + 0.5 * torch.dot(self.w, f.ridge * self.w))
-        return float(self.terms.value + 0.5 * f.ridge * torch.dot(self.w, self.w))
+            return float(self.terms.value + 0.5 * torch.dot(self.w, f.ridge * self.w)) + corners
+        return float(self.terms.value + 0.5 * f.ridge * torch.dot(self.w, self.w)) + corners
 
     @cached_property
     def grad(self) -> Tensor:
-        """The gradient at w, shape (dim,)."""
+        """The gradient at w, shape (dim,); with an L1 term the subgradient of least norm."""
+        f, g = self.objective, self.smooth_grad
+        if f.l1 == 0:
+            return g
+        return torch.where(
+            self.w == 0,
+            torch.sign(g) * (g.abs() - f.lasso).clamp(min=0),
+            g + f.lasso * torch.sign(self.w),
+        )
+
+    @cached_property
+    def smooth_grad(self) -> Tensor:
+        """The gradient of f without its L1 term, shape (dim,)."""
         self._read()
         f = self.objective
         f.counts.add(gradient=f.share)
@@ -636,8 +717,18 @@ class LinearModelRay(Ray):
     def _is_first_of_one_reading(self) -> bool:
         return self._last[1] is self.origin and self.origin.objective.reads_once
 
+    @cached_property
+    def slope(self) -> float:
+        """phi'(0), with an L1 term the derivative to the right."""
+        f, w = self.origin.objective, self.origin.w
+        smooth = torch.dot(self.origin.smooth_grad, self.p)
+        if f.l1 == 0:
+            return float(smooth)
+        corners = torch.where(w == 0, self.p.abs(), torch.sign(w) * self.p)
+        return float(smooth + (f.lasso * corners).sum())
+
     def derivative(self, alpha: float) -> float:
-        """Return phi'(alpha); no product with the data but X p."""
+        """Return phi'(alpha), without an L1 term; no product with the data but X p."""
         point, f = self.point(alpha), self.origin.objective
         if "_Zp" not in vars(self) and f.reads_once:
             return float(torch.dot(point.grad, self.p))

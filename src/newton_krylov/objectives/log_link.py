@@ -16,10 +16,10 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from newton_krylov.capabilities import LIKELIHOOD, LOG_LINK, TABLE
+from newton_krylov.capabilities import CORNERS, LIKELIHOOD, LOG_LINK, TABLE
 from newton_krylov.data.dataset import Dataset, LabelledData
 from newton_krylov.errors import CombinationError, ConfigError
-from newton_krylov.objectives.linear_model import Intercept, SingleOutputTerms, averaged
+from newton_krylov.objectives.linear_model import Factors, Intercept, SingleOutputTerms, averaged
 from newton_krylov.objectives.regression import Regression
 from newton_krylov.registry import register
 
@@ -177,9 +177,7 @@ class LogLink(Regression):
     ----------
     dataset : Dataset
         Data set of a regression task.
-    l2 : float
-        lambda >= 0.
-    intercept : {"none", "free"}
+    l2, intercept, l1, penalty
         As in `LinearModel`.
     zeros : bool
         Whether targets may be 0.
@@ -193,9 +191,16 @@ class LogLink(Regression):
     offers = Regression.offers | {LOG_LINK}
 
     def __init__(
-        self, dataset: Dataset, l2: float, intercept: Intercept, *, zeros: bool = True
+        self,
+        dataset: Dataset,
+        l2: float,
+        intercept: Intercept,
+        l1: float,
+        penalty: Factors,
+        *,
+        zeros: bool = True,
     ) -> None:
-        super().__init__(dataset, l2, intercept)
+        super().__init__(dataset, l2, intercept, l1, penalty)
         assert isinstance(dataset, LabelledData)  # the linear model has refused others
         for split in filter(None, dataset.splits):
             lowest = float(split.y.min())
@@ -233,18 +238,22 @@ class LogLink(Regression):
         float
             A bound on its rounding error, in the unit of f.
         """
-        unit, digits = self._unit
+        unit, digits = self.unit, self._digits
         off = torch.finfo(self.dtype).eps * digits
         near = math.sqrt(2 * abs(value) * unit) + off * unit
         return super().rounding(value) * digits + 10 * off * near
 
     @cached_property
-    def _unit(self) -> tuple[float, float]:
-        """The mean loss of an error of t by a factor of e, about, and the size of the outputs."""
+    def unit(self) -> float:
+        """The mean loss of an error of the outputs by 1, about: the mean of y^(2 - p)."""
         y = self._targets[self._targets > 0]
-        if len(y) == 0:
-            return 1.0, 1.0
-        return float(self._scale(y).mean()), 1 + float(y.log().abs().max())
+        return float(self._scale(y).mean()) if len(y) else 1.0
+
+    @cached_property
+    def _digits(self) -> float:
+        """The size of the outputs, whose rounding is relative to it."""
+        y = self._targets[self._targets > 0]
+        return 1 + float(y.log().abs().max()) if len(y) else 1.0
 
     def _scale(self, y: Tensor) -> Tensor:
         return y
@@ -253,17 +262,26 @@ class LogLink(Regression):
 class _TweedieFamily(LogLink):
     """A loss whose variance is a power of the mean."""
 
-    def __init__(self, dataset: Dataset, l2: float, intercept: Intercept, *, power: float) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        l2: float,
+        intercept: Intercept,
+        l1: float,
+        penalty: Factors,
+        *,
+        power: float,
+    ) -> None:
         self.power = power
         self.convex = power <= 2
         self.terms: Callable[..., TweedieTerms] = partial(TweedieTerms, power=power)
-        super().__init__(dataset, l2, intercept, zeros=power < 2)
+        super().__init__(dataset, l2, intercept, l1, penalty, zeros=power < 2)
 
     def _scale(self, y: Tensor) -> Tensor:
         return y ** (2 - self.power)
 
 
-@register("loss", "poisson", needs=(TABLE,), offers=(LIKELIHOOD,))
+@register("loss", "poisson", needs=(TABLE,), offers=(LIKELIHOOD,), needs_with={"l1": (CORNERS,)})
 class Poisson(_TweedieFamily):
     """Poisson regression of counts: half the mean deviance + l2/2 |w|^2, mean exp(x'w).
 
@@ -274,21 +292,24 @@ class Poisson(_TweedieFamily):
     ----------
     dataset : Dataset
         Data set of a regression task, targets >= 0.
-    l2 : float
-        lambda >= 0.
-    intercept : {"none", "free"}
+    l2, intercept, l1, penalty
         As in `LinearModel`.
     """
 
     name = "poisson"
 
     def __init__(
-        self, dataset: Dataset, l2: NonNegativeFloat = 0.01, intercept: Intercept = "none"
+        self,
+        dataset: Dataset,
+        l2: NonNegativeFloat = 0.01,
+        intercept: Intercept = "none",
+        l1: NonNegativeFloat = 0.0,
+        penalty: Factors = None,
     ) -> None:
-        super().__init__(dataset, l2, intercept, power=1.0)
+        super().__init__(dataset, l2, intercept, l1, penalty, power=1.0)
 
 
-@register("loss", "gamma", needs=(TABLE,), offers=(LIKELIHOOD,))
+@register("loss", "gamma", needs=(TABLE,), offers=(LIKELIHOOD,), needs_with={"l1": (CORNERS,)})
 class Gamma(_TweedieFamily):
     """Gamma regression of positive amounts: half the mean deviance + l2/2 |w|^2, mean exp(x'w).
 
@@ -298,21 +319,24 @@ class Gamma(_TweedieFamily):
     ----------
     dataset : Dataset
         Data set of a regression task, targets > 0.
-    l2 : float
-        lambda >= 0.
-    intercept : {"none", "free"}
+    l2, intercept, l1, penalty
         As in `LinearModel`.
     """
 
     name = "gamma"
 
     def __init__(
-        self, dataset: Dataset, l2: NonNegativeFloat = 0.01, intercept: Intercept = "none"
+        self,
+        dataset: Dataset,
+        l2: NonNegativeFloat = 0.01,
+        intercept: Intercept = "none",
+        l1: NonNegativeFloat = 0.0,
+        penalty: Factors = None,
     ) -> None:
-        super().__init__(dataset, l2, intercept, power=2.0)
+        super().__init__(dataset, l2, intercept, l1, penalty, power=2.0)
 
 
-@register("loss", "tweedie", needs=(TABLE,))
+@register("loss", "tweedie", needs=(TABLE,), needs_with={"l1": (CORNERS,)})
 class Tweedie(_TweedieFamily):
     """Regression of variance mean^power: half the mean deviance + l2/2 |w|^2, mean exp(x'w).
 
@@ -324,9 +348,7 @@ class Tweedie(_TweedieFamily):
     ----------
     dataset : Dataset
         Data set of a regression task, targets >= 0, from power 2 on > 0.
-    l2 : float
-        lambda >= 0.
-    intercept : {"none", "free"}
+    l2, intercept, l1, penalty
         As in `LinearModel`.
     power : float
         p >= 1 in the variance mu^p.
@@ -339,12 +361,16 @@ class Tweedie(_TweedieFamily):
         dataset: Dataset,
         l2: NonNegativeFloat = 0.01,
         intercept: Intercept = "none",
+        l1: NonNegativeFloat = 0.0,
+        penalty: Factors = None,
         power: Annotated[float, pydantic.Field(ge=1, allow_inf_nan=False)] = 1.5,
     ) -> None:
-        super().__init__(dataset, l2, intercept, power=power)
+        super().__init__(dataset, l2, intercept, l1, penalty, power=power)
 
 
-@register("loss", "negative_binomial", needs=(TABLE,), offers=(LIKELIHOOD,))
+@register(
+    "loss", "negative_binomial", needs=(TABLE,), offers=(LIKELIHOOD,), needs_with={"l1": (CORNERS,)}
+)
 class NegativeBinomial(LogLink):
     """Regression of overdispersed counts: half the mean deviance + l2/2 |w|^2, mean exp(x'w).
 
@@ -354,9 +380,7 @@ class NegativeBinomial(LogLink):
     ----------
     dataset : Dataset
         Data set of a regression task, targets >= 0.
-    l2 : float
-        lambda >= 0.
-    intercept : {"none", "free"}
+    l2, intercept, l1, penalty
         As in `LinearModel`.
     theta : float
         > 0, as in R's MASS; statsmodels' alpha is 1 / theta.
@@ -369,11 +393,13 @@ class NegativeBinomial(LogLink):
         dataset: Dataset,
         l2: NonNegativeFloat = 0.01,
         intercept: Intercept = "none",
+        l1: NonNegativeFloat = 0.0,
+        penalty: Factors = None,
         theta: PositiveFloat = 1.0,
     ) -> None:
         self.theta = theta
         self.terms = partial(NegativeBinomialTerms, theta=theta)
-        super().__init__(dataset, l2, intercept)
+        super().__init__(dataset, l2, intercept, l1, penalty)
 
     def largest_curvatures(self) -> Tensor:
         """Return (y + theta) / 4 / n, at mu = theta."""

@@ -3,12 +3,10 @@
 from functools import cached_property
 
 import torch
-from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from newton_krylov.capabilities import LIBLINEAR_LOSS, LIKELIHOOD, SKLEARN_LOGISTIC, TABLE
-from newton_krylov.data.dataset import Dataset
-from newton_krylov.objectives.linear_model import Intercept, SingleOutputModel, SingleOutputTerms
+from newton_krylov.capabilities import CORNERS, LIBLINEAR_LOSS, LIKELIHOOD, SKLEARN_LOGISTIC, TABLE
+from newton_krylov.objectives.linear_model import SingleOutputModel, SingleOutputTerms
 from newton_krylov.registry import register
 
 
@@ -43,7 +41,13 @@ class LogisticTerms(SingleOutputTerms):
         return self.averaged(self._wrong.square().neg_().add_(self._wrong))
 
 
-@register("loss", "logistic", needs=(TABLE,), offers=(LIKELIHOOD, SKLEARN_LOGISTIC, LIBLINEAR_LOSS))
+@register(
+    "loss",
+    "logistic",
+    needs=(TABLE,),
+    offers=(LIKELIHOOD, SKLEARN_LOGISTIC, LIBLINEAR_LOSS),
+    needs_with={"l1": (CORNERS,)},
+)
 class Logistic(SingleOutputModel):
     """Binary logistic regression: mean log(1 + exp(-y x'w)) + l2/2 |w|^2, y = -1 or 1.
 
@@ -54,20 +58,13 @@ class Logistic(SingleOutputModel):
     ----------
     dataset : Dataset
         Data set of two classes; class 1 is y = 1.
-    l2 : float
-        lambda >= 0.
-    intercept : {"none", "free"}
+    l2, intercept, l1, penalty
         As in `LinearModel`.
     """
 
     name = "logistic"
     task = "binary"
     terms = LogisticTerms
-
-    def __init__(
-        self, dataset: Dataset, l2: NonNegativeFloat = 0.01, intercept: Intercept = "none"
-    ) -> None:
-        super().__init__(dataset, l2, intercept)
 
     def _encode(self, y: Tensor) -> Tensor:
         return (2 * y - 1).to(self.dtype)

@@ -4,15 +4,12 @@ from functools import cached_property
 from typing import cast
 
 import torch
-from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from newton_krylov.capabilities import LIKELIHOOD, SKLEARN_LOGISTIC, TABLE
-from newton_krylov.data.dataset import Dataset
+from newton_krylov.capabilities import CORNERS, LIKELIHOOD, SKLEARN_LOGISTIC, TABLE
 from newton_krylov.objectives.base import Point
 from newton_krylov.objectives.free_intercept import class_means, softmax_reach
 from newton_krylov.objectives.linear_model import (
-    Intercept,
     LinearModel,
     LinearModelPoint,
     Terms,
@@ -50,7 +47,13 @@ class MultinomialTerms(Terms):
         return (self.probabilities.cumsum(1)[:, :-1] < u.to(self.Z.device)).sum(1)
 
 
-@register("loss", "multinomial", needs=(TABLE,), offers=(LIKELIHOOD, SKLEARN_LOGISTIC))
+@register(
+    "loss",
+    "multinomial",
+    needs=(TABLE,),
+    offers=(LIKELIHOOD, SKLEARN_LOGISTIC),
+    needs_with={"l1": (CORNERS,)},
+)
 class Multinomial(LinearModel):
     """Softmax regression: mean(logsumexp(W'x) - (W'x)_y) + l2/2 |W|^2.
 
@@ -62,20 +65,13 @@ class Multinomial(LinearModel):
     ----------
     dataset : Dataset
         Data set of more than two classes.
-    l2 : float
-        lambda >= 0.
-    intercept : {"none", "free"}
+    l2, intercept, l1, penalty
         As in `LinearModel`.
     """
 
     name = "multinomial"
     task = "multiclass"
     terms = MultinomialTerms
-
-    def __init__(
-        self, dataset: Dataset, l2: NonNegativeFloat = 0.01, intercept: Intercept = "none"
-    ) -> None:
-        super().__init__(dataset, l2, intercept)
 
     def hessian_at(self, point: LinearModelPoint) -> LinearOperator:
         """Return the Hessian of f at a point."""

@@ -4,13 +4,10 @@ import math
 from functools import cached_property
 
 import torch
-from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from newton_krylov.capabilities import LIKELIHOOD, TABLE
-from newton_krylov.data.dataset import Dataset
+from newton_krylov.capabilities import CORNERS, LIKELIHOOD, TABLE
 from newton_krylov.objectives.linear_model import (
-    Intercept,
     SingleOutputModel,
     SingleOutputTerms,
     averaged,
@@ -68,7 +65,7 @@ def _excess(x: Tensor) -> Tensor:
     return 1 / tail
 
 
-@register("loss", "probit", needs=(TABLE,), offers=(LIKELIHOOD,))
+@register("loss", "probit", needs=(TABLE,), offers=(LIKELIHOOD,), needs_with={"l1": (CORNERS,)})
 class Probit(SingleOutputModel):
     """Probit regression: mean -log Phi(y x'w) + l2/2 |w|^2, y = -1 or 1.
 
@@ -79,20 +76,13 @@ class Probit(SingleOutputModel):
     ----------
     dataset : Dataset
         Data set of two classes; class 1 is y = 1.
-    l2 : float
-        lambda >= 0.
-    intercept : {"none", "free"}
+    l2, intercept, l1, penalty
         As in `LinearModel`.
     """
 
     name = "probit"
     task = "binary"
     terms = ProbitTerms
-
-    def __init__(
-        self, dataset: Dataset, l2: NonNegativeFloat = 0.01, intercept: Intercept = "none"
-    ) -> None:
-        super().__init__(dataset, l2, intercept)
 
     def _encode(self, y: Tensor) -> Tensor:
         return (2 * y - 1).to(self.dtype)

@@ -3,12 +3,10 @@
 from functools import cached_property
 
 import torch
-from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from newton_krylov.capabilities import TABLE
-from newton_krylov.data.dataset import Dataset
-from newton_krylov.objectives.linear_model import Intercept, SingleOutputModel, SingleOutputTerms
+from newton_krylov.capabilities import CORNERS, TABLE
+from newton_krylov.objectives.linear_model import SingleOutputModel, SingleOutputTerms
 from newton_krylov.registry import register
 
 
@@ -46,7 +44,7 @@ class SigmoidLeastSquaresTerms(SingleOutputTerms):
         return self.averaged(self._slope.square())
 
 
-@register("loss", "sigmoid_least_squares", needs=(TABLE,))
+@register("loss", "sigmoid_least_squares", needs=(TABLE,), needs_with={"l1": (CORNERS,)})
 class SigmoidLeastSquares(SingleOutputModel):
     """Nonconvex binary classification: mean (sigmoid(x'w) - t)^2 / 2 + l2/2 |w|^2, t = 0 or 1.
 
@@ -59,9 +57,7 @@ class SigmoidLeastSquares(SingleOutputModel):
     ----------
     dataset : Dataset
         Data set of two classes; class 1 is t = 1.
-    l2 : float
-        lambda >= 0.
-    intercept : {"none", "free"}
+    l2, intercept, l1, penalty
         As in `LinearModel`.
     """
 
@@ -69,11 +65,6 @@ class SigmoidLeastSquares(SingleOutputModel):
     task = "binary"
     terms = SigmoidLeastSquaresTerms
     convex = False
-
-    def __init__(
-        self, dataset: Dataset, l2: NonNegativeFloat = 0.01, intercept: Intercept = "none"
-    ) -> None:
-        super().__init__(dataset, l2, intercept)
 
     def _encode(self, y: Tensor) -> Tensor:
         return y.to(self.dtype)

@@ -2,12 +2,10 @@
 
 from functools import cached_property
 
-from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from newton_krylov.capabilities import LIBLINEAR_LOSS, TABLE
-from newton_krylov.data.dataset import Dataset
-from newton_krylov.objectives.linear_model import Intercept, SingleOutputModel, SingleOutputTerms
+from newton_krylov.capabilities import CORNERS, LIBLINEAR_LOSS, TABLE
+from newton_krylov.objectives.linear_model import SingleOutputModel, SingleOutputTerms
 from newton_krylov.registry import register
 
 
@@ -37,7 +35,9 @@ class SquaredHingeTerms(SingleOutputTerms):
         return self.averaged((self._short > 0).to(self.Z.dtype), 2.0)
 
 
-@register("loss", "squared_hinge", needs=(TABLE,), offers=(LIBLINEAR_LOSS,))
+@register(
+    "loss", "squared_hinge", needs=(TABLE,), offers=(LIBLINEAR_LOSS,), needs_with={"l1": (CORNERS,)}
+)
 class SquaredHinge(SingleOutputModel):
     """L2-loss support vector machine: mean max(0, 1 - y x'w)^2 + l2/2 |w|^2, y = -1 or 1.
 
@@ -48,20 +48,13 @@ class SquaredHinge(SingleOutputModel):
     ----------
     dataset : Dataset
         Data set of two classes; class 1 is y = 1.
-    l2 : float
-        lambda >= 0.
-    intercept : {"none", "free"}
+    l2, intercept, l1, penalty
         As in `LinearModel`.
     """
 
     name = "squared_hinge"
     task = "binary"
     terms = SquaredHingeTerms
-
-    def __init__(
-        self, dataset: Dataset, l2: NonNegativeFloat = 0.01, intercept: Intercept = "none"
-    ) -> None:
-        super().__init__(dataset, l2, intercept)
 
     def _encode(self, y: Tensor) -> Tensor:
         return (2 * y - 1).to(self.dtype)

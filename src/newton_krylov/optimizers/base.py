@@ -4,7 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -71,7 +71,14 @@ class Optimizer(ABC):
     """The outer loop w_t -> w_t+1.
 
     One that can be continued from a checkpoint derives from `ContinuedOptimizer`.
+
+    Attributes
+    ----------
+    offers : frozenset of str
+        What other parts may ask of it; see `newton_krylov.capabilities`.
     """
+
+    offers: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def steps(self, objective: Objective, w0: Tensor, generator: torch.Generator) -> Steps:

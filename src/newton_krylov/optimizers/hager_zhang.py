@@ -150,8 +150,8 @@ class _Search:
         if self.budget == 0:
             raise _EndedError
         self.budget -= 1
-        point = self.ray.point(alpha)
-        trial = _Trial(alpha, point.value, self.ray.derivative(alpha))
+        point, slope = self.ray.point(alpha), self.ray.derivative(alpha)
+        trial = _Trial(alpha, point.value, slope)  # which the gradient has brought
         if self._accepted(trial):
             self.best = LineSearchResult(alpha, point)
             raise _EndedError

@@ -231,8 +231,8 @@ class _StrongWolfe:
 
     def _try(self, alpha: float) -> "_Trial":
         self.budget -= 1
-        point = self.ray.point(alpha)
-        return _Trial(alpha, point, point.value, self.ray.derivative(alpha))
+        point, slope = self.ray.point(alpha), self.ray.derivative(alpha)
+        return _Trial(alpha, point, point.value, slope)  # which the gradient has brought
 
     def _decreases(self, trial: "_Trial") -> bool:
         slack = self._rounding(self.start, trial.value)

@@ -312,7 +312,7 @@ class NewtonStep:
             return p, notes
         if inner.status is Status.NEGATIVE_CURVATURE and self.negative_curvature == "follow":
             assert inner.direction is not None
-            p = _along(point, damped, inner.direction)
+            p = along_curvature(point, damped, inner.direction)
             if inner.residual_norms[-1] <= eta * inner.residual_norms[0]:
                 p = p + self._beside(point, damped, inner.direction, eta)
         if float(torch.dot(point.grad, p)) < 0:
@@ -442,10 +442,10 @@ def _leave_saddle(
     d = pair.vectors[:, 0]
     curvature, with_damping = torch.stack([torch.dot(d, A @ d), torch.dot(d, damped @ d)]).tolist()
     length = 1 / (1 + (with_damping - curvature) / abs(curvature))
-    return _along(point, A, d) * length, ("left a saddle point",)
+    return along_curvature(point, A, d) * length, ("left a saddle point",)
 
 
-def _along(point: Point, A: LinearOperator, d: Tensor) -> Tensor:
+def along_curvature(point: Point, A: LinearOperator, d: Tensor) -> Tensor:
     """Scale a direction of nonpositive curvature to a step downhill."""
     d = d / norm(d)
     slope, curvature = torch.stack([torch.dot(point.grad, d), torch.dot(d, A @ d)]).tolist()

@@ -6,9 +6,30 @@ from torch import Tensor
 from newton_krylov.errors import NotFiniteError
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.base import Point
+from newton_krylov.operators import LinearOperator
 from newton_krylov.spectral.lanczos import lanczos
 
 _PRODUCTS, _HALVINGS = 50, 60
+
+
+def negative_curvature(A: LinearOperator, generator: torch.Generator) -> Tensor | None:
+    """Look for a direction of negative curvature by a few products of Lanczos's process.
+
+    Parameters
+    ----------
+    A : LinearOperator
+        Symmetric, n by n.
+    generator : torch.Generator
+        Draws the first vector, on the CPU.
+
+    Returns
+    -------
+    Tensor or None, shape (n,)
+        A unit vector d with d'A d < 0 beyond its error; None where none shows itself.
+    """
+    pair = lanczos(A, 1, which="smallest", generator=generator, rtol=1e-3, maxiter=_PRODUCTS)
+    found = float(pair.values[0]) < -float(pair.residual_norms[0])
+    return pair.vectors[:, 0] if found else None
 
 
 def below_saddle(point: Point) -> Tensor | None:
@@ -23,20 +44,17 @@ def below_saddle(point: Point) -> Tensor | None:
     -------
     Tensor or None, shape (dim,)
         Parameters of a lower loss, by at least a quarter of what the curvature promises; None
-        where a few products of Lanczos's process show no negative curvature, where what they show
-        is rounding, or where the loss has no second derivatives.
+        where no negative curvature shows itself, where what shows itself is rounding, or where the
+        loss has no second derivatives.
     """
-    generator = torch.Generator().manual_seed(0)
     try:
-        pair = lanczos(
-            point.hessian(), 1, which="smallest", generator=generator, rtol=1e-3, maxiter=_PRODUCTS
-        )
+        A = point.hessian()
+        d = negative_curvature(A, torch.Generator().manual_seed(0))
     except (NotFiniteError, NotImplementedError, RuntimeError):
         return None
-    curvature = float(pair.values[0])
-    if not curvature < -float(pair.residual_norms[0]):
+    if d is None:
         return None
-    d, rounding = pair.vectors[:, 0], point.objective.rounding(point.value)
+    curvature, rounding = float(torch.dot(d, A @ d)), point.objective.rounding(point.value)
     length = euclidean(point.w) or 1.0
     for _ in range(_HALVINGS):
         promised = -curvature * length**2 / 2

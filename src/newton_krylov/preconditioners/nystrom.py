@@ -35,20 +35,40 @@ class Nystrom(PreconditionerBuilder):
     def build(self, A: LinearOperator, generator: torch.Generator) -> Preconditioner | None:
         """Return v -> M v of the operator A, which should be positive semidefinite."""
         U, values = nystrom_approximation(A, min(self.rank, A.shape[0]), generator)
-        low = values[-1] + self.shift
-        if not float(low) > 0.0:
-            # A sketch that is not positive definite says that A is not: leave it alone.
-            return None
-        gains = low / (values + self.shift) - 1
+        # A sketch that is not positive definite says that A is not: leave it alone.
+        return deflation(U, values, self.shift)
 
-        def apply(v: Tensor) -> Tensor:
-            return v + U @ (gains * (U.T @ v))
 
-        return apply
+def deflation(U: Tensor, values: Tensor, shift: float) -> Preconditioner | None:
+    """Return v -> (l + shift) U (diag(values) + shift)^-1 U'v + (v - U U'v), l the last value.
+
+    Parameters
+    ----------
+    U : Tensor, shape (n, r)
+        Orthonormal columns.
+    values : Tensor, shape (r,)
+        Falling.
+    shift : float
+        At least 0.
+
+    Returns
+    -------
+    callable or None
+        None where l + shift is not positive.
+    """
+    low = values[-1] + shift
+    if not float(low) > 0.0:
+        return None
+    gains = low / (values + shift) - 1
+
+    def apply(v: Tensor) -> Tensor:
+        return v + U @ (gains * (U.T @ v))
+
+    return apply
 
 
 def nystrom_approximation(
-    A: LinearOperator, rank: int, generator: torch.Generator
+    A: LinearOperator, rank: int, generator: torch.Generator, *, indefinite: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Approximate a positive semidefinite operator by U diag(values) U'.
 
@@ -60,6 +80,10 @@ def nystrom_approximation(
         r <= n, the products with A.
     generator : torch.Generator
         Draws the test matrix, on the CPU.
+    indefinite : bool
+        Whether A may have negative eigenvalues: its sketch is then shifted by its own lowest
+        eigenvalue, and what is left of negative ones is 0 (as Rathore et al. 2024 do). If not, a
+        sketch that is not positive definite has the values 0.
 
     Returns
     -------
@@ -78,7 +102,12 @@ def nystrom_approximation(
     nu = torch.finfo(A.dtype).eps * n**0.5 * torch.linalg.matrix_norm(Y)
     Y = Y + nu * Q
     core = Q.T @ Y
-    factor, info = torch.linalg.cholesky_ex((core + core.T) / 2)
+    core = (core + core.T) / 2
+    factor, info = torch.linalg.cholesky_ex(core)
+    if int(info) != 0 and indefinite:
+        more = nu - 2 * torch.linalg.eigvalsh(core)[0]
+        Y, nu = Y + more * Q, nu + more
+        factor, info = torch.linalg.cholesky_ex(core + more * torch.eye(len(core)).to(core))
     if int(info) != 0:
         return Q, torch.zeros(rank, dtype=A.dtype, device=A.device)
     B = torch.linalg.solve_triangular(factor, Y.T, upper=False).T

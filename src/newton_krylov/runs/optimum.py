@@ -17,11 +17,14 @@ from newton_krylov.curvature.thresholded_sparse import ThresholdedSparse
 from newton_krylov.data.cache import Arrays, cached
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.objectives.base import Objective, Point
+from newton_krylov.objectives.linear_model import LinearModel
+from newton_krylov.optimizers.base import Optimizer
 from newton_krylov.optimizers.damping import Fixed
 from newton_krylov.optimizers.forcing import fixed, superlinear
 from newton_krylov.optimizers.line_search import armijo
 from newton_krylov.optimizers.newton import Newton
 from newton_krylov.optimizers.newton_step import NewtonStep
+from newton_krylov.optimizers.proximal_newton import ProximalNewton
 from newton_krylov.optimizers.sinkhorn_newton_sparse import SinkhornNewtonSparse
 from newton_krylov.optimizers.stochastic_step import StochasticStep
 from newton_krylov.registry import Entry, entry
@@ -145,7 +148,7 @@ def _solve(objective: Objective) -> Arrays:
 def _best_point(objective: Objective) -> Point:
     """Iterate from zero until the gradient norm is met or nothing falls any more."""
     w0 = torch.zeros(objective.dim, dtype=objective.dtype, device=objective.device)
-    optimizer = _transport() if TRANSPORT_DUAL in objective.offers else _newton(objective)
+    optimizer = _optimizer(objective)
     best = lowest = objective.at(w0)
     since = 0
     for number, step in enumerate(optimizer.steps(objective, w0, torch.Generator())):
@@ -165,6 +168,23 @@ def _met(objective: Objective, point: Point) -> bool:
     small = point.grad_norm <= GRADIENT_NORM
     return small and (
         bool(objective.convexity) or objective.suboptimality_bound(point) <= GRADIENT_NORM
+    )
+
+
+def _optimizer(objective: Objective) -> Optimizer:
+    if TRANSPORT_DUAL in objective.offers:
+        return _transport()
+    corners = isinstance(objective, LinearModel) and objective.l1 > 0
+    return _proximal_newton() if corners else _newton(objective)
+
+
+def _proximal_newton() -> ProximalNewton:
+    return ProximalNewton(
+        solver=entry("solver", "cg").build({}),
+        curvature=HessianProduct(),
+        line_search=armijo,
+        forcing=partial(fixed, eta=1e-6),
+        preconditioner=entry("preconditioner", "jacobi").build({}),
     )
 
 

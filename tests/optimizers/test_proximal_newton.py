@@ -1,0 +1,182 @@
+"""The lasso and the elastic net: closed forms, optimality by autograd, gaps, scikit-learn."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from optimizer_parts import make_optimizer, minimize
+from problems import CONVEX_LOSSES, assert_close, make_dataset, matrix, plain, randn
+from sklearn.linear_model import ElasticNet, LogisticRegression
+
+from newton_krylov.errors import ConfigError
+from newton_krylov.operators import MatrixOperator, RestrictedOperator
+from newton_krylov.registry import entry
+from newton_krylov.runs.optimum import certified_optimum
+
+
+def bind(name, data, **options):
+    return entry("loss", name).target(data, **options)
+
+
+def solve(f, *, grad_norm=1e-12, epochs=100, **parts):
+    parts = {"solver": "cg", "preconditioner": "jacobi"} | parts
+    optimizer = make_optimizer("proximal_newton", **parts)
+    return f.at(minimize(f, optimizer, grad_norm=grad_norm, epochs=epochs).w)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"l1": 0.02, "l2": 0.0},
+        {"l1": 0.02, "l2": 0.01, "intercept": "free"},
+        {"l1": 0.03, "l2": 0.0, "intercept": "free", "penalty": [0.5, 1, 2, 1, 1, 3, 0.1]},
+    ],
+    ids=["lasso", "elastic net", "factors"],
+)
+@pytest.mark.parametrize("loss", CONVEX_LOSSES, ids=str)
+def test_the_answer_is_a_minimum_and_the_gap_bounds_any_points(loss, options):
+    """Zero is a subgradient, by autograd on the textbook formula; the gap is above f(w) - f*."""
+    data = make_dataset(loss.task)
+    f = bind(loss.name, data, **options)
+    found = solve(f)
+    assert found.grad_norm <= 1e-12
+    assert f.suboptimality_bound(found) <= 1e-10
+    ones = replace(data, train=replace(data.train, X=f.features.X))
+    value = plain(loss, bind(loss.name, ones, l2=0.0))
+    g = torch.func.grad(value)(found.w) + f.ridge * found.w
+    excess = torch.where(
+        found.w == 0, (g.abs() - f.lasso).clamp(min=0), (g + f.lasso * found.w.sign()).abs()
+    )
+    assert float(excess.max()) <= 1e-11
+    for seed, scale in enumerate([0.0, 1e-6, 1e-2, 0.3]):
+        point = f.at(found.w + scale * randn(f.dim, seed=seed))
+        assert -1e-14 <= point.value - found.value <= f.suboptimality_bound(point) + 1e-14
+
+
+def test_orthonormal_columns_have_the_soft_threshold():
+    Q = torch.linalg.qr(randn(40, 6, seed=1)).Q * 40**0.5
+    data = make_dataset("regression", X=Q, y=3 * randn(40, seed=2))
+    b = Q.T @ data.train.y / 40
+    f = bind("least_squares", data, l2=0.5, l1=0.2)
+    expected = b.sign() * (b.abs() - 0.2).clamp(min=0) / 1.5
+    assert_close(solve(f).w, expected, 1e-13)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.3])
+def test_least_squares_is_scikit_learns_elastic_net(ratio):
+    data = make_dataset("regression", n=80, d=120, condition=30.0)
+    l1, l2 = 0.05 * ratio, 0.05 * (1 - ratio)
+    f = bind("least_squares", data, l1=l1, l2=l2, intercept="free")
+    model = ElasticNet(alpha=0.05, l1_ratio=ratio, tol=1e-13, max_iter=100_000)
+    model.fit(data.train.X.numpy(), data.train.y.numpy())
+    theirs = f.at(torch.from_numpy(np.append(model.coef_, model.intercept_)))
+    ours = solve(f)
+    assert -1e-13 <= theirs.value - ours.value <= 1e-8
+    assert int((ours.w != 0).sum()) < 60
+
+
+@pytest.mark.parametrize("name", ["logistic", "multinomial"])
+def test_classifiers_are_scikit_learns_with_weights(name):
+    task = "binary" if name == "logistic" else "multiclass"
+    data = make_dataset(task, n=150)
+    v = 0.2 + randn(150, seed=3).abs()
+    data = replace(data, train=replace(data.train, weights=v / v.mean()))
+    f = bind(name, data, l1=0.006, l2=0.014, intercept="free")
+    model = LogisticRegression(
+        C=1 / (150 * 0.02), l1_ratio=0.3, solver="saga", tol=1e-10, max_iter=20_000
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of deprecated keywords, and where it does not converge
+        model.fit(data.train.X.numpy(), data.train.y.numpy(), sample_weight=data.train.weights)
+    W = torch.from_numpy(np.column_stack([model.coef_, model.intercept_]).T.reshape(-1).copy())
+    theirs, ours = f.at(W), solve(f)
+    assert -1e-13 <= theirs.value - ours.value <= 1e-8
+    assert theirs.value - ours.value <= f.suboptimality_bound(theirs)
+
+
+HARD = {
+    "more columns than rows": lambda: matrix(40, 150, condition=1e3),
+    "twins": lambda: torch.cat([matrix(100, 20), matrix(100, 20)], 1),
+    "nearly one direction": lambda: randn(150, 1, seed=1) + 0.03 * randn(150, 40, seed=2),
+    "a zero column": lambda: torch.cat([matrix(60, 6), torch.zeros(60, 1).double()], 1),
+}
+
+
+@pytest.mark.parametrize("l1", [1e-2, 1e-4])
+@pytest.mark.parametrize("X", HARD)
+@pytest.mark.parametrize("name", ["logistic", "least_squares", "multinomial", "poisson"])
+def test_hard_problems_are_certified(name, X, l1):
+    task = {"logistic": "binary", "multinomial": "multiclass", "poisson": "counts"}
+    data = make_dataset(task.get(name, "regression"), X=HARD[X]())
+    f = bind(name, data, l1=l1, l2=0.0)
+    optimizer = make_optimizer(
+        "proximal_newton", solver="cg", preconditioner="jacobi", forcing=("fixed", {"eta": 1e-6})
+    )
+    found = f.at(minimize(f, optimizer, grad_norm=1e-13, epochs=100).w)
+    assert f.suboptimality_bound(found) <= 1e-8 * max(1.0, found.value)
+
+
+def test_a_factor_is_a_columns_unit():
+    """Of the L1 term: the penalty c |w| is that of c w, the weight of the column over c."""
+    data = make_dataset("binary")
+    c = torch.tensor([0.5, 1, 2, 3, 1, 0.2, 4], dtype=torch.float64)
+    ours = solve(bind("logistic", data, l2=0.0, l1=0.02, penalty=c.tolist()))
+    scaled = replace(data, train=replace(data.train, X=data.train.X / c))
+    theirs = solve(bind("logistic", scaled, l2=0.0, l1=0.02))
+    assert ours.value == pytest.approx(theirs.value, rel=1e-14)
+    assert_close(ours.w * c, theirs.w, 1e-9)
+
+
+def test_a_column_without_a_penalty_has_no_shrinkage_and_no_certificate():
+    data = make_dataset("multiclass")
+    f = bind("multinomial", data, l2=0.1, l1=0.05, penalty=[0, 1, 1, 1, 1, 1, 1])
+    found = solve(f, grad_norm=1e-10)
+    assert float(found.smooth_grad[:4].norm()) <= 1e-10
+    assert not f.certified and f.suboptimality_bound(found) == np.inf
+
+
+def test_penalties_of_the_wrong_number_are_refused():
+    with pytest.raises(ConfigError, match="has 2 factors, and dataset=zoo has 7 columns"):
+        bind("logistic", make_dataset("binary"), penalty=[1.0, 2.0])
+
+
+def test_the_certified_optimum_has_corners(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEWTON_KRYLOV_CACHE", str(tmp_path))
+    data = make_dataset("counts")
+    options = {"l1": 0.03, "l2": 0.0, "intercept": "free"}
+    optimum = certified_optimum(data, entry("loss", "poisson"), options, torch.float64)
+    assert optimum is not None and optimum.gap_bound < 1e-11
+    found = solve(bind("poisson", data, **options))
+    assert found.value == pytest.approx(optimum.value, rel=1e-14)
+
+
+@pytest.mark.parametrize("solver", ["cr", "minres", "minres_qlp", "exact"])
+def test_any_solver_serves(solver):
+    f = bind("logistic", make_dataset("binary", d=20), l1=0.01, l2=0.001)
+    assert solve(f, solver=solver, preconditioner="none").value == pytest.approx(
+        solve(f).value, rel=1e-14
+    )
+
+
+def test_without_corners_it_is_newtons_method():
+    f = bind("logistic", make_dataset("binary"), l2=0.01)
+    parts = {"solver": "cg", "forcing": "superlinear"}
+    ours = minimize(f, make_optimizer("proximal_newton", **parts), epochs=6)
+    newton = minimize(f, make_optimizer("newton", **parts), epochs=6)
+    for a, b in zip(ours.rows, newton.rows, strict=True):
+        assert a.loss == pytest.approx(b.loss, rel=1e-12)
+
+
+def test_a_restricted_operator_is_the_submatrix():
+    A = randn(6, 6, seed=1)
+    operator = MatrixOperator(A + A.T)
+    index = torch.tensor([4, 0, 3])
+    part = RestrictedOperator(operator, index)
+    dense = (A + A.T)[index][:, index]
+    V = randn(3, 2, seed=2)
+    assert_close(part @ V, dense @ V, 1e-14)
+    assert_close(part @ V[:, 0], dense @ V[:, 0], 1e-14)
+    assert torch.equal(part.dense(), dense)
+    assert torch.equal(part.diagonal(), dense.diagonal())
