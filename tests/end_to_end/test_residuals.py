@@ -41,6 +41,38 @@ def test_an_equation_by_every_route(solver, tmp_path):
     assert rows[-1].loss < 1e-2 * rows[0].loss
 
 
+def test_a_small_problem_takes_one_thread_unless_the_user_says_more(tmp_path):
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        for given, threads in (((), 1), (("device.threads=2",), 2)):
+            inside(
+                *EQUATION, "optimizer=spring", "stop.epochs=2", *given,
+                f"hydra.run.dir={tmp_path / str(threads)}", cwd=tmp_path,
+            )  # fmt: skip
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+DRAWN = ("dataset=convection", "dataset.points=80", "dataset.start=9", "dataset.boundary=5",
+         "loss=residual", "model=mlp", "model.hidden=[8]", "tracking=none",
+         "stop.epochs=12")  # fmt: skip
+
+
+def test_the_window_and_the_loss_at_fresh_points_are_in_the_trace(tmp_path):
+    inside(*DRAWN, "method=levenberg_marquardt", f"hydra.run.dir={tmp_path / 'r'}", cwd=tmp_path)
+    rows = trace(tmp_path / "r")
+    assert math.isfinite(rows[-1].fresh_loss) and rows[-1].fresh_loss != rows[-1].loss
+    assert "t up to" in rows[-1].note
+
+
+def test_a_method_that_cannot_take_new_points_is_refused(tmp_path):
+    out, err = inside(*DRAWN, "optimizer=scipy_lbfgsb", cwd=tmp_path, code=2)
+    assert "set dataset.resample=0" in out + err
+
+
 def test_a_network_of_any_kind(tmp_path):
     """GELU has no second derivative of ours: products by nested forward mode."""
     inside(

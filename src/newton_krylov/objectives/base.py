@@ -311,6 +311,8 @@ class Objective(ABC):
     """
 
     offers: frozenset[str] = frozenset()
+    threads: int | None = None
+    """Threads of the processor that its work is worth, where the user chooses none; None: all."""
     dim: int
     n_samples: int
     dtype: torch.dtype

@@ -14,7 +14,9 @@ from newton_krylov.optimizers.schedule import Schedule
 from newton_krylov.optimizers.training import EpochMemory, Epochs, Update
 
 
-class _Memory(EpochMemory):
+class TorchMemory(EpochMemory):
+    """torch's optimizer, and the number of epochs."""
+
     """Torch's optimizers with the parameters that they change in place, which are views of w."""
 
     def __init__(
@@ -39,7 +41,7 @@ def _key(number: int) -> str:
     return "torch" if number == 0 else f"torch{number + 1}"
 
 
-class TorchOptimizer(ContinuedOptimizer[_Memory]):
+class TorchOptimizer(ContinuedOptimizer[TorchMemory]):
     """A first-order method whose steps are made by a class of `torch.optim`.
 
     Parameters
@@ -81,15 +83,15 @@ class TorchOptimizer(ContinuedOptimizer[_Memory]):
         """Return what torch's optimizers are to see of w, shape (dim,), as views of it."""
         return [w]
 
-    def memory(self, objective: Objective, w0: Tensor) -> _Memory:
+    def memory(self, objective: Objective, w0: Tensor) -> TorchMemory:
         """Return torch's optimizers, and the number of epochs."""
         w = w0.detach().clone()
         views = self.parameters(objective, w)
         parameters = [view.detach().requires_grad_() for view in views]
-        return _Memory(w, parameters, self.make(objective, parameters))
+        return TorchMemory(w, parameters, self.make(objective, parameters))
 
     def iterate(
-        self, objective: Objective, w0: Tensor, memory: _Memory, generator: torch.Generator
+        self, objective: Objective, w0: Tensor, memory: TorchMemory, generator: torch.Generator
     ) -> Steps:
         """Iterate from w0, without end; a step is one epoch."""
         groups = [group for made in memory.optimizers for group in made.param_groups]
@@ -103,8 +105,7 @@ class TorchOptimizer(ContinuedOptimizer[_Memory]):
                 group["lr"] = rate * self.learning_rate
             for made in memory.optimizers:
                 made.step()
-            # A copy, since torch changes its parameters in place and points keep theirs.
-            return Update(memory.w.clone(), loss, point.grad_norm, rate * self.learning_rate)
+            return Update(memory.w, loss, lambda: point.grad_norm, rate * self.learning_rate)
 
         epochs = Epochs(self.batch_size, self.schedule, memory)
         return (yield from epochs.steps(objective, w0, generator, advance))

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from newton_krylov.capabilities import RESIDUALS
+from newton_krylov.capabilities import RESIDUALS, SAMPLES
 from newton_krylov.data.dataset import CurveFit, Dataset, LabelledData, Split
 from newton_krylov.data.equation import Block, EquationProblem, Jet, derivatives
 from newton_krylov.errors import CombinationError, ConfigError, suggest
@@ -64,6 +64,7 @@ class ResidualLoss(ResidualObjective):
         If the data set poses no residuals, or the network has several outputs.
     """
 
+    offers = ResidualObjective.offers | {SAMPLES}
     usual_dtype = "float64"
     """What `dtype=auto` stands for: the digits that residuals are asked for, float32 has not."""
 

@@ -21,6 +21,9 @@ Function = Callable[[Tensor], Tensor | Blocks]
 """w, shape (dim,), to residuals: one tensor, or blocks of them by name, of any shapes."""
 
 GIB = 2.0**30
+_SMALL = 2**21
+"""Below so many entries of J a second thread costs more than it brings, as soon as anything else
+computes."""
 
 
 class ResidualPoint(Point):
@@ -166,6 +169,7 @@ class ResidualObjective(Objective):
             found = named(function(start))
         self._arrange({name: block.numel() for name, block in found.items()}, weights or {})
         self.n_residuals = self.n_samples = sum(block.numel() for block in found.values())
+        self.threads = 1 if self.n_residuals * self.dim < _SMALL else None
 
     def _arrange(self, sizes: Mapping[str, int], weights: Mapping[str, float]) -> None:
         """Keep each block's place, and the root of its weight."""

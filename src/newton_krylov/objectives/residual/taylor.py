@@ -12,8 +12,21 @@ from torch.func import jvp
 from newton_krylov.data.equation import Block, Jet
 from newton_krylov.operators import RectangularOperator
 
-Activation = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
-"""z to s(z), s'(z), s''(z)."""
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation s and its derivatives.
+
+    Attributes
+    ----------
+    forward : callable
+        z to s(z) and its first and second derivatives.
+    third : callable
+        These to the third.
+    """
+
+    forward: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+    third: Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def _tanh(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -29,14 +42,14 @@ def _sigmoid(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _softplus(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    s = torch.sigmoid(z)
-    return F.softplus(z), s, s * (1 - s)
+    s, slope, _ = _sigmoid(z)
+    return F.softplus(z), s, slope
 
 
 _ACTIVATIONS: dict[type[nn.Module], Activation] = {
-    nn.Tanh: _tanh,
-    nn.Sigmoid: _sigmoid,
-    nn.Softplus: _softplus,
+    nn.Tanh: Activation(_tanh, lambda t, slope, bend: -2 * (slope * slope + t * bend)),
+    nn.Sigmoid: Activation(_sigmoid, lambda s, slope, bend: bend * (1 - 2 * s) - 2 * slope * slope),
+    nn.Softplus: Activation(_softplus, lambda z, slope, bend: bend * (1 - 2 * slope)),
 }
 
 
@@ -50,7 +63,7 @@ class Perceptron:
         Outputs and inputs of each layer.
     biases : tuple of bool
         Whether a layer has one.
-    activations : tuple of callable
+    activations : tuple of Activation
         Behind each layer but the last.
     """
 
@@ -118,7 +131,7 @@ class Perceptron:
         Returns
         -------
         Pushed
-            The jet, and what each layer took and gave.
+            The jet, and what the way back needs.
         """
         n, g, d = block.points.shape
         k = 0 if block.directions is None else len(block.directions)
@@ -129,7 +142,7 @@ class Perceptron:
         if q:
             channels.append(block.points.new_zeros(q, n * g, d))
         A = torch.cat(channels)
-        inputs, outputs = [], []
+        inputs, outputs, slopes = [], [], []
         for number, (W, b) in enumerate(self.layers(w)):
             inputs.append(A)
             Z = A @ W.T
@@ -137,27 +150,81 @@ class Perceptron:
                 Z = torch.cat((Z[:1] + b, Z[1:])) if k else Z + b
             outputs.append(Z)
             if number < len(self.activations):
-                s, slope, bend = self.activations[number](Z[0])
-                parts = [s[None], slope * Z[1:]]
-                if block.second is not None:
-                    squares = torch.einsum("qk,knj->qnj", block.second, Z[1 : 1 + k].square())
-                    parts = [s[None], slope * Z[1 : 1 + k], slope * Z[1 + k :] + bend * squares]
-                A = torch.cat(parts) if k else s[None]
+                found = self.activations[number].forward(Z[0])
+                slopes.append(found)
+                A = _activated(Z, found, block.second, k)
         u = outputs[-1][..., 0].view(1 + k + q, n, g)
-        return Pushed(
-            Jet(block.points, u[0], u[1 : 1 + k], u[1 + k :], block.target, w[self.size :]),
-            inputs,
-            outputs,
-        )
+        jet = Jet(block.points, u[0], u[1 : 1 + k], u[1 + k :], block.target, w[self.size :])
+        return Pushed(jet, inputs, outputs, slopes)
+
+    def pull(self, w: Tensor, block: Block, pushed: "Pushed", G: Tensor) -> list[Tensor]:
+        """Pull derivatives by the last layer's outputs back to the outputs of all layers.
+
+        With b for the derivative by a and c for that by z, s1, s2, s3 the activation's derivatives:
+
+            c_m = s1 b_m,  c_j = s1 b_j + 2 s2 z_j sum_m S_mj b_m,
+            c_0 = s1 b_0 + s2 (sum_j z_j b_j + sum_m z_m b_m) + s3 sum_j z_j^2 sum_m S_mj b_m.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            The parameters.
+        block : Block
+            What was pushed.
+        pushed : Pushed
+            Its result.
+        G : Tensor, shape (c, n g, 1)
+            The derivatives by the channels of u.
+
+        Returns
+        -------
+        list of Tensor, each of shape (c, n g, width)
+            First layer first.
+        """
+        k = 0 if block.directions is None else len(block.directions)
+        found, layers = [G], self.layers(w)
+        for number in reversed(range(len(self.activations))):
+            B = found[0] @ layers[number + 1][0]
+            Z, (s, slope, bend) = pushed.outputs[number], pushed.slopes[number]
+            C = slope * B
+            if k:
+                C[0] += bend * (Z[1:] * B[1:]).sum(0)
+            if block.second is not None:
+                crossed = Z[1 : 1 + k] * _mixed(block.second.T, B[1 + k :])
+                C[1 : 1 + k] += 2 * bend * crossed
+                third = self.activations[number].third(s, slope, bend)
+                C[0] += third * (crossed * Z[1 : 1 + k]).sum(0)
+            found.insert(0, C)
+        return found
+
+
+def _activated(Z: Tensor, found: tuple[Tensor, ...], second: Tensor | None, k: int) -> Tensor:
+    """Return the channels behind an activation, from those before it."""
+    s, slope, bend = found[:3]
+    if not k:
+        return s[None]
+    if second is None:
+        return torch.cat((s[None], slope * Z[1:]))
+    squares = _mixed(second, Z[1 : 1 + k].square())
+    return torch.cat((s[None], slope * Z[1 : 1 + k], slope * Z[1 + k :] + bend * squares))
+
+
+def _mixed(S: Tensor, Z: Tensor) -> Tensor:
+    """Return sum_j S_ij Z_j, shape (rows of S, ...), by one product of matrices."""
+    return (S @ Z.flatten(1)).view(len(S), *Z.shape[1:])
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """A jet, and the channels before and behind each linear layer, shape (c, n g, width)."""
+    """A jet, and the channels before and behind each linear layer, shape (c, n g, width).
+
+    `slopes` are the values and the first and second derivatives of each activation.
+    """
 
     jet: Jet
     inputs: list[Tensor]
     outputs: list[Tensor]
+    slopes: Sequence[tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -176,8 +243,8 @@ class _Factors:
 class FactoredJacobian(RectangularOperator):
     """J of residuals of a perceptron, never formed: products are a few matrix products a layer.
 
-    Residual i depends on its own points alone, so one backward pass of the sum of all residuals
-    to the layers' outputs gives the factors of every row.
+    Residual i depends on its own points alone, so one pass back from the sum of all residuals to
+    the layers' outputs gives the factors of every row.
 
     Parameters
     ----------
@@ -196,16 +263,17 @@ class FactoredJacobian(RectangularOperator):
 
     def __init__(self, network: Perceptron, blocks: Sequence[Block], w: Tensor) -> None:
         self._network = network
-        w = w.detach().requires_grad_()
+        w = w.detach()
         residuals, slopes, self._factors = [], [], []
-        with torch.enable_grad():
-            for block in blocks:
+        for block in blocks:
+            with torch.no_grad():
                 pushed = network.push(w, block)
-                r = block.weight**0.5 * block.residual(pushed.jet)
-                G = torch.autograd.grad(r.sum(), pushed.outputs, retain_graph=False)
-                residuals.append(r.detach())
-                slopes.append(_by_coefficients(block, pushed.jet))
-                self._factors.append(_factors(block, pushed.inputs, G))
+            r, G = _residual_and_slopes(block, pushed.jet)
+            residuals.append(r)
+            slopes.append(_by_coefficients(block, pushed.jet))
+            with torch.no_grad():
+                back = network.pull(w, block, pushed, G)
+            self._factors.append(_factors(block, pushed.inputs, back))
         self.r = torch.cat(residuals)
         self._slopes = torch.cat(slopes)  # the columns of the coefficients
         super().__init__((len(self.r), len(w)), w.dtype, w.device)
@@ -256,6 +324,17 @@ class FactoredJacobian(RectangularOperator):
                     column += G.shape[2]
             row += count
         return J
+
+
+def _residual_and_slopes(block: Block, jet: Jet) -> tuple[Tensor, Tensor]:
+    """Return a block's residuals, and their derivatives by the channels of u, shape (c, n g, 1)."""
+    k = len(jet.first)
+    with torch.enable_grad():
+        u = torch.cat((jet.value[None], jet.first, jet.second)).detach().requires_grad_()
+        leaf = replace(jet, value=u[0], first=u[1 : 1 + k], second=u[1 + k :])
+        r = block.weight**0.5 * block.residual(leaf)
+        (G,) = torch.autograd.grad(r.sum(), u)
+    return r.detach(), G.view(len(u), -1, 1)
 
 
 def _by_coefficients(block: Block, jet: Jet) -> Tensor:
