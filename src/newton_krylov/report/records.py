@@ -201,6 +201,23 @@ class RunRecord:
         return f"{word}: {reason}" if reason else word
 
     @property
+    def load(self) -> float:
+        """The machine's load average while it ran: the larger of start and end; nan if unknown."""
+        found = self.summary.get("load_average")
+        known = [v for v in found if _is_number(v)] if isinstance(found, list) else []
+        return max(map(float, known), default=math.nan)
+
+    @property
+    def cores(self) -> int:
+        """The machine's processors; 0 where unknown."""
+        return _count(self.environment.get("cpu_count"))
+
+    @property
+    def overload(self) -> float:
+        """The load average over the processors: above 1, something had to wait; 0 if unknown."""
+        return self.load / self.cores if self.cores and math.isfinite(self.load) else 0.0
+
+    @property
     def optimum(self) -> float | None:
         """The certified optimal value, where there is one."""
         value = self.summary.get("optimum")
@@ -231,11 +248,11 @@ class RunRecord:
     def settings(self) -> dict[str, Any]:
         """The configuration, flat, of the parts that the run used: dotted key to value."""
         known = self.summary.get("idle")  # records from before there was the key lack it
-        idle = {str(group) for group in known} if isinstance(known, list) else set()
+        idle = {str(name) for name in known} if isinstance(known, list) else set()
         return {
             key: _hashable(value)
             for key, value in flatten(self.config).items()
-            if key.partition(".")[0] not in idle
+            if idle.isdisjoint({key, key.partition(".")[0]})
         }
 
     @cached_property

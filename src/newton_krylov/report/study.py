@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from newton_krylov.report.records import Problem, RunRecord, differences
 
 Array = NDArray[np.float64]
 
+_SAME = 1.1
+"""Medians within this ratio are a tie, whatever the spread."""
 
 TARGETS = (1e-3, 1e-6, 1e-9, 1e-12)
 """Suboptimalities whose costs are shown, where the optimum is known."""
@@ -273,6 +276,23 @@ class Study:
     @staticmethod
     def _time(entry: Entry, target: Target) -> float:
         return float(np.median(entry.cost_to(target)))
+
+
+def tied(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Return whether two methods' times are the same up to noise.
+
+    Parameters
+    ----------
+    a, b : sequence of float
+        Seconds of each run.
+
+    Returns
+    -------
+    bool
+        Whether the ranges overlap, or the medians are within 10 % of each other.
+    """
+    slow, fast = sorted([median(a), median(b)], reverse=True)
+    return max(min(a), min(b)) <= min(max(a), max(b)) or slow <= _SAME * fast
 
 
 def power_text(value: float) -> str:
