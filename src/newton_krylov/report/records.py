@@ -248,11 +248,11 @@ class RunRecord:
     def settings(self) -> dict[str, Any]:
         """The configuration, flat, of the parts that the run used: dotted key to value."""
         known = self.summary.get("idle")  # records from before there was the key lack it
-        idle = {str(group) for group in known} if isinstance(known, list) else set()
+        idle = {str(name) for name in known} if isinstance(known, list) else set()
         return {
             key: _hashable(value)
             for key, value in flatten(self.config).items()
-            if key.partition(".")[0] not in idle
+            if idle.isdisjoint({key, key.partition(".")[0]})
         }
 
     @cached_property

@@ -599,7 +599,7 @@ class _Experiment:
             status = self.interruption.status
         self._note_end(status=status, outcome=str(result.outcome), reason=result.reason, **last)
         if status == "finished":
-            (self.record.folder / CHECKPOINT).unlink(missing_ok=True)
+            self._write(lambda: (self.record.folder / CHECKPOINT).unlink(missing_ok=True))
 
 
 def _draw(folder: Path) -> list[str]:
