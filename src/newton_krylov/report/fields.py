@@ -49,6 +49,7 @@ def _decades(residual: Array) -> Array:
 
 def _draw_plane(ax: "Axes", found: Fields, values: Array, title: str, colors: str) -> None:
     """Draw values at scattered points, with their colours' bar; an error's are symmetric."""
+    from matplotlib.ticker import MaxNLocator
     from matplotlib.tri import Triangulation
 
     x, y = found.points.T
@@ -61,6 +62,7 @@ def _draw_plane(ax: "Axes", found: Fields, values: Array, title: str, colors: st
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7, length=0)
     ax.set_title(title)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.set_xlim(float(x.min()), float(x.max()))
     ax.set_ylim(float(y.min()), float(y.max()))
 
