@@ -18,8 +18,9 @@ from torch.func import jacrev
 
 from newton_krylov import least_squares
 from newton_krylov.data import load_dataset
+from newton_krylov.data.catalogue import nist_tables
 from newton_krylov.data.dataset import CurveFit
-from newton_krylov.data.nist import FORMULAS, tables
+from newton_krylov.data.nist import FORMULAS
 
 EVALUATIONS = 10_000
 TIGHT = 4 * float(np.finfo(float).eps)
@@ -77,7 +78,7 @@ def main() -> None:
                     solved[name] += reached >= 6
                 except (ValueError, np.linalg.LinAlgError) as error:
                     cells.append(type(error).__name__)
-            difficulty = tables()[problem]["difficulty"]
+            difficulty = nist_tables()[problem]["difficulty"]
             print(f"{problem:10}{difficulty:>11}{start:6d}", *(f"{cell:>18}" for cell in cells))
     counts = (f"{n} of {2 * len(chosen)}" for n in solved.values())
     print(f"{'at least 6 digits':27}", *(f"{count:>18}" for count in counts))

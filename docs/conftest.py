@@ -24,7 +24,7 @@ def _back(namespace: dict[str, Any]) -> None:
 
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser()],
-    patterns=["library.md", "extend.md", "residuals.md", "kronecker.md", "python.md"],
+    patterns=["library.md", "extend.md", "residuals.md", "kronecker.md", "python.md", "glm.md"],
     setup=_elsewhere,
     teardown=_back,
 ).pytest()

@@ -364,7 +364,7 @@ def _kill_after(seconds: float, process: Process, kind: Kind, dice: random.Rando
 
 def _left(process: Process) -> list[str]:
     """Wait for what a killed process started; say what does not end by itself."""
-    for _ in range(600):
+    for _ in range(3300):  # a process of joblib's that has got no work yet waits for 300 s
         if not process.family():
             return []
         time.sleep(0.1)

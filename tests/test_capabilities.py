@@ -199,3 +199,20 @@ def test_what_a_loss_declares_is_true(name):
     assert LAYERS not in (offers or ()) or hasattr(target, "restricted")
     means = isinstance(target, type) and issubclass(target, LinearModel | Network)
     assert (SAMPLES in (offers or ())) == means
+
+
+def test_what_a_run_does_not_use_is_named_by_group_and_by_key():
+    from newton_krylov.capabilities import idle
+
+    def chosen(**names):
+        return {group: registry.entry(group, name) for group, name in names.items()}
+
+    common = {"solver": "cg", "line_search": "armijo", "preconditioner": "jacobi"}
+    lbfgs = idle(chosen(optimizer="lbfgs", hessian_approx="hvp", **common))
+    assert {"solver", "hessian_approx", "preconditioner"} <= set(lbfgs)
+    newton = idle(chosen(optimizer="newton", hessian_approx="hvp", **common))
+    assert not {"solver", "hessian_approx", "preconditioner", "line_search"} & set(newton)
+    peer = idle(chosen(optimizer="scipy_lbfgsb", hessian_approx="hvp", **common))
+    assert {"solver", "hessian_approx", "line_search"} <= set(peer)  # no armijo, cg, hvp
+    assert idle(chosen(optimizer="sgd", schedule="constant")) == ["schedule.epochs"]
+    assert idle(chosen(optimizer="sgd", schedule="linear")) == []

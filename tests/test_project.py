@@ -1,6 +1,7 @@
 """The project's own files agree with one another."""
 
 import re
+from pathlib import Path
 
 import yaml
 from command import ROOT
@@ -35,6 +36,21 @@ def test_the_guide_s_links_and_paths_are_there() -> None:
     assert links and named
     for path in {*links, *named}:
         assert (ROOT / path).exists(), path
+
+
+def test_the_quick_selection_has_a_test_of_every_room() -> None:
+    """`python -m pytest @tests/quick.txt`: a first look at all of it."""
+    chosen = (ROOT / "tests" / "quick.txt").read_text(encoding="utf-8").split()
+    assert all((ROOT / line.partition("::")[0]).is_file() for line in chosen)
+    parts = {path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py")}
+    rooms = {path.name for path in (ROOT / "tests").iterdir() if any(path.glob("test_*.py"))}
+    packages = {path.parent.name for path in (ROOT / "src/newton_krylov").glob("*/__init__.py")}
+    assert packages <= rooms
+    for room in packages | {"end_to_end"}:
+        assert any(line.startswith(f"tests/{room}/") for line in chosen), room
+    assert {"walls", "registry", "capabilities", "device", "files", "norms"} <= parts & {
+        Path(line).stem.removeprefix("test_") for line in chosen
+    }
 
 
 def test_every_tool_that_the_guide_uses_is_pinned() -> None:

@@ -13,12 +13,21 @@ if TYPE_CHECKING:
     from newton_krylov.calls.commands import run as run
     from newton_krylov.calls.commands import sweep as sweep
     from newton_krylov.calls.verdict import verdict as verdict
+    from newton_krylov.interfaces.cross_validation import (
+        NewtonKrylovClassifierCV as NewtonKrylovClassifierCV,
+    )
+    from newton_krylov.interfaces.cross_validation import (
+        NewtonKrylovRegressorCV as NewtonKrylovRegressorCV,
+    )
     from newton_krylov.interfaces.least_squares import least_squares as least_squares
     from newton_krylov.interfaces.minimize import minimize as minimize
     from newton_krylov.interfaces.module import empirical_fisher as empirical_fisher
     from newton_krylov.interfaces.module import gauss_newton as gauss_newton
     from newton_krylov.interfaces.module import hessian as hessian
     from newton_krylov.interfaces.module import monte_carlo_fisher as monte_carlo_fisher
+    from newton_krylov.interfaces.path import Path as Path
+    from newton_krylov.interfaces.path import path as path
+    from newton_krylov.interfaces.regressor import NewtonKrylovRegressor as NewtonKrylovRegressor
     from newton_krylov.interfaces.sklearn import NewtonKrylovClassifier as NewtonKrylovClassifier
     from newton_krylov.interfaces.torch_methods import ARC as ARC
     from newton_krylov.interfaces.torch_methods import BFGS as BFGS
@@ -61,7 +70,11 @@ _HOME = {
     "NNCG": "interfaces.torch_methods",
     "NewtonKrylov": "interfaces.torch_optim",
     "NewtonKrylovClassifier": "interfaces.sklearn",
+    "NewtonKrylovClassifierCV": "interfaces.cross_validation",
+    "NewtonKrylovRegressor": "interfaces.regressor",
+    "NewtonKrylovRegressorCV": "interfaces.cross_validation",
     "Nystrom": "preconditioners.nystrom",
+    "Path": "interfaces.path",
     "RegularizedNewton": "interfaces.torch_methods",
     "SSBFGS": "interfaces.torch_methods",
     "SSBroyden": "interfaces.torch_methods",
@@ -85,6 +98,7 @@ _HOME = {
     "minres": "linear_solvers.minres",
     "minres_qlp": "linear_solvers.minres_qlp",
     "monte_carlo_fisher": "interfaces.module",
+    "path": "interfaces.path",
     "qr": "linear_solvers.qr",
     "run": "calls.commands",
     "sweep": "calls.commands",

@@ -113,7 +113,7 @@ def _dropper(
 def idle(
     chosen: Mapping[str, Entry], options: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[str]:
-    """Return the groups whose chosen parts the run will not use, sorted.
+    """Return the groups whose chosen parts the run will not use, and the keys that change nothing.
 
     Parameters
     ----------
@@ -125,9 +125,11 @@ def idle(
     Returns
     -------
     list of str
-        Names of groups: runs that differ in these alone are the same run.
+        Names of groups and dotted keys: runs that differ in these alone are the same run.
     """
-    return sorted(group for group in chosen if _dropper(group, chosen, options or {}) is not None)
+    groups_unused = [g for g in chosen if _dropper(g, chosen, options or {}) is not None]
+    keys = [f"{group}.{key}" for group, part in chosen.items() for key in part.idle]
+    return sorted([*groups_unused, *keys])
 
 
 def _text(value: Any) -> str:

@@ -981,6 +981,24 @@ def to_operator(A: Any, v: Tensor | None = None) -> LinearOperator:
     return operator
 
 
+def is_function(A: Any, operator: LinearOperator) -> bool:
+    """Return whether products are all that is known of A: its symmetry is the user's word.
+
+    Parameters
+    ----------
+    A : object
+        What the user gave.
+    operator : LinearOperator
+        What `as_operator` made of it.
+
+    Returns
+    -------
+    bool
+        False for an operator of ours, and for an explicit matrix.
+    """
+    return A is not operator and not (isinstance(operator, MatrixOperator) or _is_explicit(A))
+
+
 def is_symmetric(A: Any, operator: LinearOperator) -> bool:
     """Believe an operator and a function; test a matrix: u'A v = v'A u for random u, v.
 
@@ -996,7 +1014,7 @@ def is_symmetric(A: Any, operator: LinearOperator) -> bool:
     bool
         False for an explicit matrix that differs from its transpose by more than rounding.
     """
-    if A is operator or not (isinstance(operator, MatrixOperator) or _is_explicit(A)):
+    if A is operator or is_function(A, operator):
         return operator.symmetric
     generator = torch.Generator().manual_seed(0)
     uv = torch.randn(2, operator.shape[0], generator=generator, dtype=operator.dtype)

@@ -69,6 +69,8 @@ class Entry:
         The groups whose parts it takes; None reads them from its signature.
     uses_with : mapping of str to tuple of str
         The groups whose parts it uses only where a parameter has another value than its default.
+    idle : tuple of str
+        Parameters that change nothing, which it has so that it can take the place of others.
     """
 
     group: str
@@ -79,6 +81,7 @@ class Entry:
     uses: frozenset[str] | None = None
     own_offers: tuple[str, ...] | None = None
     uses_with: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    idle: tuple[str, ...] = ()
 
     @property
     def offers(self) -> frozenset[str] | None:
@@ -258,6 +261,7 @@ def register(
     offers: Sequence[str] | None = None,
     uses: Sequence[str] | None = None,
     uses_with: Mapping[str, Sequence[str]] | None = None,
+    idle: Sequence[str] = (),
 ) -> Callable[[T], T]:
     """Register a class or function as `group=name`.
 
@@ -280,6 +284,8 @@ def register(
     uses_with : mapping of str to sequence of str, optional
         The groups whose parts it uses only where one of its parameters has another value than its
         default.
+    idle : sequence of str
+        Parameters that change nothing, which it has so that it can take the place of others.
 
     Returns
     -------
@@ -305,6 +311,7 @@ def register(
             None if uses is None else frozenset(uses),
             None if offers is None else tuple(offers),
             {key: tuple(used) for key, used in (uses_with or {}).items()},
+            tuple(idle),
         )
         return target
 

@@ -1,7 +1,7 @@
 """The paper's study of a network: its figures 4 to 7, the clock, and what it says of them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +48,8 @@ def section(records: Records, figures: Path) -> Section | None:
 
 
 def _largest(runs: Sequence[RunRecord]) -> Study:
-    """Return the study on the most images, were there trials on fewer.
-
-    With and without dropout are two problems, which the paper's figures compare.
-    """
-    made = studies(runs)
-    most = max(made, key=lambda study: (study.problem.n_samples, len(study.entries)))
-    key = (most.problem.dataset, most.problem.n_samples)
-    alike = [s for s in made if (s.problem.dataset, s.problem.n_samples) == key]
-    return replace(most, entries=[entry for study in alike for entry in study.entries])
+    """Return the study on the most images, were there trials on fewer."""
+    return max(studies(runs), key=lambda study: (study.problem.n_samples, len(study.entries)))
 
 
 @dataclass(frozen=True)

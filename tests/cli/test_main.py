@@ -36,7 +36,7 @@ MISTAKES = [
     (["dataset=/tmp/mine.svm"], r"is a path, .*: write dataset\.path=/tmp/mine\.svm with .*libsvm"),
     (
         ["dataset=mine.csv"],
-        r"write dataset\.path=mine\.csv with dataset=image_folder, libsvm, shards or table",
+        r"write dataset\.path=mine\.csv with dataset=table, and dataset\.target=COLUMN",
     ),
     (["-m", "dataset=mine.csv,a9a"], r"write dataset\.path=mine\.csv with dataset="),
     (["solver.rtol.x=1"], "solver.rtol.x|solver.rtol="),

@@ -227,3 +227,18 @@ def test_wrong_columns_beside_the_features_are_refused(tmp_path, options, says):
     frame.to_csv(tmp_path / "claims.csv", index=False)
     with pytest.raises(UserError, match=says):
         load(tmp_path / "claims.csv", "claims", task="regression", **options)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv.gz", "csv.bz2", "csv.xz", "npz"])
+def test_a_small_file_that_unfolds_to_more_than_memory_is_refused(suffix, tmp_path, monkeypatch):
+    path = tmp_path / f"bomb.{suffix}"
+    if suffix == "npz":
+        np.savez_compressed(path, X=np.zeros((500_000, 2)), y=np.zeros(500_000))
+    else:
+        frame = pd.DataFrame({"x": np.zeros(500_000), "bought": np.zeros(500_000, dtype=np.int8)})
+        WRITERS["parquet" if suffix == "parquet" else "csv"](frame, path)
+    assert path.stat().st_size < 400_000
+    for module in ("newton_krylov.files", "newton_krylov.data.table"):
+        monkeypatch.setattr(f"{module}.usable_memory", lambda: 2**20)
+    with pytest.raises(UserError, match=f"bomb.{suffix}.* memory"):
+        load(path)

@@ -39,6 +39,12 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     drawn = {path.stem.removeprefix("plot_") for path in (docs / "gallery").glob("plot_*.py")}
     figures = {path.name for path in (site / "_images").glob("*_001.png")}
     assert {f"sphx_glr_plot_{name}_001.png" for name in drawn} <= figures
+    terms = (site / "searchindex.js").read_text(encoding="utf-8")
+    for word in ("panda", "class_weight"):  # Sphinx searches by stems
+        assert re.search(rf'"?{word}"?:', terms), word
+    for page in site.rglob("*.html"):  # no path of the machine in what was executed
+        text = page.read_text(encoding="utf-8")
+        assert str(tmp_path) not in text and str(ROOT) not in text, page
     api = "".join(path.read_text(encoding="utf-8") for path in (site / "api").glob("*.html"))
     for name, module in newton_krylov._HOME.items():
         assert f'id="newton_krylov.{module}.{name}"' in api

@@ -53,7 +53,8 @@ def place(tmp_path_factory):
 
 def test_the_terminal_shows_it(place):
     _, single, sweep = place
-    head, *lines = single.split("\n", 1)[1].splitlines()
+    shown = single.splitlines()
+    head, *lines = shown[next(i for i, line in enumerate(shown) if line.startswith("  step")) :]
     assert "luck" in head.split() and "0.625" in lines[0]
     assert "sheer luck" in single
     assert "luck" in sweep and "0.625" in sweep

@@ -195,3 +195,29 @@ def test_every_control_can_be_reached_and_named(shown: Page) -> None:
     order = "[...document.querySelectorAll('h1, h2, h3')].map(h => Number(h.tagName[1]))"
     levels = shown.value(order)
     assert levels[0] == 1 and all(b <= a + 1 for a, b in itertools.pairwise(levels))
+
+
+def test_the_answer_is_the_largest_and_a_phone_shows_every_value(shown: Page) -> None:
+    sizes = (
+        "[...document.querySelectorAll('{}')].map(e => parseFloat(getComputedStyle(e).fontSize))"
+    )
+    answer = shown.value(sizes.format(".verdict, .answers li"))
+    assert answer
+    assert min(answer) > max(shown.value(sizes.format("h1, h2, h3, p:not(.verdict), td")))
+    shown.resize(375, 812)
+    outside = """[...document.querySelectorAll('details')].forEach(d => d.open = true),
+        [...document.querySelectorAll('tbody :is(td, th)')].filter(e => {
+            const box = e.getBoundingClientRect();
+            return box.width && (box.left < 0 || box.right > 375);
+        }).map(e => e.textContent)"""
+    assert shown.value(outside) == []
+    heads = "getComputedStyle(document.querySelector('.times td'), '::before').content"
+    assert shown.value(heads) == '"1e-3"'
+
+
+def test_a_logarithmic_time_axis_begins_at_the_first_step(shown: Page) -> None:
+    axis = """(() => { const p = document.querySelector('#problem-1 .panel[data-cost=seconds]');
+        const l = p._fullLayout.xaxis; return [l.type, l.range[0]]; })()"""
+    shown.value("document.querySelector('#problem-1 [data-xscale=log]').click()")
+    shown.wait(f"{axis}[0] === 'log'")
+    assert shown.value(axis)[1] == pytest.approx(np.log10(0.7 * 0.001), abs=1e-6)

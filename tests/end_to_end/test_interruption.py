@@ -98,6 +98,24 @@ def test_sigkill_loses_nothing_and_the_next_start_says_so(tmp_path):
     assert dead.data.tags["reason"] == "the process was killed"
 
 
+def test_joblib_s_processes_end_with_the_command_that_is_killed(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    parallel = ("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=s")
+    process = start(*parallel, *LONG, "seed=0,1", "tracking=none", cwd=tmp_path)
+    for number in range(2):
+        wait_for_rows(tmp_path / "s" / str(number) / "trace.csv", 20, process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    process.communicate()  # to the end of its output, which the children share
+    for child in children:
+        for _ in range(600):
+            if not Path(f"/proc/{child}").exists():
+                break
+            time.sleep(0.1)
+        assert not Path(f"/proc/{child}").exists()
+    assert [summary(tmp_path / "s" / str(k))["status"] for k in range(2)] == ["killed"] * 2
+
+
 def test_upload_marks_the_killed_too_and_leaves_the_living_alone(tmp_path):
     killed = start(*LONG, "hydra.run.dir=outputs/killed", cwd=tmp_path)
     living = start(*LONG, "hydra.run.dir=outputs/living", cwd=tmp_path)

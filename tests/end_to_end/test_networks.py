@@ -96,6 +96,25 @@ def test_a_table_and_a_regression_train_as_well(run):
     assert np.isfinite(diabetes.column("test_loss")).all()
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        ["optimizer=kfac", "optimizer.adapt_every=5"],
+        ["optimizer=newton", "hessian_approx=ggn", "solver=cg", "preconditioner=kfac",
+         "damping.tau=0.1"],
+        ["method=gauss_newton_samples", "damping.tau=5"],
+    ],
+    ids=["kfac", "preconditioned", "samples"],
+)  # fmt: skip
+def test_curvature_by_layers_trains_a_convolutional_network(run, method):
+    record = run(
+        "dataset=digits_images", "loss=cross_entropy", "model=paper_cnn", "model.channels=[4,4]",
+        "model.hidden=16", "line_search=none", "stop.epochs=3", *method,
+    )  # fmt: skip
+    assert record.summary["outcome"] == Outcome.LIMIT
+    assert record.column("loss")[-1] < 0.9 * record.column("loss")[0]
+
+
 def test_a_network_of_one_linear_layer_is_solved_to_its_optimum(run):
     """A convex problem: Newton's method ends where the gradient vanishes."""
     record = run(

@@ -72,6 +72,16 @@ def test_members_with_one_folder_are_named(tmp_path):
     assert summary(tmp_path / "s", "sweep.json")["failed_members"] == 1
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "environment.json", "summary.json"])
+def test_a_sweep_names_its_damaged_member(name, tmp_path):
+    sweep = ["-m", *QUICK, "tracking=none", "seed=0,1", "hydra.sweep.dir=s"]
+    inside(*sweep, cwd=tmp_path)
+    (tmp_path / "s" / "0" / name).write_bytes(bytes(range(256)))
+    out, _ = inside(*sweep, "resume=true", cwd=tmp_path, code=1)
+    assert "0  damaged: " in out and name in out
+    assert summary(tmp_path / "s", "sweep.json")["failed_members"] == 1
+
+
 SEARCH = (
     "-m", "hydra/sweeper=optuna", "hydra.sweeper.n_jobs=1", "forcing=fixed", *QUICK,
     "forcing.eta=interval(0.01,0.9)", "solver=cg,cr", "tracking=none", "hydra.sweep.dir=s",

@@ -30,7 +30,7 @@ def test_second_order_wins_on_an_ill_conditioned_problem_and_the_race_is_fair(
         assert all(len(times) == 2 for times in method["default_seconds"].values())
     assert (tmp_path / "race" / "comparison.html").exists()
     # The overall time is announced beforehand, and what was finished is not run again.
-    assert "at most" in out.splitlines()[2]
+    assert any("at most" in line for line in out.splitlines()[:8])  # before the first run
     again, _ = command(*SMALL, *problem, "resume=true", cwd=tmp_path)
     summaries = (json.loads(p.read_text()) for p in (tmp_path / "race").glob("*/summary.json"))
     finished = [each for each in summaries if each["status"] == "finished"]

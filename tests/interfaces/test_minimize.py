@@ -13,6 +13,7 @@ from torch import Tensor
 
 import newton_krylov
 from newton_krylov import minimize
+from newton_krylov.data import mgh
 from newton_krylov.interfaces.minimize import Method
 
 METHODS = [*get_args(Method)]
@@ -110,6 +111,31 @@ def test_the_published_minimum(method: str, name: str):
     result = minimize(problem, problem.start, method=method, gtol=1e-8, maxiter=3000, **options)
     assert result.fun == pytest.approx(problem.minimum, rel=1e-5, abs=1e-9)
     assert result.success or result.status == 2  # the rounding of the function came first
+
+
+HARD = {
+    "powell_badly_scaled": METHODS,  # f is flat to 1e-9 along a curve
+    "meyer": METHODS,
+    "gulf": ["newton"],
+    "osborne_1": ["nncg", "regularized_newton", "newton"],
+    "biggs": ["nncg", "regularized_newton"],
+}
+"""Problems of the paper that some methods do not solve in a few hundred iterations."""
+
+
+@pytest.mark.parametrize("name", mgh.PROBLEMS)
+def test_the_paper_s_problems(name: str):
+    """One method each, in turn, for the time it takes: benchmarks/mgh.py runs them all."""
+    problem, turn = mgh.PROBLEMS[name], [*mgh.PROBLEMS].index(name)
+    for method in METHODS[turn % len(METHODS) :: len(METHODS)]:
+        if method in HARD.get(name, ()):
+            continue
+        found = minimize(
+            lambda x: problem.residuals(x).square().sum(), problem.start, method=method,
+            gtol=1e-7, maxiter=500,
+        )  # fmt: skip
+        reached = [abs(found.fun - m) <= 1e-5 * m + 1e-8 for m in problem.minima]
+        assert any(reached), (method, found.fun)
 
 
 @pytest.mark.parametrize("method", METHODS)

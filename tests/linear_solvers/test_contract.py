@@ -1,6 +1,7 @@
 """What every solver takes and returns: operands, options, callbacks, statuses, costs, memory."""
 
 import inspect
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,10 @@ from cases import BY_NAME, CASE, ITERATIVE, SOLVERS, Solver, spread, symmetric, 
 from problems import DTYPES, randn
 from torch import Tensor
 
+from newton_krylov.linear_solvers.cg import cg
+from newton_krylov.linear_solvers.cr import cr
+from newton_krylov.linear_solvers.minres import minres
+from newton_krylov.linear_solvers.minres_qlp import minres_qlp
 from newton_krylov.linear_solvers.result import Status
 from newton_krylov.operators import FunctionOperator, MatrixOperator
 from newton_krylov.registry import entry
@@ -533,3 +538,25 @@ def test_a_function_that_changes_its_argument_is_refused(solver: Solver, numpy: 
 def test_a_number_is_no_right_side(solver: Solver) -> None:
     with pytest.raises(ValueError, match="must be a vector of shape"):
         solver(torch.eye(1), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("method", [cg, cr, minres, minres_qlp])
+@pytest.mark.parametrize("maxiter", [3, None])
+@pytest.mark.parametrize("asymmetry", [0.03, 1.0])
+def test_the_residual_of_a_function_that_is_not_symmetric_is_true(method, maxiter, asymmetry):
+    g = torch.Generator().manual_seed(0)
+    for n in (4, 8, 20):
+        B, C = torch.randn(2, n, n, generator=g, dtype=torch.float64)
+        A, b = B + B.T + asymmetry * C, torch.randn(n, generator=g, dtype=torch.float64)
+        for rtol in (1e-6, 0.1):
+            result = method(lambda v, A=A: A @ v, b, rtol=rtol, maxiter=maxiter)
+            true, tolerance = float((b - A @ result.x).norm()), rtol * float(b.norm())
+            assert result.residual_norms[-1] == pytest.approx(true, rel=0.1, abs=0.1 * tolerance)
+            assert result.status is not Status.CONVERGED or true <= tolerance * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("method", [cg, minres, minres_qlp])
+def test_a_start_that_is_not_finite_is_a_sentence(method):
+    A, b = torch.eye(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+    with pytest.raises(ValueError, match="x0 holds a value that is not finite"):
+        method(A, b, x0=torch.tensor([0.0, math.nan, 1.0], dtype=torch.float64))

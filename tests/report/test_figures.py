@@ -25,7 +25,7 @@ from newton_krylov.report.panel import (
 from newton_krylov.report.records import read_records
 from newton_krylov.report.sheet import sheet
 from newton_krylov.report.study import Study, studies
-from newton_krylov.report.style import GREEN, line_styles
+from newton_krylov.report.style import DISTINCT, GREEN, line_styles
 
 
 def panel(folder: Path, x: Quantity, y: Quantity, *, whole: bool = False) -> tuple[Axes, Study]:
@@ -216,3 +216,11 @@ def test_ticks_and_file_names() -> None:
     assert slugs(["a b", "a-b", "c", "\u5b9e\u9a8c"]) == ["a-b-0", "a-b-1", "c", "3"]
     assert len(set(slugs(["a", "A", "a-0", "a 1", "a-0-0", "0", "!", "?"]))) == 8
     assert slug("a9a · n = 32,561, λ = 0.01") == "a9a-n-32-561-0-01"
+
+
+def test_methods_of_one_colour_differ_by_dash_and_by_marker() -> None:
+    known = ["Newton-CG", "Newton-CR", "Exact Newton", "Gradient descent"]
+    for taken in range(5):
+        styles = line_styles([*known[:taken], *(f"method {i}" for i in range(DISTINCT - taken))])
+        assert len({(s.color, s.dash) for s in styles.values()}) == DISTINCT
+        assert len({(s.color, s.marker) for s in styles.values()}) == DISTINCT

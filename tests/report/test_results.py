@@ -5,7 +5,7 @@ import pytest
 from run_folders import row, rows, write_run
 
 from newton_krylov.report.records import read_records
-from newton_krylov.report.results import failures, fastest_text, tables, times
+from newton_krylov.report.results import caution_text, failures, fastest_text, tables, times
 from newton_krylov.report.study import Study, studies
 
 
@@ -94,3 +94,29 @@ def test_a_run_that_failed_before_it_read_its_data_stays_with_its_problem(tmp_pa
     (tmp_path / "multirun.yaml").touch()  # a sweep whose third job left nothing
     study = read(tmp_path)
     assert [entry.label for entry in study.entries] == ["Newton-CG", "LBFGS", "2"]
+
+
+@pytest.mark.parametrize(
+    ("second", "repeats", "load", "said", "caution"),
+    [
+        (1.05, 1, 0.5, "A and B tie at", "Each method ran once"),
+        (1.6, 1, 0.5, "B follows, 1.60 times as long", "Each method ran once"),
+        (1.6, 2, 0.5, "B follows, 1.60 times as long", None),
+        (9.0, 1, 0.5, "B follows, 9.00 times as long", None),
+        (9.0, 1, 6.0, "B follows, 9.00 times as long", "load average 6.0 on 2 cores"),
+    ],
+)
+def test_a_difference_within_noise_is_a_tie_and_doubtful_times_are_called_so(
+    tmp_path: Path, second: float, repeats: int, load: float, said: str, caution: str | None
+) -> None:
+    for label, pace in (("A", 0.01), ("B", 0.01 * second)):
+        for k in range(repeats):
+            folder = tmp_path / f"{label}{k}"
+            trace = rows([1.0, 1e-4, 1e-7], step_seconds=pace * (1 + 0.02 * k))
+            summary = {"load_average": [0.1, load]}
+            write_run(folder, trace, label=label, repeat=k, summary=summary)
+            (folder / "environment.json").write_text('{"cpu_count": 2}')
+    study = read(tmp_path)
+    assert said in str(fastest_text(study))
+    found = caution_text(study)
+    assert found is None if caution is None else caution in str(found)

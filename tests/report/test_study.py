@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from run_folders import OPTIMUM, rows, write_run
 
+from newton_krylov.report.context import differences_table
 from newton_krylov.report.records import read_records
+from newton_krylov.report.results import endings_table
 from newton_krylov.report.scaling import Scaling, scaling
 from newton_krylov.report.study import Study, studies
 
@@ -178,3 +180,53 @@ def test_only_a_growing_problem_has_a_scaling(tmp_path: Path) -> None:
     assert scaling(read(tmp_path)) is None  # two sizes are no trend
     write_run(tmp_path / "2", rows([1.0]), n_features=40, loss={"name": "squared_hinge"})
     assert scaling(read(tmp_path)) is None  # another problem
+
+
+def test_a_choice_that_a_method_does_not_use_makes_no_second_method(tmp_path: Path) -> None:
+    """A sweep over solvers runs L-BFGS several times over: the same run, repeated."""
+    idle = {"summary": {"idle": ["solver"]}, "label": "lbfgs"}
+    for name in ("cg", "cr"):
+        write_run(tmp_path / f"lbfgs-{name}", rows([1.0]), solver={"name": name}, **idle)
+        write_run(tmp_path / f"newton-{name}", rows([1.0]), solver={"name": name}, resume=True)
+    write_run(tmp_path / "continued", rows([1.0]), solver={"name": "cr"})  # after resume=true
+    (study,) = read(tmp_path)
+    assert {entry.label: len(entry.records) for entry in study.entries} == {
+        "lbfgs": 2, "Newton-CG (solver=cg)": 1, "Newton-CG (solver=cr)": 2,
+    }  # fmt: skip
+    settings = differences_table([study])
+    assert settings is not None
+    shown = {row[0]: row[settings.heads.index("solver.name")] for row in settings.rows}
+    assert shown["lbfgs"] == "–" and shown["Newton-CG (solver=cr)"] == "cr"
+
+
+def test_a_value_of_null_is_a_label_s_text_and_no_folder_s_name(tmp_path: Path) -> None:
+    for name, rate in (("default-1", None), ("default-2", 0.1)):
+        optimizer = {"name": "nesterov", "learning_rate": rate}
+        write_run(tmp_path / name, rows([1.0]), optimizer=optimizer, label="Nesterov")
+    (study,) = read(tmp_path)
+    assert [entry.label for entry in study.entries] == [
+        "Nesterov (learning_rate=null)",
+        "Nesterov (learning_rate=0.1)",
+    ]
+
+
+def test_networks_that_differ_in_dropout_are_one_problem_and_others_have_other_titles(
+    tmp_path: Path,
+) -> None:
+    """What is recorded is the loss without dropout, whatever a method trains with."""
+    for name, model in (
+        ("sgd", {"hidden": 64, "dropout": [0.25, 0.5]}),
+        ("newton", {"hidden": 64, "dropout": [0.0, 0.0]}),
+        ("larger", {"hidden": 128, "dropout": [0.0, 0.0]}),
+    ):
+        write_run(
+            tmp_path / name, rows([1.0]), label=name, optimum=None,
+            model={"name": "paper_cnn"} | model, loss={"name": "cross_entropy"},
+        )  # fmt: skip
+    found = {tuple(e.label for e in study.entries): study for study in read(tmp_path)}
+    assert set(found) == {("newton", "sgd"), ("larger",)}
+    assert found["newton", "sgd"].problem.title.endswith("cross entropy loss · hidden = 64")
+    assert found["larger",].problem.title.endswith("cross entropy loss · hidden = 128")
+    remarks = " ".join(endings_table(found["newton", "sgd"]).remarks)
+    assert "differ in dropout" in remarks
+    assert "dropout" not in " ".join(endings_table(found["larger",]).remarks)

@@ -62,7 +62,7 @@ def test_a_kill_while_it_is_made_leaves_none_and_the_next_makes_it(tmp_path):
 @pytest.mark.slow
 def test_first_starts_at_the_same_time_wait_for_one_another(tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    processes = [begin(uri, tmp_path) for _ in range(4)]
+    processes = [begin(uri, tmp_path) for _ in range(6)]
     for process in processes:
         _, err = process.communicate(timeout=240)
         assert process.returncode == 0, err

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from command import QUICK, artifacts, command, inside, start, tracked
 
 from newton_krylov.report.command import main as compare
 from newton_krylov.tracking.afterwards import upload
+from newton_krylov.tracking.mlflow_sender import Sender
 
 NETWORK = ("dataset=digits_images", "loss=cross_entropy", "model=mlp", "optimizer=sgd")
 
@@ -143,3 +145,17 @@ def test_a_run_killed_in_its_first_moments_is_in_mlflow_after_the_next_command(t
     command(*QUICK, "hydra.run.dir=next", cwd=tmp_path)
     states = sorted(run.info.status for run in tracked(tmp_path))
     assert states in (["FINISHED", "KILLED"], ["FINISHED", "FINISHED"])
+
+
+def test_without_tracking_no_connection_is_opened(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a connection is opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    inside(*QUICK, "tracking=none", "hydra.run.dir=r", cwd=tmp_path)
+
+
+def test_mlflow_s_telemetry_is_switched_off(monkeypatch):
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)
+    Sender("sqlite:///x.db", 1)
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"

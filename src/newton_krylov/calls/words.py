@@ -20,8 +20,9 @@ def overrides_of(words: Mapping[str, Any], *, sweep: bool = False) -> list[str]:
     Parameters
     ----------
     words : mapping
-        A group to a choice (`solver="cr"`), to a mapping of keys (`solver={"name": "gmres",
-        "restart": 20}`), or a key to its value; keys may be dotted (`{"loss.l2": 0.1}`).
+        A group to a choice (`solver="cr"`), to a mapping of keys
+        (`solver={"name": "gmres", "restart": 20}`), or a key to its value; keys may be dotted
+        (`{"loss.l2": 0.1}`).
     sweep : bool
         Whether a list is a list of values to try, one run each; otherwise it is a value.
 

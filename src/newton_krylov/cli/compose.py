@@ -21,6 +21,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from newton_krylov.cli.trust import bound_file, is_foreign, judge, too_much
+from newton_krylov.data.table import is_table
 from newton_krylov.errors import ConfigError, listed, renamed, suggest
 from newton_krylov.registry import entry, names, owners
 from newton_krylov.runs.parts import register_parts
@@ -325,10 +326,12 @@ def _group_and_value(file: str) -> tuple[str, str]:
 def _unknown_choice(group: str, value: str, options: Sequence[str]) -> str:
     """Say that a group has no such choice; a path is led to the key that takes one."""
     if ("/" in value or Path(value).suffix) and (readers := _readers(group)):
-        return (
-            f"{group}={value} is a path, and {group} takes a name: write {group}.path={value} with "
-            f"{group}={listed(readers, 'or')}."
+        says = (
+            f"{group}={value} is a path, and {group} takes a name: write {group}.path={value} with"
         )
+        if group == "dataset" and is_table(Path(value)):
+            return f"{says} dataset=table, and dataset.target=COLUMN for the column to predict."
+        return f"{says} {group}={listed(readers, 'or')}."
     return f"{group}={value} is unknown{suggest(value, options)}"
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,6 +32,9 @@ _CODES = {
     "interrupted": INTERRUPTED,
     "killed": TERMINATED,
 }
+_WORKER = "LokyProcess"
+"""How joblib names its processes, which would stay when the command is killed."""
+
 _CONFIG = "config"
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 REPOSITORY = Path(__file__).resolve().parent
@@ -351,8 +355,11 @@ def job(config: Any) -> Any:
 
 def member(config: Any) -> float:
     """Run a sweep's member; Hydra's launchers call it, perhaps in another process."""
+    from newton_krylov.runs.interruption import end_with_parent
     from newton_krylov.runs.sweep import run_member
 
+    if current_process().name.startswith(_WORKER):
+        end_with_parent()
     with _spoken(config):
         return run_member(composed(config), _job())
 

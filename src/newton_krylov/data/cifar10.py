@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pydantic
+import torch
 from numpy.typing import NDArray
 
 from newton_krylov.capabilities import LABELLED
@@ -114,7 +115,14 @@ def _folder(folder: Path) -> RawImages:
 
 def _torchvision(folder: Path) -> RawImages:
     """Read the archive, or what torchvision unpacked of it; fetch it where there is neither."""
-    from torchvision.datasets import CIFAR10
+    try:
+        from torchvision.datasets import CIFAR10
+    except (ImportError, RuntimeError) as error:  # the latter: it is made for another torch
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"dataset.source=torchvision needs a torchvision that goes with torch "
+            f"{torch.__version__} ({reason}); dataset.source=parquet and folder need none."
+        ) from error
 
     def compute() -> Arrays:
         files = _files(folder, CIFAR10)

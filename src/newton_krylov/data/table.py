@@ -1,5 +1,12 @@
 """The user's own tables: CSV, Parquet, Feather or NumPy files with a named target."""
 
+import bz2
+import gzip
+import io
+import lzma
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +22,13 @@ from newton_krylov.data.labels import LabelError, encode_labels
 from newton_krylov.data.prepare import RawData, Samples, checksum
 from newton_krylov.data.sources import source
 from newton_krylov.errors import ConfigError, DataError, suggest
-from newton_krylov.files import expand_home, require_file, sha256_file
+from newton_krylov.files import (
+    expand_home,
+    require_file,
+    require_memory,
+    sha256_file,
+    usable_memory,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +41,11 @@ _READERS = {
     ".arrow": "read_feather",
 }
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst")
+_UNPACK: Mapping[str, Callable[..., Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}
 _NUMPY = ".npz"
 _LARGEST_CARDINALITY = 1000
 _MISSING = "\N{REPLACEMENT CHARACTER}missing"
@@ -157,6 +175,7 @@ def _read(file: Path) -> "pd.DataFrame":
 
     require_file(file)
     suffix = _kind(file)
+    _require_memory(file, suffix)
     if suffix == _NUMPY:
         return _read_arrays(file)
     if suffix not in _READERS:
@@ -169,7 +188,8 @@ def _read(file: Path) -> "pd.DataFrame":
     if suffix in (".csv", ".tsv"):
         options |= {"encoding": "utf-8-sig", "skipinitialspace": True}
     try:
-        frame: pd.DataFrame = getattr(pd, _READERS[suffix])(file, **options)
+        with _opened(file) as content:
+            frame: pd.DataFrame = getattr(pd, _READERS[suffix])(content, **options)
     except Exception as error:  # pandas and pyarrow raise of many kinds on a damaged file
         text = " ".join(str(error).split())
         raise DataError(f"{file} cannot be read as {suffix[1:]}: {text.rstrip('.')}.") from error
@@ -180,6 +200,51 @@ def _read(file: Path) -> "pd.DataFrame":
     if frame.empty:
         raise DataError(f"{file} has no rows.")
     return frame
+
+
+def _require_memory(file: Path, suffix: str) -> None:
+    """Refuse what a file says that it unfolds to; a damaged one says nothing here."""
+    n_bytes = 0
+    with suppress(Exception):
+        if suffix == ".parquet":
+            from pyarrow.parquet import read_metadata
+
+            found = read_metadata(file)
+            n_bytes = 8 * found.num_rows * found.num_columns
+        elif zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                n_bytes = sum(member.file_size for member in archive.infolist())
+    require_memory(n_bytes, f"{file}: what it unfolds to")
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """Give pandas the file, or what it unpacks to, no more of which is read than memory holds."""
+    unpack = _UNPACK.get(file.suffix.lower()) if _kind(file) in (".csv", ".tsv") else None
+    if unpack is None:
+        yield file
+        return
+    with unpack(file, "rb") as stream:
+        yield io.BufferedReader(_Bounded(stream), 2**20)
+
+
+class _Bounded(io.RawIOBase):
+    """A stream that ends with an error where it is longer than the memory."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._left = stream, usable_memory()
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read on."""
+        n_bytes: int = self._stream.readinto(buffer)
+        self._left -= n_bytes
+        if self._left < 0:
+            raise MemoryError("it unpacks to more than this machine's memory holds")
+        return n_bytes
 
 
 def _read_arrays(file: Path) -> "pd.DataFrame":

@@ -7,6 +7,7 @@ from newton_krylov.optimizers.base import Optimizer
 from newton_krylov.registry import Entry, entry, import_modules
 
 _HOME = {
+    "loss": "objectives",
     "solver": "linear_solvers",
     "preconditioner": "preconditioners",
     "line_search": "optimizers",

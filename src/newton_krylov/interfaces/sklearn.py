@@ -2,12 +2,10 @@
 
 import math
 import warnings
-from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
-import scipy.sparse
 import scipy.special
 import torch
 from numpy.typing import NDArray
@@ -21,11 +19,9 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor
 
 from newton_krylov.curvature.hvp import HessianProduct
-from newton_krylov.data.columns import moments
 from newton_krylov.data.dataset import Split, Table
-from newton_krylov.data.sparse import csr_to_torch
+from newton_krylov.interfaces.columns import Columns
 from newton_krylov.interfaces.parts import named
-from newton_krylov.objectives.features import with_ones
 from newton_krylov.objectives.linear_model import LinearModel
 from newton_krylov.objectives.logistic import Logistic
 from newton_krylov.objectives.multinomial import Multinomial
@@ -36,7 +32,96 @@ from newton_krylov.optimizers.newton import on_all_samples
 from newton_krylov.optimizers.newton_step import NewtonStep
 
 
-class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
+class LinearClassifier(ClassifierMixin, BaseEstimator):
+    """What the classifiers share: outputs, probabilities and labels of a fitted linear model."""
+
+    classes_: NDArray[Any]
+    coef_: NDArray[Any]
+    intercept_: NDArray[Any]
+
+    def decision_function(self, X: Any) -> NDArray[np.floating[Any]]:
+        """Return the model's outputs.
+
+        Parameters
+        ----------
+        X : array or sparse matrix, shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        ndarray, shape (n_samples,) or (n_samples, n_classes)
+            The logarithm of the second class's odds, or one logit for each class.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
+        Z: NDArray[np.floating[Any]] = safe_sparse_dot(X, self.coef_.T, dense_output=True)
+        Z = Z + self.intercept_
+        return Z.ravel() if Z.shape[1] == 1 else Z
+
+    def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
+        """Return the probability of each class.
+
+        Parameters
+        ----------
+        X : array or sparse matrix, shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        ndarray, shape (n_samples, n_classes)
+            In the order of `classes_`.
+        """
+        Z = self.decision_function(X)
+        if Z.ndim == 1:
+            return np.stack([scipy.special.expit(-Z), scipy.special.expit(Z)], axis=1)
+        probabilities: NDArray[np.floating[Any]] = scipy.special.softmax(Z, axis=1)
+        return probabilities
+
+    def predict_log_proba(self, X: Any) -> NDArray[np.floating[Any]]:
+        """Return the logarithm of `predict_proba`, without its underflow.
+
+        Parameters
+        ----------
+        X : array or sparse matrix, shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        ndarray, shape (n_samples, n_classes)
+            In the order of `classes_`.
+        """
+        Z = self.decision_function(X)
+        if Z.ndim == 1:
+            return np.stack([scipy.special.log_expit(-Z), scipy.special.log_expit(Z)], axis=1)
+        logarithms: NDArray[np.floating[Any]] = scipy.special.log_softmax(Z, axis=1)
+        return logarithms
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the most probable class.
+
+        Parameters
+        ----------
+        X : array or sparse matrix, shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        ndarray, shape (n_samples,)
+            Labels, of `classes_`.
+        """
+        Z = self.decision_function(X)
+        index = (Z > 0).astype(int) if Z.ndim == 1 else Z.argmax(axis=1)
+        labels: NDArray[Any] = self.classes_[index]
+        return labels
+
+    def __sklearn_tags__(self) -> Any:
+        """Say that sparse data are welcome."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+class NewtonKrylovClassifier(LinearClassifier):
     """L2-regularized logistic regression, binary or multinomial, by Newton-Krylov.
 
     Minimizes the weighted mean of -log p(y_i | x_i) plus l2/2 |w|^2 by the inexact Newton method
@@ -141,9 +226,6 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
         ValueError
             If a parameter or the data are not as said.
         """
-        self.classes_: NDArray[Any]
-        self.coef_: NDArray[Any]
-        self.intercept_: NDArray[Any]
         self._check_parameters()
         newton = self._newton()
         before = self._before()
@@ -156,7 +238,7 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
                 f"y has one class only, {self.classes_[0]!r}: a classifier needs two or more"
             )
         free = self.fit_intercept and not self.penalize_intercept
-        columns = _Columns.of(X, weights, self.l2, centred=free, intercept=self.fit_intercept)
+        columns = Columns.of(X, weights, self.l2, centred=free, intercept=self.fit_intercept)
         objective = self._objective(columns.scaled(X), y, weights, columns)
         start = self._start(before, columns, objective.n_outputs)
         W = self._minimize(newton, objective, columns, start)
@@ -198,7 +280,7 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
         return np.asarray(weights / total * len(weights))
 
     def _objective(
-        self, X: Tensor, y: NDArray[Any], weights: NDArray[Any] | None, columns: "_Columns"
+        self, X: Tensor, y: NDArray[Any], weights: NDArray[Any] | None, columns: Columns
     ) -> LinearModel:
         classes = len(self.classes_)
         sample_weight = None if weights is None else torch.from_numpy(weights).to(X.dtype)
@@ -226,7 +308,7 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
             return None
         return self.classes_, self.coef_, self.intercept_
 
-    def _start(self, before: Any, columns: "_Columns", outputs: int) -> NDArray[Any]:
+    def _start(self, before: Any, columns: Columns, outputs: int) -> NDArray[Any]:
         """Return the weights of the scaled data to begin with, shape (n_outputs, width)."""
         shape = (outputs, len(columns.size))
         if before is None or not np.array_equal(before[0], self.classes_):
@@ -242,7 +324,7 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
         self,
         newton: NewtonStep,
         objective: LinearModel,
-        columns: "_Columns",
+        columns: Columns,
         start: NDArray[Any],
     ) -> NDArray[Any]:
         """Iterate until the tolerance is met; return the weights, shape (n_outputs, width)."""
@@ -274,155 +356,3 @@ class NewtonKrylovClassifier(ClassifierMixin, BaseEstimator):
             )
         self.n_iter_ = np.array([max(taken, 1)], dtype=np.int32)
         return matrix(w)
-
-    def decision_function(self, X: Any) -> NDArray[np.floating[Any]]:
-        """Return the model's outputs.
-
-        Parameters
-        ----------
-        X : array or sparse matrix, shape (n_samples, n_features)
-            Samples.
-
-        Returns
-        -------
-        ndarray, shape (n_samples,) or (n_samples, n_classes)
-            The logarithm of the second class's odds, or one logit for each class.
-        """
-        check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
-        Z: NDArray[np.floating[Any]] = safe_sparse_dot(X, self.coef_.T, dense_output=True)
-        Z = Z + self.intercept_
-        return Z.ravel() if Z.shape[1] == 1 else Z
-
-    def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
-        """Return the probability of each class.
-
-        Parameters
-        ----------
-        X : array or sparse matrix, shape (n_samples, n_features)
-            Samples.
-
-        Returns
-        -------
-        ndarray, shape (n_samples, n_classes)
-            In the order of `classes_`.
-        """
-        Z = self.decision_function(X)
-        if Z.ndim == 1:
-            return np.stack([scipy.special.expit(-Z), scipy.special.expit(Z)], axis=1)
-        probabilities: NDArray[np.floating[Any]] = scipy.special.softmax(Z, axis=1)
-        return probabilities
-
-    def predict_log_proba(self, X: Any) -> NDArray[np.floating[Any]]:
-        """Return the logarithm of `predict_proba`, without its underflow.
-
-        Parameters
-        ----------
-        X : array or sparse matrix, shape (n_samples, n_features)
-            Samples.
-
-        Returns
-        -------
-        ndarray, shape (n_samples, n_classes)
-            In the order of `classes_`.
-        """
-        Z = self.decision_function(X)
-        if Z.ndim == 1:
-            return np.stack([scipy.special.log_expit(-Z), scipy.special.log_expit(Z)], axis=1)
-        logarithms: NDArray[np.floating[Any]] = scipy.special.log_softmax(Z, axis=1)
-        return logarithms
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Return the most probable class.
-
-        Parameters
-        ----------
-        X : array or sparse matrix, shape (n_samples, n_features)
-            Samples.
-
-        Returns
-        -------
-        ndarray, shape (n_samples,)
-            Labels, of `classes_`.
-        """
-        Z = self.decision_function(X)
-        index = (Z > 0).astype(int) if Z.ndim == 1 else Z.argmax(axis=1)
-        labels: NDArray[Any] = self.classes_[index]
-        return labels
-
-    def __sklearn_tags__(self) -> Any:
-        """Say that sparse data are welcome."""
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        return tags
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """The scaling of the columns, which the solve sees and the caller does not."""
-
-    # Subtracted; 0 where the data are sparse or the intercept is penalized.
-    centre: NDArray[Any]
-    # sqrt(mean square + l2), about the root of the Hessian's diagonal, so that it is above 0 but
-    # for an empty column without a penalty (then 1).
-    size: NDArray[Any]
-    mean: NDArray[Any]
-    deviation: NDArray[Any]
-    intercept: bool
-
-    @classmethod
-    def of(
-        cls, X: Any, weights: NDArray[Any] | None, l2: float, *, centred: bool, intercept: bool
-    ) -> "_Columns":
-        """Look at the data."""
-        sparse = scipy.sparse.issparse(X)
-        mean, deviation = moments(_csr(X) if sparse else X, weights)
-        centre = mean if centred and not sparse else np.zeros_like(mean)
-        root = math.sqrt(l2)
-        size = _nonzero(np.hypot(np.hypot(mean - centre, deviation), root))
-        if not intercept:
-            return cls(centre, size, np.zeros_like(mean), size, intercept)
-        return cls(centre, size, mean - centre, _nonzero(np.hypot(deviation, root)), intercept)
-
-    def scaled(self, X: Any) -> Tensor:
-        """Return the scaled data as a tensor, with a column of ones if there is an intercept."""
-        dtype = torch.float32 if X.dtype == np.float32 else torch.float64
-        if scipy.sparse.issparse(X):
-            # A copy, for what follows sorts in place.
-            csr = _csr(X).copy()
-            csr.data = csr.data / self.size[csr.indices]
-            csr.sum_duplicates()
-            tensor = csr_to_torch(csr, dtype)
-        else:
-            scaled = X / self.size
-            scaled -= self.centre / self.size
-            tensor = torch.from_numpy(np.ascontiguousarray(scaled)).to(dtype)
-        return with_ones(tensor) if self.intercept else tensor
-
-    def into(self, coef: NDArray[Any], intercept: NDArray[Any]) -> NDArray[Any]:
-        """Return the scaled data's weights, shape (n_outputs, width), that mean the same."""
-        if not self.intercept:
-            return np.asarray(coef * self.size)
-        return np.column_stack([coef * self.size, intercept + coef @ self.centre])
-
-    def back(self, W: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return weights of the columns as given, and the intercepts."""
-        if not self.intercept:
-            return W / self.size, np.zeros(len(W))
-        coef = W[:, :-1] / self.size
-        return coef, W[:, -1] - coef @ self.centre
-
-    def gradient_size(self, G: NDArray[Any]) -> float:
-        """Return the largest entry of a gradient by weights of centred, standardized columns."""
-        if not self.intercept:
-            return float(np.abs(G).max())
-        centred = (G[:, :-1] * self.size - self.mean * G[:, -1:]) / self.deviation
-        return float(max(np.abs(centred).max(), np.abs(G[:, -1]).max()))
-
-
-def _csr(X: Any) -> scipy.sparse.csr_array:
-    return scipy.sparse.csr_array(X)
-
-
-def _nonzero(sizes: NDArray[Any]) -> NDArray[Any]:
-    return np.where(sizes == 0, 1.0, sizes)

@@ -106,15 +106,20 @@ class Rows:
             Whether the samples have weights.
         """
         empty = copy.copy(self)
-        empty.shape = 0, self.shape[1]
+        empty.shape = 0, 0
         shape = () if columns == 1 else (columns,)
-        h, u, v = self._sums(0), self._sums(0, *shape), self._sums(self.shape[1], *shape)
+        h, u, v = self._sums(0), self._sums(0, *shape), self._sums(0, *shape)
         empty.adjoint(empty.times(v))
         empty.column_square_sums(u)
         empty.gram(h)
         if columns == 1:
             empty.normal(h, v)
             empty.evaluate("logistic", v, u, h if weighted else None)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a product reads of the matrix."""
+        return sum(part.nbytes for part in (self._ptr, self._col, self._val) if part is not None)
 
     @property
     def _matrix(self) -> tuple[Any, ...]:

@@ -25,7 +25,7 @@ def minres(s: System, *, negative_curvature: NegativeCurvature = "ignore") -> Li
         `direction`; "stop" returns x and r, as Newton-MR wants it: both are directions of descent
         of the model x'A x / 2 - b'x. Either way r costs one product more, once.
     """
-    return solve(s, lambda s: _cycle(s, negative_curvature))
+    return solve(s, lambda s: _cycle(s, negative_curvature), by_symmetry=True)
 
 
 def _cycle(s: System, negative_curvature: NegativeCurvature) -> Status:

@@ -31,7 +31,7 @@ def minres_qlp(s: System, *, negative_curvature: NegativeCurvature = "ignore") -
     negative_curvature : {"ignore", "stop"}
         See `minres`.
     """
-    return solve(s, lambda s: _cycle(s, negative_curvature))
+    return solve(s, lambda s: _cycle(s, negative_curvature), by_symmetry=True)
 
 
 def _cycle(s: System, negative_curvature: NegativeCurvature) -> Status:

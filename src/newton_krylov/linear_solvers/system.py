@@ -27,6 +27,7 @@ from newton_krylov.operators import (
     Products,
     as_operator,
     check_vector,
+    is_function,
     is_symmetric,
 )
 
@@ -130,6 +131,7 @@ class System:
                 f"{method} is for symmetric operators and this one is not symmetric; "
                 f"use gmres or gcr (or exact)"
             )
+        self.believed_symmetric = symmetric and is_function(A, self.A)
         self.M = _preconditioner(M, b)
         self.linear_M = M is None or isinstance(M, LinearOperator) or not callable(M)
         self.b = b.detach()
@@ -150,6 +152,8 @@ class System:
         self.threshold = max(rtol * self.norm_b, atol)
         if x0 is not None:
             check_vector("x0", x0, b)
+            if not torch.isfinite(x0).all():
+                raise ValueError("x0 holds a value that is not finite; give finite ones, or none")
         self._x0 = None if self.norm_b == 0.0 else x0  # the solution of A x = 0 is known
         self.x = self.start()
         self.r, self.r_exponent = self.b, 0  # b - A x is r 2^r_exponent
@@ -384,7 +388,9 @@ class System:
         )
 
 
-def solve(system: System, cycle: Callable[[System], Status]) -> LinearResult:
+def solve(
+    system: System, cycle: Callable[[System], Status], *, by_symmetry: bool = False
+) -> LinearResult:
     """Run cycles of a method until the true residual meets the tolerance or cannot.
 
     Parameters
@@ -394,6 +400,9 @@ def solve(system: System, cycle: Callable[[System], Status]) -> LinearResult:
     cycle : callable
         Runs the method from `system.x` and `system.r`, leaves the last finite iterate in
         `system.x`, and returns why it ended; `CONVERGED` means that the recurrences say so.
+    by_symmetry : bool
+        Whether its residual norms are true for symmetric operators only, and so for a function
+        once a product has confirmed them.
 
     Returns
     -------
@@ -409,7 +418,8 @@ def solve(system: System, cycle: Callable[[System], Status]) -> LinearResult:
         system.begin()
         ended = cycle(system)
         claimed = system.norms[-1]
-        end = system.settle(certain=ended is Status.LEAST_SQUARES)
+        doubted = by_symmetry and system.believed_symmetric
+        end = system.settle(certain=doubted or ended is Status.LEAST_SQUARES)
         verified = ended is Status.LEAST_SQUARES and system.is_least_squares()
         lost = system.overflow or not math.isfinite(euclidean(system.x))
         if lost:

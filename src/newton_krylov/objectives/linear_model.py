@@ -240,10 +240,13 @@ class LinearModel(Objective):
             factors[-self.n_outputs :] = 0.0
         return factors
 
+    _lasso_factors: Tensor | None = None
+
     def _penalize(self, l2: float, l1: float, factors: Tensor | None) -> None:
         self.l2, self.l1, self.factors = l2, l1, factors
         self.ridge: float | Tensor = l2 if factors is None else l2 * factors
-        self.lasso: float | Tensor = l1 if factors is None else l1 * factors
+        of_corners = factors if self._lasso_factors is None else self._lasso_factors
+        self.lasso: float | Tensor = l1 if of_corners is None else l1 * of_corners
         least = 1.0 if factors is None else float(factors.min())
         self.convexity = l2 * least if self.convex else None
 
@@ -293,6 +296,7 @@ class LinearModel(Objective):
             features = self.features.cast(dtype)
             weights, offset = _cast(self.sample_weight, dtype), _cast(self.offset, dtype)
             other._bind(features, Split(features.X, y, weights, offset))
+            other._lasso_factors = _cast(self._lasso_factors, dtype)
             other._penalize(self.l2, self.l1, _cast(self.factors, dtype))
             if other.features.compiled is not None:
                 other.features.lay_out(self.n_outputs, self.sample_weight is not None)
@@ -419,13 +423,15 @@ class LinearModel(Objective):
         other._casts = {}
         return other
 
-    def with_factors(self, factors: Tensor) -> Self:
+    def with_factors(self, factors: Tensor, lasso_factors: Tensor | None = None) -> Self:
         """Return the same function with other factors of the penalty.
 
         Parameters
         ----------
         factors : Tensor, shape (dim,)
             >= 0, one for each weight.
+        lasso_factors : Tensor, shape (dim,), optional
+            Those of the L1 term, where they differ.
 
         Returns
         -------
@@ -433,6 +439,7 @@ class LinearModel(Objective):
             Shares the data and the counts.
         """
         other = copy.copy(self)
+        other._lasso_factors = lasso_factors
         other._penalize(self.l2, self.l1, factors)
         other._casts = {}
         return other

@@ -238,18 +238,22 @@ class LogLink(Regression):
         float
             A bound on its rounding error, in the unit of f.
         """
-        unit, digits = self._unit
+        unit, digits = self.unit, self._digits
         off = torch.finfo(self.dtype).eps * digits
         near = math.sqrt(2 * abs(value) * unit) + off * unit
         return super().rounding(value) * digits + 10 * off * near
 
     @cached_property
-    def _unit(self) -> tuple[float, float]:
-        """The mean loss of an error of t by a factor of e, about, and the size of the outputs."""
+    def unit(self) -> float:
+        """The mean loss of an error of the outputs by 1, about: the mean of y^(2 - p)."""
         y = self._targets[self._targets > 0]
-        if len(y) == 0:
-            return 1.0, 1.0
-        return float(self._scale(y).mean()), 1 + float(y.log().abs().max())
+        return float(self._scale(y).mean()) if len(y) else 1.0
+
+    @cached_property
+    def _digits(self) -> float:
+        """The size of the outputs, whose rounding is relative to it."""
+        y = self._targets[self._targets > 0]
+        return 1 + float(y.log().abs().max()) if len(y) else 1.0
 
     def _scale(self, y: Tensor) -> Tensor:
         return y

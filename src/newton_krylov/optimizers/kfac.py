@@ -184,7 +184,7 @@ class KFAC(ContinuedOptimizer[KFACMemory]):
         new = torch.add(point.w, p, alpha=-rate)
         if self.adapt_every and t % self.adapt_every == 0 and rate > 0:
             self._adapt(point, new, memory)
-        return Update(new, point.value, point.grad_norm, rate)
+        return Update(new, point.value, lambda: point.grad_norm, rate)
 
     def _sampled(self, point: Point) -> NetworkPoint:
         """Return the point over the first samples of the batch, which is drawn at random."""
@@ -205,13 +205,8 @@ class KFAC(ContinuedOptimizer[KFACMemory]):
             if covariance.width <= self.window:
                 _mix(own, "A", covariance.matrix(), rate)
             else:
-                last = torch.cat(
-                    [
-                        covariance.last(self.window),
-                        own.get("U", point.w[:0].view(0, covariance.width)),
-                    ]
-                )
-                own["U"] = last[: self.window]
+                rows = [covariance.last(self.window), *([own["U"]] if "U" in own else [])]
+                own["U"] = torch.cat(rows)[: self.window]
         for number, d in found.diagonals.items():
             _mix(memory.diagonals, str(number), d, rate)
 

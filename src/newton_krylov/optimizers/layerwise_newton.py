@@ -143,7 +143,7 @@ def _together(w: Tensor, updates: Sequence[Update]) -> Update:
     return Update(
         w,
         updates[0].loss,
-        math.hypot(*(u.grad_norm for u in updates)),
+        lambda: math.hypot(*(u.grad_norm() for u in updates)),
         sum(u.step_size for u in updates) / len(updates),
         sum(u.inner_iterations for u in updates),
         tuple(note for u in updates for note in u.notes),

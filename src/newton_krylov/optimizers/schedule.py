@@ -30,7 +30,7 @@ class Schedule(Protocol):
         ...
 
 
-@register("schedule", "constant")
+@register("schedule", "constant", idle=("epochs",))
 def constant(progress: Progress, *, epochs: PositiveInt = 4) -> float:
     """Leave the step as it is.
 

@@ -25,9 +25,12 @@ class Update:
     Attributes
     ----------
     w : Tensor, shape (dim,)
-        The new iterate.
-    loss, grad_norm : float
+        The new iterate, which the next update may change in place.
+    loss : float
         At the mini-batch, where the step began.
+    grad_norm : callable
+        Returns the gradient's norm there: asked for after an epoch's last update alone, since it
+        costs a pass over as many numbers as there are weights, and a wait for a GPU.
     step_size : float
         0 where the step was refused.
     inner_iterations : float
@@ -38,7 +41,7 @@ class Update:
 
     w: Tensor
     loss: float
-    grad_norm: float
+    grad_norm: Callable[[], float]
     step_size: float
     inner_iterations: float = 0
     notes: tuple[str, ...] = ()
@@ -157,10 +160,10 @@ class _Epoch:
         assert self.last is not None
         counted = [f"{n} of {self.updates}: {what}" for what, n in self.notes.most_common()]
         return Step(
-            objective.at(self.last.w),
+            objective.at(self.last.w.clone()),
             self.step_sizes / self.updates,
             self.inner_iterations,
             (*remarks, *counted),
-            grad_norm=self.last.grad_norm,
+            grad_norm=self.last.grad_norm(),
             needed=False,
         )

@@ -105,8 +105,7 @@ class TorchOptimizer(ContinuedOptimizer[TorchMemory]):
                 group["lr"] = rate * self.learning_rate
             for made in memory.optimizers:
                 made.step()
-            # A copy, since torch changes its parameters in place and points keep theirs.
-            return Update(memory.w.clone(), loss, point.grad_norm, rate * self.learning_rate)
+            return Update(memory.w, loss, lambda: point.grad_norm, rate * self.learning_rate)
 
         epochs = Epochs(self.batch_size, self.schedule, memory)
         return (yield from epochs.steps(objective, w0, generator, advance))

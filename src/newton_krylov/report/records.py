@@ -59,6 +59,10 @@ _INCIDENTAL_KEYS = frozenset(
 _COMPUTATION_KEYS = frozenset({"chunk", "memory"})
 """Keys of a loss that say how it is computed, not what."""
 
+_TRAINING_KEYS = frozenset({"name", "dropout"})
+"""Keys of a model that do not tell one problem from another: dropout is of the method, which trains
+with it; what is recorded, loss and accuracies, is measured without."""
+
 
 _LARGEST, _LONGEST, _LONGEST_NAME = 1e300, 400, 200
 """Limits of the numbers, texts and names of archived runs that a page can show."""
@@ -83,7 +87,9 @@ class Problem:
     checksum : str
         Checksum of the data.
     model : tuple of (str, object)
-        The network's name and parameters; empty where there is none to choose.
+        The network's name and parameters, but dropout; empty where there is none to choose.
+    detail : str
+        What tells it from other problems of the same title that are shown with it.
     """
 
     dataset: str
@@ -94,6 +100,7 @@ class Problem:
     dtype: str = "float64"
     checksum: str = ""
     model: tuple[tuple[str, Any], ...] = ()
+    detail: str = field(default="", compare=False)
 
     @property
     def title(self) -> str:
@@ -107,6 +114,8 @@ class Problem:
             parts.append(", ".join([f"{self.loss.replace('_', ' ')} loss", *self._parameters()]))
         if self.dtype != "float64":
             parts.append(self.dtype)
+        if self.detail:
+            parts.append(self.detail)
         return " · ".join(parts)
 
     def _parameters(self) -> Iterator[str]:
@@ -192,6 +201,23 @@ class RunRecord:
         return f"{word}: {reason}" if reason else word
 
     @property
+    def load(self) -> float:
+        """The machine's load average while it ran: the larger of start and end; nan if unknown."""
+        found = self.summary.get("load_average")
+        known = [v for v in found if _is_number(v)] if isinstance(found, list) else []
+        return max(map(float, known), default=math.nan)
+
+    @property
+    def cores(self) -> int:
+        """The machine's processors; 0 where unknown."""
+        return _count(self.environment.get("cpu_count"))
+
+    @property
+    def overload(self) -> float:
+        """The load average over the processors: above 1, something had to wait; 0 if unknown."""
+        return self.load / self.cores if self.cores and math.isfinite(self.load) else 0.0
+
+    @property
     def optimum(self) -> float | None:
         """The certified optimal value, where there is one."""
         value = self.summary.get("optimum")
@@ -211,7 +237,7 @@ class RunRecord:
             parameters=_sorted(loss, _unsaid(loss)),
             dtype=str(self.summary.get("dtype") or self.config.get("dtype") or "float64"),
             checksum=str(described.get("checksum") or ""),
-            model=() if model.get("name") in (None, "auto") else _sorted(model),
+            model=() if model.get("name") in (None, "auto") else _network(model),
         )
 
     def _section(self, key: str) -> dict[str, Any]:
@@ -222,11 +248,11 @@ class RunRecord:
     def settings(self) -> dict[str, Any]:
         """The configuration, flat, of the parts that the run used: dotted key to value."""
         known = self.summary.get("idle")  # records from before there was the key lack it
-        idle = {str(group) for group in known} if isinstance(known, list) else set()
+        idle = {str(name) for name in known} if isinstance(known, list) else set()
         return {
             key: _hashable(value)
             for key, value in flatten(self.config).items()
-            if key.partition(".")[0] not in idle
+            if idle.isdisjoint({key, key.partition(".")[0]})
         }
 
     @cached_property
@@ -520,6 +546,11 @@ def _unsaid(loss: Mapping[str, Any]) -> Set[str]:
     """
     without = {"intercept"} if loss.get("intercept") == "none" else set()
     return _COMPUTATION_KEYS | {"name"} | without
+
+
+def _network(model: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Return a network's name and the parameters that tell one problem from another."""
+    return (("name", str(model["name"])), *_sorted(model, _TRAINING_KEYS))
 
 
 def _sorted(

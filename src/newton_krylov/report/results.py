@@ -9,8 +9,8 @@ import numpy as np
 from newton_krylov.records.trace import Column, shown
 from newton_krylov.report.panel import SECONDS_PER, seconds_text
 from newton_krylov.report.records import RunRecord
-from newton_krylov.report.study import Array, Entry, Study, Target
-from newton_krylov.report.tables import Table, middle, number_text
+from newton_krylov.report.study import Array, Entry, Study, Target, tied
+from newton_krylov.report.tables import Table, count_text, middle, number_text
 
 
 def tables(groups: Sequence[Study]) -> list[Table]:
@@ -91,6 +91,8 @@ def _remarks(study: Study) -> list[str]:
             f"f* = {study.optimum:.16g}, certified; differences below {study.floor:.0e} are "
             f"rounding errors."
         )
+    if len({record.settings.get("model.dropout") for record in study.records}) > 1:
+        remarks.append("The methods differ in dropout; what is shown is measured without it.")
     if text := repeats_text(study):
         remarks.append(f"{text.rstrip('.')}; least and greatest times in brackets.")
     return remarks
@@ -163,7 +165,8 @@ def times_table(study: Study) -> Table:
         ]
         rows.append([entry.label, *cells])
     head, remark = times_words(study)
-    return Table("", [head, *(target_text(target) for target in found)], rows, [remark])
+    remarks = [remark, *([caution] if (caution := caution_text(study)) else [])]
+    return Table("", [head, *(target_text(target) for target in found)], rows, remarks)
 
 
 def target_text(target: Target) -> str:
@@ -204,26 +207,67 @@ def _spread(seconds: Array) -> str:
 
 
 def fastest_text(study: Study) -> str | None:
-    """Say in a sentence or two who is first."""
+    """Say in a sentence or two who is first; a difference within the noise is a tie."""
     if study.headline is None or len(study.entries) < 2:
         return None
-    (seconds, label), *others = _finishers(study, study.headline)
-    text = f"{label} is the first at {_place(study, study.headline)}, after {seconds_text(seconds)}"
+    (time, first), *others = _finishers(study, study.headline)
+    place = _place(study, study.headline)
+    after = seconds_text(time)
     if not others:
-        return f"{text}; no other method gets there."
-    ratio = others[0][0] / seconds if seconds else math.inf
-    text = f"{text}; {others[0][1]} follows, {ratio:.2f} times as long."
+        return f"{first.label} is the first at {place}, after {after}; no other method gets there."
+    following, second = others[0]
+    if tied(first.cost_to(study.headline).tolist(), second.cost_to(study.headline).tolist()):
+        both = f"{after} and {seconds_text(following)}"
+        text = f"{first.label} and {second.label} tie at {place} ({both})."
+    else:
+        ratio = following / time if time else math.inf
+        text = (
+            f"{first.label} is the first at {place}, after {after}; {second.label} follows, "
+            f"{ratio:.2f} times as long."
+        )
     for target in reversed(study.targets[study.targets.index(study.headline) + 1 :]):
-        for seconds, label in _finishers(study, target):  # at most one method gets there
+        for time, entry in _finishers(study, target):  # at most one method gets there
             place = target_text(target)
-            return f"{text} Only {label} gets to {place}, after {seconds_text(seconds)}."
+            return f"{text} Only {entry.label} gets to {place}, after {seconds_text(time)}."
     return text
 
 
-def _finishers(study: Study, target: Target) -> list[tuple[float, str]]:
-    """Return seconds and labels of the methods that reach a target, the fastest first."""
+def caution_text(study: Study) -> str | None:
+    """Say what makes a study's times doubtful: one run each, a busy machine; None if nothing."""
+    if study.headline is None or len(study.entries) < 2:
+        return None
+    found = []
+    ends = [time for time, _ in _finishers(study, study.headline)[:2]]
+    close = len(ends) == 2 and ends[1] < _CLEAR * ends[0]
+    if close and all(len(entry.records) == 1 for entry in study.entries):
+        found.append(
+            "Each method ran once, so the noise of the times is unknown: sweep over repeat=0,1,2."
+        )
+    if busy := busy_text(study.records):
+        found.append(busy)
+    return " ".join(found) or None
+
+
+def busy_text(records: Sequence[RunRecord]) -> str | None:
+    """Say that more processes wanted the machine than it has processors; None if not."""
+    busiest = max(records, key=lambda record: record.overload, default=None)
+    if busiest is None or busiest.overload <= 1:
+        return None
+    return (
+        f"The machine was busy (load average {busiest.load:.1f} on "
+        f"{count_text(busiest.cores, 'core')}), so the times are noisy and too long."
+    )
+
+
+_CLEAR = 2.0
+"""From this ratio on, times of single runs are different whatever their usual noise."""
+
+
+def _finishers(study: Study, target: Target) -> list[tuple[float, Entry]]:
+    """Return the methods that reach a target with their times, the fastest first."""
     reached = zip(times(study)[target], study.entries, strict=True)
-    return sorted((t.seconds, e.label) for t, e in reached if math.isfinite(t.seconds))
+    known = [(time.seconds, entry) for time, entry in reached if math.isfinite(time.seconds)]
+    return sorted(known, key=lambda pair: (pair[0], pair[1].label))
 
 
 def _place(study: Study, target: Target) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from newton_krylov.report.records import Problem, RunRecord, differences
 
 Array = NDArray[np.float64]
 
+_SAME = 1.1
+"""Medians within this ratio are a tie, whatever the spread."""
 
 TARGETS = (1e-3, 1e-6, 1e-9, 1e-12)
 """Suboptimalities whose costs are shown, where the optimum is known."""
@@ -275,6 +278,23 @@ class Study:
         return float(np.median(entry.cost_to(target)))
 
 
+def tied(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Return whether two methods' times are the same up to noise.
+
+    Parameters
+    ----------
+    a, b : sequence of float
+        Seconds of each run.
+
+    Returns
+    -------
+    bool
+        Whether the ranges overlap, or the medians are within 10 % of each other.
+    """
+    slow, fast = sorted([median(a), median(b)], reverse=True)
+    return max(min(a), min(b)) <= min(max(a), max(b)) or slow <= _SAME * fast
+
+
 def power_text(value: float) -> str:
     """Write a power of ten briefly: `1e-6`."""
     return f"{value:.0e}".replace("e-0", "e-")
@@ -304,9 +324,27 @@ def studies(records: Iterable[RunRecord]) -> list[Study]:
         methods = problems.setdefault(_problem_of(record, described), {})
         methods.setdefault(_key(record), []).append(record)
     ordered = sorted(problems, key=lambda p: (p.dataset, p.loss, p.n_features, p.n_samples))
-    made = [Study(problem, _entries(list(problems[problem].values()))) for problem in ordered]
+    made = [
+        Study(named, _entries(list(problems[problem].values())))
+        for problem, named in zip(ordered, _with_details(ordered), strict=True)
+    ]
     family = list(dict.fromkeys(entry.label for study in made for entry in study.entries))
     return [replace(study, family=family) for study in made]
+
+
+def _with_details(problems: Sequence[Problem]) -> list[Problem]:
+    """Give problems of one title what tells them apart: the network's parameters, or the data."""
+    same = Counter(problem.title for problem in problems)
+    found = []
+    for problem in problems:
+        alike = [other for other in problems if other.title == problem.title]
+        shared = set(problem.model).intersection(*(other.model for other in alike))
+        own = set(problem.model) - shared
+        detail = ", ".join(f"{key} = {value}" for key, value in sorted(own, key=lambda kv: kv[0]))
+        if not detail:
+            detail = f"data {problem.checksum[:8]}" if problem.checksum else "data not described"
+        found.append(problem if same[problem.title] == 1 else replace(problem, detail=detail))
+    return found
 
 
 def _problem_of(record: RunRecord, described: Iterable[Problem]) -> Problem:

@@ -4,7 +4,7 @@ Colours are Okabe and Ito's ("Color Universal Design", 2008), which people with 
 blindness can distinguish; marker and dash repeat the distinction for print in grey.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,8 +86,15 @@ def line_styles(labels: Iterable[str]) -> dict[str, LineStyle]:
     free = [(c, dash) for dash in _DASHES for c in _COLORS if (c, dash) not in taken]
     for i, label in enumerate(label for label in labels if label not in styles):
         color, dash = free[i % len(free)]
-        styles[label] = LineStyle(color, _MARKERS[i % len(_MARKERS)], dash)
+        styles[label] = LineStyle(color, _marker(i, color, styles.values()), dash)
     return styles
+
+
+def _marker(start: int, color: str, others: Collection[LineStyle]) -> str:
+    """Return a marker that no other method of the colour has: the legend may be far away."""
+    taken = {style.marker for style in others if style.color == color}
+    turned = [_MARKERS[(start + k) % len(_MARKERS)] for k in range(len(_MARKERS))]
+    return next((marker for marker in turned if marker not in taken), turned[0])
 
 
 RC: dict[Any, Any] = {

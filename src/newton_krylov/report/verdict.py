@@ -24,7 +24,8 @@ from newton_krylov.records.record import read_json, write_json
 from newton_krylov.report.compare import write_comparison
 from newton_krylov.report.panel import seconds_text
 from newton_krylov.report.records import RunRecord, read_record
-from newton_krylov.report.study import power_text, studies
+from newton_krylov.report.results import busy_text
+from newton_krylov.report.study import power_text, studies, tied
 from newton_krylov.report.tables import Table, count_text, number_text
 
 PLAN, DIAGNOSIS, VERDICT = "plan.json", "diagnosis.json", "verdict.json"
@@ -40,8 +41,6 @@ SHARES_UNKNOWN = {"loose": 0.1, "medium": 0.01, "tight": 1e-8}
 
 LARGEST_RATIO = 4.0
 """Up to which a performance profile is integrated."""
-_SAME = 1.1
-"""Medians within this ratio are a tie, whatever the spread."""
 _ROUNDING = 10.0
 """A target is at least this many units of rounding of the optimal value."""
 
@@ -317,7 +316,9 @@ class Race:
     @cached_property
     def reasons(self) -> list[str]:
         """Why, each with its number."""
-        return [*_reasons(self.facts), *self._reasons_from_traces()]
+        busy = busy_text([record for c in self.contestants for record in c.runs])
+        found = [*_reasons(self.facts), *self._reasons_from_traces()]
+        return [*found, busy] if busy else found
 
     def _reasons_from_traces(self) -> Iterable[str]:
         second = next((c.second for c in reversed(self.comparisons) if c.second is not None), None)
@@ -438,23 +439,6 @@ def best_setting(trials: Sequence[RunRecord], targets: Sequence[RaceTarget]) -> 
         return (*times, losses[-1] if losses else math.inf)
 
     return min(range(len(trials)), key=lambda i: place(trials[i]))
-
-
-def tied(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Return whether two methods' times are the same up to noise.
-
-    Parameters
-    ----------
-    a, b : sequence of float
-        Seconds of each run.
-
-    Returns
-    -------
-    bool
-        Whether the ranges overlap, or the medians are within 10 % of each other.
-    """
-    slow, fast = sorted([median(a), median(b)], reverse=True)
-    return max(min(a), min(b)) <= min(max(a), max(b)) or slow <= _SAME * fast
 
 
 def seconds_to(records: Sequence[RunRecord], target: RaceTarget) -> list[float]:

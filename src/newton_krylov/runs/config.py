@@ -150,7 +150,7 @@ class RunConfig:
 
     @property
     def idle(self) -> list[str]:
-        """The groups whose parts the run will not use (see `capabilities.idle`)."""
+        """The groups and keys that the run will not use (see `capabilities.idle`)."""
         return idle(self.entries, {group: self.options_of(group) for group in GROUPS})
 
     @property

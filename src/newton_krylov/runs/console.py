@@ -108,7 +108,7 @@ class MemberProgress:
 
 def named_line(row: Row) -> str:
     """Return the main columns of a row with their names, for a line that has no heading."""
-    known = shown("members", lambda name: not math.isnan(getattr(row, name)))
+    known = [c for c in shown("members") if not math.isnan(getattr(row, c.name))]
     order = sorted(known, key=lambda column: column.name != "iteration")
     return "  ".join(f"{c.brief} {format(getattr(row, c.name), c.form)}" for c in order)
 
@@ -186,7 +186,7 @@ def print_line(number: str, summary: Mapping[str, Any], standing: str = "") -> N
     cells = [f"{number:>4}", f"{summary['label']:<28}", f"{summary['status']:<11}"]
     for name in ("loss", "suboptimality", "seconds"):
         column, value = COLUMNS[name], summary.get(name)
-        cells.append("" if value is None else format(value, column.form))
+        cells.append("" if value is None or math.isnan(value) else format(value, column.form))
         cells[-1] = f"{cells[-1]:>{column.width}}"
     text = f"{' '.join(cells)}  {summary.get('reason') or ''}".rstrip()
     say(f"{text}  [{standing}]" if standing else text)
@@ -308,21 +308,23 @@ def _print_table(out: Console, members: MemberTable) -> None:
     )  # fmt: skip
     table.add_column("#", justify="right", overflow="fold")
     table.add_column("method", overflow="fold", min_width=12)
-    longest = max(len(line) for m in members.rows for line in ["differs by", *m.overrides])
-    table.add_column("differs by", overflow="fold", min_width=min(longest, 32))
+    longest = max(len(line) for m in members.rows for line in ["", *m.overrides])
+    if longest:
+        width = min(max(longest, len("differs by")), 32)
+        table.add_column("differs by", overflow="fold", min_width=width)
     if members.target:
         table.add_column(f"to {members.target}", justify="right", no_wrap=True)
     known = [member.summary for member in members.rows]
-    columns = shown("members", lambda name: any(_is_known(each.get(name)) for each in known))
+    columns = [c for c in shown("members") if any(_is_known(each.get(c.name)) for each in known)]
     for column in columns:
         table.add_column(column.brief, justify="right", no_wrap=True)
-    table.add_column("ending", no_wrap=True)
+    table.add_column("ending", no_wrap=True, min_width=9)
     for member in members.rows[:_MOST_MEMBERS]:
         time_to = [member.time] if members.target else []
         values = [_known(member.summary.get(c.name), c.form) for c in columns]
         ending = str(member.summary.get("outcome") or member.summary.get("status"))
-        own = "\n".join(member.overrides)
-        cells = [member.number, member.label, own, *time_to, *values, ending]
+        own = ["\n".join(member.overrides)] if longest else []
+        cells = [member.number, member.label, *own, *time_to, *values, ending]
         table.add_row(*map(Text, cells))
     out.print()
     out.print(table)

@@ -59,6 +59,14 @@ def describe(repository: Path) -> dict[str, Any]:
     }
 
 
+def load_average() -> float | None:
+    """Return how many processes wanted a processor in the last minute; None if nobody counts."""
+    try:
+        return os.getloadavg()[0]
+    except (OSError, AttributeError):  # Windows has none
+        return None
+
+
 @cache
 def code_checksum() -> str:
     """Return the SHA-256 of the program's own modules, names and bytes."""

@@ -40,7 +40,7 @@ from newton_krylov.runs.console import (
     print_summary,
     say_unused,
 )
-from newton_krylov.runs.environment import code_checksum, describe
+from newton_krylov.runs.environment import code_checksum, describe, load_average
 from newton_krylov.runs.interruption import Interruption, interruptible
 from newton_krylov.runs.optimum import Optimum, certified_optimum
 from newton_krylov.runs.parts import register_parts
@@ -350,6 +350,7 @@ class _Experiment:
         self.out = console()
         self.problems: list[str] = []
         self.origin: dict[str, str] = {}
+        self.load = load_average()
         self.last = None if checkpoint is None else checkpoint.rows[-1]
 
     def run(self) -> None:
@@ -461,7 +462,8 @@ class _Experiment:
 
     def _note_end(self, **values: Any) -> None:
         """Set the keys of the summary that say how the run ended."""
-        self._note(wall_seconds=time.perf_counter() - self.started, **values)
+        load = [self.load, load_average()]
+        self._note(wall_seconds=time.perf_counter() - self.started, load_average=load, **values)
 
     def _write(self, action: Callable[[], None]) -> None:
         """Write to the record; on a full disk the run's end is shown all the same."""
@@ -603,7 +605,7 @@ class _Experiment:
             status = self.interruption.status
         self._note_end(status=status, outcome=str(result.outcome), reason=result.reason, **last)
         if status == "finished":
-            (self.record.folder / CHECKPOINT).unlink(missing_ok=True)
+            self._write(lambda: (self.record.folder / CHECKPOINT).unlink(missing_ok=True))
 
 
 def _draw(folder: Path) -> list[str]:

@@ -1,12 +1,16 @@
 """Ctrl-C and SIGTERM: both end a run cleanly, with what it had."""
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import FrameType
 
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
+_BETWEEN_LOOKS = 1.0  # seconds
 
 
 class Interruption:
@@ -84,3 +88,20 @@ def interruptible() -> Iterator[Interruption]:
     finally:
         for number, handler in zip(_NUMBERS, before, strict=True):
             signal.signal(number, handler)
+
+
+@cache
+def end_with_parent() -> None:
+    """Let this process end when the one that started it is killed and cannot tell it to."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_BETWEEN_LOOKS)
+        while True:  # the first ends the run, the next an idle process
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(_BETWEEN_LOOKS)
+            while isinstance(signal.getsignal(signal.SIGTERM), Interruption):
+                time.sleep(_BETWEEN_LOOKS)
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()

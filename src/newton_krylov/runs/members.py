@@ -11,14 +11,16 @@ from newton_krylov.errors import UserError
 from newton_krylov.records.record import Record
 from newton_krylov.records.trace import shown
 from newton_krylov.report.panel import seconds_text
-from newton_krylov.report.results import fastest_text, repeats_text
+from newton_krylov.report.results import caution_text, fastest_text, repeats_text
 from newton_krylov.report.study import Entry, Study, Target
 from newton_krylov.report.tables import middle, number_text
 from newton_krylov.runs.config import check
 from newton_krylov.runs.console import MemberLine, MemberTable
 from newton_krylov.runs.resume import task_overrides
 
-_REPETITIONS = ("seed", "repeat")
+_UNSAID = ("method", "seed", "repeat")
+"""Keys in which rows do not differ, or whose values their labels are."""
+
 _MOST_NUMBERS = 4  # of members that are listed in a row
 
 
@@ -47,9 +49,9 @@ class Member:
     @property
     def meant(self) -> list[str]:
         """Those of its overrides that change what is run."""
-        idle = self.record.summary.get("idle") or []
-        given = task_overrides(self.record.overrides)
-        return [line for line in given if key_of(line).partition(".")[0] not in idle]
+        idle = set(self.record.summary.get("idle") or [])
+        given = [(key_of(line), line) for line in task_overrides(self.record.overrides)]
+        return [line for key, line in given if idle.isdisjoint({key, key.partition(".")[0]})]
 
     @property
     def unused(self) -> list[str]:
@@ -93,8 +95,11 @@ def member_tables(groups: Sequence[Study], members: Sequence[Member]) -> list[Me
         A row for each method: medians where several members repeat it.
     """
     known = {member.record.folder.resolve(): member for member in members}
-    shared = set[str]().union(*(m.meant for m in members)).intersection(*(m.meant for m in members))
-    return [_table(study, known, shared, alone=len(groups) == 1) for study in groups]
+    if not members:
+        return []
+    shared = set(members[0].meant).intersection(*(m.meant for m in members))
+    tables = [_table(study, known, shared, alone=len(groups) == 1) for study in groups]
+    return [table for table in tables if table.rows]
 
 
 def _table(
@@ -105,7 +110,7 @@ def _table(
         mine = [known[place] for r in entry.records if (place := r.folder.resolve()) in known]
         if mine:
             rows.append(_line(study, entry, mine, shared))
-    sentences = [fastest_text(study), repeats_text(study)]
+    sentences = [fastest_text(study), repeats_text(study), caution_text(study)]
     return MemberTable(
         "" if alone else study.problem.title,
         rows,
@@ -118,9 +123,7 @@ def _line(study: Study, entry: Entry, mine: Sequence[Member], shared: set[str]) 
     """Return a method's row."""
     several = set(mine[0].meant).intersection(*(member.meant for member in mine))
     own = [
-        line
-        for line in mine[0].meant
-        if line in several - shared and key_of(line) not in _REPETITIONS
+        line for line in mine[0].meant if line in several - shared and key_of(line) not in _UNSAID
     ]
     names = (column.name for column in shown("members"))
     summary: dict[str, Any] = {name: middle(entry.last(name)) for name in names}

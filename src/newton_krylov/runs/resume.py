@@ -1,6 +1,7 @@
 """Resuming an interrupted run: which folder, and from which step."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ _R = TypeVar("_R", bound=Record)
 
 _INCIDENTAL = ("tracking", "data_dir", "checkpoint_seconds", "spectrum")
 """Keys that do not change what a run computes: a run may be continued with others."""
+
+
+_PATIENCE = 5.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def earlier(folder: Path, plain: Mapping[str, Any], *, resume: bool) -> EarlierR
         raise TakenError(
             f"{folder} holds a run already: continue it by resume=true, or choose another folder."
         )
+    _wait_for(Record(folder))
     record = loaded(Record, folder)
     if record is None:
         return None
@@ -94,6 +99,13 @@ def earlier(folder: Path, plain: Mapping[str, Any], *, resume: bool) -> EarlierR
         return EarlierRun(record, Checkpoint.load(folder / CHECKPOINT))
     except DataError as error:
         return EarlierRun(record, problem=f"{error} The run starts over.")
+
+
+def _wait_for(record: Record) -> None:
+    """Let a worker that a killed sweep left finish its record; it ends by itself."""
+    end = time.monotonic() + _PATIENCE
+    while record.alive and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 def loaded(kind: type[_R], folder: Path) -> _R | None:

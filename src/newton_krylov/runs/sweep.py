@@ -182,6 +182,7 @@ class Sweep:
         self.record, self.tracker, self.quiet = record, tracker, quiet
         self._started = time.perf_counter()
         self.studies: list[Study] = []
+        self.damaged: list[str] = []
 
     @classmethod
     def begin(
@@ -255,18 +256,19 @@ class Sweep:
         """
         members = self._members()
         failed = [member for member in members if member.failed]
+        n_failed = len(failed) + len(self.damaged)
         self._write(status=status, reason=reason)  # a second signal may cut the rest short
         say(f"comparing {count_text(len(members), 'run')}: tables and figures")
         files = self._compare() if members else []
         # In a race, a setting with which a method diverges is a result.
-        broken = failed and not (self.record.folder / PLAN).exists()
+        broken = self.damaged or (failed and not (self.record.folder / PLAN).exists())
         self._write(
             status="failed" if status == "finished" and broken else status,
             outcome=None,
-            reason=reason or f"{len(members)} runs, {len(failed)} failed",
+            reason=reason or f"{len(members)} runs, {n_failed} failed",
             members=len(members),
             drawn=[str(path.relative_to(self.record.folder)) for path in files],
-            failed_members=len(failed),
+            failed_members=n_failed,
             runs=[_facts(member) for member in members],
             wall_seconds=time.perf_counter() - self._started,
         )
@@ -299,14 +301,14 @@ class Sweep:
         console(stderr=True).print(text, markup=False, soft_wrap=True)
 
     def _members(self) -> list[Member]:
-        """Read the members' records; one whose process was killed is marked so, and sent."""
+        """Read the members' records and note the damaged; a killed one is marked so, and sent."""
         folders = [path.parent for path in self.record.folder.rglob(Record.summary_file)]
         members = []
         for folder in sorted(folders, key=lambda path: (len(path.name), path.name)):
             try:
                 record = Record.load(folder)
             except UserError as error:
-                _log.info("%s", error)
+                self.damaged.append(f"{folder.name}  damaged: {error}")
                 continue
             if record.mark_killed():
                 self.tracker.send(record)
@@ -340,10 +342,10 @@ class Sweep:
             say_unused(sentence for member in members for sentence in member.unused)
         if (folder / PLAN).exists():
             print_verdict(out, read_race(folder))
-        elif members:
-            tables = member_tables(self.studies, members)
-            failures = [text for text in (member.problem for member in members) if text is not None]
-            print_members(out, tables, failures, self._best())
+        elif members or self.damaged:
+            texts = (member.problem for member in members)
+            failures = [*(text for text in texts if text is not None), *self.damaged]
+            print_members(out, member_tables(self.studies, members), failures, self._best())
         pages = [file for file in files if file.suffix in (".html", ".md")]
         lines = [("sweep", short(folder)), *(("comparison", short(file)) for file in pages)]
         if (folder / FIGURES).is_dir():

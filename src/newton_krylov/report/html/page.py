@@ -24,6 +24,7 @@ from newton_krylov.report.panel import shown_costs
 from newton_krylov.report.profiles import PROFILE_COSTS, Profile, profiles
 from newton_krylov.report.records import RunRecord
 from newton_krylov.report.results import (
+    caution_text,
     endings_table,
     entry_text,
     failures,
@@ -81,6 +82,7 @@ def write_page(groups: Sequence[Study], preface: Preface | None = None) -> str:
             data=data,
             title=_title(groups),
             preface=preface,
+            answer=_halves(preface.paragraph) if preface is not None else None,
             answers=preface.table() if preface is not None else None,
             cards=_cards(groups),
             studies=[_study_view(*each) for each in zip(_names(groups), groups, strict=True)],
@@ -141,6 +143,12 @@ def _title(groups: Sequence[Study]) -> str:
     return f"{names or 'Runs'}: {count_text(len(records), 'run')} compared"
 
 
+def _halves(paragraph: str) -> tuple[str, str]:
+    """Split an answer after what it says of the hardest target, which is shown the largest."""
+    first, mark, rest = paragraph.partition("; ")
+    return f"{first}{'.' if mark else ''}", rest
+
+
 def _cards(groups: Sequence[Study]) -> list[dict[str, Any]]:
     """Return the numbers at the head of the page."""
     records = [record for study in groups for record in study.records]
@@ -179,6 +187,7 @@ def _study_view(name: str, study: Study) -> dict[str, Any]:
         "name": name,
         "title": study.problem.title,
         "fastest": fastest_text(study),
+        "caution": caution_text(study),
         "chips": [chip for chip in chips if not chip["crowd"]],
         "crowd": [chip for chip in chips if chip["crowd"]],
         "quantities": [(q.column, q.name) for q in shown_quantities(study)],
@@ -209,7 +218,7 @@ def _profiles_view(made: Sequence[Profile], styles: Mapping[str, LineStyle]) -> 
         for label, count in first.not_run.items()
     ]
     return {
-        "problems": first.problems,
+        "problems": count_text(first.problems, "problem"),
         "targets": list(dict.fromkeys((profile.target, profile.target) for profile in made)),
         "costs": [(cost, COLUMNS[cost].words) for cost in PROFILE_COSTS],
         "notes": notes,

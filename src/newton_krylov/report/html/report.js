@@ -206,6 +206,14 @@
     return Math.max(...ends) > SPREAD * Math.min(...ends) ? "log" : "linear";
   }
 
+  // What the start cost says nothing of the steps: a logarithmic axis begins at the first of them.
+  function fromFirstStep(study, cost) {
+    const columns = study.entries.map((e) => e.middle[cost]).filter((x) => x && last(x) > 0);
+    const firsts = columns.map((x) => x.slice(1).find((v) => v > 0)).filter((v) => v > 0);
+    if (!firsts.length) return null;
+    return [Math.log10(0.7 * Math.min(...firsts)), Math.log10(1.5 * Math.max(...columns.map(last)))];
+  }
+
   function drawStudy(study) {
     return (panel, board) => {
       const cost = study.costs.find((each) => each.column === panel.dataset.cost);
@@ -228,7 +236,9 @@
       const yScale = board.choices.yscale === "auto" ? (quantity.log ? "log" : "linear") : board.choices.yscale;
       const name = `${quantity.name} against ${cost.name}; the tables below give the numbers`;
       panel.setAttribute("aria-label", name);
-      const made = layout(panel, axis(cost.column, cost.name, xScale), axis(quantity.column, quantity.name, yScale));
+      const across = axis(cost.column, cost.name, xScale);
+      if (xScale === "log") across.range = fromFirstStep(study, cost.column) || undefined;
+      const made = layout(panel, across, axis(quantity.column, quantity.name, yScale));
       if (floor !== null && yScale === "log") markFloor(made, floor);
       return { traces: [...bands, ...lines], layout: made };
     };

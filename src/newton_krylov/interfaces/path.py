@@ -1,0 +1,385 @@
+"""Regularization paths of linear models: many penalties, one data set, each start from the last."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.utils.validation import _check_sample_weight, check_X_y
+from torch import Tensor
+
+from newton_krylov.curvature.hvp import HessianProduct
+from newton_krylov.data.catalogue import Task
+from newton_krylov.data.dataset import Split, Table
+from newton_krylov.errors import ConfigError
+from newton_krylov.interfaces.columns import Columns
+from newton_krylov.interfaces.parts import named
+from newton_krylov.objectives.linear_model import LinearModel, LinearModelPoint
+from newton_krylov.objectives.log_link import LogLink
+from newton_krylov.objectives.regression import Regression
+from newton_krylov.optimizers.base import Step
+from newton_krylov.optimizers.damping import Fixed
+from newton_krylov.optimizers.forcing import superlinear
+from newton_krylov.optimizers.line_search import armijo
+from newton_krylov.optimizers.newton import on_all_samples
+from newton_krylov.optimizers.newton_step import NewtonStep
+from newton_krylov.optimizers.proximal_newton import ProximalNewton
+from newton_krylov.registry import Entry
+
+_CLASSES = ("binary", "multiclass")
+_ABOVE = 1.001
+"""The rounding of the first penalty must not let a weight in."""
+_HEAVY = 1e12
+"""A penalty, in units of the loss, that leaves the intercept alone."""
+_POINTS = 4
+"""Of a path, whose polynomial guesses the next."""
+_RIDGE = 0.1
+"""Stands for a smaller share of the L1 term where the largest lambda is chosen."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """A regularization path.
+
+    Attributes
+    ----------
+    lambdas : ndarray, shape (k,)
+        The penalties, falling.
+    coef : ndarray, shape (k, n_outputs, n_features)
+        Weights at each.
+    intercept : ndarray, shape (k, n_outputs)
+        Intercepts.
+    losses : ndarray, shape (k,)
+        Mean losses of the training samples, without the penalty.
+    steps : ndarray, shape (k,)
+        Newton steps taken.
+    converged : ndarray, shape (k,)
+        Whether `tol` was met.
+    passes : float
+        Passes over the data, of all together.
+    """
+
+    lambdas: NDArray[np.float64]
+    coef: NDArray[np.float64]
+    intercept: NDArray[np.float64]
+    losses: NDArray[np.float64]
+    steps: NDArray[np.int64]
+    converged: NDArray[np.bool_]
+    passes: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Where a solve ended."""
+
+    point: LinearModelPoint
+    steps: int
+    size: float
+    converged: bool
+
+
+def path(
+    X: Any,
+    y: Any,
+    *,
+    loss: str = "logistic",
+    lambdas: int | Sequence[float] = 60,
+    l1_ratio: float = 0.0,
+    eps: float = 1e-4,
+    sample_weight: Any = None,
+    offset: Any = None,
+    fit_intercept: bool = True,
+    tol: float = 1e-6,
+    max_iter: int = 100,
+    solver: str = "cg",
+    preconditioner: str = "jacobi",
+    options: Mapping[str, Any] | None = None,
+) -> Path:
+    """Fit a linear model for many penalties, each starting from the last one's weights.
+
+    Minimizes the weighted mean loss plus lambda ((1 - r)/2 |w|^2 + r |w|_1), r the `l1_ratio`; the
+    intercept is not penalized. The data are scaled and laid out once.
+
+    Parameters
+    ----------
+    X : array or sparse matrix, shape (n_samples, n_features)
+        Samples.
+    y : array, shape (n_samples,)
+        Labels of a classification, numbers of a regression.
+    loss : str
+        A loss of a linear model as registered, such as `"logistic"`, `"multinomial"`, `"poisson"`.
+    lambdas : int or sequence of float
+        The penalties, or how many: then geometrically from the smallest at which all weights are 0
+        (for r below 0.1, as if r were 0.1) to `eps` times that.
+    l1_ratio : float
+        r, from 0 (ridge) to 1 (lasso).
+    eps : float
+        See `lambdas`.
+    sample_weight : array, shape (n_samples,), optional
+        How often each sample counts, >= 0.
+    offset : array, shape (n_samples,), optional
+        Added to the output of each sample and not fitted.
+    fit_intercept : bool
+        Whether the model has an intercept.
+    tol : float
+        Stop where no entry of the gradient (of the subgradient of least norm) by weights of
+        standardized columns is larger, in the loss's own unit.
+    max_iter : int
+        Limit of Newton steps for each penalty.
+    solver, preconditioner : str
+        Of the Newton systems, as registered.
+    options : mapping, optional
+        Keywords of the loss, such as `{"power": 1.5}`.
+
+    Returns
+    -------
+    Path
+        The penalties with their fits.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown loss, and a keyword that it does not take.
+    ValueError
+        If the data are not as said, or a penalty is negative.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> found = path(X, y, loss="least_squares", l1_ratio=1.0, lambdas=20, eps=1e-2)
+    >>> [int((w != 0).sum()) for w in found.coef[[0, 5, 10]]]
+    [0, 4, 6]
+    """
+    if not 0 <= l1_ratio <= 1:
+        raise ValueError(f"l1_ratio == {l1_ratio}, must be between 0 and 1")
+    X, y = check_X_y(X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
+    problem = Problem(
+        X, y, loss=loss, options=options or {}, sample_weight=sample_weight, offset=offset,
+        intercept=fit_intercept, solver=solver, preconditioner=preconditioner, tol=tol,
+        max_iter=max_iter,
+    )  # fmt: skip
+    chosen = grid(problem, lambdas, l1_ratio, eps)
+    fits = list(problem.along(chosen, l1_ratio))
+    weights = [problem.back(fit.point.w) for fit in fits]
+    return Path(
+        lambdas=chosen,
+        coef=np.stack([coef for coef, _ in weights]),
+        intercept=np.stack([intercept for _, intercept in weights]),
+        losses=np.array([float(fit.point.terms.value) for fit in fits]),
+        steps=np.array([fit.steps for fit in fits]),
+        converged=np.array([fit.converged for fit in fits]),
+        passes=problem.objective.counts.passes,
+    )
+
+
+def grid(
+    problem: "Problem", lambdas: int | Sequence[float], l1_ratio: float, eps: float
+) -> NDArray[np.float64]:
+    """Return the penalties, falling."""
+    if isinstance(lambdas, int):
+        largest = problem.largest_lambda(max(l1_ratio, _RIDGE))
+        return np.geomspace(largest, eps * largest, lambdas)
+    values = np.sort(np.asarray(lambdas, dtype=np.float64))[::-1]
+    if len(values) == 0 or not np.isfinite(values).all() or values[-1] < 0:
+        raise ValueError("lambdas should be finite numbers of at least 0, one or more")
+    return np.ascontiguousarray(values)
+
+
+class Problem:
+    """A loss bound to scaled data, to be solved for one penalty after the other.
+
+    Parameters
+    ----------
+    X : array or CSR matrix, shape (n, d)
+        Finite floats.
+    y : ndarray, shape (n,)
+        Labels or numbers.
+    loss, options, sample_weight, offset, intercept, solver, preconditioner, tol, max_iter
+        As in `path`.
+    classes : ndarray, optional
+        The labels, sorted, where `y` may lack some.
+    scaled : bool
+        Whether the columns are scaled for the solve.
+    """
+
+    def __init__(
+        self,
+        X: Any,
+        y: NDArray[Any],
+        *,
+        loss: str,
+        options: Mapping[str, Any],
+        sample_weight: Any,
+        offset: Any,
+        intercept: bool,
+        solver: str,
+        preconditioner: str,
+        tol: float,
+        max_iter: int,
+        classes: NDArray[Any] | None = None,
+        scaled: bool = True,
+    ) -> None:
+        kind = linear_loss(loss)
+        self.tol, self.max_iter = tol, max_iter
+        self.classes = classes
+        task = cast(type[LinearModel], kind.target).task
+        if task in _CLASSES:
+            self.classes = np.unique(y) if classes is None else classes
+            _check_classes(self.classes, loss, task)
+            y = np.searchsorted(self.classes, y)
+        weights = None
+        if sample_weight is not None:
+            weights = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True, copy=True
+            )
+            if not weights.sum() > 0:
+                raise ValueError("the samples' weights must have a positive sum")
+            weights *= len(weights) / weights.sum()
+        self.columns = Columns.of(X, weights, 0.0, centred=intercept, intercept=intercept)
+        if not scaled:
+            self.columns = replace(self.columns, size=np.ones_like(self.columns.size))
+        features = self.columns.scaled(X)
+        dtype = features.dtype
+
+        def tensor(values: Any) -> Tensor | None:
+            return None if values is None else torch.from_numpy(np.array(values)).to(dtype)
+
+        targets = torch.from_numpy(y.astype(np.int64)) if task in _CLASSES else tensor(y)
+        assert targets is not None
+        split = Split(features, targets, tensor(weights), tensor(offset))
+        number = 0 if self.classes is None else len(self.classes)
+        data = Table(
+            "the data given", split, None, cast(Task, task), number, "fit", "", bias=intercept
+        )
+        plain: LinearModel = kind.build({"l2": 0.0, **options}, dataset=data)
+        self.objective = plain.with_factors(
+            self._factors(plain, self.columns.size**-2.0),
+            self._factors(plain, 1 / self.columns.size),
+        )
+        self.unit = _unit(plain)
+        self._newton = NewtonStep(
+            named("solver", solver).build({}), HessianProduct(), armijo, superlinear,
+            named("preconditioner", preconditioner).build({}), Fixed(),
+        )  # fmt: skip
+        self._proximal = ProximalNewton(
+            self._newton.solver, HessianProduct(), armijo, superlinear,
+            self._newton.preconditioner,
+        )  # fmt: skip
+
+    def _factors(self, f: LinearModel, of_columns: NDArray[Any]) -> Tensor:
+        values = np.append(of_columns, 0.0) if self.columns.intercept else of_columns
+        return torch.from_numpy(values).to(f.dtype).repeat_interleave(f.n_outputs)
+
+    def start(self) -> Tensor:
+        """Return weights of 0 and, of a regression, the intercept that predicts the mean."""
+        f = self.objective
+        w = torch.zeros(f.dim, dtype=f.dtype)
+        if self.columns.intercept and isinstance(f, Regression):
+            v = torch.ones_like(f.y) if f.sample_weight is None else f.sample_weight
+            if f.offset is not None and isinstance(f, LogLink):
+                b = f.link(float((v * f.y).sum() / (v * torch.exp(f.offset)).sum()))
+            else:
+                b = f.link(float((v * f.y).sum() / v.sum()))
+            w[-1] = b if math.isfinite(b) else 0.0
+        return w
+
+    def along(self, lambdas: NDArray[np.float64], l1_ratio: float) -> Iterator[Fit]:
+        """Solve for falling penalties, each from where the last ones point to."""
+        known: list[tuple[float, LinearModelPoint]] = []
+        last: LinearModelPoint | None = None
+        for value in lambdas:
+            f = self.objective.with_l2(float(value * (1 - l1_ratio)), float(value * l1_ratio))
+            start = f.at(self.start()) if last is None else LinearModelPoint(f, last.w, last.Z)
+            if l1_ratio == 0 and value > 0 and len(known) > 1:
+                start = min(start, _extrapolated(f, known, math.log(value)), key=_value)
+            fit = self.solve(f, start.w)
+            last = fit.point
+            if value > 0:
+                known = [*known[1 - _POINTS :], (math.log(value), last)]
+            yield fit
+
+    def solve(self, f: LinearModel, start: Tensor) -> Fit:
+        """Minimize from a start until the tolerance is met."""
+        generator = torch.Generator().manual_seed(0)
+        if f.l1 > 0:
+            steps: Any = self._proximal.steps(f, start, generator)
+        else:
+            steps = on_all_samples(self._newton, f, start, self._newton.memory(), generator)
+        taken, size, step = -1, math.inf, None
+        for step in steps:
+            taken += 1
+            size = self.gradient_size(step)
+            if size <= self.tol * self.unit or taken == self.max_iter:
+                break
+        assert step is not None
+        return Fit(step.point, taken, size, size <= self.tol * self.unit)
+
+    def gradient_size(self, step: Step) -> float:
+        """Return the largest entry of the gradient by weights of standardized columns."""
+        g = step.point.grad
+        return self.columns.gradient_size(g.view(-1, self.objective.n_outputs).T.double().numpy())
+
+    def back(self, w: Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the weights of the columns as given, and the intercepts."""
+        return self.columns.back(w.view(-1, self.objective.n_outputs).T.double().numpy())
+
+    def largest_lambda(self, l1_ratio: float) -> float:
+        """Return the least penalty at which all weights are 0."""
+        f = self.objective
+        w = self.start()
+        if self.columns.intercept:
+            held = torch.ones(f.dim, dtype=f.dtype)
+            held[-f.n_outputs :] = 0.0
+            w = self.solve(f.with_factors(held).with_l2(_HEAVY * self.unit), w).point.w
+        point = f.at(w)
+        g = point.grad.view(-1, f.n_outputs)[: len(self.columns.size)]
+        # A weight of a scaled column is that of the column as given times its size.
+        sizes = torch.from_numpy(self.columns.size).to(g.dtype)[:, None]
+        largest = float((g * sizes).abs().max()) / l1_ratio
+        return largest * _ABOVE if largest > 0 else 1.0
+
+
+def linear_loss(name: str) -> Entry:
+    """Return the registered loss, if it is of a linear model."""
+    kind = named("loss", name)
+    if not (isinstance(kind.target, type) and issubclass(kind.target, LinearModel)):
+        raise ConfigError(f"loss={name!r} is not of a linear model; take logistic or poisson, say.")
+    return kind
+
+
+def _check_classes(classes: NDArray[Any], loss: str, task: str) -> None:
+    if len(classes) < 2:
+        raise ValueError(f"y has one class only, {classes[0]!r}: a classifier needs two or more")
+    if (len(classes) == 2) != (task == "binary"):
+        other = "multinomial" if task == "binary" else "logistic"
+        raise ValueError(f"loss={loss!r} does not fit {len(classes)} classes; take {other!r}")
+
+
+def _unit(f: LinearModel) -> float:
+    """Return the size of the loss's derivatives by the outputs, the unit of tolerances."""
+    if isinstance(f, LogLink):
+        return f.unit
+    return 1.0 if f.task in _CLASSES else float(f.y.std(correction=0)) or 1.0
+
+
+def _value(point: LinearModelPoint) -> float:
+    return point.value if math.isfinite(point.value) else math.inf
+
+
+def _extrapolated(
+    f: LinearModel, known: Sequence[tuple[float, LinearModelPoint]], place: float
+) -> LinearModelPoint:
+    """Evaluate the polynomial through the last points, in the logarithm of the penalty.
+
+    Outputs are linear in the weights, so that those of the guess cost no product with the data.
+    """
+    w, Z = torch.zeros_like(known[0][1].w), torch.zeros_like(known[0][1].Z)
+    for a, point in known:
+        share = math.prod((place - b) / (a - b) for b, _ in known if b != a)
+        w.add_(point.w, alpha=share)
+        Z.add_(point.Z, alpha=share)
+    return LinearModelPoint(f, w, Z)

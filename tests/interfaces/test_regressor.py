@@ -1,0 +1,148 @@
+"""Regressors and cross-validated estimators: scikit-learn's checks, its models, paths."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse
+from problems import randn
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
+from sklearn.linear_model import ElasticNetCV, GammaRegressor, PoissonRegressor, Ridge
+from sklearn.model_selection import KFold, StratifiedKFold
+from sklearn.preprocessing import scale
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from newton_krylov import (
+    NewtonKrylovClassifierCV,
+    NewtonKrylovRegressor,
+    NewtonKrylovRegressorCV,
+    path,
+)
+from newton_krylov.errors import ConfigError
+
+
+@parametrize_with_checks([NewtonKrylovRegressor(), NewtonKrylovRegressor("huber", l1=1e-4)])
+def test_scikit_learns_checks(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(
+    [NewtonKrylovRegressorCV(lambdas=5, cv=3), NewtonKrylovClassifierCV(lambdas=5, cv=3)]
+)
+def test_scikit_learns_checks_of_cross_validation(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+def counts(n: int = 300, d: int = 4) -> tuple[Any, Any]:
+    X = randn(n, d, seed=1).numpy() * [1, 10, 0.01, 1]
+    y = np.random.default_rng(2).poisson(np.exp(X @ [0.4, 0.03, 20, 0] + 0.5))
+    return X, y.astype(float)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_poisson_and_gamma_are_scikit_learns_whatever_the_units(sparse: bool) -> None:
+    X, y = counts()
+    v = np.random.default_rng(3).uniform(0, 2, len(y))
+    given = scipy.sparse.csr_array(X) if sparse else X
+    for loss, model, shift in [("poisson", PoissonRegressor, 0), ("gamma", GammaRegressor, 1)]:
+        theirs = model(alpha=0.01, tol=1e-12, solver="newton-cholesky", max_iter=1000)
+        theirs.fit(X, y + shift, v)
+        ours = NewtonKrylovRegressor(loss, l2=0.01, tol=1e-10).fit(given, y + shift, v)
+        assert np.allclose(ours.predict(given), theirs.predict(X), rtol=1e-7)
+        assert ours.intercept_ == pytest.approx(theirs.intercept_, rel=1e-6)
+
+
+def test_an_offset_is_the_logarithm_of_an_exposure() -> None:
+    X, _ = counts()
+    e = np.random.default_rng(4).uniform(0.1, 5, len(X))
+    y = np.random.default_rng(2).poisson(e * np.exp(X[:, 0] / 2)).astype(float)
+    ours = NewtonKrylovRegressor("poisson", l2=0.01, tol=1e-10).fit(X, y, offset=np.log(e))
+    theirs = PoissonRegressor(alpha=0.01 / e.mean(), tol=1e-12, solver="newton-cholesky")
+    theirs.fit(X, y / e, sample_weight=e)
+    assert np.allclose(ours.predict(X), theirs.predict(X), rtol=1e-6)
+
+
+def test_ridge_is_scikit_learns() -> None:
+    X, y = load_diabetes(return_X_y=True)
+    ours = NewtonKrylovRegressor(l2=0.001, tol=1e-11).fit(X, y)
+    theirs = Ridge(alpha=0.001 * len(y)).fit(X, y)
+    assert np.allclose(ours.predict(X), theirs.predict(X), rtol=1e-8)
+
+
+@pytest.mark.parametrize("shape", [(30, 8), (8, 30)])
+@pytest.mark.parametrize("intercept", [False, True])
+def test_dependent_columns_have_the_shortest_solution(shape: Any, intercept: bool) -> None:
+    """As numpy.linalg.lstsq's, of centred data where there is an intercept."""
+    n, d = shape
+    X = randn(n, 4, seed=1).numpy() @ randn(4, d, seed=2).numpy()
+    y = randn(n, seed=3).numpy()
+    model = NewtonKrylovRegressor(
+        l2=0.0, solver="minres_qlp", fit_intercept=intercept, tol=1e-12
+    ).fit(X, y)
+    Xc, yc = (X - X.mean(0), y - y.mean()) if intercept else (X, y)
+    assert np.allclose(model.coef_, np.linalg.lstsq(Xc, yc, rcond=1e-10)[0], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("loss", "ratio"),
+    [("logistic", 0.0), ("logistic", 1.0), ("multinomial", 0.5), ("poisson", 0.0)],
+)
+def test_a_path_is_its_single_fits_for_less(loss: str, ratio: float) -> None:
+    if loss == "poisson":
+        X, y = counts()
+    else:
+        X, y = (load_breast_cancer if loss == "logistic" else load_iris)(return_X_y=True)
+    whole = path(X, y, loss=loss, l1_ratio=ratio, lambdas=20, eps=1e-3, tol=1e-9)
+    assert whole.converged.all()
+    assert (np.diff(whole.losses) < 1e-12).all()  # falls with the penalty
+    passes = 0.0
+    for k in range(0, 20, 4):
+        single = path(X, y, loss=loss, l1_ratio=ratio, lambdas=[whole.lambdas[k]], tol=1e-9)
+        assert np.allclose(single.coef[0], whole.coef[k], rtol=1e-4, atol=1e-6)
+        passes += single.passes
+    assert whole.passes < 4 * passes  # 20 for less than the price of 20
+
+
+def test_the_largest_penalty_is_the_first_without_weights() -> None:
+    X, y = load_breast_cancer(return_X_y=True)
+    found = path(X, y, l1_ratio=1.0, lambdas=5)
+    assert not found.coef[0].any() and found.coef[1].any()
+    below = path(X, y, l1_ratio=1.0, lambdas=[0.98 * found.lambdas[0]])
+    assert (below.coef != 0).sum() == 1
+
+
+def test_the_lasso_chosen_is_scikit_learns() -> None:
+    X, y = load_diabetes(return_X_y=True)
+    folds = KFold(4, shuffle=True, random_state=0)
+    ours = NewtonKrylovRegressorCV(l1_ratio=1.0, lambdas=15, eps=1e-2, cv=folds, tol=1e-9).fit(X, y)
+    theirs = ElasticNetCV(l1_ratio=1.0, alphas=ours.lambdas_, cv=folds, tol=1e-9).fit(X, y)
+    assert ours.lambda_ == pytest.approx(theirs.alpha_)
+    assert np.allclose(ours.coef_, theirs.coef_, atol=1e-3)
+    assert np.allclose(2 * ours.losses_, theirs.mse_path_, rtol=1e-5)
+
+
+def test_a_classifier_chooses_the_least_held_out_loss() -> None:
+    X, y = load_iris(return_X_y=True)
+    model = NewtonKrylovClassifierCV(lambdas=8, cv=StratifiedKFold(3)).fit(scale(X), y)
+    assert model.losses_.shape == (8, 3)
+    assert model.lambda_ == model.lambdas_[model.losses_.mean(1).argmin()]
+    assert model.score(scale(X), y) > 0.95
+    assert model.coef_.shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"l1_ratio": 2.0}, "between 0 and 1"),
+        ({"loss": "multinomial"}, "does not fit 2 classes; take 'logistic'"),
+        ({"loss": "entropic_transport"}, "is not of a linear model"),
+        ({"lambdas": [-1.0]}, "finite numbers of at least 0"),
+    ],
+)
+def test_mistakes_are_one_sentence(options: Any, says: str) -> None:
+    X, y = load_breast_cancer(return_X_y=True)
+    with pytest.raises((ValueError, ConfigError), match=says):
+        path(X, y, **options)
+    with pytest.raises(ValueError, match="not of a regression"):
+        NewtonKrylovRegressor("logistic").fit(X, y)
