@@ -1,11 +1,15 @@
 """Fixtures that every room's tests share."""
 
 import os
+import tempfile
+from pathlib import Path
 
 # One thread a process, the commands that tests start included: tests run side by side (-n), and
 # OpenMP threads that spin for each other on shared cores are many times slower than none. Set
 # before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Compiled once for all, where commands in folders of their own would each do it again.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / "newton-krylov-numba"))
 
 import pytest
 import torch

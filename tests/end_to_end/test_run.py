@@ -221,3 +221,16 @@ def test_a_table_without_an_intercept_is_told_of(tmp_path):
     for name, enough in enumerate(("loss.intercept=free", "dataset.bias=true")):
         out, _ = inside(*go, enough, f"hydra.run.dir=c{name}", cwd=tmp_path)
         assert said not in out
+
+
+def test_the_automatic_method_s_run_and_what_it_spares(tmp_path):
+    """Compiled or torch's, products lead to the same optimum; with the former, matrices pay."""
+    go = ("method=newton_auto", "dataset=a9a", "tracking=none", "stop.suboptimality=1e-12")
+    ends = []
+    for kernels in ("auto", "off"):
+        command(*go, f"hydra.run.dir={kernels}", cwd=tmp_path, NEWTON_KRYLOV_KERNELS=kernels)
+        ends.append(read_trace(tmp_path / kernels / "trace.csv"))
+    for rows in ends:
+        assert rows[-1].loss == pytest.approx(OPTIMUM, abs=2e-12)
+        assert rows[0].data_passes == 0 and "samples" in rows[1].notes[0]
+    assert ends[0][-1].data_passes < 16  # plain CG takes 38
