@@ -24,7 +24,15 @@ def _back(namespace: dict[str, Any]) -> None:
 
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser()],
-    patterns=["library.md", "extend.md", "residuals.md", "kronecker.md", "python.md", "glm.md"],
+    patterns=[
+        "library.md",
+        "extend.md",
+        "residuals.md",
+        "kronecker.md",
+        "python.md",
+        "glm.md",
+        "minimize.md",
+    ],
     setup=_elsewhere,
     teardown=_back,
 ).pytest()

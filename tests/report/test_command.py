@@ -3,7 +3,10 @@
 import subprocess
 import sys
 import time
+from argparse import Namespace
+from pathlib import Path
 
+import pytest
 from command import ROOT
 
 HEAVY = ("torch", "numpy", "matplotlib", "yaml", "rich")
@@ -25,7 +28,6 @@ def test_help_answers_in_half_a_second() -> None:
 
 
 def test_studies_whose_names_have_other_letters_get_folders_of_their_own():
-    from argparse import Namespace
 
     from newton_krylov.report.request import _default_place
 
@@ -36,7 +38,6 @@ def test_studies_whose_names_have_other_letters_get_folders_of_their_own():
 
 
 def test_studies_whose_names_differ_in_punctuation_or_case_get_folders_of_their_own():
-    from argparse import Namespace
 
     from newton_krylov.report.request import _default_place
 
@@ -49,3 +50,16 @@ def test_studies_whose_names_differ_in_punctuation_or_case_get_folders_of_their_
     assert len({str(place).lower() for place in places}) == len(asked)
     assert all(place.parent.name == "outputs" for place in places)
     assert places[0].name == "comparison-a-b"
+
+
+def test_archives_of_one_name_in_two_folders_have_comparisons_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from newton_krylov.report.request import _default_place
+
+    monkeypatch.chdir(tmp_path)
+    files = [Path("a/runs.jsonl.gz"), Path("b/runs.jsonl.gz"), Path("runs.jsonl.gz")]
+    places = [_default_place(Namespace(folders=[file])) for file in files]
+    assert len(set(places)) == 3
+    assert places[2] == Path("outputs/comparison-runs")
+    assert _default_place(Namespace(folders=[tmp_path / files[0]])) == places[0]

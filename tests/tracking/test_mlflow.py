@@ -183,3 +183,18 @@ def test_a_sweep_s_record_is_told_from_a_run_s(tmp_path):
         ".lock", "sweep.json", "sweep.yaml", "overrides.yaml", "environment.json",
     }  # fmt: skip
     assert SweepRecord.load(tmp_path / "s").overrides == ["a=1,2"]
+
+
+def test_a_run_is_described_and_its_data_set_is_mlflows_own_input(tmp_path: Path) -> None:
+    inside(*QUICK, "solver=cr", cwd=tmp_path)
+    (run,) = tracked(tmp_path)
+    description = run.data.tags["mlflow.note.content"]
+    assert description.startswith("**newton-cr** on synthetic (300 samples, 8 features)")
+    assert "converged: gradient norm" in description
+    assert "solver=cr" in description
+    (used,) = run.inputs.dataset_inputs
+    record = Record.load(next((tmp_path / "outputs").glob("*/*")))
+    assert used.dataset.name == "synthetic"
+    assert record.summary["dataset"]["checksum"].startswith(used.dataset.digest)
+    assert json.loads(used.dataset.profile)["n_samples"] == 300
+    assert {tag.key: tag.value for tag in used.tags} == {"mlflow.data.context": "training"}

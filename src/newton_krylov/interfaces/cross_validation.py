@@ -16,6 +16,9 @@ from newton_krylov.interfaces.path import Problem, grid
 from newton_krylov.interfaces.regressor import LinearRegressor, warn_unless_converged
 from newton_krylov.interfaces.sklearn import LinearClassifier
 
+_LAST = 1e-3
+"""Of the tolerance, for the last fit: which path led to it must not show."""
+
 
 class _CrossValidated(BaseEstimator):
     """Paths over the training part of each fold, judged by the mean loss of the held-out part."""
@@ -71,9 +74,11 @@ class _CrossValidated(BaseEstimator):
         best = int(np.argmin(np.where(np.isfinite(mean), mean, np.inf)))
         self.lambda_ = float(self.lambdas_[best])
         *_, found = whole.along(self.lambdas_[: best + 1], self.l1_ratio)
-        warn_unless_converged(found.converged, found.size, self.tol)
-        self.n_iter_ = max(found.steps, 1)
-        return whole.back(found.point.w)
+        whole.tol *= _LAST
+        last = whole.solve(found.point.objective, found.point.w)
+        warn_unless_converged(last.size <= self.tol * whole.unit, last.size, self.tol)
+        self.n_iter_ = max(found.steps + last.steps, 1)
+        return whole.back(last.point.w)
 
 
 def _loss(problem: Problem, fit: Any, X: Any, y: NDArray[Any], v: NDArray[Any] | None) -> float:
@@ -142,7 +147,7 @@ class NewtonKrylovRegressorCV(_CrossValidated, LinearRegressor):
         eps: float = 1e-4,
         cv: Any = None,
         solver: str = "cg",
-        preconditioner: str = "jacobi",
+        preconditioner: str = "auto",
         fit_intercept: bool = True,
         tol: float = 1e-8,
         max_iter: int = 100,
@@ -235,7 +240,7 @@ class NewtonKrylovClassifierCV(_CrossValidated, LinearClassifier):
         eps: float = 1e-4,
         cv: Any = None,
         solver: str = "cg",
-        preconditioner: str = "jacobi",
+        preconditioner: str = "auto",
         fit_intercept: bool = True,
         tol: float = 1e-8,
         max_iter: int = 100,

@@ -19,6 +19,7 @@ from newton_krylov.interfaces.columns import Columns
 from newton_krylov.interfaces.parts import named
 from newton_krylov.objectives.linear_model import LinearModel, LinearModelPoint
 from newton_krylov.objectives.log_link import LogLink
+from newton_krylov.objectives.logistic import Logistic
 from newton_krylov.objectives.regression import Regression
 from newton_krylov.optimizers.base import Step
 from newton_krylov.optimizers.damping import Fixed
@@ -95,7 +96,7 @@ def path(
     tol: float = 1e-6,
     max_iter: int = 100,
     solver: str = "cg",
-    preconditioner: str = "jacobi",
+    preconditioner: str = "auto",
     options: Mapping[str, Any] | None = None,
 ) -> Path:
     """Fit a linear model for many penalties, each starting from the last one's weights.
@@ -255,7 +256,8 @@ class Problem:
         data = Table(
             "the data given", split, None, cast(Task, task), number, "fit", "", bias=intercept
         )
-        plain: LinearModel = kind.build({"l2": 0.0, **options}, dataset=data)
+        free = "free" if intercept else "none"
+        plain: LinearModel = kind.build({"l2": 0.0, "intercept": free, **options}, dataset=data)
         self.objective = plain.with_factors(
             self._factors(plain, self.columns.size**-2.0),
             self._factors(plain, 1 / self.columns.size),
@@ -275,15 +277,23 @@ class Problem:
         return torch.from_numpy(values).to(f.dtype).repeat_interleave(f.n_outputs)
 
     def start(self) -> Tensor:
-        """Return weights of 0 and, of a regression, the intercept that predicts the mean."""
+        """Return weights of 0 and the intercepts that predict the mean, or the classes' shares."""
         f = self.objective
         w = torch.zeros(f.dim, dtype=f.dtype)
-        if self.columns.intercept and isinstance(f, Regression):
-            v = torch.ones_like(f.y) if f.sample_weight is None else f.sample_weight
-            if f.offset is not None and isinstance(f, LogLink):
-                b = f.link(float((v * f.y).sum() / (v * torch.exp(f.offset)).sum()))
-            else:
-                b = f.link(float((v * f.y).sum() / v.sum()))
+        if not self.columns.intercept:
+            return w
+        v = torch.ones(f.n_samples, dtype=f.dtype) if f.sample_weight is None else f.sample_weight
+        if self.classes is not None:
+            shares = torch.bincount(f.y, v, minlength=len(self.classes)) / v.sum()
+            logits = shares.clamp(min=0.5 / f.n_samples).log().to(f.dtype)
+            if f.n_outputs > 1:
+                w[-f.n_outputs :] = logits - logits.mean()
+            elif isinstance(f, Logistic):
+                w[-1] = logits[1] - logits[0]
+        elif isinstance(f, Regression):
+            exposed = f.offset is not None and isinstance(f, LogLink)
+            scale = v * torch.exp(f.offset) if exposed and f.offset is not None else v
+            b = f.link(float((v * f.y).sum() / scale.sum()))
             w[-1] = b if math.isfinite(b) else 0.0
         return w
 
@@ -324,8 +334,9 @@ class Problem:
         return self.columns.gradient_size(g.view(-1, self.objective.n_outputs).T.double().numpy())
 
     def back(self, w: Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return the weights of the columns as given, and the intercepts."""
-        return self.columns.back(w.view(-1, self.objective.n_outputs).T.double().numpy())
+        """Return the weights of the columns as given, and the intercepts, of mean 0 if several."""
+        coef, intercept = self.columns.back(w.view(-1, self.objective.n_outputs).T.double().numpy())
+        return coef, intercept - intercept.mean() if len(intercept) > 1 else intercept
 
     def largest_lambda(self, l1_ratio: float) -> float:
         """Return the least penalty at which all weights are 0."""

@@ -73,11 +73,19 @@ def _default_place(options: argparse.Namespace) -> Path:
         first = Path(options.folders[0])
         if first.is_dir():
             return first
-        return OUTPUTS / f"comparison-{first.name.removesuffix(SUFFIX)}"
+        name = f"comparison-{first.name.removesuffix(SUFFIX)}"
+        if first.absolute().parent == Path.cwd():
+            return OUTPUTS / name
+        # Another archive of the name may lie in another folder.
+        return OUTPUTS / f"{name}-{_digest(str(first.absolute()))}"
     asked = [vars(options).get(key) for key in ("experiment", "parent", "filter")]
     name = asked[0] or asked[1] or "filter"
     if not asked[2] and _PLAIN.fullmatch(name):
         return OUTPUTS / f"comparison-{name.replace(' ', '-')}"
     # What a slug leaves out, capitals included, may be all that distinguishes two studies.
-    words = ["comparison", slug(name), hashlib.sha256(repr(asked).encode()).hexdigest()[:8]]
+    words = ["comparison", slug(name), _digest(repr(asked))]
     return OUTPUTS / "-".join(word for word in words if word)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,5 +1,6 @@
 """Sends records to MLflow. Everything here may be done twice with the same result."""
 
+import json
 import logging
 import math
 import os
@@ -23,6 +24,11 @@ RECORD_TAG = "newton_krylov.record"
 """The tag that carries a record's own identifier, by which a second sending finds the first."""
 
 PARENT_TAG = "mlflow.parentRunId"
+
+NOTE_TAG = "mlflow.note.content"
+"""The tag that MLflow's pages show as a run's description."""
+
+_DIGEST_LENGTH = 36  # MLflow's limit
 
 DEADLINE = 30.0
 """Seconds that an attempt to send may keep a run waiting."""
@@ -331,6 +337,31 @@ class Sender:
                 place = str(Path(name).parent)
                 self._client.log_artifact(run_id, str(path), None if place == "." else place)
 
+    def input(self, run_id: str, described: Mapping[str, Any]) -> None:
+        """Say which data set a run has used, as MLflow's pages show data sets.
+
+        Parameters
+        ----------
+        run_id : str
+            MLflow's identifier.
+        described : mapping
+            As in `summary.json`: name, checksum, source, size; nothing is sent without a checksum.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        if not described.get("checksum"):
+            return
+        facts = {k: v for k, v in described.items() if k not in ("name", "checksum", "source")}
+        dataset = Dataset(
+            name=str(described.get("name")),
+            digest=str(described["checksum"])[:_DIGEST_LENGTH],
+            source_type="local",
+            source=json.dumps({"uri": str(described.get("source"))}),
+            profile=json.dumps(facts, default=str),
+        )
+        tags = [InputTag("mlflow.data.context", "training")]
+        self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
+
     def nest(self, run_id: str, parent: str | None) -> None:
         """Say to which sweep a run belongs whose own run came later.
 
@@ -452,11 +483,44 @@ def opening_tags(record: Record) -> dict[str, Any]:
         "device": summary.get("device"),
         "dataset_checksum": dataset.get("checksum"),
         "folder": str(record.folder),
-        "mlflow.source.name": "run.py",
+        "mlflow.source.name": _source(environment),
         "mlflow.source.type": "LOCAL",
+        NOTE_TAG: note(record),
         "mlflow.source.git.commit": environment.get("git_commit"),
         **{f"version.{k}": v for k, v in (environment.get("packages") or {}).items()},
     }
+
+
+def _source(environment: Mapping[str, Any]) -> str:
+    """Return what was started: the command, without the Python that ran it."""
+    words = environment.get("command")
+    script = words[1] if isinstance(words, list) and len(words) > 1 else "run.py"
+    return Path(str(script)).name
+
+
+def note(record: Record) -> str:
+    """Describe a run or a sweep in Markdown, as MLflow's page shows it above everything else.
+
+    Parameters
+    ----------
+    record : Record
+        With configuration and summary; what is not known yet is left out.
+
+    Returns
+    -------
+    str
+        A few lines.
+    """
+    summary = record.summary
+    data, outcome = summary.get("dataset") or {}, summary.get("outcome")
+    lines = [f"**{summary.get('label')}**" + (f" on {data['name']}" if data.get("name") else "")]
+    if data.get("n_samples"):
+        lines[0] += f" ({data['n_samples']:,} samples, {data.get('n_features', 0):,} features)"
+    if outcome or summary.get("status") not in (None, "running"):
+        lines.append(f"{outcome or summary['status']}: {summary.get('reason')}")
+    if record.overrides:
+        lines.append(f"`{' '.join(record.overrides)}`")
+    return "\n\n".join(lines)
 
 
 def finish(
@@ -498,8 +562,9 @@ def finish(
         end=end,
         step=max(last_step, 0),
         plain=record.config if with_config else None,
-        tags={key: summary.get(key) for key in _ENDING},
+        tags={**{key: summary.get(key) for key in _ENDING}, NOTE_TAG: note(record)},
     )
+    sender.input(run_id, summary.get("dataset") or {})
     sender.mark(run_id, summary["status"], end)
     sender.files(run_id, record)
 
