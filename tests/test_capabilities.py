@@ -19,6 +19,7 @@ from newton_krylov.data import load_dataset
 from newton_krylov.errors import CombinationError
 from newton_krylov.objectives.linear_model import LinearModel
 from newton_krylov.objectives.network.objective import Network
+from newton_krylov.objectives.residual.loss import ResidualLoss
 from newton_krylov.registry import register
 from newton_krylov.runs.config import check
 
@@ -197,7 +198,7 @@ def test_what_a_loss_declares_is_true(name):
     target = registry.entry("loss", name).target
     offers = registry.entry("loss", name).offers
     assert LAYERS not in (offers or ()) or hasattr(target, "restricted")
-    means = isinstance(target, type) and issubclass(target, LinearModel | Network)
+    means = isinstance(target, type) and issubclass(target, LinearModel | Network | ResidualLoss)
     assert (SAMPLES in (offers or ())) == means
 
 

@@ -176,7 +176,7 @@ class Row:
     fresh_loss: Annotated[
         float,
         Column(
-            "loss at fresh points", brief="fresh loss", form=".2e", full=".3e", width=10, log=True,
+            "loss at fresh points", brief="fresh loss", form=".2e", full=".3e", width=11, log=True,
         ),
     ] = math.nan  # fmt: skip
     test_balanced_accuracy: Annotated[
