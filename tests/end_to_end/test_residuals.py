@@ -161,3 +161,30 @@ def _with(folder: Path) -> str:
 def test_a_senseless_choice_is_one_sentence(overrides, sentence, tmp_path):
     out, err = inside(*overrides, "tracking=none", cwd=tmp_path, code=2)
     assert sentence in out + err
+
+
+def test_the_solution_s_fields_are_kept_and_drawn(tmp_path):
+    """At the test points, where they give the trace's last error; a wrong file is named."""
+    import json
+
+    import numpy as np
+
+    from newton_krylov.records.fields import FIELDS, read_fields
+
+    inside(
+        "dataset=heat_1d_inverse", "dataset.points=60", "loss=residual", "model=mlp",
+        "model.hidden=[8]", "method=levenberg_marquardt", "stop.epochs=5", "tracking=none",
+        f"hydra.run.dir={tmp_path}", cwd=tmp_path,
+    )  # fmt: skip
+    found = read_fields(tmp_path)
+    exact = found.solution - found.error
+    error = np.linalg.norm(found.error) / np.linalg.norm(exact)
+    assert error == pytest.approx(trace(tmp_path)[-1].l2_error, rel=0.05)  # every third point
+    x, t = found.points.T
+    assert np.allclose(exact, np.exp(-(math.pi**2) * t / 4) * np.sin(math.pi * x), atol=1e-6)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert "figures/fields.png" in summary["drawn"]
+    assert set(summary["found"]) == {"conductivity"}
+    (tmp_path / FIELDS).write_bytes(b"no zip file")
+    with pytest.raises(ValueError, match="does not hold the fields"):
+        read_fields(tmp_path)

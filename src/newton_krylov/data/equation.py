@@ -292,6 +292,15 @@ class Equation:
         there = tuple(block.to(self.test.device) for block in blocks)
         return there if self.trial is None else tuple(self.trial.posed(block) for block in there)
 
+    def everywhere(self, points: Tensor) -> Block | None:
+        """Return the equation itself at other points, shape (n, d), if it is sampled."""
+        if self.sampling is None:
+            return None
+        known = points.detach().cpu().double()[:, None]
+        posed = replace(self.sampling.posed[0], place=lambda generator, window: known)
+        (block,) = self._here((posed.block(None, 1.0, self.sampling.dtype),))
+        return block
+
     def value(self, x: Tensor, network: Tensor) -> Tensor:
         """Return u at points, shape (n, d), from the network's values there, shape (n,)."""
         return network if self.trial is None else self.trial(x, network)

@@ -509,6 +509,25 @@ class Objective(ABC):
         """
         return None
 
+    def found(self, w: Tensor) -> dict[str, float]:
+        """Return the coefficients of an equation that were to be found, name to value at w."""
+        return {}
+
+    def fields(self, w: Tensor) -> dict[str, Tensor] | None:
+        """Return an equation's solution in the plane, where the objective has one.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters.
+
+        Returns
+        -------
+        dict of str to Tensor, or None
+            `points`, shape (n, 2), and `solution`, `error`, `residual`, shape (n,).
+        """
+        return None
+
     def fresh_loss(self, w: Tensor) -> float | None:
         """Return the loss at points that no step sees, where the objective's points are drawn.
 

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from newton_krylov.errors import UserError
 from newton_krylov.files import atomic_write, read_text, remove_parts, sha256_file
+from newton_krylov.records.fields import FIELDS
 from newton_krylov.records.notes import forget, remember
 from newton_krylov.records.spectrum import DENSITY, SPECTRUM
 
@@ -66,7 +67,7 @@ class Record:
     config_file = CONFIG
     summary_file = SUMMARY
     _own_files: tuple[str, ...] = (
-        CONFIG, OVERRIDES, SUMMARY, ENVIRONMENT, TRACE, WEIGHTS, SPECTRUM, DENSITY, LOG,
+        CONFIG, OVERRIDES, SUMMARY, ENVIRONMENT, TRACE, WEIGHTS, SPECTRUM, DENSITY, FIELDS, LOG,
     )  # fmt: skip
 
     def __init__(self, folder: Path) -> None:

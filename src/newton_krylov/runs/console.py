@@ -353,6 +353,7 @@ def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if summary.get("optimum") is not None:
         bound = f"{summary['optimum']:.16g}, certified to {summary['optimum_gap_bound']:.1e}"
         rows.insert(2, ("optimum", bound))
+    rows += [(name, f"{value:.8g}") for name, value in (summary.get("found") or {}).items()]
     ending = summary.get("outcome") or summary.get("status")
     return [*rows, ("stopped", f"{ending}: {summary.get('reason')}")]
 

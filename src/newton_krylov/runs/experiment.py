@@ -26,6 +26,7 @@ from newton_krylov.models import Interface, initialized
 from newton_krylov.objectives.base import Objective, Renewed, Started
 from newton_krylov.optimizers.base import ContinuedOptimizer, Optimizer
 from newton_krylov.records.checkpoint import CHECKPOINT, Checkpoint, Saver
+from newton_krylov.records.fields import Fields
 from newton_krylov.records.record import FIGURES, TRACE, Record
 from newton_krylov.records.trace import Row, TraceWriter
 from newton_krylov.registry import entry, import_plugins
@@ -379,7 +380,7 @@ class _Experiment:
         del whole  # of several processes, each keeps its own part alone
         result = self._optimize(optimizer, objective, dataset, optimum)
         self.interruption.hold()
-        self._keep(result)
+        self._keep(result, objective)
 
     def _head(self, dataset: Dataset) -> None:
         """Show what is about to run."""
@@ -588,8 +589,13 @@ class _Experiment:
         finally:
             self._write(writer.close)
 
-    def _keep(self, result: RunResult) -> None:
+    def _keep(self, result: RunResult, objective: Objective) -> None:
         self._write(lambda: self.record.write_weights(result.w.numpy(force=True)))
+        if shown := objective.fields(result.w):
+            arrays = {name: t.numpy(force=True).astype(np.float64) for name, t in shown.items()}
+            self._write(lambda: Fields(**arrays).write(self.record.folder))
+        if found := objective.found(result.w):
+            self._note(found=found)
         last = {} if self.last is None else asdict(self.last)
         last.pop("notes", None)
         status = "finished"
@@ -605,10 +611,11 @@ class _Experiment:
 def _draw(folder: Path) -> list[str]:
     """Draw the figures of a run and return their names; a run is not lost for a picture of it."""
     try:
+        from newton_krylov.report.fields import draw_fields
         from newton_krylov.report.figures import draw_run
         from newton_krylov.report.spectrum import draw_spectrum
 
-        drawn = [*draw_run(folder), *draw_spectrum(folder)]
+        drawn = [*draw_run(folder), *draw_fields(folder), *draw_spectrum(folder)]
         return [str(path.relative_to(folder)) for path in drawn]
     except Exception as error:
         _log.info("no figures", exc_info=error)

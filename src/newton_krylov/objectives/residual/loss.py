@@ -25,6 +25,8 @@ Memory = Annotated[float, Field(gt=0)]
 
 _AHEAD = 0.1
 """Where along a step the residuals are evaluated for their second derivative."""
+_SHOWN = 10_000
+"""At how many points a solution is drawn, at most."""
 _GROWTH = 1.07
 """What a solved window is multiplied by."""
 
@@ -275,6 +277,32 @@ class ResidualLoss(ResidualObjective):
             error = self.solution(w, self._solved.test) - self._solved.solution
         return euclidean(error) / euclidean(self._solved.solution)
 
+    def fields(self, w: Tensor) -> dict[str, Tensor] | None:
+        """Return the solution at some of the test points of a problem in the plane.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters.
+
+        Returns
+        -------
+        dict of str to Tensor, or None
+            `points`, shape (n, 2), and `solution`, `error`, `residual`, shape (n,).
+        """
+        if self._solved is None or self._solved.test.shape[1] != 2:
+            return None
+        every = -(-len(self._solved.test) // _SHOWN)
+        x = self._solved.test[::every]
+        block = self._solved.everywhere(x)
+        if block is None:
+            return None
+        with torch.no_grad():
+            u = self.solution(w, x)
+            residual = block.residual(self._jet(w, block))
+        known = self._solved.solution[::every]
+        return {"points": x, "solution": u, "error": u - known, "residual": residual}
+
     def fresh_loss(self, w: Tensor) -> float | None:
         """Return the loss at points that no draw has, over all of the time.
 
@@ -311,13 +339,14 @@ class ResidualLoss(ResidualObjective):
     def _posed(self, w: Tensor) -> Mapping[str, Tensor]:
         found = {}
         for block in self._posing:
-            if self._network is not None:
-                jet = self._network.push(w, block).jet
-            else:
-                coefficients = w[self._weights :]
-                jet = derivatives(lambda x: self.outputs(w, x)[:, 0], block, coefficients)
-            found[block.name] = block.residual(jet)
+            found[block.name] = block.residual(self._jet(w, block))
         return found
+
+    def _jet(self, w: Tensor, block: Block) -> Jet:
+        if self._network is not None:
+            return self._network.push(w, block).jet
+        coefficients = w[self._weights :]
+        return derivatives(lambda x: self.outputs(w, x)[:, 0], block, coefficients)
 
 
 _TARGETS = "targets"

@@ -1,0 +1,97 @@
+"""What residuals with second derivatives cost: multiples of the network's forward pass.
+
+Beside nested automatic differentiation, in processor time on one thread:
+`python benchmarks/residuals.py`.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from newton_krylov.data import load_dataset
+from newton_krylov.data.equation import derivatives
+from newton_krylov.models import Interface, initialized
+from newton_krylov.models.mlp import mlp
+from newton_krylov.objectives.residual.gauss_newton import gram
+from newton_krylov.objectives.residual.jacobian import Jacobian
+from newton_krylov.objectives.residual.loss import ResidualLoss
+
+PROBLEMS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+    "poisson_2d": ((64,), {}),
+    "poisson_5d": ((64,), {}),
+    "wave": ((40, 40, 40), {"points": 1000, "start": 65, "boundary": 51}),
+}
+ROUNDS, BUDGET = 5, 3.0
+
+
+def milliseconds(call: Callable[[], Any]) -> float:
+    """Return the median processor time of some calls, fewer of slow ones."""
+    call()
+    times: list[float] = []
+    while len(times) < ROUNDS and sum(times) < BUDGET:
+        start = time.process_time()
+        call()
+        times.append(time.process_time() - start)
+    return 1e3 * statistics.median(times)
+
+
+def problem(name: str) -> ResidualLoss:
+    """Return the loss of an equation and a network of its first weights."""
+    hidden, options = PROBLEMS[name]
+    data = load_dataset(name, options)
+    generator = torch.Generator().manual_seed(0)
+    module = initialized(lambda i: mlp(i, hidden=hidden), Interface.of(data), generator)
+    return ResidualLoss(data, module.double())
+
+
+def row(name: str) -> str:
+    """Return a line of the table."""
+    f = problem(name)
+    w = f.initial()
+    v = torch.ones_like(w)
+    blocks = f._posing  # the benchmark compares what is inside
+    x = torch.cat([block.points.flatten(0, 1) for block in blocks])
+
+    def nested(w: torch.Tensor) -> torch.Tensor:
+        u = lambda z: f.outputs(w, z)[:, 0]  # noqa: E731
+        parts = [b.weight**0.5 * b.residual(derivatives(u, b)) for b in blocks]
+        return torch.cat(parts)
+
+    with torch.no_grad():
+        forward = milliseconds(lambda: f.outputs(w, x))
+        residual = milliseconds(lambda: f.residuals(w))
+    point = f.at(w)
+    J = point.jacobian
+    theirs = Jacobian(nested, w, f.memory)
+    numbers = [
+        forward,
+        residual,
+        milliseconds(lambda: nested(w)),
+        milliseconds(lambda: _dense(f, w)),
+        milliseconds(lambda: J.rmatvec(J.matvec(v))),
+        milliseconds(lambda: theirs.rmatvec(theirs.matvec(v))),
+        milliseconds(lambda: gram(J.dense())),
+    ]
+    texts = " | ".join(f"{number:.3g}" for number in numbers)
+    return f"| `{name}`, P = {f.dim:,}, N = {f.n_residuals:,} | {texts} |"
+
+
+def _dense(f: ResidualLoss, w: torch.Tensor) -> torch.Tensor:
+    J, _ = f.linearized(w)
+    return J.dense()
+
+
+def main() -> None:
+    """Print the table."""
+    torch.set_num_threads(1)
+    print("| ms | forward | residuals | nested | J | J'Jv | nested | J and J'J or JJ' |")
+    print("| --- |" + " --- |" * 7)
+    for name in PROBLEMS:
+        print(row(name), flush=True)
+
+
+if __name__ == "__main__":
+    main()

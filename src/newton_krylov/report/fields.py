@@ -1,0 +1,76 @@
+"""The figure of an equation's solution: u, its error, the residual, and the error by seconds."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from newton_krylov.records.fields import Fields, read_fields
+from newton_krylov.report.records import read_record
+from newton_krylov.report.sheet import sheet
+from newton_krylov.report.study import Array, studies
+from newton_krylov.report.style import BLUE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_DECADES = 4
+"""How far below its greatest value the size of a residual is shown."""
+
+
+def draw_fields(folder: Path) -> list[Path]:
+    """Draw the solution that a run of an equation in the plane left; nothing for other runs."""
+    found = read_fields(folder)
+    if found is None:
+        return []
+    record = read_record(folder)
+    (study,) = studies([record])
+    with sheet(1, 4, study.entries[0].label, study.problem.title, dpi=110) as page:
+        _draw_plane(page.axes[0], found, found.solution, "solution  u", "viridis")
+        power = _power(found.error)
+        title = f"error  u − u*,  in 1e{power}"
+        _draw_plane(page.axes[1], found, found.error * 10.0**-power, title, "RdBu_r")
+        _draw_plane(page.axes[2], found, _decades(found.residual), "log₁₀ |residual|", "magma")
+        _draw_error(page.axes[3], record.column("seconds"), record.column("l2_error"))
+        return page.save(folder / "figures", "fields", formats=("png",))
+
+
+def _power(values: Array) -> int:
+    """Return the power of ten below the greatest of the values' sizes; its labels are short."""
+    size = float(np.abs(values).max())
+    return int(np.floor(np.log10(size))) if size > 0 else 0
+
+
+def _decades(residual: Array) -> Array:
+    size = np.abs(residual)
+    least = max(float(size.max()) * 10.0**-_DECADES, float(np.finfo(np.float32).tiny))
+    return np.log10(np.maximum(size, least))
+
+
+def _draw_plane(ax: "Axes", found: Fields, values: Array, title: str, colors: str) -> None:
+    """Draw values at scattered points, with their colours' bar; an error's are symmetric."""
+    from matplotlib.ticker import MaxNLocator
+    from matplotlib.tri import Triangulation
+
+    x, y = found.points.T
+    size = float(np.abs(values).max())
+    low, high = (-size, size) if colors == "RdBu_r" else (float(values.min()), float(values.max()))
+    drawn = ax.tripcolor(
+        Triangulation(x, y), values, shading="gouraud", cmap=colors, vmin=low, vmax=high
+    )
+    bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.05, pad=0.03)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=7, length=0)
+    ax.set_title(title)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.set_xlim(float(x.min()), float(x.max()))
+    ax.set_ylim(float(y.min()), float(y.max()))
+
+
+def _draw_error(ax: "Axes", seconds: Array, error: Array) -> None:
+    """Draw the relative error against the optimizer's time."""
+    ax.plot(seconds, error, color=BLUE, linewidth=1.4)
+    if np.nanmin(error) > 0:
+        ax.set_yscale("log")
+    ax.set_title("‖u − u*‖ / ‖u*‖")
+    ax.set_xlabel("seconds")
