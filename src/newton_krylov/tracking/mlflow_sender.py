@@ -28,6 +28,9 @@ PARENT_TAG = "mlflow.parentRunId"
 NOTE_TAG = "mlflow.note.content"
 """The tag that MLflow's pages show as a run's description."""
 
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Lets MLflow's interface open an experiment in the mode that shows runs and charts."""
+
 _DIGEST_LENGTH = 36  # MLflow's limit
 
 DEADLINE = 30.0
@@ -172,7 +175,7 @@ class Sender:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(self._client.create_experiment(name))
+                return str(self._client.create_experiment(name, tags=_KIND))
             except MlflowException:  # another process was quicker
                 found = self._client.get_experiment_by_name(name)
                 if found is None:
