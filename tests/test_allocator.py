@@ -1,4 +1,4 @@
-"""Freed memory is kept: told by the map of the process's memory."""
+"""Freed memory is kept, as the map of the process's memory shows."""
 
 import os
 import platform

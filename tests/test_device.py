@@ -18,5 +18,5 @@ print(int((tiny[:9] * 0.5).count_nonzero()))  # by this thread alone
 
 def test_denormal_numbers_are_zero_in_every_thread():
     """In a process of its own: threads have the setting of the thread that started them."""
-    told = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True).stdout
-    assert told.split() == [b"0", b"0", b"1000000", b"9"]
+    out = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True).stdout
+    assert out.split() == [b"0", b"0", b"1000000", b"9"]

@@ -1,4 +1,4 @@
-"""The registry: the signature is the schema, and what is wrong is told with what would be right."""
+"""The registry: the signature is the schema, and mistakes are named with what would be right."""
 
 from typing import Annotated, Literal
 

@@ -84,7 +84,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> str:
+def reported(capsys: pytest.CaptureFixture[str]) -> str:
     """What stderr got: one sentence, no traceback."""
     err = capsys.readouterr().err
     assert err.startswith("Error: ") and err.count("\n") == 1, err
@@ -95,7 +95,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_mistake_is_one_sentence_with_what_would_be_right(typed, sentence, capsys):
     quick = [] if any("dataset=" in line for line in typed) else list(QUICK)
     assert main(CONF, [*quick, "tracking=none", *typed]) == MISTAKE
-    assert re.search(sentence, told(capsys))
+    assert re.search(sentence, reported(capsys))
 
 
 def test_explicit_choices_that_the_run_drops_are_told_in_one_sentence(capsys):
@@ -128,7 +128,7 @@ def test_a_sweep_says_once_what_its_members_drop(capsys):
 def test_a_verdict_s_mistakes_leave_nothing_in_its_folder(typed, sentence, folder, capsys):
     command = ["experiment=verdict", "dataset=breast_cancer", "tracking=none", *typed]
     assert main(CONF, [*command, "hydra.sweep.dir=here"]) == MISTAKE
-    assert re.search(sentence, told(capsys))
+    assert re.search(sentence, reported(capsys))
     assert not any((folder / "here").iterdir())
 
 
@@ -143,7 +143,7 @@ def test_a_verdict_s_mistakes_leave_nothing_in_its_folder(typed, sentence, folde
 def test_missing_and_malformed_data_is_one_sentence(overrides, sentence, folder, capsys):
     (folder / "bad.txt").write_text("+1 1:0.5\n-1 1:x\n")
     assert main(CONF, [*overrides, "tracking=none"]) == MISTAKE
-    assert re.search(sentence, told(capsys))
+    assert re.search(sentence, reported(capsys))
 
 
 def test_a_folder_is_never_overwritten(folder, capsys):
@@ -151,12 +151,12 @@ def test_a_folder_is_never_overwritten(folder, capsys):
     assert main(CONF, run) == 0
     capsys.readouterr()
     assert main(CONF, run) == MISTAKE
-    assert "here holds a run already: continue it by resume=true" in told(capsys)
+    assert "here holds a run already: continue it by resume=true" in reported(capsys)
     sweep = ["-m", *QUICK, "tracking=none", "hydra.sweep.dir=there", "solver=cg,cr"]
     assert main(CONF, sweep) == 0
     capsys.readouterr()
     assert main(CONF, sweep) == MISTAKE
-    assert "there holds a sweep already" in told(capsys)
+    assert "there holds a sweep already" in reported(capsys)
 
 
 @pytest.mark.parametrize("missing", sorted(PLUGINS.items()))
@@ -175,7 +175,7 @@ def test_ray_that_is_not_installed_is_asked_for_before_a_sweep_starts(folder, ca
     given = ["-m", "hydra/launcher=ray", "solver=cg,cr", *QUICK, "hydra.sweep.dir=s"]
     assert main(CONF, given) == MISTAKE
     sentence = "hydra/launcher=ray needs the package hydra-ray-launcher: pip install hydra-ray"
-    assert sentence in told(capsys)
+    assert sentence in reported(capsys)
     assert not (folder / "s").exists()
 
 
@@ -205,7 +205,7 @@ def evil(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_no_key_names_code(typed, evil, capsys):
     assert main(CONF, [*QUICK, "tracking=none", *typed]) == MISTAKE
     assert not evil.exists()
-    assert "a configuration is data" in (err := told(capsys)) or "is not a" in err
+    assert "a configuration is data" in (err := reported(capsys)) or "is not a" in err
 
 
 def test_no_key_of_a_sweep_names_code(evil):
@@ -249,7 +249,7 @@ def test_no_file_of_somebody_else_s_runs_code(name, folder, evil, capsys):
     given = ["--config-dir", "theirs", "experiment=evil", *QUICK, "tracking=none"]
     assert main(CONF, given) == MISTAKE
     assert not evil.exists()
-    told(capsys)
+    reported(capsys)
 
 
 def test_a_damaged_file_of_the_user_s_is_named(folder, capsys):
@@ -257,7 +257,7 @@ def test_a_damaged_file_of_the_user_s_is_named(folder, capsys):
     theirs.mkdir(parents=True)
     (theirs / "mine.yaml").write_text("# @package _global_\nstop: [1\n")
     assert main(CONF, ["--config-dir", "theirs", "experiment=mine"]) == MISTAKE
-    err = told(capsys)
+    err = reported(capsys)
     assert "mine.yaml" in err and "line 3" in err
 
 
@@ -346,7 +346,7 @@ def test_the_configuration_can_be_shown_without_running(folder, capsys):
     assert main(CONF, ["--cfg", "job", "solver=gmres", "--resolve"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["solver"]["name"] == "gmres"
     assert main(CONF, ["--cfg", "job", "solver=gmress"]) == MISTAKE
-    assert "did you mean 'gmres'" in told(capsys)
+    assert "did you mean 'gmres'" in reported(capsys)
     assert not (folder / "outputs").exists()
 
 
@@ -365,9 +365,9 @@ def test_a_folder_of_ones_own_serves_runs_sweeps_and_studies(folder, capsys):
     assert main(CONF, [*where, "experiment=right"]) == 0
     capsys.readouterr()
     assert main(CONF, ["-m", *where, "method=mine,mina"]) == MISTAKE
-    assert re.search("method=mina is unknown; did you mean 'mine'", told(capsys))
+    assert re.search("method=mina is unknown; did you mean 'mine'", reported(capsys))
     assert main(CONF, [*where, "experiment=wrong"]) == MISTAKE  # before any of it starts
-    assert re.search("solver=crr is unknown; did you mean 'cr'", told(capsys))
+    assert re.search("solver=crr is unknown; did you mean 'cr'", reported(capsys))
 
 
 def test_a_part_of_ones_own_folder_is_chosen_by_its_file_s_name(folder, capsys):
@@ -380,10 +380,10 @@ def test_a_part_of_ones_own_folder_is_chosen_by_its_file_s_name(folder, capsys):
     assert main(CONF, ["-m", *mine, "solver=short,cg", "hydra.sweep.dir=s"]) == 0
     capsys.readouterr()
     assert main(CONF, [*mine, "solver=shrt"]) == MISTAKE
-    assert "solver=shrt is unknown; did you mean 'short'" in told(capsys)
+    assert "solver=shrt is unknown; did you mean 'short'" in reported(capsys)
     (folder / "own" / "solver" / "short.yaml").write_text("name: gmres\nrestrt: 3\n")
     assert main(CONF, [*mine, "solver=short"]) == MISTAKE
-    assert "solver.restrt is not a parameter of solver=gmres; did you" in told(capsys)
+    assert "solver.restrt is not a parameter of solver=gmres; did you" in reported(capsys)
 
 
 @pytest.mark.parametrize(
@@ -406,7 +406,7 @@ def test_a_study_s_mistake_is_told_before_anything_of_it_starts(
     text = "# @package _global_\n" + STUDY.format(solver) + f"      {more}\n"
     (own / "mine.yaml").write_text(text)
     assert main(CONF, ["-cd", "own", *QUICK, "experiment=mine", "hydra.sweep.dir=s"]) == MISTAKE
-    assert re.search(sentence, told(capsys))
+    assert re.search(sentence, reported(capsys))
     assert not (folder / "s").exists() and not (folder / "mlflow.db").exists()
 
 

@@ -85,7 +85,7 @@ def test_resumed_equals_uninterrupted_with_the_preconditioner_that_was_in_use(
     go(3, on_checkpoint=Saver(tmp_path / "checkpoint.pt", 0.0))
     resume = Checkpoint.load(tmp_path / "checkpoint.pt")
     resumed = go(6, resume=resume, generator=generator(9))
-    # The outputs X w are computed anew, so not bit for bit as where nothing is carried along.
+    # The outputs X w are computed again, so not bit for bit as where nothing is carried along.
     assert_close(resumed.w, whole.w, 1e-12)
     inner = [[row.inner_iterations for row in r.rows] for r in (whole, resumed)]
     assert inner[0] == inner[1]

@@ -95,7 +95,7 @@ def test_a_damaged_cache_is_made_anew(kind, tmp_path):
 
 
 class Fault:
-    """What a solver does at its third system, in every run anew."""
+    """What a solver does at its third system, in every run again."""
 
     def __init__(self) -> None:
         self.systems, self.strike = 0, lambda: None

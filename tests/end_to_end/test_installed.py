@@ -67,8 +67,8 @@ def test_it_runs_compares_and_sends_from_any_folder(site: Path, tmp_path: Path) 
     )  # fmt: skip
     summaries = [json.loads(file.read_text()) for file in tmp_path.glob("s/*/summary.json")]
     assert [summary["outcome"] for summary in summaries] == ["converged"] * 2
-    told = json.loads((tmp_path / "s" / "0" / "environment.json").read_text())
-    assert told["git_commit"] is None  # the code is not a repository's
+    reported = json.loads((tmp_path / "s" / "0" / "environment.json").read_text())
+    assert reported["git_commit"] is None  # the code is not a repository's
     out, _ = installed(site, "compare", "s", "--out", "c", cwd=tmp_path)
     assert "newton-cr" in out and "c/comparison.html" in out
     assert (tmp_path / "c" / "comparison.html").stat().st_size > 10_000

@@ -21,11 +21,11 @@ def test_second_order_wins_on_an_ill_conditioned_problem_and_the_race_is_fair(
         "dataset.condition_number=1e8", "dataset.task=regression", "loss.l2=1e-9",
     )  # fmt: skip
     out, _ = command(*SMALL, *problem, cwd=tmp_path)
-    told = json.loads((tmp_path / "race" / "verdict.json").read_text())
-    assert told["answer"] == "Yes", told["verdict"]
-    assert told["verdict"] in out
-    assert told["facts"]["condition_number"] > 1e5
-    for method in told["methods"]:
+    reported = json.loads((tmp_path / "race" / "verdict.json").read_text())
+    assert reported["answer"] == "Yes", reported["verdict"]
+    assert reported["verdict"] in out
+    assert reported["facts"]["condition_number"] > 1e5
+    for method in reported["methods"]:
         assert len(method["tuning"]) == 2  # the same number of settings for all
         assert all(len(times) == 2 for times in method["default_seconds"].values())
     assert (tmp_path / "race" / "comparison.html").exists()

@@ -280,10 +280,10 @@ class TestUnits:
             w = np.append(m.coef_[0], m.intercept_ if penalize else 0.0)
             return self.loss(m, Z + offset, y) + 1e-8 / 2 * float(w @ w)
 
-        told = any(issubclass(one.category, ConvergenceWarning) for one in said)
-        assert value(model) <= value(reference) + 1e-6 or told
+        reported = any(issubclass(one.category, ConvergenceWarning) for one in said)
+        assert value(model) <= value(reference) + 1e-6 or reported
         if not penalize:
-            assert not told
+            assert not reported
 
     def test_huge_columns_of_single_precision(self) -> None:
         X = np.random.default_rng(0).standard_normal((50, 2)).astype(np.float32) * np.float32(1e30)

@@ -86,7 +86,7 @@ OPERANDS: dict[str, Callable[[Tensor], Any]] = {
 
 
 def _undeclared(factor: complex) -> Any:
-    """A SciPy operator whose type is not told."""
+    """A SciPy operator whose type is not reported."""
     operator = scipy.sparse.linalg.LinearOperator((3, 3), matvec=lambda v: factor * v)
     operator.dtype = None
     return operator

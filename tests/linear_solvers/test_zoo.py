@@ -88,7 +88,7 @@ def _assert_honest(result: LinearResult, A: torch.Tensor, b: torch.Tensor, rtol:
 def _assert_nonpositive(result: LinearResult, A: torch.Tensor, b: torch.Tensor) -> None:
     """d'A d <= 0 within rounding, and (b - A x)'d >= 0; A d = 0 for a breakdown.
 
-    x is where d was met: the last iterate, or, where the solver went on, one that is not told, and
+    x is where d was met: the last iterate, or, where the solver went on, one not reported, and
     b'd >= 0 is what is left to look at.
     """
     assert result.direction is not None

@@ -23,11 +23,11 @@ def dynanewton(**options):
 
 def stages(rows):
     """Return (samples, l2) of each step's objective, as the trace tells; None for the last one."""
-    told = []
+    reported = []
     for row in rows[1:]:
         words = row.note.split(" samples, l2 = ")
-        told.append((int(words[0]), float(words[1].split(";")[0])) if len(words) > 1 else None)
-    return told
+        reported.append((int(words[0]), float(words[1].split(";")[0])) if len(words) > 1 else None)
+    return reported
 
 
 @pytest.fixture
@@ -74,8 +74,8 @@ def test_the_sample_doubles_from_the_number_of_parameters_to_all(drawn):
 
 def test_the_regularizer_falls_like_one_over_the_sample_and_ends_at_the_objective_s_own():
     f = logistic(small(n=500, d=12), l2=0.01)
-    told = stages(minimize(f, dynanewton(multiplier=0.5), epochs=12).rows)
-    for size, l2 in filter(None, told):
+    reported = stages(minimize(f, dynanewton(multiplier=0.5), epochs=12).rows)
+    for size, l2 in filter(None, reported):
         assert l2 == pytest.approx(max(0.01, 0.5 / size), rel=1e-2)
     assert f.l2 == 0.01
 
@@ -93,8 +93,8 @@ def test_samples_are_nested_and_without_replacement(schedule, drawn):
 
 def test_another_growth_and_start_are_taken():
     f = logistic(small(n=1000), l2=1e-3)
-    told = stages(minimize(f, dynanewton(growth=3.0, initial=5), epochs=12).rows)
-    assert [stage[0] for stage in told if stage] == [5, 15, 45, 135, 405]
+    reported = stages(minimize(f, dynanewton(growth=3.0, initial=5), epochs=12).rows)
+    assert [stage[0] for stage in reported if stage] == [5, 15, 45, 135, 405]
 
 
 def test_a_step_is_shown_on_all_samples_whatever_it_was_made_on():
@@ -110,9 +110,9 @@ def test_a_step_costs_its_share_and_nothing_for_the_trace():
     """Outputs, gradient, Hessian, search: 2.5 m / n passes, and 2 where the outputs are known."""
     f = logistic(small(n=480, d=12), l2=1e-3)
     rows = minimize(f, dynanewton(), epochs=12).rows
-    told = stages(rows)
-    shares = [stage[0] / 480 for stage in told if stage]
-    full = told.count(None)
+    reported = stages(rows)
+    shares = [stage[0] / 480 for stage in reported if stage]
+    full = reported.count(None)
     # All samples' outputs are new once, and the last gradient is the one that ends the run.
     assert rows[-1].data_passes == pytest.approx(2.5 * sum(shares) + 2 * full + 1)
     assert rows[-1].hessian_count == pytest.approx(sum(shares) + full)
@@ -198,13 +198,13 @@ def test_under_the_condition_every_stage_is_entered_within_its_region(radius, mo
     f = a_problem()
     rows = minimize(f, dynanewton(schedule="condition", radius=radius), epochs=60).rows
     assert rows[-1].grad_norm < 1e-12
-    told = [stage[0] if stage else f.n_samples for stage in stages(rows)]
-    assert told == sorted(told)
+    reported = [stage[0] if stage else f.n_samples for stage in stages(rows)]
+    assert reported == sorted(reported)
     entered = dict(judged)  # the last judgement of each size
-    grown = [b for a, b in pairwise(told) if b > a]
+    grown = [b for a, b in pairwise(reported) if b > a]
     within = [size for size in grown if entered[size] <= radius]
     assert len(within) >= 0.8 * len(grown)
-    reduced = any(b / a < 1.9 for a, b in pairwise(told) if b > a)
+    reduced = any(b / a < 1.9 for a, b in pairwise(reported) if b > a)
     assert reduced == (radius == 0.2)
 
 

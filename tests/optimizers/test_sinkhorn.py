@@ -38,7 +38,7 @@ def test_iterates_are_the_textbook_s_at_any_eta(eta):
     w0 = torch.cat([torch.zeros(40).double(), y0])
     for point, w in zip(points(f, 60, w0), log_domain(f, 60, y0), strict=True):
         assert (point.w - w).abs().max() <= 1e-13
-        # Value and gradient come with the iteration: they are those of a point made anew.
+        # Value and gradient come with the iteration: they are those of a new point.
         fresh = f.at(point.w)
         assert abs(point.value - fresh.value) <= f.rounding(fresh.value)
         assert (point.grad - fresh.grad).abs().max() <= 1e-15 * max(100, eta)

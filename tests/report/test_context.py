@@ -29,7 +29,7 @@ def test_a_key_that_only_another_part_has_is_left_to_that_part_s_name(tmp_path: 
     write_run(tmp_path / "b", rows([1.0]), label="B", optimizer={"name": "gd"})
     table = differences_table(read(tmp_path))
     assert table is not None and list(table.heads) == ["Method", "optimizer.name"]
-    # of two runs with one optimizer, one of which lacks the key, it is told
+    # of two runs with one optimizer, one of which lacks the key, it is shown
     write_run(tmp_path / "c", rows([1.0]), label="C", optimizer=newton | {"damping": 1.0})
     table = differences_table(read(tmp_path))
     assert table is not None

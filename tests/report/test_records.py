@@ -207,10 +207,10 @@ def test_whatever_the_files_hold_the_comparison_is_made(
         path = folder / "1" / f"{name}.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changed))
     path = folder / "1" / "summary.json"
-    told = json.loads(path.read_text())
-    if isinstance(told["dataset"], dict):
-        told["dataset"] |= dataset
-        path.write_text(json.dumps(told))
+    reported = json.loads(path.read_text())
+    if isinstance(reported["dataset"], dict):
+        reported["dataset"] |= dataset
+        path.write_text(json.dumps(reported))
     path = folder / "1" / "config.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | config))
     groups = studies(read_records([folder]))

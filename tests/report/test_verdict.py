@@ -146,22 +146,22 @@ def test_a_target_that_nobody_reaches_decides_nothing(tmp_path: Path) -> None:
 def test_what_only_one_kind_of_method_reaches_is_said(tmp_path: Path) -> None:
     times = {"gd": [0.01] * 2, "lbfgs": [0.01] * 2, "newton_cg": [0.01] * 2}
     found = read_race(race(tmp_path, times, {"gd": 0.8, "lbfgs": 0.8, "newton_cg": 0.09}))
-    told = "only second-order methods reach f − f* ≤ 1e-8, NEWTON_CG after 80 ms"
-    assert told in found.paragraph and found.comparisons[-1].ratio == float("inf")
+    reported = "only second-order methods reach f − f* ≤ 1e-8, NEWTON_CG after 80 ms"
+    assert reported in found.paragraph and found.comparisons[-1].ratio == float("inf")
 
 
 def test_tuned_runs_are_judged_and_untuned_ones_shown(tmp_path: Path) -> None:
     times = {"gd": [0.01] * 2, "lbfgs": [0.01] * 2, "newton_cg": [0.01] * 2}
     folder = race(tmp_path, times, dict.fromkeys(times, 0.5), tuned={"gd": 0.01})
     write_verdict(folder)
-    told = json.loads((folder / VERDICT).read_text())
-    gd = next(method for method in told["methods"] if method["name"] == "gd")
+    reported = json.loads((folder / VERDICT).read_text())
+    gd = next(method for method in reported["methods"] if method["name"] == "gd")
     assert gd["setting"] == ["optimizer.step_size=3"]
     assert gd["seconds"]["tight"] == pytest.approx([0.04, 0.04])
     assert gd["default_seconds"]["tight"] == pytest.approx([0.27, 0.27])
     assert [trial["setting"] for trial in gd["tuning"]] == [[], ["optimizer.step_size=3"]]
     assert gd["tuning_seconds"] == pytest.approx(2 * 0.59)
-    assert told["answer"] == "No"
+    assert reported["answer"] == "No"
 
 
 def test_the_score_is_the_profile_s_area(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_it_sees_any_curvature_s_spectrum():
     generator = torch.Generator().manual_seed(0)
     for curvature in (GaussNewton(), LowRank(6, rtol=1e-12, maxiter=90), Diagonal(probes=3)):
         A = curvature.at(point, generator)
-        if not isinstance(curvature, Diagonal):  # which is drawn anew
+        if not isinstance(curvature, Diagonal):  # which is drawn again
             values = torch.linalg.eigvalsh(A.dense())
             check(
                 Observer(replace(EXACT, trace=3 * f.dim), f, curvature, 0).look(0, 0.0, point),

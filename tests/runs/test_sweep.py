@@ -1,4 +1,4 @@
-"""A sweep's parts: what a sweeper is told, what is shown, and which folder is gone on with."""
+"""A sweep's parts: what a sweeper gets, what is shown, and which folder is gone on with."""
 
 import json
 import math
@@ -22,7 +22,7 @@ def record(folder: Path, metric: str, **summary: object) -> Record:
 
 
 @pytest.mark.parametrize(
-    ("metric", "summary", "told"),
+    ("metric", "summary", "reported"),
     [
         ("loss", {"loss": 0.5}, 0.5),
         ("loss", {"loss": 0.5, "outcome": "limit"}, 0.5),
@@ -37,9 +37,9 @@ def record(folder: Path, metric: str, **summary: object) -> Record:
     ],
 )
 def test_a_sweeper_is_told_the_metric_or_that_the_run_came_to_nothing(
-    metric, summary, told, tmp_path
+    metric, summary, reported, tmp_path
 ):
-    assert metric_of(record(tmp_path / "r", metric, **summary)) == told
+    assert metric_of(record(tmp_path / "r", metric, **summary)) == reported
 
 
 def test_hydra_s_own_keys_and_resume_do_not_tell_commands_apart():
@@ -59,7 +59,7 @@ def test_the_newest_of_the_same_command_is_gone_on_with(tmp_path):
     given = ["solver=cr", "resume=true", "seed=1,2", "hydra/launcher=joblib"]
     assert latest(tmp_path, given, sweep=True) == tmp_path / "2025-01-02" / "09-00"
     (tmp_path / "2025-01-02" / "09-00" / "sweep.json").write_text("{")  # damaged
-    # An older one is not what was asked for: whoever goes on with this one is told of the damage.
+    # An older one is not what was asked for: the damage is reported.
     assert latest(tmp_path, given, sweep=True) == tmp_path / "2025-01-02" / "09-00"
     with pytest.raises(UserError, match=r"sweep.json .* is damaged; restore the file"):
         loaded(SweepRecord, tmp_path / "2025-01-02" / "09-00")

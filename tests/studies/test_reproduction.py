@@ -118,9 +118,12 @@ def test_the_projects_page_is_what_its_records_say(tmp_path: Path) -> None:
 def test_kept_runs_make_the_same_page_and_tell_nothing_of_the_machine(tmp_path: Path) -> None:
     study = convex_study(tmp_path / "study")
     for folder in study.iterdir():
-        told = ["/usr/bin/python", "/home/me/run.py", "experiment=paper_convex", "repeat=0,1"]
-        told_here = {"command": [*told, f"hydra.sweep.dir={tmp_path}"], "hostname": "my-machine"}
-        (folder / "environment.json").write_text(json.dumps(told_here))
+        command = ["/usr/bin/python", "/home/me/run.py", "experiment=paper_convex", "repeat=0,1"]
+        recorded = {
+            "command": [*command, f"hydra.sweep.dir={tmp_path}"],
+            "hostname": "my-machine",
+        }
+        (folder / "environment.json").write_text(json.dumps(recorded))
         config = (folder / "config.yaml").read_text()
         (folder / "config.yaml").write_text(f"{config}data_dir: {tmp_path}\n")
     kept, docs = tmp_path / "kept", tmp_path / "docs"
@@ -150,9 +153,9 @@ def test_a_damaged_section_is_one_sentence(
     (tmp_path / "docs" / "sections" / "sns.json").write_text(text)
     study = convex_study(tmp_path / "study")
     assert main([str(study), "--out", str(tmp_path / "docs")]) == 2
-    told = capsys.readouterr().err
-    assert "sns.json is not a section of the page" in told
-    assert "Traceback" not in told
+    reported = capsys.readouterr().err
+    assert "sns.json is not a section of the page" in reported
+    assert "Traceback" not in reported
 
 
 def test_a_study_that_lacks_a_method_is_an_error(tmp_path: Path) -> None:
@@ -164,10 +167,10 @@ def test_a_study_that_lacks_a_method_is_an_error(tmp_path: Path) -> None:
 
 def test_each_section_tells_the_commands_of_its_runs(tmp_path: Path) -> None:
     study = convex_study(tmp_path / "study")
-    told = ["/usr/bin/python", "/home/me/run.py", "experiment=paper_convex", "repeat=0,1"]
+    command = ["/usr/bin/python", "/home/me/run.py", "experiment=paper_convex", "repeat=0,1"]
     for folder in study.iterdir():
-        told_here = [*told, f"hydra.sweep.dir={tmp_path}", "tracking=none"]
-        (folder / "environment.json").write_text(json.dumps({"command": told_here}))
+        recorded = [*command, f"hydra.sweep.dir={tmp_path}", "tracking=none"]
+        (folder / "environment.json").write_text(json.dumps({"command": recorded}))
     page = generate([study], tmp_path / "docs").read_text()
     section = page.partition("## The convex case")[2]
     assert section.split("```")[1].strip() == (

@@ -121,11 +121,11 @@ def test_the_next_command_of_any_kind_marks_the_dead(by, tmp_path, monkeypatch):
 def test_a_password_is_in_no_file_and_on_no_screen(tmp_path):
     address = "http://bob:PW1secret@127.0.0.1:9"
     env = {"MLFLOW_TRACKING_URI": "http://eve:PW2secret@127.0.0.1:9"}
-    told = command(*QUICK, f"tracking.uri={address}", "hydra.run.dir=a", cwd=tmp_path)
-    told += end_of(start(*QUICK, "hydra.run.dir=b", cwd=tmp_path, **env))
+    reported = command(*QUICK, f"tracking.uri={address}", "hydra.run.dir=a", cwd=tmp_path)
+    reported += end_of(start(*QUICK, "hydra.run.dir=b", cwd=tmp_path, **env))
     sweep = ("-m", *QUICK, "seed=0", f"tracking.uri={address}", "hydra.sweep.dir=s")
-    told += command(*sweep, "hydra.output_subdir=.hydra", cwd=tmp_path)
-    assert "PW1secret" not in "".join(told) and "PW2secret" not in "".join(told)
+    reported += command(*sweep, "hydra.output_subdir=.hydra", cwd=tmp_path)
+    assert "PW1secret" not in "".join(reported) and "PW2secret" not in "".join(reported)
     for path in tmp_path.rglob("*"):
         if path.is_file():
             assert b"secret" not in path.read_bytes(), path

@@ -250,7 +250,7 @@ class Equation:
     solution : Tensor, shape (n,)
         The solution at the test points.
     sampling : Sampling or None
-        Draws the blocks' points anew; None where they stay.
+        Draws the blocks' points again; None where they stay.
     trial : Trial or None
         How u is made of the network; None where it is the network's output.
     coefficients : mapping of str to (float, float)
