@@ -281,3 +281,8 @@ def test_a_callback_cannot_change_the_point(method: str) -> None:
 def test_a_read_only_start_of_shared_numbers() -> None:
     start = np.broadcast_to(np.array(3.0), (2,))
     assert minimize(lambda x: (x - 1).square().sum(), start).success
+
+
+def test_the_limit_of_iterations_is_no_option() -> None:
+    with pytest.raises(ValueError, match=r"options has no maxiter.*minimize\(maxiter=\)"):
+        minimize(lambda x: x.square().sum(), [1.0], method="nncg", options={"maxiter": 60})
