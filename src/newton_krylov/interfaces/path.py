@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Any, cast
 
 import numpy as np
@@ -186,10 +185,13 @@ def check_settings(l1_ratio: float, tol: float) -> None:
 
 
 def grid(
-    problem: "Problem", lambdas: int | Sequence[float], l1_ratio: float, eps: float
+    problem: "Problem",
+    lambdas: int | np.integer[Any] | Sequence[float],
+    l1_ratio: float,
+    eps: float,
 ) -> NDArray[np.float64]:
     """Return the penalties, falling."""
-    if isinstance(lambdas, Integral) and not isinstance(lambdas, bool):
+    if isinstance(lambdas, (int, np.integer)) and not isinstance(lambdas, bool):
         if lambdas < 1:
             raise ValueError(f"lambdas must be at least 1 where it is a number, not {lambdas}")
         if not 0 < eps < 1:
