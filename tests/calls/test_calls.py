@@ -177,3 +177,36 @@ def test_a_verdict_on_a_well_conditioned_quadratic_finds_no_need_of_curvature() 
 def test_what_is_no_objective_is_a_sentence() -> None:
     with pytest.raises(ConfigError, match="a function of one vector"):
         nk.verdict(3, "a9a")
+
+
+def test_a_functions_weights_are_its_minimizer() -> None:
+    def bowl(w: torch.Tensor) -> torch.Tensor:
+        return ((w - 1) ** 2).sum()
+
+    start = torch.full((3,), 5.0, dtype=torch.float64)
+    found = nk.run(loss=bowl, dataset=start, optimizer="bfgs", tracking="none", quiet=True)
+    assert found.trace["loss"][0] == pytest.approx(48)
+    np.testing.assert_allclose(found.weights, np.ones(3), atol=1e-5)
+
+
+def test_a_verdict_without_data_asks_for_them() -> None:
+    with pytest.raises(ConfigError, match="needs data"):
+        nk.verdict("logistic", tracking="none", quiet=True)
+
+
+def test_several_choices_of_a_group_are_a_sweep() -> None:
+    with pytest.raises(ConfigError, match=r"-m solver=cg,cr"):
+        nk.run(**WORDS, solver=["cg", "cr"])
+
+
+def test_a_frame_of_its_target_alone_is_a_sentence() -> None:
+    with pytest.raises(DataError, match="no column beside 'y'"):
+        nk.run(dataset={"data": pd.DataFrame({"y": [0, 1] * 9}), "target": "y"}, tracking="none")
+
+
+def test_categories_that_are_numbers_are_categories() -> None:
+    codes = pd.Categorical([3, 7, 11, 3, 7, 11] * 5)
+    frame = pd.DataFrame({"code": codes, "y": [0, 1, 0, 1, 1, 0] * 5})
+    words = {"tracking": "none", "quiet": True, "stop": {"epochs": 1}}
+    found = nk.run(dataset={"data": frame, "target": "y", "bias": False}, **words)
+    assert found.weights.shape == (3,)

@@ -1,6 +1,7 @@
 """The verdict is what the records say: targets, best settings, ties, scores, words."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -135,6 +136,18 @@ def test_a_tie_is_called_one(tmp_path: Path) -> None:
     assert " tie (" in found.paragraph
 
 
+@pytest.mark.parametrize(("steps", "answer"), [(1.2, "No difference"), (2.0, "Yes")])
+def test_one_run_each_needs_a_larger_ratio(tmp_path: Path, steps: float, answer: str) -> None:
+    times = {"gd": [0.01 * steps], "lbfgs": [1.0], "newton_cg": [0.01]}
+    found = read_race(race(tmp_path, times, dict.fromkeys(times, 0.5)))
+    assert found.answer == answer
+    assert any(reason.startswith("One run each") for reason in found.reasons)
+    more = {name: each * 2 for name, each in times.items()}
+    found = read_race(race(tmp_path / "more", more, dict.fromkeys(times, 0.5)))
+    assert found.answer == "Yes"
+    assert not any(reason.startswith("One run each") for reason in found.reasons)
+
+
 def test_a_target_that_nobody_reaches_decides_nothing(tmp_path: Path) -> None:
     times = {"gd": [0.01] * 2, "lbfgs": [0.01] * 2, "newton_cg": [0.001] * 2}
     found = read_race(race(tmp_path, times, dict.fromkeys(times, 0.9)))  # 0.9^59 is 2e-3
@@ -162,6 +175,37 @@ def test_tuned_runs_are_judged_and_untuned_ones_shown(tmp_path: Path) -> None:
     assert [trial["setting"] for trial in gd["tuning"]] == [[], ["optimizer.step_size=3"]]
     assert gd["tuning_seconds"] == pytest.approx(2 * 0.59)
     assert reported["answer"] == "No"
+
+
+@pytest.mark.parametrize("stopped", ["in the tuning", "in the race", "within a run"])
+def test_a_race_that_was_stopped_early_decides_nothing(tmp_path: Path, stopped: str) -> None:
+    times = {"gd": [0.01] * 2, "lbfgs": [0.01] * 2, "newton_cg": [0.001] * 2}
+    folder = race(tmp_path, times, dict.fromkeys(times, 0.5))
+    if stopped == "in the tuning":
+        plan = json.loads((folder / PLAN).read_text())
+        plan["runs"] = [run for run in plan["runs"] if run["stage"] == "tuning"]
+        write_json(folder / PLAN, plan)
+        shutil.rmtree(folder / "newton_cg-tuning-0")
+        count = "2 of 3 tuning runs, the race itself not begun"
+    elif stopped == "in the race":
+        for seed in (1, 2):
+            shutil.rmtree(folder / f"newton_cg-default-{seed}")
+        count = "7 of 9 runs"
+    else:
+        summary = folder / "newton_cg-default-2" / "summary.json"
+        summary.write_text(summary.read_text().replace("finished", "killed"))
+        count = "8 of 9 runs"
+    files = write_verdict(folder)
+    told = json.loads((folder / VERDICT).read_text())
+    words = f"Not decided: the race is not complete ({count}). Go on by resume=true."
+    assert (told["answer"], told["verdict"], told["complete"]) == ("Not decided", words, False)
+    assert told["comparisons"] == []
+    page = next(file for file in files if file.suffix == ".html").read_text()
+    assert words in page
+    (newton,) = (
+        row for row in read_race(folder).table().rows if row[0].upper().startswith("NEWTON")
+    )
+    assert newton[2:6] == ["not run"] * 4
 
 
 def test_the_score_is_the_profile_s_area(tmp_path: Path) -> None:

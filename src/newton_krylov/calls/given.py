@@ -247,7 +247,7 @@ def registered_function(function: Scalar, start: Tensor | np.ndarray[Any, Any]) 
     function : callable
         w, shape (n,), to a number, of torch operations.
     start : Tensor or ndarray, shape (n,)
-        The runs' weights are distances from it.
+        What `start` draws is added to it.
 
     Returns
     -------
@@ -271,8 +271,7 @@ def registered_function(function: Scalar, start: Tensor | np.ndarray[Any, Any]) 
 
         def __init__(self, dataset: Dataset) -> None:
             assert isinstance(dataset, Start)
-            origin = dataset.point
-            super().__init__(lambda w: function(origin + w), origin)
+            super().__init__(function, dataset.point)
 
     def load() -> Start:
         return Start(f"{title} in {len(point)} variables", point, "a call", checksum)

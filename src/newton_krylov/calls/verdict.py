@@ -55,6 +55,10 @@ def verdict(
     KeyboardInterrupt
         If it was interrupted; `resume=True` goes on with it.
     """
+    if data is None and not {"dataset", "experiment"} & words.keys():
+        raise ConfigError(
+            "verdict() needs data: a data set's name, a data frame, (X, y), or a function's start."
+        )
     words = {"experiment": "verdict", **words}
     if seconds is not None:
         words["stop.seconds"] = seconds

@@ -87,6 +87,7 @@ class CheckedLoader(ConfigLoader):
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         """Compose a configuration."""
+        self._refuse_lists_of_choices(overrides)
         try:
             config = self._inner.load_configuration(
                 config_name, overrides, run_mode, from_shell, validate_sweep_overrides
@@ -117,6 +118,7 @@ class CheckedLoader(ConfigLoader):
 
     def compose_member(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """Compose the configuration of a sweep's member and do not keep it; see above."""
+        self._refuse_lists_of_choices(sweep_overrides)
         try:
             config = self._inner.load_sweep_config(master_config, sweep_overrides)
         except COMPOSITION_ERRORS as error:
@@ -124,6 +126,16 @@ class CheckedLoader(ConfigLoader):
             raise ConfigError(explain(error, self._inner, given)) from error
         self._judge(config, [*_unresolved(master_config.hydra.overrides.hydra), *sweep_overrides])
         return config
+
+    def _refuse_lists_of_choices(self, overrides: Sequence[str]) -> None:
+        """Refuse several choices of a group, of which Hydra takes the last."""
+        for line in overrides:
+            found = re.fullmatch(r"\+*([a-z_]+)=\[(.*)\]", line)
+            if found and self._inner.get_group_options(found[1]):
+                raise ConfigError(
+                    f"{found[1]} takes one choice, not the list [{found[2]}]: to try each, sweep "
+                    f"by -m {found[1]}={found[2]}, or from a program by sweep()."
+                )
 
     def _judge(self, config: DictConfig, overrides: Sequence[str]) -> None:
         """Refuse what is no data, and what a foreign file may not say."""

@@ -129,6 +129,8 @@ def table(
     beside = {"weight": weight, "offset": offset, "exposure": exposure}
     extras = [_beside(frame, file, beside) for frame, file in zip(frames, files, strict=True)]
     frames = [frame.drop(columns=_known(frame, drop or [], "drop")) for frame in frames]
+    if frames[0].columns.empty:
+        raise DataError(f"{files[0]} has no column beside '{target}' to predict it from.")
     if len(frames) == 1 and test_fraction:
         rows = _split(labels[0], decided, test_fraction, seed)
         frames = [frames[0].iloc[part] for part in rows]
@@ -194,12 +196,22 @@ def _read(file: Path) -> "pd.DataFrame":
         text = " ".join(str(error).split())
         raise DataError(f"{file} cannot be read as {suffix[1:]}: {text.rstrip('.')}.") from error
     frame.columns = [str(name) for name in frame.columns]
+    if suffix == ".parquet":
+        frame = frame.astype(dict.fromkeys(_categories(file), "category"))
     if not frame.columns.is_unique:
         twice = frame.columns[frame.columns.duplicated()][0]
         raise DataError(f"{file} has two columns named '{twice}'.")
     if frame.empty:
         raise DataError(f"{file} has no rows.")
     return frame
+
+
+def _categories(file: Path) -> list[str]:
+    """Return the columns that were categories when pandas wrote them; Parquet keeps texts only."""
+    from pyarrow.parquet import read_schema
+
+    columns = (read_schema(file).pandas_metadata or {}).get("columns", [])
+    return [str(c["field_name"]) for c in columns if c.get("pandas_type") == "categorical"]
 
 
 def _require_memory(file: Path, suffix: str) -> None:

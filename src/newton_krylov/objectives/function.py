@@ -60,12 +60,12 @@ class FunctionObjective(Objective):
     function : callable
         See `Scalar`; of torch operations.
     start : Tensor, shape (dim,)
-        Gives the size, the dtype and the device.
+        Where a run starts from; gives the size, the dtype and the device.
     """
 
     def __init__(self, function: Scalar, start: Tensor) -> None:
         import_early()
-        self.function = function
+        self.function, self.start = function, start
         self.dim, self.dtype, self.device = len(start), start.dtype, start.device
         self.n_samples, self.counts, self.convexity = 1, Counts(), None
 

@@ -43,6 +43,11 @@ LARGEST_RATIO = 4.0
 """Up to which a performance profile is integrated."""
 _ROUNDING = 10.0
 """A target is at least this many units of rounding of the optimal value."""
+_DONE = ("finished", "failed", "skipped")
+"""Statuses of runs that count as done; any other run is still to be done, or to be repeated."""
+_NOT_RUN = "not run"
+SINGLE_RATIO = 1.5
+"""Where each of two methods ran once, there are no ranges: ratios below this one are a tie."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,11 @@ class Contestant:
         return self.tuned or self.default
 
     @property
+    def raced(self) -> bool:
+        """Whether there are runs to judge it by, and all of them are done."""
+        return bool(self.runs) and all(record.status in _DONE for record in self.runs)
+
+    @property
     def title(self) -> str:
         """The method's label, with the setting where that is not the default."""
         short = [_without_group(override) for override in self.setting]
@@ -137,8 +147,8 @@ class Contestant:
         return seconds_to(self.runs, target)
 
     def time(self, target: RaceTarget) -> float:
-        """Return the median of the judged runs' seconds to a target."""
-        return median(self.times(target)) if self.runs else math.inf
+        """Return the median of the judged runs' seconds to a target; inf without a whole race."""
+        return median(self.times(target)) if self.raced else math.inf
 
 
 @dataclass(frozen=True)
@@ -205,11 +215,14 @@ class Race:
         Loose, medium, tight; fewer where rounding leaves no room.
     facts : dict
         What was measured of the problem.
+    missing : str
+        Which planned runs are not done, in words; empty where the race is complete.
     """
 
     contestants: Sequence[Contestant]
     targets: Sequence[RaceTarget]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    missing: str = ""
 
     def comparison(self, target: RaceTarget) -> Comparison:
         """Compare the best second-order method with the best other one."""
@@ -219,8 +232,10 @@ class Race:
             return Comparison(target, None, None, "nobody")
         if second is None or other is None:
             return Comparison(target, second, other, "others" if second is None else "second order")
-        if tied(second.times(target), other.times(target)):
-            return Comparison(target, second, other, "tie")
+        tie = Comparison(target, second, other, "tie")
+        once = len(second.runs) == len(other.runs) == 1
+        if tied(second.times(target), other.times(target)) or (once and tie.ratio < SINGLE_RATIO):
+            return tie
         faster = second.time(target) < other.time(target)
         return Comparison(target, second, other, "second order" if faster else "others")
 
@@ -231,8 +246,8 @@ class Race:
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
-        """One for each target, the loose one first."""
-        return [self.comparison(target) for target in self.targets]
+        """One for each target, the loose one first; none before the race is complete."""
+        return [] if self.missing else [self.comparison(target) for target in self.targets]
 
     @property
     def answer(self) -> str:
@@ -246,6 +261,8 @@ class Race:
     @cached_property
     def paragraph(self) -> str:
         """The verdict in plain words."""
+        if self.missing:
+            return f"Not decided: the race is not complete ({self.missing}). Go on by resume=true."
         if not self.targets:
             return "Not decided: no first-order run made progress, so there is no target."
         decided = [c for c in reversed(self.comparisons) if c.winner != "nobody"]
@@ -305,8 +322,8 @@ class Race:
         return [
             c.title,
             c.family,
-            *(seconds_text(c.time(target)) for target in self.targets),
-            f"{self.score(c):.2f}",
+            *(seconds_text(c.time(t)) if c.raced else _NOT_RUN for t in self.targets),
+            f"{self.score(c):.2f}" if c.raced else _NOT_RUN,
             seconds_text(untuned),
             number_text(len(c.tuning)),
             seconds_text(c.tuning_seconds),
@@ -318,6 +335,11 @@ class Race:
         """Why, each with its number."""
         busy = busy_text([record for c in self.contestants for record in c.runs])
         found = [*_reasons(self.facts), *self._reasons_from_traces()]
+        if any(len(c.runs) == 1 for c in self.contestants):
+            found.append(
+                f"One run each: no ranges of times, so a ratio below {SINGLE_RATIO:g} counts as a "
+                f"tie; verdict.seeds=3 gives ranges."
+            )
         return [*found, busy] if busy else found
 
     def _reasons_from_traces(self) -> Iterable[str]:
@@ -337,6 +359,7 @@ class Race:
         """Return everything as plain values, for `verdict.json`."""
         return {
             "answer": self.answer,
+            "complete": not self.missing,
             "verdict": self.paragraph,
             "why": self.reasons,
             "facts": dict(self.facts),
@@ -502,7 +525,7 @@ def read_race(folder: Path) -> Race:
         for name, family in families.items()
     ]
     facts = read_json(folder / DIAGNOSIS) if (folder / DIAGNOSIS).exists() else {}
-    return Race(contestants, targets, facts)
+    return Race(contestants, targets, facts, _missing(plan, records))
 
 
 def write_verdict(folder: Path) -> list[Path]:
@@ -531,6 +554,17 @@ def write_verdict(folder: Path) -> list[Path]:
     judged = judged or [record for c in race.contestants for _, record in c.tuning]
     files = write_comparison(studies(judged), folder, race)
     return [folder / VERDICT, *files]
+
+
+def _missing(plan: Sequence[PlannedRun], records: Mapping[str, RunRecord]) -> str:
+    """Say how many of the planned runs are done, where some are not."""
+    done = [run for run in plan if records[run.folder].status in _DONE]
+    if any(run.stage != "tuning" for run in plan):
+        return "" if len(done) == len(plan) else f"{len(done)} of {len(plan)} runs"
+    # The race is planned once the tuning is done, unless no method applies.
+    if plan and all(records[run.folder].status == "skipped" for run in plan):
+        return ""
+    return f"{len(done)} of {len(plan)} tuning runs, the race itself not begun"
 
 
 def _contestant(name: str, family: str, runs: Sequence[tuple[PlannedRun, RunRecord]]) -> Contestant:

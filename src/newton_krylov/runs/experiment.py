@@ -24,6 +24,7 @@ from newton_krylov.errors import CombinationError, UnsupportedError, UserError
 from newton_krylov.files import expand_home
 from newton_krylov.models import Interface, initialized
 from newton_krylov.objectives.base import Objective, Renewed, Started
+from newton_krylov.objectives.function import FunctionObjective
 from newton_krylov.optimizers.base import ContinuedOptimizer, Optimizer
 from newton_krylov.records.checkpoint import CHECKPOINT, Checkpoint, Saver
 from newton_krylov.records.fields import Fields
@@ -285,7 +286,8 @@ def start_of(config: RunConfig, objective: Objective) -> Tensor:
         w0 = torch.randn(shape, generator=generator, dtype=torch.float64)
     else:
         w0 = torch.zeros(shape, dtype=torch.float64)
-    return w0.to(objective.device, objective.dtype)
+    w0 = w0.to(objective.device, objective.dtype)
+    return w0 + objective.start if isinstance(objective, FunctionObjective) else w0
 
 
 def generators(seed: int) -> tuple[torch.Generator, torch.Generator]:
