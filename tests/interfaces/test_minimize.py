@@ -281,3 +281,22 @@ def test_a_callback_cannot_change_the_point(method: str) -> None:
 def test_a_read_only_start_of_shared_numbers() -> None:
     start = np.broadcast_to(np.array(3.0), (2,))
     assert minimize(lambda x: (x - 1).square().sum(), start).success
+
+
+def test_the_limit_of_iterations_is_no_option() -> None:
+    with pytest.raises(ValueError, match=r"options has no maxiter.*minimize\(maxiter=\)"):
+        minimize(lambda x: x.square().sum(), [1.0], method="nncg", options={"maxiter": 60})
+
+
+def test_cubic_regularization_ends_at_a_minimum_at_zero_without_a_tolerance() -> None:
+    found = minimize(lambda x: x.square().sum(), [1.0, 2.0], method="arc", gtol=0.0)
+    assert found.fun < 1e-30
+    x = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    newton_krylov.ARC([x], max_iter=200).step(lambda: x.square().sum())
+    assert float(x.detach().abs().max()) < 1e-15
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_unbounded_function_ends_where_it_is_no_number(method: str) -> None:
+    found = minimize(lambda x: -torch.exp(x).sum(), [1.0, 1.0], method=method)
+    assert (found.status, found.success) == (3, False)

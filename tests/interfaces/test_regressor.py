@@ -1,5 +1,6 @@
 """Regressors and cross-validated estimators: scikit-learn's checks, its models, paths."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -146,3 +147,45 @@ def test_mistakes_are_one_sentence(options: Any, says: str) -> None:
         path(X, y, **options)
     with pytest.raises(ValueError, match="not of a regression"):
         NewtonKrylovRegressor("logistic").fit(X, y)
+
+
+def test_weights_whose_sum_overflows_are_refused() -> None:
+    X, y = counts(n=50)
+    for fit in (NewtonKrylovRegressor().fit, NewtonKrylovRegressorCV(cv=3).fit, path):
+        with pytest.raises(ValueError, match="weights must have a positive, finite sum"):
+            fit(X, y > 0, sample_weight=np.full(len(y), 1e307))
+
+
+@pytest.mark.parametrize(
+    "offset",
+    [0.0, np.zeros(1), np.zeros(49), np.zeros((50, 1)), np.full(50, np.nan), np.full(50, -np.inf)],
+)
+def test_an_offset_is_one_finite_number_of_each_sample(offset: Any) -> None:
+    X, y = counts(n=50)
+    shape = re.escape(str(np.shape(offset)))
+    for fit in (path, NewtonKrylovRegressor("least_squares").fit):
+        with pytest.raises(ValueError, match=f"^offset.*{shape}"):
+            fit(X, y > 0, offset=offset)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *[("eps", bad) for bad in (0, 1, -1e-3, np.nan)],
+        *[("tol", bad) for bad in (0, -1, np.nan, np.inf)],
+        *[("lambdas", bad) for bad in (0, -3, np.int64(0), 2.5, True, [], [np.nan], [-1.0])],
+    ],
+)
+def test_a_setting_of_a_path_that_means_nothing(name: str, value: Any) -> None:
+    X, y = counts(n=50)
+    for fit in (
+        lambda **given: path(X, y, loss="least_squares", **given),
+        lambda **given: NewtonKrylovRegressorCV(cv=3, **given).fit(X, y),
+    ):
+        with pytest.raises(ValueError, match=f"^{name} "):
+            fit(**{name: value})
+
+
+def test_the_number_of_penalties_may_be_numpy_s() -> None:
+    X, y = counts(n=50)
+    assert len(path(X, y, loss="least_squares", lambdas=np.int64(3)).lambdas) == 3

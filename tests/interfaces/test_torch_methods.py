@@ -120,3 +120,13 @@ def test_mistakes_are_one_sentence():
 
 def test_they_are_there_by_name():
     assert {method.__name__ for method in METHODS} <= set(newton_krylov.__all__)
+
+
+@every
+def test_a_step_without_gradients_lets_the_closure_have_them(method):
+    parameters, loss = rosenbrock()
+    with torch.no_grad():
+        method(parameters, max_iter=3).step(loss)
+    twin, loss = rosenbrock()
+    method(twin, max_iter=3).step(loss)
+    assert torch.equal(parameters[0], twin[0])

@@ -19,6 +19,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
+from newton_krylov.calls.identity import identity
 from newton_krylov.capabilities import FUNCTION, LABELLED
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.errors import ConfigError, DataError
@@ -60,7 +61,7 @@ def named(words: Mapping[str, Any]) -> Words:
     if inside := isinstance(data, Mapping) and "data" in data:
         rest = {key: value for key, value in data.items() if key != "data"}
         data = data["data"]
-    if _is_pair(data) and isinstance(data[0], pd.DataFrame):
+    if isinstance(data, tuple) and _is_pair(data) and isinstance(data[0], pd.DataFrame):
         data, rest["target"] = joined(*data)
     if isinstance(data, pd.DataFrame) or _is_pair(data):
         if isinstance(found.get("model"), nn.Module) and "dataset.bias" not in found:
@@ -223,7 +224,7 @@ def registered_model(module: nn.Module, shape: tuple[int, ...] | None = None) ->
     Returns
     -------
     str
-        Its name, of its class and its layers.
+        Its name, of its class and its content.
     """
 
     def build(interface: Interface) -> nn.Module:
@@ -233,8 +234,8 @@ def registered_model(module: nn.Module, shape: tuple[int, ...] | None = None) ->
                 reset()
         return made if shape is None else nn.Sequential(nn.Unflatten(1, shape), made)
 
-    sizes = [tuple(p.shape) for p in module.parameters()]
-    return _registered("model", type(module).__name__, (repr(module), sizes, shape), build)
+    content = (identity(module), shape)
+    return _registered("model", type(module).__name__, content, build)
 
 
 def registered_criterion(criterion: Callable[[Tensor, Tensor], Tensor]) -> str:
@@ -262,7 +263,7 @@ def registered_criterion(criterion: Callable[[Tensor, Tensor], Tensor]) -> str:
         def __init__(self, dataset: Dataset, model: nn.Module) -> None:
             super().__init__(dataset, model, criterion, l2=0.0, chunk=None, memory=4.0)
 
-    return _registered("loss", title, repr(criterion), Criterion, needs=(LABELLED,))
+    return _registered("loss", title, identity(criterion), Criterion, needs=(LABELLED,))
 
 
 @dataclass(frozen=True)
@@ -334,7 +335,7 @@ def registered_function(function: Scalar, start: Tensor | np.ndarray[Any, Any]) 
         return Start(f"{title} in {len(point)} variables", point, "a call", checksum)
 
     return {
-        "loss": _registered("loss", title, title, Given, offers=(FUNCTION,)),
+        "loss": _registered("loss", title, identity(function), Given, offers=(FUNCTION,)),
         "dataset": _registered("dataset", f"start_of_{title}", checksum, load),
         "dtype": str(point.dtype).removeprefix("torch."),
     }

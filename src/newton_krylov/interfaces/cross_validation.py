@@ -12,7 +12,7 @@ from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
-from newton_krylov.interfaces.path import Problem, grid
+from newton_krylov.interfaces.path import Problem, check_settings, grid
 from newton_krylov.interfaces.regressor import LinearRegressor, warn_unless_converged
 from newton_krylov.interfaces.sklearn import LinearClassifier
 
@@ -43,8 +43,7 @@ class _CrossValidated(BaseEstimator):
         classes: NDArray[Any] | None,
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Choose the penalty; return the weights, shape (n_outputs, d), and the intercepts."""
-        if not 0 <= self.l1_ratio <= 1:
-            raise ValueError(f"l1_ratio == {self.l1_ratio}, must be between 0 and 1")
+        check_settings(self.l1_ratio, self.tol)
         v = None
         if sample_weight is not None:
             v = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)

@@ -87,7 +87,8 @@ def minimize(
     solver : str
         For `newton`: the name of a linear solver.
     options : mapping, optional
-        Further keyword values of the optimizer, such as `{"subproblem": "exact"}`.
+        Further keyword values of the optimizer, such as `{"subproblem": "exact"}`; `maxiter` is
+        not among them.
     callback : callable, optional
         Called with (x, value) after every iteration.
 
@@ -118,6 +119,8 @@ def minimize(
     check_least(0, gtol=gtol, maxiter=maxiter)
     if method not in _LINE_SEARCHES:
         raise ValueError(f"method={method!r} is unknown{suggest(str(method), _LINE_SEARCHES)}")
+    if "maxiter" in (options or {}):
+        raise ValueError("options has no maxiter: the limit of iterations is minimize(maxiter=)")
     objective = FunctionObjective(lambda w: fun(w, *args), x)
     check_function(objective.function, x, scalar=True)
     optimizer = built_optimizer(method, options or {}, _LINE_SEARCHES[method], solver)

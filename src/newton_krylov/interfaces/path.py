@@ -118,11 +118,11 @@ def path(
     l1_ratio : float
         r, from 0 (ridge) to 1 (lasso).
     eps : float
-        See `lambdas`.
+        See `lambdas`; above 0 and below 1.
     sample_weight : array, shape (n_samples,), optional
-        How often each sample counts, >= 0.
+        How often each sample counts, >= 0, with a positive, finite sum.
     offset : array, shape (n_samples,), optional
-        Added to the output of each sample and not fitted.
+        Finite; added to the output of each sample and not fitted.
     fit_intercept : bool
         Whether the model has an intercept.
     tol : float
@@ -145,7 +145,7 @@ def path(
     ConfigError
         For an unknown loss, and a keyword that it does not take.
     ValueError
-        If the data are not as said, or a penalty is negative.
+        If the data, `offset`, `lambdas`, `eps` or `tol` are not as said.
 
     Examples
     --------
@@ -155,8 +155,7 @@ def path(
     >>> [int((w != 0).sum()) for w in found.coef[[0, 5, 10]]]
     [0, 4, 6]
     """
-    if not 0 <= l1_ratio <= 1:
-        raise ValueError(f"l1_ratio == {l1_ratio}, must be between 0 and 1")
+    check_settings(l1_ratio, tol)
     X, y = check_X_y(X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
     problem = Problem(
         X, y, loss=loss, options=options or {}, sample_weight=sample_weight, offset=offset,
@@ -177,17 +176,45 @@ def path(
     )
 
 
+def check_settings(l1_ratio: float, tol: float) -> None:
+    """Refuse a mixture or a tolerance that means nothing."""
+    if not 0 <= l1_ratio <= 1:
+        raise ValueError(f"l1_ratio == {l1_ratio}, must be between 0 and 1")
+    if not 0 < tol < math.inf:
+        raise ValueError(f"tol must be finite and above 0, not {tol}")
+
+
 def grid(
-    problem: "Problem", lambdas: int | Sequence[float], l1_ratio: float, eps: float
+    problem: "Problem",
+    lambdas: int | np.integer[Any] | Sequence[float],
+    l1_ratio: float,
+    eps: float,
 ) -> NDArray[np.float64]:
     """Return the penalties, falling."""
-    if isinstance(lambdas, int):
+    if isinstance(lambdas, (int, np.integer)) and not isinstance(lambdas, bool):
+        if lambdas < 1:
+            raise ValueError(f"lambdas must be at least 1 where it is a number, not {lambdas}")
+        if not 0 < eps < 1:
+            raise ValueError(f"eps must be above 0 and below 1, not {eps}")
         largest = problem.largest_lambda(max(l1_ratio, _RIDGE))
-        return np.geomspace(largest, eps * largest, lambdas)
-    values = np.sort(np.asarray(lambdas, dtype=np.float64))[::-1]
+        return np.geomspace(largest, eps * largest, int(lambdas))
+    values = np.asarray(lambdas, dtype=np.float64)
+    if values.ndim != 1:
+        raise ValueError(f"lambdas must be a whole number or a list of numbers, not {lambdas!r}")
+    values = np.sort(values)[::-1]
     if len(values) == 0 or not np.isfinite(values).all() or values[-1] < 0:
         raise ValueError("lambdas should be finite numbers of at least 0, one or more")
     return np.ascontiguousarray(values)
+
+
+def _checked_offset(offset: Any, n: int) -> NDArray[np.float64]:
+    """Return an offset as floats, shape (n,); refuse another shape and what is not finite."""
+    values = np.asarray(offset, dtype=np.float64)
+    if values.shape != (n,):
+        raise ValueError(f"offset must be of shape ({n},), one of each sample, not {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"offset, of shape {values.shape}, must be finite numbers only")
+    return values
 
 
 class Problem:
@@ -237,9 +264,11 @@ class Problem:
             weights = _check_sample_weight(
                 sample_weight, X, dtype=np.float64, ensure_non_negative=True, copy=True
             )
-            if not weights.sum() > 0:
-                raise ValueError("the samples' weights must have a positive sum")
-            weights *= len(weights) / weights.sum()
+            with np.errstate(over="ignore"):
+                total = float(weights.sum())
+            if not 0 < total < math.inf:
+                raise ValueError("the samples' weights must have a positive, finite sum")
+            weights = weights / total * len(weights)
         self.columns = Columns.of(X, weights, 0.0, centred=intercept, intercept=intercept)
         if not scaled:
             self.columns = replace(self.columns, size=np.ones_like(self.columns.size))
@@ -251,7 +280,8 @@ class Problem:
 
         targets = torch.from_numpy(y.astype(np.int64)) if task in _CLASSES else tensor(y)
         assert targets is not None
-        split = Split(features, targets, tensor(weights), tensor(offset))
+        shift = None if offset is None else _checked_offset(offset, X.shape[0])
+        split = Split(features, targets, tensor(weights), tensor(shift))
         number = 0 if self.classes is None else len(self.classes)
         data = Table(
             "the data given", split, None, cast(Task, task), number, "fit", "", bias=intercept

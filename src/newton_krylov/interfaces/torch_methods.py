@@ -96,7 +96,8 @@ class _Method(torch.optim.Optimizer):
             )
         weights = self._weights()
         state = self.state[self.param_groups[0]["params"][0]]
-        with weights.replaced(), closing(FixedClosure(closure, weights.device)) as fixed:
+        fixing = closing(FixedClosure(closure, weights.device))
+        with torch.enable_grad(), weights.replaced(), fixing as fixed:
             loss = ClosureLoss(weights, fixed, twice=self.twice)
             start = loss.at(weights.get())
             if not state:

@@ -208,7 +208,8 @@ class NewtonKrylov(torch.optim.Optimizer):
         if state:
             memory.load_state_dict(state["newton"])
         memory.damping = _ByGroup(memory.damping, self._spread(weights, "damping"), self.defaults)
-        with weights.replaced(), closing(FixedClosure(closure, weights.device)) as fixed:
+        fixing = closing(FixedClosure(closure, weights.device))
+        with torch.enable_grad(), weights.replaced(), fixing as fixed:
             loss = ClosureLoss(weights, fixed)
             point = loss.at(weights.get())
             if not state:

@@ -1,5 +1,6 @@
 """Adaptive cubic regularization: Newton's method whose model has a cubic bound on its error."""
 
+import math
 import sys
 from typing import Literal
 
@@ -73,7 +74,7 @@ class ARC(ModelDescent):
 
     def penalty(self, value: float, size: float) -> float:
         """Return the cubic term."""
-        return float(value * size**3 / 3)
+        return float(value * size**3 / 3) if size < 1e100 else math.inf
 
     def adapted(self, value: float, ratio: float, made: ModelStep, grad_norm: float) -> float:
         """Return the next sigma."""
@@ -82,5 +83,5 @@ class ARC(ModelDescent):
         if not ratio > _GOOD:
             return value
         size = euclidean(made.p)
-        least = sys.float_info.epsilon * grad_norm / size**2 if size > 0 else 0.0
+        least = sys.float_info.epsilon * grad_norm / size / size if size > 0 else 0.0
         return max(value / _CHANGE, least, sys.float_info.min)

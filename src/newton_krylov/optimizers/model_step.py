@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from newton_krylov.norms import euclidean, scaled, scaled_by_power
+from newton_krylov.norms import euclidean, exponent, scaled, scaled_by_power
 from newton_krylov.operators import LinearOperator
 from newton_krylov.spectral.lanczos import LanczosBasis
 
@@ -15,6 +15,8 @@ _HARD = 1e-10
 """A gradient's part along the lowest eigenvectors below this part of it is none: the hard case."""
 _OFTEN, _SELDOM = 20, 5
 """Small models are solved after every product up to the first number, then after so many."""
+_SMALL, _LARGE = 1e-150, 1e150
+"""Between these the square of a gradient's size is a number."""
 _BEYOND = 30
 """Products after the gradient's Krylov space is exhausted, which look for negative curvature."""
 
@@ -143,8 +145,10 @@ def _multiplier(above: Tensor, c: Tensor, base: float, bound: Bound) -> float:
         if abs(size - target) <= 1e-13 * target or high - low <= 1e-16 * high:
             break
         low, high = (mu, high) if size > target else (low, mu)
-        slope = float((p.square() / (above + mu)).sum()) / size**3 - bound.slope(base + mu)
-        ahead = mu - (1 / size - 1 / target) / slope
+        ahead = math.nan  # a cube that under- or overflows says nothing of the slope
+        if 1e-100 < size < 1e100 and target > 0:
+            slope = float((p.square() / (above + mu)).sum()) / size**3 - bound.slope(base + mu)
+            ahead = mu - (1 / size - 1 / target) / slope
         mu = ahead if low < ahead < high else (low + high) / 2
     return mu
 
@@ -307,6 +311,9 @@ def steihaug(A: LinearOperator, g: Tensor, radius: float, rtol: float, maxiter: 
     ModelStep
         Lowers the model at least as much as the best step along -g does.
     """
+    size = euclidean(g)
+    if not _SMALL < size < _LARGE:
+        return _along_gradient(A, g, size, radius)
     p, r = torch.zeros_like(g), -g
     d, rr = r.clone(), euclidean(r) ** 2
     stop = rtol * math.sqrt(rr)
@@ -322,6 +329,15 @@ def steihaug(A: LinearOperator, g: Tensor, radius: float, rtol: float, maxiter: 
             return ModelStep(p, number, True)
         d = r + (rr / before) * d
     return ModelStep(p, maxiter, True)
+
+
+def _along_gradient(A: LinearOperator, g: Tensor, size: float, radius: float) -> ModelStep:
+    """Return the best step along -g, without a square of |g|."""
+    u = scaled_by_power(g, -exponent(g))
+    u = u / euclidean(u)
+    curvature = float(torch.dot(u, A @ u))
+    inside = curvature > 0 and size / curvature < radius
+    return ModelStep(-(size / curvature if inside else radius) * u, 1, inside)
 
 
 def _to_boundary(p: Tensor, d: Tensor, radius: float) -> float:
