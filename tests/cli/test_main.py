@@ -1,8 +1,11 @@
 """The command line: mistakes in one sentence, help, completion, third parties' parts."""
 
+import contextlib
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -14,7 +17,8 @@ from command import CONF, QUICK, ROOT, command, environment
 
 from newton_krylov.cli.choices import choices, groups
 from newton_krylov.cli.compose import PLUGINS
-from newton_krylov.cli.main import DONE, FAILED, MISTAKE, main
+from newton_krylov.cli.main import DONE, FAILED, MISTAKE, TERMINATED, main
+from newton_krylov.errors import ConfigError
 
 MISTAKES = [
     # what was typed, what the sentence says
@@ -107,6 +111,21 @@ def test_explicit_choices_that_the_run_drops_are_told_in_one_sentence(capsys):
     )
 
 
+def test_an_interruption_that_comes_out_as_another_error_is_an_interruption(
+    monkeypatch, folder, capsys
+):
+    def broken_off(*_):
+        with contextlib.suppress(KeyboardInterrupt):  # as a library's clean-up may
+            signal.raise_signal(signal.SIGTERM)
+        raise ConfigError("The configuration cannot be composed: half of it is missing.")
+
+    monkeypatch.setattr("newton_krylov.cli.main._multirun", broken_off)
+    typed = [*QUICK, "tracking=none", "-m", "seed=0,1", "hydra.sweep.dir=here"]
+    assert main(CONF, typed) == TERMINATED
+    assert json.loads((folder / "here" / "sweep.json").read_text())["status"] == "killed"
+    assert "cannot be composed" not in capsys.readouterr().err
+
+
 def test_a_sweep_says_once_what_its_members_drop(capsys):
     typed = ["schedule=linear", "stop.epochs=1", "seed=0,1,2", "optimizer=newton,sgd"]
     assert main(CONF, [*QUICK, "tracking=none", "-m", *typed, "solver=gmres"]) == DONE
@@ -123,6 +142,10 @@ def test_a_sweep_says_once_what_its_members_drop(capsys):
         (["stop.seconds=null"], r"set stop\.seconds"),
         (["verdict.trials=0"], r"verdict\.trials=0 should be a whole number"),
         (["dataset=libsvm", "dataset.path=gone.svm"], r"There is no file gone\.svm"),
+        (
+            ["dataset=libsvm", "dataset.path=gone.svm", "loss=logistic"],
+            r"There is no file gone\.svm",
+        ),
     ],
 )
 def test_a_verdict_s_mistakes_leave_nothing_in_its_folder(typed, sentence, folder, capsys):

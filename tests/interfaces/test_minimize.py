@@ -300,3 +300,17 @@ def test_cubic_regularization_ends_at_a_minimum_at_zero_without_a_tolerance() ->
 def test_an_unbounded_function_ends_where_it_is_no_number(method: str) -> None:
     found = minimize(lambda x: -torch.exp(x).sum(), [1.0, 1.0], method=method)
     assert (found.status, found.success) == (3, False)
+
+
+@pytest.mark.parametrize("n", [50, 400])
+def test_weak_negative_curvature_is_followed_or_said_to_be_unsettled(n: int) -> None:
+    d = torch.arange(1, n + 1, dtype=torch.float64)
+    d[-1] = 0.0
+    found = minimize(
+        lambda x: (d * x.square()).sum() / 2 - 0.005 * x[-1] ** 2 + x[-1] ** 4, torch.zeros_like(d)
+    )
+    if n == 50:
+        assert float(found.fun) == pytest.approx(-(0.005**2) / 4, rel=1e-3)
+        assert "confirmed" not in found.message
+    else:
+        assert found.fun < 0 or "not confirmed" in found.message

@@ -136,6 +136,18 @@ def test_a_tie_is_called_one(tmp_path: Path) -> None:
     assert " tie (" in found.paragraph
 
 
+@pytest.mark.parametrize(("steps", "answer"), [(1.2, "No difference"), (2.0, "Yes")])
+def test_one_run_each_needs_a_larger_ratio(tmp_path: Path, steps: float, answer: str) -> None:
+    times = {"gd": [0.01 * steps], "lbfgs": [1.0], "newton_cg": [0.01]}
+    found = read_race(race(tmp_path, times, dict.fromkeys(times, 0.5)))
+    assert found.answer == answer
+    assert any(reason.startswith("One run each") for reason in found.reasons)
+    more = {name: each * 2 for name, each in times.items()}
+    found = read_race(race(tmp_path / "more", more, dict.fromkeys(times, 0.5)))
+    assert found.answer == "Yes"
+    assert not any(reason.startswith("One run each") for reason in found.reasons)
+
+
 def test_a_target_that_nobody_reaches_decides_nothing(tmp_path: Path) -> None:
     times = {"gd": [0.01] * 2, "lbfgs": [0.01] * 2, "newton_cg": [0.001] * 2}
     found = read_race(race(tmp_path, times, dict.fromkeys(times, 0.9)))  # 0.9^59 is 2e-3

@@ -174,6 +174,6 @@ def carry_out_sweep(
 
 
 def _ending(error: BaseException, interruption: Interruption) -> tuple[str, str | None]:
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt) or interruption.signal is not None:
         return interruption.status, None
     return "failed", str(error) if isinstance(error, UserError) else type(error).__name__

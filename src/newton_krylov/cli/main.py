@@ -201,7 +201,10 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
 
                 write(json_text(result))
             return code
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Exception) as error:
+            # What a signal breaks off inside a library may come out as another error.
+            if not isinstance(error, KeyboardInterrupt) and interruption.signal is None:
+                raise
             print("Interrupted.", file=sys.stderr)  # noqa: T201
             return _CODES[interruption.status]
 
@@ -323,10 +326,13 @@ def _sweep(
     except KeyboardInterrupt:
         status = interruption.status
     except Exception as error:  # a launcher's or sweeper's: members' own are in their records
-        status, reason = (
-            "failed",
-            str(error) if isinstance(error, UserError) else _launcher_failure(error),
-        )
+        if interruption.signal is not None:  # it broke off a library's work
+            status = interruption.status
+        else:
+            status, reason = (
+                "failed",
+                str(error) if isinstance(error, UserError) else _launcher_failure(error),
+            )
     finally:
         interruption.hold()
         members = sweep.finish(status, reason)

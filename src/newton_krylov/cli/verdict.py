@@ -162,13 +162,14 @@ class VerdictCommand:
         """Say how long the rest will take, evaluation included, by what was run so far."""
         known = [seconds for each in self._took.values() for seconds in each]
         if not known:
-            return f"at most {seconds_text(self.portfolio.most_runs * self.seconds)} in all"
+            most = seconds_text(self.portfolio.most_runs * self.seconds)
+            return f"at most {most} of the optimizer's time in all"
         left = sum(
             max(0, self.portfolio.most_runs_of(method) - len(took)) * mean(took or known)
             for method in self.portfolio.methods
             for took in [self._took.get(method.name, [])]
         )
-        return f"about {seconds_text(left)} left"
+        return f"about {seconds_text(left)} left, with evaluation and records"
 
     def _one(self, run: PlannedRun) -> None:
         self.run_one(

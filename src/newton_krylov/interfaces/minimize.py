@@ -48,6 +48,8 @@ _MESSAGES = {
     3: "The function or its gradient is not finite where the method arrived.",
 }
 
+_UNCONFIRMED = " Second-order conditions were not confirmed: it may be a saddle point."
+
 
 def minimize(
     fun: Callable[..., Tensor],
@@ -80,8 +82,8 @@ def minimize(
     gtol : float
         Stop where no component of the gradient is larger than gtol min(1, s), with s the larger of
         the function's and the gradient's size at the start: a function in smaller units is not
-        taken for a flat one. A saddle point is no place to stop: where a few products with the
-        Hessian show negative curvature, it is left along that.
+        taken for a flat one. A saddle point is no place to stop: where products with the Hessian
+        (n, or 50 where n is above 300) show negative curvature, it is left along that.
     maxiter : int, optional
         Limit of iterations; 200 n by default.
     solver : str
@@ -127,7 +129,10 @@ def minimize(
     limit = _STEPS_PER_PARAMETER * len(x) if maxiter is None else maxiter
     run = _Run(objective, optimizer, gtol, limit, callback)
     run.descend(x)
-    while run.status == 0 and (lower := below_saddle(run.point)) is not None:
+    while run.status == 0:
+        lower, run.confirmed = below_saddle(run.point)
+        if lower is None:
+            break
         run.descend(lower)
     return run.result()
 
@@ -147,6 +152,7 @@ class _Run:
         self.gtol, self.limit, self.callback = gtol, limit, callback
         self.generator = torch.Generator().manual_seed(0)
         self.number, self.status, self.ended, self.scale = -1, 2, "", 0.0
+        self.confirmed = True
         self.point: Point
 
     def descend(self, x: Tensor) -> None:
@@ -183,10 +189,13 @@ class _Run:
         from scipy.optimize import OptimizeResult
 
         counts, point, status = self.objective.counts, self.point, self.status
+        message = _MESSAGES.get(status, f"Stopped: {self.ended}.")
+        if status == 0 and not self.confirmed:
+            message += _UNCONFIRMED
         result = OptimizeResult()
         result.update(
             x=point.w, fun=point.value, jac=point.grad, nit=self.number, nfev=int(counts.function),
             njev=int(counts.gradient), nhev=int(counts.hvp), status=status, success=status == 0,
-            message=_MESSAGES.get(status, f"Stopped: {self.ended}."),
+            message=message,
         )  # fmt: skip
         return result

@@ -46,6 +46,8 @@ _ROUNDING = 10.0
 _DONE = ("finished", "failed", "skipped")
 """Statuses of runs that count as done; any other run is still to be done, or to be repeated."""
 _NOT_RUN = "not run"
+SINGLE_RATIO = 1.5
+"""Where each of two methods ran once, there are no ranges: ratios below this one are a tie."""
 
 
 @dataclass(frozen=True)
@@ -230,8 +232,10 @@ class Race:
             return Comparison(target, None, None, "nobody")
         if second is None or other is None:
             return Comparison(target, second, other, "others" if second is None else "second order")
-        if tied(second.times(target), other.times(target)):
-            return Comparison(target, second, other, "tie")
+        tie = Comparison(target, second, other, "tie")
+        once = len(second.runs) == len(other.runs) == 1
+        if tied(second.times(target), other.times(target)) or (once and tie.ratio < SINGLE_RATIO):
+            return tie
         faster = second.time(target) < other.time(target)
         return Comparison(target, second, other, "second order" if faster else "others")
 
@@ -331,6 +335,11 @@ class Race:
         """Why, each with its number."""
         busy = busy_text([record for c in self.contestants for record in c.runs])
         found = [*_reasons(self.facts), *self._reasons_from_traces()]
+        if any(len(c.runs) == 1 for c in self.contestants):
+            found.append(
+                f"One run each: no ranges of times, so a ratio below {SINGLE_RATIO:g} counts as a "
+                f"tie; verdict.seeds=3 gives ranges."
+            )
         return [*found, busy] if busy else found
 
     def _reasons_from_traces(self) -> Iterable[str]:

@@ -72,6 +72,7 @@ def question_of(plain: Mapping[str, Any], *, loss_chosen: bool) -> Question:
     if not loss_chosen and not residual:
         loss = _fitting_loss(dataset_of(config), loss, network=own_model)
         config = check({**plain, "loss": {"name": loss}})
+    dataset_of(config)  # a mistake in the data is found here, once, and not by every run
     path = config.options_of("dataset").get("path")
     name = Path(path).name if path else config.name_of("dataset")
     offered = config.entry_of("loss").offers or ()
