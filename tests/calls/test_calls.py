@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -210,3 +211,56 @@ def test_categories_that_are_numbers_are_categories() -> None:
     words = {"tracking": "none", "quiet": True, "stop": {"epochs": 1}}
     found = nk.run(dataset={"data": frame, "target": "y", "bias": False}, **words)
     assert found.weights.shape == (3,)
+
+
+def test_a_frame_with_targets_keeps_its_columns() -> None:
+    X = pd.DataFrame({"age": np.linspace(20, 60, 30), "town": ["a", "b", "c"] * 10})
+    y = np.array([0, 1, 1, 0, 1] * 6)
+    words = {"tracking": "none", "quiet": True, "stop": {"epochs": 1}}
+    found = nk.run(dataset={"data": (X, y), "bias": False}, **words)
+    assert found.weights.shape == (1 + 3,)
+    whole = {"data": X.assign(y=y), "target": "y", "bias": False}
+    np.testing.assert_array_equal(found.trace["loss"], nk.run(dataset=whole, **words).trace["loss"])
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        ["a", float("nan"), "b", "a"],
+        np.array(["a", None, "b", "a"], dtype=object),
+        np.array(["a", np.nan, "b", "a"]),
+        pd.Series(["a", np.nan, "b", "a"]),
+    ],
+)
+def test_a_missing_label_is_no_class(y: object) -> None:
+    for X in (np.eye(4), pd.DataFrame(np.eye(4))):
+        with pytest.raises(DataError, match=r"row 2: the target.* is missing"):
+            nk.run(dataset=(X, y), tracking="none")
+
+
+def test_a_module_gets_no_column_of_ones() -> None:
+    X, y = np.random.default_rng(0).standard_normal((40, 3)), np.arange(40) % 2
+    words = {"model": torch.nn.Linear(3, 2), "loss": torch.nn.functional.cross_entropy}
+    found = nk.run(
+        dataset=(X, y), **words, dtype="float32", optimizer="lbfgs", tracking="none",
+        stop={"epochs": 1},
+    )  # fmt: skip
+    assert found.weights.shape == (3 * 2 + 2,)
+
+
+def test_columns_named_by_numbers() -> None:
+    frame = pd.DataFrame({0: np.linspace(0, 1, 20), 1: [0, 1] * 10})
+    found = nk.run(dataset={"data": frame, "target": 1}, tracking="none", stop={"epochs": 1})
+    assert found.config["dataset"]["target"] == "1"
+
+
+def test_what_are_no_data_is_a_sentence() -> None:
+    for data in ([1, 2], ("x", 1)):
+        with pytest.raises(ConfigError, match="should be a data set's name"):
+            nk.run(dataset=data)
+    with pytest.raises(ConfigError, match="should be a data set's name"):
+        nk.sweep(dataset=5)
+    with pytest.raises(DataError, match="X is a sparse matrix"):
+        nk.run(dataset=(scipy.sparse.eye(4, format="csr"), np.ones(4)))
+    with pytest.raises(DataError, match="X mixes texts and numbers"):
+        nk.run(dataset=([[1.0, "a"], [2.0, "b"]], [0, 1]))

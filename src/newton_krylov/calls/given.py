@@ -15,9 +15,11 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
+from newton_krylov.calls.identity import identity
 from newton_krylov.capabilities import FUNCTION, LABELLED
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.errors import ConfigError, DataError
@@ -59,12 +61,22 @@ def named(words: Mapping[str, Any]) -> Words:
     if inside := isinstance(data, Mapping) and "data" in data:
         rest = {key: value for key, value in data.items() if key != "data"}
         data = data["data"]
+    if isinstance(data, tuple) and _is_pair(data) and isinstance(data[0], pd.DataFrame):
+        data, rest["target"] = joined(*data)
     if isinstance(data, pd.DataFrame) or _is_pair(data):
+        if isinstance(found.get("model"), nn.Module) and "dataset.bias" not in found:
+            rest = {"bias": False, **rest}  # a network's layers have their own
         found["dataset"] = {"name": "table", "path": kept(data), **rest}
     elif inside:
         raise ConfigError(
             f"dataset.data is a {type(data).__name__}: it should be a data frame or (X, y)."
         )
+    elif not _is_name(data) and not isinstance(data, Tensor | np.ndarray):
+        raise ConfigError(
+            f"dataset is {data!r:.60}: it should be a data set's name, a data frame, arrays "
+            f"(X, y), or a mapping of its keys."
+        )
+    _name_columns(found)
     if callable(found.get("loss")) and isinstance(data, Tensor | np.ndarray):
         return found | registered_function(found["loss"], data)
     if isinstance(found.get("model"), nn.Module):
@@ -76,6 +88,31 @@ def named(words: Mapping[str, Any]) -> Words:
 
 def _is_pair(data: Any) -> bool:
     return isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str)
+
+
+def _is_name(data: Any) -> bool:
+    """Say whether it is what a configuration has, or a list of names to try."""
+    many = isinstance(data, list) and all(isinstance(each, str | Mapping) for each in data)
+    return many or data is None or isinstance(data, str | Path | Mapping)
+
+
+def _name_columns(words: Words) -> None:
+    """Take a number as the target for the name of that column: files have names alone."""
+    node = words.get("dataset")
+    for place, key in ((words, "dataset.target"), (node, "target")):
+        if isinstance(place, dict) and isinstance(place.get(key), int | np.integer):
+            place[key] = str(place[key])
+
+
+def joined(X: pd.DataFrame, y: Any) -> tuple[pd.DataFrame, str]:
+    """Return samples and their targets as one frame, and the target's name in it."""
+    values = y if isinstance(y, pd.Series) else pd.Series(array(y, "y"))
+    if len(values) != len(X):
+        raise DataError(f"X has {len(X)} rows and y {len(values)}: they should have as many.")
+    frame, name = X.rename(columns=str), "y"
+    while name in frame:
+        name += "_"
+    return frame.assign(**{name: values.array}), name
 
 
 def kept(data: Any) -> Path:
@@ -142,15 +179,36 @@ def array(part: Any, name: str) -> np.ndarray[Any, Any]:
     DataError
         For objects.
     """
+    if sp.issparse(part):
+        raise DataError(
+            f"{name} is a sparse matrix: give {name}.toarray(), or write LIBSVM's format and give "
+            f"dataset=libsvm with dataset.path."
+        )
     found = part.numpy(force=True) if isinstance(part, Tensor) else np.asarray(part)
-    if found.dtype == object:
-        found = np.asarray(found.tolist())
+    if found.dtype.kind in "OUS":
+        found = _of_one_kind(part, name)
     if found.dtype.kind not in "biufUS":
         raise DataError(
             f"{name} holds {found.dtype}, no numbers: give a data frame with dataset.target, whose "
             f"columns may be of any kind."
         )
     return found
+
+
+def _of_one_kind(part: Any, name: str) -> np.ndarray[Any, Any]:
+    """Return objects as numbers or as texts; NumPy would write what is mixed or missing as text."""
+    objects = np.asarray(part, dtype=object)
+    missing = pd.isna(objects) | (objects == "nan")
+    kinds = {isinstance(value, str | bytes) for value in objects[~missing].ravel()}
+    if missing.any() and kinds != {False}:
+        row = int(np.argwhere(missing)[0][0])
+        what = "target" if name == "y" else f"value of {name}"
+        raise DataError(f"{name}, row {row + 1}: the {what} is missing.")
+    if kinds == {True, False}:
+        raise DataError(f"{name} mixes texts and numbers: give a data frame, of any columns.")
+    return np.asarray(
+        np.where(missing, np.nan, objects).tolist() if missing.any() else objects.tolist()
+    )
 
 
 def registered_model(module: nn.Module, shape: tuple[int, ...] | None = None) -> str:
@@ -166,7 +224,7 @@ def registered_model(module: nn.Module, shape: tuple[int, ...] | None = None) ->
     Returns
     -------
     str
-        Its name, of its class and its layers.
+        Its name, of its class and its content.
     """
 
     def build(interface: Interface) -> nn.Module:
@@ -176,8 +234,8 @@ def registered_model(module: nn.Module, shape: tuple[int, ...] | None = None) ->
                 reset()
         return made if shape is None else nn.Sequential(nn.Unflatten(1, shape), made)
 
-    sizes = [tuple(p.shape) for p in module.parameters()]
-    return _registered("model", type(module).__name__, (repr(module), sizes, shape), build)
+    content = (identity(module), shape)
+    return _registered("model", type(module).__name__, content, build)
 
 
 def registered_criterion(criterion: Callable[[Tensor, Tensor], Tensor]) -> str:
@@ -205,7 +263,7 @@ def registered_criterion(criterion: Callable[[Tensor, Tensor], Tensor]) -> str:
         def __init__(self, dataset: Dataset, model: nn.Module) -> None:
             super().__init__(dataset, model, criterion, l2=0.0, chunk=None, memory=4.0)
 
-    return _registered("loss", title, repr(criterion), Criterion, needs=(LABELLED,))
+    return _registered("loss", title, identity(criterion), Criterion, needs=(LABELLED,))
 
 
 @dataclass(frozen=True)
@@ -277,7 +335,7 @@ def registered_function(function: Scalar, start: Tensor | np.ndarray[Any, Any]) 
         return Start(f"{title} in {len(point)} variables", point, "a call", checksum)
 
     return {
-        "loss": _registered("loss", title, title, Given, offers=(FUNCTION,)),
+        "loss": _registered("loss", title, identity(function), Given, offers=(FUNCTION,)),
         "dataset": _registered("dataset", f"start_of_{title}", checksum, load),
         "dtype": str(point.dtype).removeprefix("torch."),
     }
