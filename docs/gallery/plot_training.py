@@ -42,7 +42,7 @@ def train(make, steps):
 
     losses, seconds, start = [], [], time.perf_counter()
     for _ in range(steps):
-        losses.append(float(optimizer.step(closure)))
+        losses.append(float(optimizer.step(closure).detach()))
         seconds.append(time.perf_counter() - start)
     return losses, seconds
 

@@ -767,6 +767,13 @@ class CastOperator(LinearOperator):
         """Solve (A + shift I) x = b by the operator's closed form, b of shape (n,)."""
         return self._operator.solve(b.to(self._operator.dtype), shift).to(self.dtype)
 
+    def forming(self) -> Forming | None:
+        """Return what forming the operator takes; parts are of this type."""
+        own = self._operator.forming()
+        if own is None:
+            return None
+        return replace(own, part=lambda *which: own.part(*which).to(self.dtype))
+
     def sampled(self, size: int, generator: torch.Generator) -> LinearOperator | None:
         """Return an estimate from `size` of the operator's terms."""
         part = self._operator.sampled(size, generator)

@@ -160,7 +160,7 @@ HARMLESS = {
 @pytest.mark.parametrize("name", HARMLESS)
 def test_a_preset_sets_what_is_data(name, folder):
     from newton_krylov.cli.compose import CheckedLoader
-    from newton_krylov.cli.main import _hydra as hydra_of
+    from newton_krylov.cli.main import hydra_at
 
     if "defaults" in HARMLESS[name]:
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
@@ -169,7 +169,7 @@ def test_a_preset_sets_what_is_data(name, folder):
 
     given = _write(folder, HARMLESS[name])
     where = f"hydra.searchpath=['file://{folder}/theirs']"
-    with hydra_of(CONF) as hydra:
+    with hydra_at(CONF) as hydra:
         assert isinstance(hydra.config_loader, CheckedLoader)
         config = hydra.config_loader.load_configuration(
             "config", [where, *given[2:], *QUICK], RunMode.MULTIRUN

@@ -1,7 +1,6 @@
 """What every solver takes and returns: operands, options, callbacks, statuses, costs, memory."""
 
 import inspect
-import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -553,10 +552,3 @@ def test_the_residual_of_a_function_that_is_not_symmetric_is_true(method, maxite
             true, tolerance = float((b - A @ result.x).norm()), rtol * float(b.norm())
             assert result.residual_norms[-1] == pytest.approx(true, rel=0.1, abs=0.1 * tolerance)
             assert result.status is not Status.CONVERGED or true <= tolerance * (1 + 1e-9)
-
-
-@pytest.mark.parametrize("method", [cg, minres, minres_qlp])
-def test_a_start_that_is_not_finite_is_a_sentence(method):
-    A, b = torch.eye(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
-    with pytest.raises(ValueError, match="x0 holds a value that is not finite"):
-        method(A, b, x0=torch.tensor([0.0, math.nan, 1.0], dtype=torch.float64))

@@ -152,8 +152,6 @@ class System:
         self.threshold = max(rtol * self.norm_b, atol)
         if x0 is not None:
             check_vector("x0", x0, b)
-            if not torch.isfinite(x0).all():
-                raise ValueError("x0 holds a value that is not finite; give finite ones, or none")
         self._x0 = None if self.norm_b == 0.0 else x0  # the solution of A x = 0 is known
         self.x = self.start()
         self.r, self.r_exponent = self.b, 0  # b - A x is r 2^r_exponent

@@ -542,9 +542,10 @@ def _unsaid(loss: Mapping[str, Any]) -> Set[str]:
     """Return the keys of a loss that do not tell one problem from another.
 
     A loss without an intercept of its own is that of the records from before there was the key; a
-    column of ones may be the intercept.
+    column of ones may be the intercept. The same holds of a penalty that is not there.
     """
     without = {"intercept"} if loss.get("intercept") == "none" else set()
+    without |= {key for key in ("l1", "penalty") if not loss.get(key)}
     return _COMPUTATION_KEYS | {"name"} | without
 
 
