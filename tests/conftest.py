@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # One thread a process, the commands that tests start included: tests run side by side (-n), and
@@ -15,6 +16,7 @@ import pytest
 import torch
 from command import CONF
 
+from newton_krylov import registry
 from newton_krylov.cli.offers import offer
 
 offer(CONF)  # imports all parts, and lets Hydra find those without a file
@@ -23,6 +25,15 @@ offer(CONF)  # imports all parts, and lets Hydra find those without a file
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the test of random kills be run with more of them: `--kills 100`."""
     parser.addoption("--kills", type=int, default=10, help="runs to kill at random moments")
+
+
+@pytest.fixture(autouse=True)
+def _registry_as_it_was() -> Iterator[None]:
+    """Forget the parts that a test registers: which test comes next is not known (-n)."""
+    before = {group: dict(parts) for group, parts in registry._entries.items()}
+    yield
+    registry._entries.clear()
+    registry._entries.update(before)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
