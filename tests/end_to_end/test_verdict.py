@@ -43,7 +43,7 @@ def test_a_loss_that_fits_the_data_is_chosen(tmp_path: Path) -> None:
         *SMALL, "dataset=iris", "verdict.trials=1", "verdict.seeds=1", "stop.seconds=0.3",
         cwd=tmp_path,
     )  # fmt: skip
-    assert out.startswith("verdict on iris (multinomial): ")
+    assert "\nverdict on iris (multinomial): " in out
     assert json.loads((tmp_path / "race" / "verdict.json").read_text())["verdict"]
 
 
