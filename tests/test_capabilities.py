@@ -90,10 +90,8 @@ def test_a_part_that_is_not_used_needs_nothing():
 
 
 @pytest.fixture
-def strangers(monkeypatch):
+def strangers():
     """A third party's optimizer and curvature that agree on words of their own."""
-    for group in ("optimizer", "hessian_approx"):
-        monkeypatch.setitem(registry._entries, group, dict(registry._entries[group]))
 
     @register("optimizer", "stranger", needs=(ALL_SAMPLES, "a wish"))
     class Stranger:

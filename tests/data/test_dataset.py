@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from newton_krylov import registry
 from newton_krylov.data import Dataset, ImageSet, Split, Table, TransportProblem, load_dataset
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
 from newton_krylov.operators import MatrixOperator
@@ -103,8 +102,6 @@ def test_a_run_takes_a_further_kind(tmp_path, monkeypatch):
     from newton_krylov.runs.experiment import Job, run_experiment
 
     monkeypatch.setenv("NEWTON_KRYLOV_CACHE", str(tmp_path / "cache"))
-    for group in ("dataset", "loss"):
-        monkeypatch.setitem(registry._entries, group, dict(registry._entries[group]))
 
     @register("dataset", "places", offers=("residuals",))
     def places(*, dtype: torch.dtype = torch.float64) -> Points:

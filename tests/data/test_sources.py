@@ -8,7 +8,6 @@ import pytest
 import torch
 import yaml
 
-from newton_krylov import registry
 from newton_krylov.data import load_dataset, source
 from newton_krylov.data.catalogue import MGH, nist_tables, summaries
 from newton_krylov.data.prepare import RawData, Samples
@@ -47,9 +46,7 @@ def test_a_data_set_says_what_it_is_in_a_line(name):
     assert len(summary) < 100
 
 
-def test_a_third_partys_source_takes_the_common_options(monkeypatch):
-    monkeypatch.setitem(registry._entries, "dataset", dict(registry._entries["dataset"]))
-
+def test_a_third_partys_source_takes_the_common_options():
     @source("of_a_third_party", bias=True)
     def read(*, n: int = 4) -> RawData:
         """Count."""
@@ -66,8 +63,7 @@ def test_a_third_partys_source_takes_the_common_options(monkeypatch):
     assert next(iter(inspect.signature(read).parameters)) == "n"
 
 
-def test_the_pages_example(monkeypatch):
-    monkeypatch.setitem(registry._entries, "dataset", dict(registry._entries["dataset"]))
+def test_the_pages_example():
     page = (ROOT / "docs" / "data.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     exec(compile(code, "data.md", "exec"), {})

@@ -37,6 +37,12 @@ class Weights:
         self.device = parameters[0].device
         self.sizes = [p.numel() for p in parameters]
 
+    @classmethod
+    def of(cls, optimizer: torch.optim.Optimizer) -> "Weights":
+        """Take the parameters of an optimizer that require a gradient now."""
+        groups = optimizer.param_groups
+        return cls([p for group in groups for p in group["params"] if p.requires_grad])
+
     def get(self) -> Tensor:
         """Return a copy."""
         return torch.cat([p.detach().reshape(-1) for p in self.parameters])

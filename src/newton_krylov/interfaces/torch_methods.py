@@ -42,7 +42,7 @@ class _Method(torch.optim.Optimizer):
         assert isinstance(made, ContinuedOptimizer)
         self._optimizer = made
         self.note = ""
-        self._weights()  # refuses parameters that make no one vector
+        Weights.of(self)  # refuses parameters that make no one vector
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, which have no settings of their own.
@@ -63,10 +63,6 @@ class _Method(torch.optim.Optimizer):
                 f"{', '.join(unknown)} of their own"
             )
         super().add_param_group(param_group)
-
-    def _weights(self) -> Weights:
-        groups = self.param_groups
-        return Weights([p for group in groups for p in group["params"] if p.requires_grad])
 
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
         """Make up to `max_iter` iterations, on one batch.
@@ -94,7 +90,7 @@ class _Method(torch.optim.Optimizer):
             raise ValueError(
                 f"{type(self).__name__} evaluates the loss several times: step needs a closure"
             )
-        weights = self._weights()
+        weights = Weights.of(self)
         state = self.state[self.param_groups[0]["params"][0]]
         fixing = closing(FixedClosure(closure, weights.device))
         with torch.enable_grad(), weights.replaced(), fixing as fixed:

@@ -119,7 +119,7 @@ class NewtonKrylov(torch.optim.Optimizer):
         forcing: str | Forcing = "superlinear",
     ) -> None:
         super().__init__(params, {"lr": lr, "damping": damping})
-        self._weights()  # refuses parameters that make no one vector
+        Weights.of(self)  # refuses parameters that make no one vector
         options: dict[str, Any] = {"maxiter": max_iterations} if solver != "exact" else {}
         if curvature not in _CURVATURES:
             raise ValueError(f"curvature must be hessian or gauss_newton, not {curvature}")
@@ -175,11 +175,6 @@ class NewtonKrylov(torch.optim.Optimizer):
         spread = torch.tensor(values, dtype=torch.float64).repeat_interleave(sizes)
         return spread.to(weights.device, weights.parameters[0].dtype)
 
-    def _weights(self) -> Weights:
-        """Return the parameters that require a gradient now."""
-        params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-        return Weights(params)
-
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
         """Make one step.
 
@@ -202,7 +197,7 @@ class NewtonKrylov(torch.optim.Optimizer):
         """
         if closure is None:
             raise ValueError("NewtonKrylov evaluates the loss several times: step needs a closure")
-        weights = self._weights()
+        weights = Weights.of(self)
         state = self.state[self.param_groups[0]["params"][0]]
         memory = self._newton.memory()
         if state:

@@ -1,5 +1,6 @@
 """Shampoo, its step lengths grafted from Adam."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
@@ -17,7 +18,22 @@ from newton_krylov.registry import register
 Grafting = Literal["adam", "sgd", "none"]
 
 
-class ShampooSteps(torch.optim.Optimizer):
+class LayerSteps(torch.optim.Optimizer, ABC):
+    """Steps that each layer makes by its own gradient and its own state."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Make a step by the gradients that the parameters have."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.advance(p, p.grad, self.state[p], group)
+
+    @abstractmethod
+    def advance(self, p: Tensor, G: Tensor, s: dict[str, Any], at: dict[str, Any]) -> None:
+        """Change a parameter by its gradient G, with its state s and its group's settings."""
+
+
+class ShampooSteps(LayerSteps):
     """Shampoo's steps, for matrices and vectors.
 
     With L and R the running means of G G' and G'G of a layer's gradients G, and M their mean, the
@@ -61,14 +77,8 @@ class ShampooSteps(torch.optim.Optimizer):
         }  # fmt: skip
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Make a step by the gradients that the parameters have."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                self._advance(p, p.grad, self.state[p], group)
-
-    def _advance(self, p: Tensor, G: Tensor, s: dict[str, Any], at: dict[str, Any]) -> None:
+    def advance(self, p: Tensor, G: Tensor, s: dict[str, Any], at: dict[str, Any]) -> None:
+        """Step by the gradient's mean times the factors' roots."""
         (beta1, beta2), sides = at["betas"], sides_of(G, at["largest"])
         if not s:
             s |= {"step": 0, "mean": torch.zeros_like(G), "square": torch.zeros_like(G)}

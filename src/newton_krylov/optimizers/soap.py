@@ -1,6 +1,6 @@
 """SOAP: Adam in the eigenbasis of Shampoo's factors."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,13 +10,13 @@ from torch import Tensor
 from newton_krylov.capabilities import LAYERS
 from newton_krylov.objectives.base import Objective
 from newton_krylov.optimizers.schedule import Schedule, constant
-from newton_krylov.optimizers.shampoo import outer, sides_of
+from newton_krylov.optimizers.shampoo import LayerSteps, outer, sides_of
 from newton_krylov.optimizers.training import Momentum
 from newton_krylov.optimizers.training_torch import LayeredTorchOptimizer
 from newton_krylov.registry import register
 
 
-class SoapSteps(torch.optim.Optimizer):
+class SoapSteps(LayerSteps):
     """SOAP's steps, for matrices and vectors.
 
     With L and R the running means of G G' and G'G of a layer's gradients G, and Q_L, Q_R their
@@ -59,14 +59,8 @@ class SoapSteps(torch.optim.Optimizer):
         }  # fmt: skip
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Make a step by the gradients that the parameters have."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                self._advance(p, p.grad, self.state[p], group)
-
-    def _advance(self, p: Tensor, G: Tensor, s: dict[str, Any], at: dict[str, Any]) -> None:
+    def advance(self, p: Tensor, G: Tensor, s: dict[str, Any], at: dict[str, Any]) -> None:
+        """Step as Adam does, in the basis."""
         beta1, beta2 = at["betas"]
         sides = sides_of(G, at["largest"])
         if not s:

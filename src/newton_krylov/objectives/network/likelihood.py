@@ -77,7 +77,8 @@ def _bernoulli(p: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor
     return (_uniform(p, generator) < p).to(y.dtype), math.prod(p.shape[1:]) ** 0.5
 
 
-def _bernoulli_of_logits(z: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
+def bernoulli_of_logits(z: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
+    """Draw targets of 0 and 1 from logits, for the mean over all of a sample's outputs."""
     return _bernoulli(torch.sigmoid(z), y, generator)
 
 
@@ -130,5 +131,5 @@ _DRAWS: dict[Any, Any] = {
     F.nll_loss: _class_of_logarithms,
     F.mse_loss: _squares,
     F.binary_cross_entropy: _bernoulli,
-    F.binary_cross_entropy_with_logits: _bernoulli_of_logits,
+    F.binary_cross_entropy_with_logits: bernoulli_of_logits,
 }

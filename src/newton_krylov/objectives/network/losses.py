@@ -12,7 +12,7 @@ from newton_krylov.capabilities import LABELLED
 from newton_krylov.data.dataset import Dataset, ImageSet, LabelledData, Split, Text
 from newton_krylov.errors import CombinationError
 from newton_krylov.objectives.network.graphs import Criterion
-from newton_krylov.objectives.network.likelihood import gaussian
+from newton_krylov.objectives.network.likelihood import bernoulli_of_logits, gaussian
 from newton_krylov.objectives.network.objective import GIB, Network
 from newton_krylov.registry import register
 
@@ -145,12 +145,17 @@ class Reconstruction(DatasetNetwork):
                 f"dataset={dataset.name} lie between {low:g} and {high:g}; scale them by "
                 "dataset.scaling, or choose loss.kind=squares."
             )
+        self._restored = [dataset.train]
         criterion = _BernoulliSum() if kind == "cross_entropy" else _SquareSum()
         super().__init__(dataset, model, criterion, l2=l2, chunk=chunk, memory=memory)
 
     def evaluate(self, w: Tensor, split: Split) -> tuple[float, float]:
         """Return the mean loss on a split, and nan."""
-        return super().evaluate(w, _given_back(split))
+        known = next((one for one in self._restored if one.X is split.X), None)
+        if known is None:
+            known = _given_back(split)
+            self._restored.append(known)
+        return super().evaluate(w, known)
 
 
 @register("loss", "mse", needs=(LABELLED,))
@@ -198,9 +203,7 @@ class _BernoulliSum:
 
     @staticmethod
     def draw(z: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
-        p = torch.sigmoid(z)
-        drawn = torch.rand(p.shape, generator=generator, dtype=torch.float64).to(p.device) < p
-        return drawn.to(y.dtype), 1.0
+        return bernoulli_of_logits(z, y, generator)[0], 1.0
 
     def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
         losses = F.binary_cross_entropy_with_logits(outputs, y, reduction="none")
