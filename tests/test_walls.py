@@ -76,6 +76,8 @@ FACE = {
     },
 }  # fmt: skip
 KNOWN = LIBRARY | BENCH | FACE
+STUDIES = {"errors", "files", "records", "report"}
+"""What the studies beside the package know of it; the package knows nothing of them."""
 
 # Libraries with a room of their own.
 AT_HOME = {
@@ -156,6 +158,16 @@ def test_no_circle_of_files():
 def test_the_library_does_not_know_the_bench():
     for name, known in LIBRARY.items():
         assert known <= set(LIBRARY), name
+
+
+def test_the_studies_stand_beside_the_package():
+    for path in modules():
+        assert "studies" not in {module.partition(".")[0] for module in imported(path)}, path
+    files = sorted((ROOT / "studies").rglob("*.py"))
+    assert files
+    for path in files:
+        ours = {m.split(".")[1] for m in imported(path) if m.startswith("newton_krylov.")}
+        assert ours <= STUDIES, f"{path.relative_to(ROOT)} imports {ours - STUDIES}"
 
 
 @pytest.mark.parametrize("library", sorted(AT_HOME))

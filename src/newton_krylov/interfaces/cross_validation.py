@@ -17,7 +17,7 @@ from newton_krylov.interfaces.regressor import LinearRegressor, warn_unless_conv
 from newton_krylov.interfaces.sklearn import LinearClassifier
 
 _LAST = 1e-3
-"""Of the tolerance, for the last fit: which path led to it must not show."""
+"""Share of the tolerance that the last fit is solved to: which path led to it must not show."""
 
 
 class _CrossValidated(BaseEstimator):

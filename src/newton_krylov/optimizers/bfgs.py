@@ -67,7 +67,7 @@ def ssbroyden(b: float, h: float, n: int) -> Update:
 class InverseHessian(Memory):
     """The approximation H of the inverse Hessian, shape (dim, dim); None before the first pair.
 
-    Then `stride` is the length of the step before, if there was one that told no curvature.
+    Then `stride` is the length of the step before, if there was one without curvature to learn.
     """
 
     def __init__(self) -> None:

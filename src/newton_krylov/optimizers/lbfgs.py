@@ -16,7 +16,7 @@ from newton_krylov.registry import register
 class Pairs(Memory):
     """The last steps s, changes of the gradient y, and s'y, the newest last.
 
-    Where there are none, `stride` is the length of the step before, if it told no curvature.
+    Where there are none, `stride` is the last step's length, if it had no curvature to learn.
     """
 
     def __init__(self) -> None:

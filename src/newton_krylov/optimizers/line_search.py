@@ -50,7 +50,7 @@ def first_length(point: Point, before: float | None = None) -> float:
     point : Point
         The start; its gradient is not zero.
     before : float, optional
-        Length of a step that told no curvature, after which this one is to be twice as long.
+        Length of a step without curvature to learn, after which this one is to be twice as long.
 
     Returns
     -------
