@@ -84,3 +84,12 @@ def _csr(X: Any) -> scipy.sparse.csr_array:
 
 def _nonzero(sizes: NDArray[Any]) -> NDArray[Any]:
     return np.where(sizes == 0, 1.0, sizes)
+
+
+def of_mean_one(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return samples' weights, >= 0, scaled to mean 1; refuse those whose sum says nothing."""
+    with np.errstate(over="ignore"):
+        total = float(weights.sum())
+    if not 0 < total < math.inf:
+        raise ValueError("the samples' weights must have a positive, finite sum")
+    return np.asarray(weights / total * len(weights))

@@ -15,7 +15,7 @@ from newton_krylov.curvature.hvp import HessianProduct
 from newton_krylov.data.catalogue import Task
 from newton_krylov.data.dataset import Split, Table
 from newton_krylov.errors import ConfigError
-from newton_krylov.interfaces.columns import Columns
+from newton_krylov.interfaces.columns import Columns, of_mean_one
 from newton_krylov.interfaces.parts import named
 from newton_krylov.objectives.linear_model import LinearModel, LinearModelPoint
 from newton_krylov.objectives.log_link import LogLink
@@ -261,14 +261,10 @@ class Problem:
             y = np.searchsorted(self.classes, y)
         weights = None
         if sample_weight is not None:
-            weights = _check_sample_weight(
-                sample_weight, X, dtype=np.float64, ensure_non_negative=True, copy=True
+            checked = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True
             )
-            with np.errstate(over="ignore"):
-                total = float(weights.sum())
-            if not 0 < total < math.inf:
-                raise ValueError("the samples' weights must have a positive, finite sum")
-            weights = weights / total * len(weights)
+            weights = of_mean_one(checked)
         self.columns = Columns.of(X, weights, 0.0, centred=intercept, intercept=intercept)
         if not scaled:
             self.columns = replace(self.columns, size=np.ones_like(self.columns.size))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from newton_krylov.curvature.hvp import HessianProduct
 from newton_krylov.data.dataset import Split, Table
-from newton_krylov.interfaces.columns import Columns
+from newton_krylov.interfaces.columns import Columns, of_mean_one
 from newton_krylov.interfaces.parts import named
 from newton_krylov.objectives.linear_model import LinearModel
 from newton_krylov.objectives.logistic import Logistic
@@ -274,10 +274,7 @@ class NewtonKrylovClassifier(LinearClassifier):
             weights *= compute_class_weight(
                 self.class_weight, classes=classes, y=y, sample_weight=weights
             )[index]
-        total = float(weights.sum())
-        if not 0 < total < math.inf:
-            raise ValueError("the samples' weights must have a positive, finite sum")
-        return np.asarray(weights / total * len(weights))
+        return of_mean_one(weights)
 
     def _objective(
         self, X: Tensor, y: NDArray[Any], weights: NDArray[Any] | None, columns: Columns
