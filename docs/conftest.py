@@ -2,9 +2,11 @@
 
 import os
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from registrations import forgotten
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
@@ -12,14 +14,16 @@ _BEFORE = Path.cwd()
 
 
 def _elsewhere(namespace: dict[str, Any]) -> None:
-    """Begin a page in a folder of its own: runs write to the working directory."""
-    namespace["_place"] = tempfile.TemporaryDirectory()
-    os.chdir(namespace["_place"].name)
+    """Begin a page in a folder of its own, where runs write; forget the parts that it registers."""
+    with ExitStack() as entered:
+        os.chdir(entered.enter_context(tempfile.TemporaryDirectory()))
+        entered.callback(os.chdir, _BEFORE)
+        entered.enter_context(forgotten())
+        namespace["_page"] = entered.pop_all()
 
 
 def _back(namespace: dict[str, Any]) -> None:
-    os.chdir(_BEFORE)
-    namespace["_place"].cleanup()
+    namespace["_page"].close()
 
 
 pytest_collect_file = Sybil(

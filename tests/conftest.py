@@ -15,8 +15,8 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / "newt
 import pytest
 import torch
 from command import CONF
+from registrations import forgotten
 
-from newton_krylov import registry
 from newton_krylov.cli.offers import offer
 
 offer(CONF)  # imports all parts, and lets Hydra find those without a file
@@ -29,11 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def _registry_as_it_was() -> Iterator[None]:
-    """Forget the parts that a test registers: which test comes next is not known (-n)."""
-    before = {group: dict(parts) for group, parts in registry._entries.items()}
-    yield
-    registry._entries.clear()
-    registry._entries.update(before)
+    """Forget the parts that a test registers."""
+    with forgotten():
+        yield
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
