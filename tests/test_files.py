@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from newton_krylov.files import (
     atomic_write,
     cache_dir,
     default_data_dir,
+    is_regular,
     override,
     require_file,
     require_memory,
@@ -107,3 +109,20 @@ def test_an_override_is_quoted_where_it_must_be(path, line):
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     assert OverridesParser.create().parse_override(word).value() == path
+
+
+@pytest.mark.skipif(not Path("/proc/kmsg").exists(), reason="a file of Linux's")
+@pytest.mark.parametrize("kind", ["pipe", "device", "kernel", "circle", "folder", "nothing"])
+def test_what_could_be_read_for_ever_is_no_file(kind, tmp_path):
+    path = tmp_path / "data"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind != "nothing":
+        path.symlink_to({"device": "/dev/zero", "kernel": "/proc/kmsg", "circle": path}[kind])
+    assert not is_regular(path)
+    with pytest.raises(DataError, match=r"is not a regular file|There is no file"):
+        require_file(path)
+    (tmp_path / "empty").touch()
+    assert is_regular(tmp_path / "empty")

@@ -16,6 +16,7 @@ DATA_VARIABLE = "NEWTON_KRYLOV_DATA"
 CACHE_VARIABLE = "NEWTON_KRYLOV_CACHE"
 _APPLICATION = "newton-krylov"
 _PART = ".part"
+_SPARE = 2**26  # bytes that a process may take even where it has more than its container allows
 
 
 def expand_home(path: str) -> Path:
@@ -94,6 +95,30 @@ def sha256_file(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
 
 
+def is_regular(path: Path) -> bool:
+    """Return whether a path leads to a file that can be read to an end.
+
+    Pipes and devices are none, nor are the kernel's own files, which look like empty ones: reading
+    `/proc/kmsg` waits until there is something to say.
+
+    Parameters
+    ----------
+    path : Path
+        Links are followed.
+
+    Returns
+    -------
+    bool
+        False as well where there is nothing.
+    """
+    try:
+        if not path.is_file():
+            return False
+        return path.stat().st_size > 0 or os.statvfs(path).f_blocks > 0
+    except OSError:  # links in a circle, a folder that may not be entered
+        return False
+
+
 def require_file(path: Path) -> None:
     """Check that there is a regular file.
 
@@ -107,7 +132,7 @@ def require_file(path: Path) -> None:
     DataError
         If there is none, or something else.
     """
-    if path.is_file():
+    if is_regular(path):
         return
     if path.exists():
         raise DataError(f"{path} is not a regular file; give the file that holds the data.")
@@ -156,7 +181,7 @@ def read_text(path: Path, limit: int) -> str:
     OSError, ValueError
         If it cannot be read, or is no text.
     """
-    if path.exists() and not path.is_file():
+    if path.exists() and not is_regular(path):
         raise DataError(f"{path} is not a regular file.")
     with path.open("rb") as stream:
         data = stream.read(limit + 1)
@@ -186,6 +211,32 @@ def require_memory(n_bytes: int, what: str) -> None:
             f"{what} takes {n_bytes / 2**30:,.1f} GiB, "
             f"but this machine has {memory / 2**30:,.1f} GiB of memory for it."
         )
+
+
+@contextmanager
+def memory_bounded() -> Iterator[None]:
+    """Let allocations beyond the usable memory fail, which the system would answer by a kill.
+
+    It lends what it cannot give, and a library that unpacks a foreign file takes it. Where there
+    are no such limits (but on Linux), nothing is bounded.
+    """
+    try:
+        import resource
+
+        words = Path("/proc/self/statm").read_text(encoding="ascii").split()
+    except (ImportError, OSError):
+        yield
+        return
+    page = os.sysconf("SC_PAGE_SIZE")
+    resident, data = page * int(words[1]), page * int(words[5])
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    bound = data + max(usable_memory() - resident, _SPARE)
+    known = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min([bound, *known]), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def usable_memory() -> int:

@@ -3,6 +3,7 @@
 import atexit
 import gc
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,16 @@ def console(*, stderr: bool = False) -> "Console":
     stream: Any = sys.stderr if stderr else _Patient(sys.stdout)
     found = Console(file=stream)
     return found if found.is_terminal else Console(file=stream, width=120)
+
+
+_lost: list[OSError] = []
+
+
+def output_lost() -> bool:
+    """Return whether something could not be shown since this was last asked."""
+    found = bool(_lost)
+    _lost.clear()
+    return found
 
 
 class _Patient:
@@ -46,6 +57,7 @@ class _Patient:
         except BrokenPipeError:
             raise
         except OSError as error:
+            _lost.append(error)
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             sys.stderr.write(f"The standard output cannot be written: {error.strerror}.\n")
             return None
@@ -123,6 +135,33 @@ def interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""What moves a cursor, ends a line or turns the direction of writing; and halves of characters."""
+
+
+def inert(text: str) -> str:
+    """Return what somebody else wrote, fit for a terminal, a table or a page.
+
+    Parameters
+    ----------
+    text : str
+        A label, a file's name, what a server answered.
+
+    Returns
+    -------
+    str
+        With a space in place of each control character; tabs and line feeds stay.
+    """
+    return _CONTROLS.sub(" ", text)
+
+
+def one_line(text: str) -> str:
+    """Return what somebody else wrote as one line; see `inert`."""
+    return " ".join(inert(text).split())
 
 
 def short(path: Path) -> str:

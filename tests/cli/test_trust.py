@@ -10,6 +10,7 @@ from command import CONF, QUICK
 from newton_krylov.cli.main import MISTAKE, main
 
 SWEEPER = {"override /hydra/sweeper": "optuna"}
+JOBLIB = {"override /hydra/launcher": "joblib"}
 SLURM = {"override /hydra/launcher": "submitit_slurm"}
 
 
@@ -69,6 +70,54 @@ HOSTILE = {
     "a hidden folder": _hydra(sweep={"dir": "outputs/.git/hooks"}),
     "a member elsewhere": _hydra(mode="MULTIRUN", sweep={"subdir": "../../../elsewhere"}),
     "hydra's files elsewhere": _hydra(output_subdir="../../elsewhere"),
+    "a nested target": {
+        "defaults": [JOBLIB], **_hydra(launcher={"_args_": [{"_target_": "evil.C"}]}),
+    },
+    "a convert": {"defaults": [JOBLIB], **_hydra(launcher={"_convert_": {"_target_": "evil.C"}})},
+    "a partial": {"optimizer": {"_target_": "evil.C", "_partial_": True}},
+    "a text that joblib evaluates": {
+        "defaults": [JOBLIB], **_hydra(launcher={"pre_dispatch": "__import__('evil')"}),
+    },
+    "a carriage return": {"defaults": [SLURM], **_hydra(launcher={"qos": "a\rtouch x"})},
+    "a separator of lines": {"defaults": [SLURM], **_hydra(launcher={"account": "a\u2028touch x"})},
+    "a substitution": {"defaults": [SLURM], **_hydra(launcher={"comment": "$(touch x)"})},
+    "weights of code": {
+        "defaults": [SWEEPER], **_hydra(sweeper={"sampler": {"weights": "evil.w"}}),
+    },
+    "a callback of Hydra's": _hydra(
+        callbacks={"x": {"_target_": "hydra.experimental.callbacks.LogJobReturnCallback"}}
+    ),
+    "a filter": _hydra(job_logging={"filters": {"x": {"()": "evil.make"}}}),
+    "a stream": _hydra(
+        job_logging={"handlers": {"x": {"class": "logging.StreamHandler", "stream": "ext://evil.x"}}}
+    ),
+    "a target of a handler": _hydra(
+        job_logging={"handlers": {"x": {"class": "logging.handlers.MemoryHandler",
+                                        "target": "ext://evil.C"}}}
+    ),
+    "a setting of a handler": _hydra(job_logging={"handlers": {"console": {".": {"level": 0}}}}),
+    "a folder by a clock": _hydra(run={"dir": "outputs/${now:../../../elsewhere}"}),
+    "a folder by a name": _hydra(run={"dir": "outputs/${hydra.job.name}"},
+                                 job={"name": "../../elsewhere"}),
+    "a folder with a zero": _hydra(run={"dir": "outputs/a\0b"}),
+    "a member by a label": {
+        "label": "../../../elsewhere", **_hydra(mode="MULTIRUN", sweep={"subdir": "${label}"}),
+    },
+    "other files of configuration": _hydra(searchpath=["file:///etc"]),
+    "a file of configuration": _hydra(job={"config_name": "../../evil"}),
+    "an output folder": _hydra(runtime={"output_dir": "/tmp/elsewhere"}),
+    "plug-ins": _hydra(job={"env_set": {"NEWTON_KRYLOV_PLUGINS": "evil"}}),
+    "a decoded text": {"label": "${oc.decode:'{a: 1}'}"},
+    "a created node": {"x": "${oc.create:{a: '${oc.env:SECRET}'}}", "label": "${x.a}"},
+    "a selected secret": {"label": "${oc.select:nowhere,${oc.env:SECRET}}"},
+    "a secret after a line feed": {"label": "x\n${oc.env:SECRET}\ny"},
+    "a secret of an older version": {"label": "${env:SECRET}"},
+    "a version": {"label": "${python_version:}"},
+    "an address by a merge": {"t": {"uri": "http://evil"}, "tracking": "${t}"},
+    "a member's environment": _hydra(sweeper={"params": {"++hydra.job.env_set.X": "1"}}),
+    "a member's other package": _hydra(sweeper={"params": {"+dataset@tracking": "a9a"}}),
+    "a text for the terminal": {"label": "x\x1b[2J"},
+    "a member's package": _hydra(sweeper={"params": {"tracking@loss": "mlflow"}}),
     "a secret": {"label": "${oc.env:SECRET}"},
     "a secret by a detour": {"which": "SECRET", "label": "${oc.env:${which}}"},
     "a secret by another name": {"how": "oc.env", "label": "${${how}:SECRET}"},
@@ -117,6 +166,7 @@ def test_a_hostile_preset_is_refused_in_a_sentence(name, folder, capsys):
     assert err.startswith("Error: ")
     assert "Traceback" not in err
     assert "hunter2" not in err
+    assert len(err.strip().splitlines()) == 1
     assert sorted(folder.parent.rglob("*")) == before
     assert (folder.parent / "home" / ".bashrc").read_text() == "# mine\n"
 

@@ -1,5 +1,8 @@
 """Tables of a user's own, against pandas and scikit-learn, and every mistake as one sentence."""
 
+import gzip
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -229,7 +232,62 @@ def test_wrong_columns_beside_the_features_are_refused(tmp_path, options, says):
         load(tmp_path / "claims.csv", "claims", task="regression", **options)
 
 
-@pytest.mark.parametrize("suffix", ["parquet", "csv.gz", "csv.bz2", "csv.xz", "npz"])
+def _zst(frame, path):
+    import pyarrow as pa
+
+    with pa.CompressedOutputStream(str(path), "zstd") as stream:
+        stream.write(frame.to_csv(index=False).encode())
+
+
+@pytest.mark.parametrize("suffix", ["csv.bz2", "csv.xz", "csv.zip", "csv.zst", "tsv.gz"])
+def test_what_packs_a_table_changes_nothing(suffix, tmp_path):
+    frame, path = people(), tmp_path / f"people.{suffix}"
+    if suffix == "csv.zst":
+        _zst(frame, path)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if suffix.startswith("tsv") else ",")
+    WRITERS["csv"](frame, tmp_path / "people.csv")
+    assert torch.equal(load(path).train.X, load(tmp_path / "people.csv").train.X)
+
+
+def test_a_table_that_expands_like_a_bomb_is_refused_where_it_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr("newton_krylov.data.table._STRETCH", 2**20)
+    (tmp_path / "bomb.csv.gz").write_bytes(gzip.compress(b"x,bought\n" + b"0,1\n" * 10**6))
+    with pytest.raises(UserError, match="expands to more than 200 times its size"):
+        load(tmp_path / "bomb.csv.gz")
+
+
+def _in_batches(suffix, path, count):
+    """Write a column of zeros, without the memory that it takes."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    batch = pa.record_batch({"x": pa.array(np.zeros(100_000))})
+    packed = pa.ipc.IpcWriteOptions(compression="zstd")
+    with (
+        parquet.ParquetWriter(path, batch.schema)
+        if suffix == "parquet"
+        else pa.ipc.new_file(str(path), batch.schema, options=packed)
+    ) as writer:
+        for _ in range(count):
+            writer.write_batch(batch)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limits are Linux's")
+@pytest.mark.parametrize("suffix", ["feather", "parquet"])
+def test_a_library_that_unpacks_gets_no_more_than_the_memory(suffix, tmp_path, monkeypatch):
+    path = tmp_path / f"bomb.{suffix}"
+    _in_batches(suffix, path, 400)  # 320 MB, where some 64 are left
+    assert path.stat().st_size < 2_000_000
+    for module in ("newton_krylov.files", "newton_krylov.data.table"):
+        monkeypatch.setattr(f"{module}.usable_memory", lambda: 2**26)
+    monkeypatch.setattr("newton_krylov.data.table._require_memory", lambda *_: None)  # it may lie
+    with pytest.raises(UserError, match=f"bomb.{suffix}: its columns take more than"):
+        load(path, target="x")
+    assert np.zeros(2**25).sum() == 0  # and then there is no limit
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv.gz", "csv.bz2", "csv.xz", "csv.zip", "npz"])
 def test_a_small_file_that_unfolds_to_more_than_memory_is_refused(suffix, tmp_path, monkeypatch):
     path = tmp_path / f"bomb.{suffix}"
     if suffix == "npz":

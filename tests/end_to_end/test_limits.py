@@ -42,6 +42,7 @@ def test_standard_output_on_a_full_disk_loses_no_run(tmp_path):
             stderr=subprocess.PIPE, text=True, check=False,
         )  # fmt: skip
     assert "Traceback" not in done.stderr and "cannot be written" in done.stderr
+    assert done.returncode == 1
     assert json.loads((tmp_path / "r" / "summary.json").read_text())["status"] == "finished"
 
 

@@ -105,6 +105,12 @@ def test_a_search_goes_on_with_the_trials_it_made(tmp_path):
     assert {member["status"] for member in members} == {"finished"}
     results = yaml.safe_load((sweep / "optimization_results.yaml").read_text())
     assert results["best_value"] == min(member["loss"] for member in members)
+    # Killed before a trial's first file: it is drawn again.
+    for path in (sweep / "3").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    inside(*SEARCH, "hydra.sweeper.n_trials=5", "resume=true", cwd=tmp_path)
+    assert summary(sweep / "3")["loss"] == members[3]["loss"]
 
 
 PLUGIN = """

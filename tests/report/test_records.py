@@ -1,5 +1,7 @@
+import csv
 import json
 import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from run_folders import row, rows, write_run
 
 from newton_krylov.errors import DataError
 from newton_krylov.records.record import Record
+from newton_krylov.report.command import main
 from newton_krylov.report.compare import compare
 from newton_krylov.report.html.page import write_page
 from newton_krylov.report.records import (
@@ -219,6 +222,38 @@ def test_whatever_the_files_hold_the_comparison_is_made(
         table.markdown()
     write_page(groups)
     write_csv(groups, folder / "x.csv")
+
+
+def test_what_is_written_in_a_record_leads_nowhere(tmp_path, capfd):
+    """No control character, no formula, no script, whatever names and texts hold."""
+    runs = tmp_path / "runs"
+    marks = "\x1b[2J \x9b31m \u202egnp\u202c \r\0"
+    for number, label in enumerate(
+        [f"{marks}<script>alert(1)</script>", "x;=1+1", "\ufeff=1+1", "\uff1d1+1", "good"]
+    ):
+        write_run(runs / f"{number}", rows([1.0, 0.1]), label=label, reason=f"{marks}=1+1",
+                  loss={"name": "logistic", "x\r=1+1": number, "=1+1": number})  # fmt: skip
+    write_run(runs / "=cmd()\r\x1b[2J", rows([1.0, 0.1]), label="named")
+    write_run(Path(os.fsdecode(os.fsencode(runs) + b"/\xff")), rows([1.0, 0.1]), label="no text")
+    wide = write_run(
+        runs / "wide", rows([1.0, 0.1]), label="wide", **{f"k{i}": i for i in range(9000)}
+    )
+    (runs / "kernel").mkdir()
+    (runs / "kernel" / "summary.json").symlink_to("/proc/kmsg")
+    (runs / "\x1b[2J.jsonl.gz").write_bytes(b"no archive")
+    assert main([str(runs), "--out", str(tmp_path / "out")]) == 0
+    shown = "".join(capfd.readouterr())
+    page, text, table = (
+        (tmp_path / "out" / f"comparison.{kind}").read_bytes().decode()
+        for kind in ("html", "md", "csv")
+    )
+    for written in (shown, page, text, table):
+        assert not set("\x1b\x9b\u202e\r\0") & set(written)
+    assert "<script>alert" not in page and len(page) < 10_000_000
+    with (tmp_path / "out" / "comparison.csv").open(newline="", encoding="utf-8") as file:
+        cells = [cell for line in csv.reader(file) for cell in line]
+    assert not [cell for cell in cells if re.search("(^|;)[\\s\ufeff]*[=@\uff1d]", cell)]
+    assert "too many to be shown" in table and str(wide) in table
 
 
 ENORMOUS = "9" * 400

@@ -1,15 +1,23 @@
 """However a server keeps a run waiting, it does so for one deadline."""
 
 import json
+import socket
 import threading
 import time
 from contextlib import suppress
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain, repeat
+from time import sleep
 
 import pytest
 from command import QUICK, inside
 
+from newton_krylov.records.record import Record
+from newton_krylov.terminal import one_line
+from newton_krylov.tracking.address import keep
 from newton_krylov.tracking.deadline import within
+from newton_krylov.tracking.mlflow_tracker import MLflowTracker
 
 
 def test_it_returns_raises_or_gives_up():
@@ -57,6 +65,80 @@ class Staller(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+
+def _head(status, *more):
+    return "".join(f"{line}\r\n" for line in (f"HTTP/1.1 {status} X", *more, "")).encode()
+
+
+def _whole(status, body, *more):
+    return _head(status, f"content-length: {len(body)}", "connection: close", *more) + body
+
+
+TOMORROW = formatdate(time.time() + 86400, usegmt=True)
+ANSWERS = {
+    "a date to come back": lambda: [_whole(503, b"{}", f"retry-after: {TOMORROW}")],
+    "a huge number": lambda: [_whole(429, b"{}", f"retry-after: {'9' * 40}")],
+    "no number": lambda: [_whole(429, b"{}", "retry-after: NaN")],
+    "dripping headers": lambda: chain([b"HTTP/1.1 200 X\r\nx: "], repeat(b"y")),
+    "endless interim answers": lambda: repeat(_head(100)),
+    "endless chunks": lambda: chain(
+        [_head(200, "transfer-encoding: chunked")], repeat(b"1\r\n \r\n")
+    ),
+    "a circle": lambda: [_whole(302, b"", "location: /again")],
+    "an early end": lambda: [_head(200, "content-length: 99") + b"{"],
+    "nothing": list,
+    "half of JSON": lambda: [_whole(200, b'{"experiment": [1, {"x":')],
+    "other JSON": lambda: [_whole(200, b"[1, 2]")],
+    "depth": lambda: [_whole(200, b"[" * 100_000)],
+    "a page": lambda: [_whole(200, b"<html>\x1b[2JLog in</html>", "content-type: text/html")],
+    "junk": lambda: [b"\x15\x03\x03\x00\x02\x02(" * 9],
+    "the password": lambda: [_whole(403, b'{"message": "not bob:PW1secret\\u001b[2J"}')],
+    "what was sent": lambda: [_whole(401, b'{"message": "Basic Ym9iOlBXMXNlY3JldA=="}')],
+    "an error of its own": lambda: [_whole(500, b"")],
+    "silence": lambda: [sleep(9)],
+}
+
+
+def _answer(connection, answer):
+    with suppress(OSError), connection:
+        connection.recv(2**16)
+        for piece in answer():
+            connection.sendall(piece or b"")
+            time.sleep(0.02)
+
+
+def _serve(answer):
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def accept():
+        with suppress(OSError):
+            while True:
+                connection, _ = server.accept()
+                threading.Thread(target=_answer, args=(connection, answer), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    return server
+
+
+@pytest.mark.parametrize("kind", [*ANSWERS, "no such host", "no server"])
+def test_whatever_a_server_answers_it_is_one_sentence_in_time(kind, tmp_path, caplog):
+    caplog.set_level("INFO")
+    with _serve(ANSWERS.get(kind, list)) as server:
+        port = server.getsockname()[1]
+        places = {"no such host": "no-such-host.invalid:80", "no server": "127.0.0.1:9"}
+        address = keep(f"http://bob:PW1secret@{places.get(kind, f'127.0.0.1:{port}')}")
+        tracker = MLflowTracker(address, timeout=1, deadline=1.0)
+        record = Record.begin(tmp_path / "r", {"name": "x"}, [], {}, "x")
+        began = time.monotonic()
+        tracker.start(record, None)
+        tracker.finish()
+        assert time.monotonic() - began < 10
+        record.end(status="finished")
+    problem = str(tracker.place.problem)
+    assert len(problem) > 10 and problem == one_line(problem)
+    for text in (problem, caplog.text):
+        assert "PW1secret" not in text and "Ym9iOlBXMXNlY3JldA" not in text and "\x1b" not in text
 
 
 @pytest.mark.parametrize("kind", ["429", "503", "drip", "slow", "silent"])

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from newton_krylov.cli.offers import offer, offer_names, parts_without_files, summaries_of
 from newton_krylov.errors import ConfigError, UserError
-from newton_krylov.terminal import say, spoken
+from newton_krylov.terminal import inert, output_lost, say, spoken
 from newton_krylov.tracking.address import keep
 from newton_krylov.version import __version__
 
@@ -75,7 +75,7 @@ def main(
             from newton_krylov.distributed import let_rank_zero_report
 
             let_rank_zero_report()
-        print(f"Error: {error}", file=sys.stderr)  # noqa: T201
+        print(f"Error: {inert(str(error))}", file=sys.stderr)  # noqa: T201
         return MISTAKE
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -200,7 +200,7 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
                 from newton_krylov.records.record import json_text
 
                 write(json_text(result))
-            return code
+            return FAILED if output_lost() and code == DONE else code
         except (KeyboardInterrupt, Exception) as error:
             # What a signal breaks off inside a library may come out as another error.
             if not isinstance(error, KeyboardInterrupt) and interruption.signal is None:
@@ -278,6 +278,8 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}.") from error
+    except ValueError as error:  # a zero byte
+        raise ConfigError(f"{str(folder)!r} is not the name of a folder: {error}.") from error
 
 
 def _single(hydra: Any, command: Command) -> tuple[int, dict[str, Any]]:
@@ -296,7 +298,8 @@ def _single(hydra: Any, command: Command) -> tuple[int, dict[str, Any]]:
     status = result.summary["status"]
     if command.config.quiet and status != "finished":
         print(f"Error: {status}: {result.summary.get('reason')}", file=sys.stderr)  # noqa: T201
-    return _CODES[status], {"folder": str(command.folder), **result.summary}
+    code = FAILED if status == "finished" and result.unwritten else _CODES[status]
+    return code, {"folder": str(command.folder), **result.summary}
 
 
 def _multirun(hydra: Any, command: Command) -> None:
@@ -341,7 +344,7 @@ def _sweep(
     if status != "finished":
         return _CODES[status], sweep.result
     ran = any(one.status == "finished" for one in members)
-    finished = ran and sweep.record.summary["status"] == "finished"
+    finished = ran and sweep.record.summary["status"] == "finished" and not sweep.unwritten
     return DONE if finished else FAILED, sweep.result
 
 

@@ -14,6 +14,7 @@ from hydra.core.plugins import Plugins
 
 from newton_krylov.errors import UserError
 from newton_krylov.records.record import Record
+from newton_krylov.runs.resume import loaded
 from newton_krylov.runs.sweep import metric_of
 
 _SWEEPER = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
@@ -81,25 +82,38 @@ def _add_trials(search: Any, arguments: list[str], folder: Path) -> None:
     )
     while (place := folder / str(search.job_idx)).is_dir() and search.n_trials > 0:
         record = _read(place)
-        parameters = _parameters(record.overrides, space)
-        if parameters is None:
-            raise UserError(f"{place} is no trial of this search: {', '.join(space)} are searched.")
-        value = metric_of(record)
-        ended = record.summary.get("status") in ("finished", "failed", "skipped")
-        if not ended or record.undrawn:
-            lines = tuple(f"{name}={text}" for name, text in {**parameters, **fixed}.items())
-            (returned,) = search.launcher.launch([lines], initial_job_idx=search.job_idx)
-            value = float(returned.return_value)
-        _add(study, search, space, fixed, parameters, value)
+        if record is None:
+            trial = study.ask()
+            search._configure_trials([trial], space, fixed)
+            study.tell(trial, _run(search, {**trial.params, **fixed}))
+        else:
+            parameters = _parameters(record.overrides, space)
+            if parameters is None:
+                raise UserError(
+                    f"{place} is no trial of this search: {', '.join(space)} are searched."
+                )
+            value = metric_of(record)
+            ended = record.summary.get("status") in ("finished", "failed", "skipped")
+            if not ended or record.undrawn:
+                value = _run(search, {**parameters, **fixed})
+            _add(study, search, space, fixed, parameters, value)
         search.job_idx += 1
         search.n_trials -= 1
 
 
-def _read(place: Path) -> Record:
+def _read(place: Path) -> Record | None:
+    """Read a trial's record; None where it was killed before that was whole: it never began."""
     try:
-        return Record.load(place)
+        return loaded(Record, place)
     except UserError as error:
         raise UserError(f"A trial cannot be added to the search: {error}") from error
+
+
+def _run(search: Any, parameters: dict[str, Any]) -> float:
+    """Run the next trial; return what it is told of."""
+    lines = tuple(f"{name}={text}" for name, text in parameters.items())
+    (returned,) = search.launcher.launch([lines], initial_job_idx=search.job_idx)
+    return float(returned.return_value)
 
 
 def _add(

@@ -21,9 +21,12 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.grammar_parser import parse
 
 from newton_krylov.errors import ConfigError, UserError
+from newton_krylov.files import is_regular
 from newton_krylov.records.record import bounded, parse_yaml
+from newton_krylov.terminal import inert, one_line
 
 _OUTPUTS = "outputs"
+_SHOWN = 200  # characters of a value that a sentence repeats
 _LARGEST_FILE = 2**20  # bytes of a file of configuration
 _PLUGINS = "hydra_plugins.hydra_"
 _CLASSES = {
@@ -82,6 +85,7 @@ _PATHS = ("run.dir", "sweep.dir", "sweep.subdir")
 def judge(config: DictConfig, own: DictConfig | None, typed: Sequence[str]) -> None:
     """Refuse a configuration that would import, call, read or write something foreign."""
     if own is not None:
+        _judge_texts(config, typed)
         _judge_resolvers(config, typed)
     _judge_classes(config)
     if own is not None:
@@ -94,14 +98,17 @@ def judge(config: DictConfig, own: DictConfig | None, typed: Sequence[str]) -> N
 
 def may_vary(override: str) -> bool:
     """Return whether a file may say that runs differ in this: it is ours, and leads nowhere."""
-    group = re.split(r"[./@=]", override.lstrip("+~"), maxsplit=1)[0]
-    return group not in _NEVER_VARIED and "$" not in override
+    places = override.lstrip("+~").partition("=")[0].split("@")  # a group, and where it goes
+    tops = {re.split("[./]", place, maxsplit=1)[0] for place in places}
+    return tops.isdisjoint(_NEVER_VARIED) and "$" not in override
 
 
 def bound_file(path: Path) -> None:
     """Refuse a file that a few bytes of aliases, brackets or digits blow up."""
     if not path.is_file():  # for Hydra there is none either
         return
+    if not is_regular(path):
+        raise ConfigError(f"{path} is not a regular file.")
     if path.stat().st_size > _LARGEST_FILE:
         raise ConfigError(f"{path} is larger than the {_LARGEST_FILE >> 20} MiB that it may have.")
     try:
@@ -159,6 +166,16 @@ def _judge_logging(key: str, node: Any) -> None:
         raise _no_data(f"{key}.filters", node["filters"])
 
 
+def _judge_texts(config: DictConfig, typed: Sequence[str]) -> None:
+    """Refuse texts that would move a terminal's cursor or hide what they say."""
+    for key, text in leaves(OmegaConf.to_container(config, resolve=False), ""):
+        line = f"{key}={text}"
+        if inert(line) != line and not any(str(text) in given for given in typed):
+            raise ConfigError(
+                f"{one_line(key).lstrip('.')} holds control characters, which no file may give."
+            )
+
+
 def _judge_resolvers(config: DictConfig, typed: Sequence[str]) -> None:
     """Refuse interpolations that read the environment or hide what they do."""
     for key, text in leaves(OmegaConf.to_container(config, resolve=False), ""):
@@ -167,9 +184,10 @@ def _judge_resolvers(config: DictConfig, typed: Sequence[str]) -> None:
         if _SET_BY_HYDRA.match(key.removeprefix(".hydra.")):  # out of what was typed
             continue
         if "\\" in text or not set(_resolvers(text)) <= _RESOLVERS:
+            given = one_line(f"{key.lstrip('.')}={text[:_SHOWN]}")
             raise ConfigError(
-                f"{key.lstrip('.')}={text} is not allowed in a file: a configuration is data, and "
-                f"reads no environment. Give the value on the command line."
+                f"{given} is not allowed in a file: a configuration is data, and reads no "
+                f"environment. Give the value on the command line."
             )
 
 
@@ -254,7 +272,8 @@ def leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def _no_data(key: str, value: Any) -> ConfigError:
-    return ConfigError(f"{key}={value} is not allowed: a configuration is data.")
+    given = one_line(f"{key}={str(value)[:_SHOWN]}")
+    return ConfigError(f"{given} is not allowed: a configuration is data.")
 
 
 def _from_command_line(key: str) -> ConfigError:

@@ -34,7 +34,7 @@ from newton_krylov.data.image_sets import (
 from newton_krylov.data.images import Augmentation
 from newton_krylov.data.prepare import checksum
 from newton_krylov.errors import DataError
-from newton_krylov.files import sha256_file
+from newton_krylov.files import require_file, sha256_file
 from newton_krylov.registry import register
 
 Source = Literal["auto", "parquet", "torchvision", "folder"]
@@ -150,6 +150,7 @@ def _files(folder: Path, torchvisions: Any) -> Callable[[str], bytes]:
 
 def _in_folder(folder: Path) -> Callable[[str], bytes]:
     def read(name: str) -> bytes:
+        require_file(folder / name)
         try:
             return (folder / name).read_bytes()
         except OSError as error:

@@ -5,10 +5,10 @@ import gzip
 import io
 import lzma
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 import scipy.sparse as sp
@@ -24,6 +24,7 @@ from newton_krylov.data.sources import source
 from newton_krylov.errors import ConfigError, DataError, suggest
 from newton_krylov.files import (
     expand_home,
+    memory_bounded,
     require_file,
     require_memory,
     sha256_file,
@@ -41,11 +42,12 @@ _READERS = {
     ".arrow": "read_feather",
 }
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst")
-_UNPACK: Mapping[str, Callable[..., Any]] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-}
+_STRETCH, _EXPANSION = 64 * 2**20, 200
+"""Bytes of text after which it is compared with what it was unpacked from, and how many times as
+much it may be: tables reach 20 times, and bombs a thousand."""
+
+_HELD = 16
+"""Bytes of memory for a cell of a text: in the frame, and in the matrix."""
 _NUMPY = ".npz"
 _LARGEST_CARDINALITY = 1000
 _MISSING = "\N{REPLACEMENT CHARACTER}missing"
@@ -190,9 +192,15 @@ def _read(file: Path) -> "pd.DataFrame":
     if suffix in (".csv", ".tsv"):
         options |= {"encoding": "utf-8-sig", "skipinitialspace": True}
     try:
-        with _opened(file) as content:
+        with memory_bounded(), _opened(file) as content:
             frame: pd.DataFrame = getattr(pd, _READERS[suffix])(content, **options)
+    except DataError:
+        raise
+    except MemoryError as error:
+        raise _too_large(file) from error
     except Exception as error:  # pandas and pyarrow raise of many kinds on a damaged file
+        if "out of memory" in str(error):  # pandas' own reader of texts
+            raise _too_large(file) from error
         text = " ".join(str(error).split())
         raise DataError(f"{file} cannot be read as {suffix[1:]}: {text.rstrip('.')}.") from error
     frame.columns = [str(name) for name in frame.columns]
@@ -231,20 +239,41 @@ def _require_memory(file: Path, suffix: str) -> None:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
-    """Give pandas the file, or what it unpacks to, no more of which is read than memory holds."""
-    unpack = _UNPACK.get(file.suffix.lower()) if _kind(file) in (".csv", ".tsv") else None
-    if unpack is None:
+    """Give pandas the file, or the text in it, no more of which is read than memory holds."""
+    if _kind(file) not in (".csv", ".tsv"):
         yield file
         return
-    with unpack(file, "rb") as stream:
-        yield io.BufferedReader(_Bounded(stream), 2**20)
+    with file.open("rb") as raw, _unpacked(file, raw) as stream:
+        packed = None if stream is raw else raw
+        yield io.BufferedReader(_Bounded(file, stream, packed), 2**20)
+
+
+def _unpacked(file: Path, raw: BinaryIO) -> Any:
+    """Return a stream of what a file's ending says that it packs; the file itself if nothing."""
+    suffix = file.suffix.lower()
+    if suffix == ".zip":
+        archive = zipfile.ZipFile(raw)
+        names = archive.namelist()
+        if len(names) != 1:
+            raise DataError(f"{file} packs {len(names)} files; it should pack one table.")
+        return archive.open(names[0])
+    if suffix == ".zst":
+        import pyarrow as pa
+
+        return pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd")
+    unpack: Callable[..., Any] | None = {
+        ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open,
+    }.get(suffix)  # fmt: skip
+    return raw if unpack is None else unpack(raw, "rb")
 
 
 class _Bounded(io.RawIOBase):
-    """A stream that ends with an error where it is longer than the memory."""
+    """A stream of text that ends with an error where its cells are more than memory holds."""
 
-    def __init__(self, stream: Any) -> None:
-        self._stream, self._left = stream, usable_memory()
+    def __init__(self, file: Path, stream: Any, packed: BinaryIO | None) -> None:
+        self._file, self._stream, self._packed = file, stream, packed
+        self._left = usable_memory()
+        self._stretch, self._place = 0, 0  # text since the file was last looked at, and where
 
     def readable(self) -> bool:
         """Say that it can be read."""
@@ -253,18 +282,38 @@ class _Bounded(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Read on."""
         n_bytes: int = self._stream.readinto(buffer)
-        self._left -= n_bytes
+        text = bytes(buffer[:n_bytes])
+        cells = sum(text.count(end) for end in (b",", b"\t", b"\n"))
+        self._left -= max(n_bytes, _HELD * cells)
         if self._left < 0:
-            raise MemoryError("it unpacks to more than this machine's memory holds")
+            raise _too_large(self._file)
+        self._stretch += n_bytes
+        if self._packed is not None and self._stretch > _STRETCH:
+            place = self._packed.tell()
+            if self._stretch > _EXPANSION * (place - self._place):
+                raise DataError(
+                    f"{self._file} expands to more than {_EXPANSION} times its size; decompress it "
+                    f"yourself if you trust it."
+                )
+            self._stretch, self._place = 0, place
         return n_bytes
+
+
+def _too_large(file: Path) -> DataError:
+    return DataError(
+        f"{file}: its columns take more than the {usable_memory() / 2**30:,.1f} GiB of memory that "
+        f"this machine has."
+    )
 
 
 def _read_arrays(file: Path) -> "pd.DataFrame":
     import pandas as pd
 
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with memory_bounded(), np.load(file, allow_pickle=False) as arrays:
             X, y = arrays["X"], arrays["y"]
+    except MemoryError as error:
+        raise _too_large(file) from error
     except Exception as error:  # NumPy and zipfile raise of many kinds on a damaged file
         raise DataError(
             f"{file} should hold the arrays X and y, as numpy.savez writes them, and no objects."

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from newton_krylov.files import atomic_write
+from newton_krylov.files import atomic_write, is_regular
 
 FIELDS = "fields.npz"
 
@@ -55,9 +55,11 @@ def read_fields(folder: Path) -> Fields | None:
         If the file holds something else.
     """
     path = folder / FIELDS
-    if not path.is_file():
+    if not path.exists():
         return None
     names = [field.name for field in fields(Fields)]
+    if not is_regular(path):
+        raise ValueError(f"{path} is not a regular file")
     try:
         with np.load(path, allow_pickle=False) as found:
             return Fields(**{name: found[name].astype(np.float64) for name in names})

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import ArrayLike
 
 from newton_krylov.errors import UserError
-from newton_krylov.files import atomic_write, read_text, remove_parts, sha256_file
+from newton_krylov.files import atomic_write, is_regular, read_text, remove_parts, sha256_file
 from newton_krylov.records.fields import FIELDS
 from newton_krylov.records.notes import forget, remember
 from newton_krylov.records.spectrum import DENSITY, SPECTRUM
@@ -62,6 +62,8 @@ class Record:
         Whether it was begun by an earlier process, from which this one goes on.
     restarted : bool
         Whether it was begun by an earlier process, whose place this one takes.
+    unwritten : bool
+        Whether a part of it could not be written: the disk is full.
     """
 
     config_file = CONFIG
@@ -78,6 +80,7 @@ class Record:
         self.overrides: list[str] = []
         self.continued = False
         self.restarted = False
+        self.unwritten = False
         self._lock = FileLock(folder / _LOCK)
 
     @classmethod
@@ -192,7 +195,7 @@ class Record:
     def weights_damaged(self) -> bool:
         """Whether the final parameters are not those that were written."""
         known, path = self.summary.get("weights_checksum"), self.folder / WEIGHTS
-        return known is not None and (not path.is_file() or sha256_file(path) != known)
+        return known is not None and (not is_regular(path) or sha256_file(path) != known)
 
     def update(self, **values: Any) -> None:
         """Set keys of the summary and write it."""

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self, TextIO, get_type_hints
 
+from newton_krylov.files import is_regular, usable_memory
+
 Kind = Literal["result", "cost", "count", "step"]
 """What a column holds: where the method stands; what it took to get there, of any method; what it
 evaluated, where that is known; or what belongs to one step alone."""
@@ -282,6 +284,7 @@ OnRow = Callable[[Row], None]
 
 _SECONDS_BETWEEN_SYNCS = 1.0
 _MOST_STEPS = 2**53  # that a float represents exactly
+_HELD = 3  # bytes of memory per byte of a trace, once it is rows
 
 
 class TraceWriter:
@@ -337,8 +340,10 @@ def read_trace(path: Path) -> list[Row]:
     ValueError
         If the file's columns are not a trace's.
     """
-    if path.exists() and not path.is_file():
+    if path.exists() and not is_regular(path):
         raise ValueError(f"{path} is not a regular file")
+    if path.exists() and _HELD * path.stat().st_size > usable_memory():
+        raise ValueError(f"{path} is longer than a trace can be")
     with path.open(newline="", encoding="utf-8") as file:
         # A row is whole with its line's end only: its last number may lack digits.
         reader = csv.DictReader(line for line in file if line.endswith("\n"))
@@ -346,7 +351,7 @@ def read_trace(path: Path) -> list[Row]:
         optional = {"note", *(c.name for c in COLUMNS.values() if c.optional)}
         # A trace of an earlier version lacks the columns that came later, and no others.
         if [name for name in Row.columns() if name in found or name not in optional] != found:
-            raise ValueError(f"{path} is not a trace: its columns are {reader.fieldnames}")
+            raise ValueError(f"{path} is not a trace: its columns are {str(found)[:200]}")
         return [_parse(record) for record in reader if None not in record.values()]
 
 

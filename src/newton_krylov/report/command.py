@@ -31,29 +31,29 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python compare.py"
     Returns
     -------
     int
-        The exit status: 0, or 2 for a mistake of the user's, for which one sentence is printed.
+        The exit status: 0, 1 where not all could be shown, or 2 for a mistake of the user's, for
+        which one sentence is printed.
     """
     options = _parse(arguments, prog)
-    from newton_krylov.terminal import say
+    from newton_krylov.terminal import interrupts, one_line, output_lost, say
 
     say("reading the runs")
     from newton_krylov.report.request import answer
-    from newton_krylov.terminal import console, interrupts
 
     try:
         with interrupts():
             answer(options)
     except KeyboardInterrupt:
-        console(stderr=True).print("Interrupted.")
+        say("Interrupted.", stderr=True)
         return 130
     except OSError as error:
-        text = f"Error: {error.filename or 'the comparison'} cannot be written: {error.strerror}."
-        console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+        text = f"{error.filename or 'the comparison'} cannot be written: {error.strerror}."
+        say(one_line(f"Error: {text}"), stderr=True)
         return 2
     except UserError as error:
-        console(stderr=True).print(f"Error: {error}", markup=False, highlight=False, soft_wrap=True)
+        say(one_line(f"Error: {error}"), stderr=True)
         return 2
-    return 0
+    return 1 if output_lost() else 0
 
 
 def _parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:

@@ -353,11 +353,13 @@ def _key(study: Study) -> Key:
     return key + ([(f"{others} others", LineStyle(CROWD, ""))] if others else [])
 
 
+_LONGEST_NAME = 100  # letters; a file system takes some 255 bytes
+
+
 def slug(label: str) -> str:
     """Turn a label into a file name: lower case, ASCII letters, digits and single hyphens."""
-    return "-".join(
-        "".join(c if c.isascii() and c.isalnum() else " " for c in label.lower()).split()
-    )
+    words = "".join(c if c.isascii() and c.isalnum() else " " for c in label.lower()).split()
+    return "-".join(words)[:_LONGEST_NAME].strip("-")
 
 
 def slugs(labels: Sequence[str]) -> list[str]:

@@ -32,6 +32,7 @@ from newton_krylov.records.record import (
     read_yaml,
 )
 from newton_krylov.records.trace import COLUMNS, Row, cut_short, read_trace
+from newton_krylov.terminal import inert, one_line
 
 _log = logging.getLogger(__name__)
 
@@ -64,8 +65,9 @@ _TRAINING_KEYS = frozenset({"name", "dropout"})
 with it; what is recorded, loss and accuracies, is measured without."""
 
 
-_LARGEST, _LONGEST, _LONGEST_NAME = 1e300, 400, 200
-"""Limits of the numbers, texts and names of archived runs that a page can show."""
+_LARGEST, _LONGEST, _LONGEST_NAME, _MOST_VALUES = 1e300, 400, 200, 5000
+"""Limits of the numbers, texts, names of archived runs and values of a file that a page can show.
+"""
 
 
 @dataclass(frozen=True)
@@ -163,12 +165,13 @@ class RunRecord:
     @property
     def origin(self) -> str:
         """Where it comes from, for people."""
-        return self.source or str(self.folder)
+        return inert(self.source or str(self.folder))
 
     @property
     def label(self) -> str:
         """The method's name for people; the folder's name where none was recorded."""
-        return str(self.summary.get("label") or self.config.get("label") or self.folder.name)
+        label = self.summary.get("label") or self.config.get("label")
+        return str(label or inert(self.folder.name))
 
     @property
     def study(self) -> str:
@@ -372,16 +375,22 @@ def read_record(folder: Path, source: str = "") -> RunRecord:
 
 def _believed(record: RunRecord) -> RunRecord:
     """Return a record within what a page can show, with a fault for what is not to be believed."""
-    faults, rows, trace = list(record.faults), record.rows, f"{record.origin}/{TRACE}"
+    faults = [_cut(fault) for fault in record.faults]
+    rows, trace = record.rows, f"{record.origin}/{TRACE}"
     if (fault := cut_short(record.summary, rows)) is not None:
         faults.append(f"{trace} {fault}")
     if any(_beyond(row) for row in rows):
         faults.append(f"{trace} holds numbers beyond {_LARGEST:g}: taken as infinite.")
         rows = [_within_bounds(row) for row in rows]
+    sections = {CONFIG: record.config, SUMMARY: record.summary, ENVIRONMENT: record.environment}
+    for name, section in sections.items():
+        if (count := _size(section)) > _MOST_VALUES:
+            faults.append(f"{record.origin}/{name} holds {count:,} values, too many to be shown.")
+            sections[name] = {}
+    config, summary, environment = map(_cut, sections.values())
     return replace(
-        record, rows=rows, faults=faults, config=_cut(record.config),
-        summary=_cut(record.summary), environment=_cut(record.environment),
-    )  # fmt: skip
+        record, rows=rows, faults=faults, config=config, summary=summary, environment=environment
+    )
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -447,7 +456,7 @@ def read_records(paths: Iterable[Path]) -> list[RunRecord]:
                 records += [] if file.is_dir() else _archived(file)
             except DataError as error:
                 damaged.append(error)
-                _log.warning("%s", error)
+                _log.warning("%s", one_line(str(error)))
     # A path may be given twice, or lie below another.
     records = list({record.folder.resolve(): record for record in records}.values())
     if not records and damaged:
@@ -512,8 +521,15 @@ def _within_bounds(row: Row) -> Row:
     return replace(row, **large)
 
 
+def _size(value: Any) -> int:
+    """Return how many values a value holds, itself included."""
+    if isinstance(value, dict):
+        return 1 + sum(map(_size, value.values()))
+    return 1 + sum(map(_size, value)) if isinstance(value, list | set | tuple) else 1
+
+
 def _cut(value: Any) -> Any:
-    """Cut long texts, which would make a page of a label, and drop numbers beyond the bounds."""
+    """Cut long texts, which would make a page of a label, and what is no plain text or number."""
     if isinstance(value, dict):
         return {_cut(key): _cut(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -521,8 +537,7 @@ def _cut(value: Any) -> Any:
     if isinstance(value, float) and abs(value) > _LARGEST:
         return math.copysign(math.inf, value)
     if isinstance(value, str):
-        value = value.encode(errors="replace").decode()  # half a pair of surrogates is no text
-        return f"{value[:_LONGEST]}..." if len(value) > _LONGEST else value
+        return inert(f"{value[:_LONGEST]}..." if len(value) > _LONGEST else value)
     return value
 
 

@@ -16,7 +16,7 @@ from newton_krylov.report.records import RunRecord, read_record, read_records
 from newton_krylov.report.results import fastest_text, tables
 from newton_krylov.report.study import studies
 from newton_krylov.report.tables import count_text
-from newton_krylov.terminal import console, say
+from newton_krylov.terminal import console, one_line, say
 from newton_krylov.tracking.afterwards import settle
 
 OUTPUTS = Path("outputs")
@@ -44,7 +44,7 @@ def answer(options: argparse.Namespace) -> None:
     several = len(groups) > 1
     for study in groups:
         if sentence := fastest_text(study):
-            say(f"{study.problem.title}: {sentence}" if several else sentence)
+            say(one_line(f"{study.problem.title}: {sentence}" if several else sentence))
     written = f"{out / COMPARISON_HTML} and {len(files) - 1} more files"
     screen.print(written, markup=False, soft_wrap=True)
 

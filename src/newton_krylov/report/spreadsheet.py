@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from newton_krylov.files import atomic_write
 from newton_krylov.records.trace import COLUMNS
 from newton_krylov.report.records import RunRecord
 from newton_krylov.report.study import Entry, Study
+from newton_krylov.terminal import inert
 
 
 def write_csv(groups: Sequence[Study], path: Path) -> None:
@@ -28,27 +30,28 @@ def write_csv(groups: Sequence[Study], path: Path) -> None:
     ]
     heads = dict.fromkeys(key for line in lines for key in line)
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(heads), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _inert(value) for key, value in line.items()} for line in lines)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([_inert(head) for head in heads])
+    writer.writerows([[_inert(line.get(head)) for head in heads] for line in lines])
     with atomic_write(path) as stream:
         stream.write(text.getvalue().encode())
 
 
-# A line feed is quoted, so a cell keeps it; what else ends a line may end a row for some reader.
-_BREAKS = "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029\0"
+_BEGINS = "[\\s\u200b-\u200d\ufeff\"']*(?=[=+\\-@\uff1d\uff0b\uff0d\uff20])"
+_FORMULA, _INSIDE = re.compile(_BEGINS), re.compile(f"(;{_BEGINS})")
+"""Where a formula may begin: also behind a semicolon, which separates cells in many countries."""
 
 
 def _inert(value: Any) -> Any:
     """Return a cell that no spreadsheet evaluates; numbers stay as they are."""
-    if isinstance(value, str):
-        value = "".join(" " if character in _BREAKS else character for character in value)
-    if not isinstance(value, str) or not value.lstrip().startswith(("=", "+", "-", "@")):
+    if not isinstance(value, str):
         return value
+    value = inert(value)
     try:
         float(value)
     except ValueError:
-        return f"'{value}"
+        value = _INSIDE.sub(r"\1'", value)
+        return f"'{value}" if _FORMULA.match(value) else value
     return value
 
 

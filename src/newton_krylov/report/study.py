@@ -364,7 +364,7 @@ def _problem_of(record: RunRecord, described: Iterable[Problem]) -> Problem:
 
 def _key(record: RunRecord) -> Any:
     if not record.config:  # nothing is known of it, so it is nobody's repetition
-        return str(record.folder)
+        return record.origin
     return record.label, tuple(sorted(record.method.items(), key=lambda item: item[0]))
 
 

@@ -1,5 +1,6 @@
 """A table as text cells, for Markdown and for the terminal."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
@@ -35,7 +36,7 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table in GitHub's Markdown."""
-        lines = [f"**{self.title}**", ""] if self.title else []
+        lines = [f"**{_escape(self.title)}**", ""] if self.title else []
         lines.append(_line(self.heads))
         lines.append(_line(["---", *["---:"] * (len(self.heads) - 1)]))
         lines += [_line(row) for row in self.rows]
@@ -89,7 +90,9 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _escape(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    """Return a text as one line that is no mark-up: no cell's end, element, link or picture."""
+    text = " ".join(text.split()).replace("|", "\\|").replace("](", "]\\(")
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
 
 
 def number_text(value: float, digits: int = 3) -> str:

@@ -113,7 +113,10 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
     before = earlier(job.folder, config.plain, resume=config.settings.resume)
     if before is not None and before.finished:
         if before.record.undrawn:
-            before.record.update(drawn=_draw(before.record.folder))
+            try:
+                before.record.update(drawn=_draw(before.record.folder))
+            except OSError as error:
+                raise UserError(_cannot_write(before.record.folder, error)) from error
             config.build("tracking").send(before.record)
         console().print(f"{short(job.folder)}: finished before", markup=False, soft_wrap=True)
         return before.record
@@ -427,7 +430,7 @@ class _Experiment:
         if self.last is not None:
             if alone:
                 say("drawing the figures")
-            self._note(drawn=_draw(self.record.folder))
+            self._write(lambda: self.record.update(drawn=_draw(self.record.folder)))
         if alone and self.tracker.place.run_id is not None:
             say(f"sending the run: tracking={self.config.name_of('tracking')}")
         self.tracker.finish()
@@ -472,6 +475,7 @@ class _Experiment:
         try:
             action()
         except OSError as error:
+            self.record.unwritten = True
             self.problems.append(_cannot_write(self.record.folder, error))
 
     def _shard(self, whole: Dataset) -> tuple[Dataset, Objective]:
@@ -619,6 +623,8 @@ def _draw(folder: Path) -> list[str]:
 
         drawn = [*draw_run(folder), *draw_fields(folder), *draw_spectrum(folder)]
         return [str(path.relative_to(folder)) for path in drawn]
+    except OSError:  # the disk is full
+        raise
     except Exception as error:
         _log.info("no figures", exc_info=error)
         return []

@@ -176,11 +176,17 @@ class Sweep:
         Where the sweep's own run shows.
     quiet : bool
         Whether errors alone are shown.
+
+    Attributes
+    ----------
+    unwritten : bool
+        Whether its record, or what compares its members, could not be written: the disk is full.
     """
 
     def __init__(self, record: SweepRecord, tracker: Tracker, *, quiet: bool = False) -> None:
         self.record, self.tracker, self.quiet = record, tracker, quiet
         self._started = time.perf_counter()
+        self.unwritten = False
         self.studies: list[Study] = []
         self.damaged: list[str] = []
 
@@ -297,6 +303,7 @@ class Sweep:
             self._cannot_write(error)
 
     def _cannot_write(self, error: OSError) -> None:
+        self.unwritten = True
         text = f"{short(self.record.folder)} cannot be written: {error.strerror or error}."
         console(stderr=True).print(text, markup=False, soft_wrap=True)
 
@@ -326,6 +333,9 @@ class Sweep:
                 return write_verdict(folder)
             self.studies = studies(read_records([folder]))
             return write_comparison(self.studies, folder)
+        except OSError as error:
+            self._cannot_write(error)
+            return []
         except Exception as error:
             _log.info("no comparison", exc_info=error)
             console(stderr=True).print(f"The runs could not be compared: {error}", markup=False)

@@ -3,13 +3,21 @@
 Files, logs, the terminal and MLflow's tags hold the address with `***` in the password's place.
 """
 
+import base64
 import json
 import os
 import re
+from collections.abc import Iterator
+from urllib.parse import unquote
+
+from newton_krylov.terminal import inert
 
 MASK = "***"
 _VARIABLE = "NEWTON_KRYLOV_ADDRESSES"
 """Masked to whole addresses, for the processes of a sweep, which read the masked ones."""
+
+_SHORTEST = 3
+"""Letters of a password that can be looked for in a text."""
 
 _USER = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z\d+.-]*://)(?P<user>[^\s/?#'\"<>]*)@")
 _QUERY = re.compile(
@@ -32,6 +40,43 @@ def masked(text: str) -> str:
         `http://user:***@host`; a user's name without a password may be a token, and is masked.
     """
     return _QUERY.sub(rf"\g<key>{MASK}", _USER.sub(_masked_user, text))
+
+
+def harmless(text: str) -> str:
+    """Return what a server or a library says, fit to be shown: no password, no control character.
+
+    Parameters
+    ----------
+    text : str
+        Anything; a server may repeat what it was sent.
+
+    Returns
+    -------
+    str
+        Line feeds stay.
+    """
+    text = masked(text)
+    for secret in sorted(_secrets(), key=len, reverse=True):
+        text = text.replace(secret, MASK)
+    return inert(text)
+
+
+def _secrets() -> Iterator[str]:
+    """Yield the passwords that are known here, as they are written and as they are sent."""
+    given = os.environ
+    pairs = [
+        (given.get("MLFLOW_TRACKING_USERNAME", ""), given.get("MLFLOW_TRACKING_PASSWORD", "")),
+        ("", given.get("MLFLOW_TRACKING_TOKEN", "")),
+    ]
+    for whole in (*_kept().values(), given.get("MLFLOW_TRACKING_URI", "")):
+        for found in _USER.finditer(whole):
+            name, colon, word = found["user"].partition(":")
+            pairs.append((name, word) if colon else ("", name))
+        pairs += [("", found[0].partition("=")[2]) for found in _QUERY.finditer(whole)]
+    for name, word in pairs:
+        known = unquote(word)
+        sent = base64.b64encode(f"{unquote(name)}:{known}".encode()).decode()
+        yield from {word, known, sent} if len(word) >= _SHORTEST else ()
 
 
 def _masked_user(found: re.Match[str]) -> str:

@@ -139,14 +139,16 @@ def settle() -> None:
 
     What cannot be sent is tried again by a command an hour later, and keeps nothing else back.
     """
-    senders: dict[str | None, Sender] = {}
-    for record in mark_killed():
+    dead = list(mark_killed())
+    places = {record.summary.get("tracking_uri") for record in dead} - {None}
+    senders = {place: Sender(place, _PATIENCE, DEADLINE / len(places)) for place in places}
+    for record in dead:
         place = record.summary.get("tracking_uri")
         if place is None:  # it was not tracked, or had not begun to be
             forget(record.summary["id"])
             continue
         try:
-            send(senders.setdefault(place, Sender(place, _PATIENCE, DEADLINE)), record)
+            send(senders[place], record)
         except Exception as error:
             log_failure(error)
 

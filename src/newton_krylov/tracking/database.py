@@ -8,12 +8,13 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from newton_krylov.errors import DataError
 from newton_krylov.files import cache_dir
 
 _PREFIX = "sqlite:///"
+_LOCKED_FOR = 10.0  # seconds to wait while another process writes to a database
 _PATIENCE = 300  # seconds to wait for another process that makes the same database
 
 
@@ -43,6 +44,22 @@ def prepare(uri: str) -> None:
             if not _begun(path):
                 _build(path)
     _require_whole(path)
+
+
+def is_locked(error: Exception) -> bool:
+    """Return whether an error says that another process holds a database of SQLite's.
+
+    Parameters
+    ----------
+    error : Exception
+        SQLite's, or one that repeats what it says.
+
+    Returns
+    -------
+    bool
+        It may be free later.
+    """
+    return "database is locked" in str(error)
 
 
 def _begun(path: Path) -> bool:
@@ -78,9 +95,14 @@ def _require_whole(path: Path) -> None:
         raise DataError(f"{path} is no file of a database; give another tracking.uri.")
     try:
         address = f"file:{quote(str(path.absolute()))}?mode=rw"
-        with closing(sqlite3.connect(address, uri=True, timeout=10)) as connection:
+        with closing(sqlite3.connect(address, uri=True, timeout=_LOCKED_FOR)) as connection:
             row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     except sqlite3.Error as error:
+        if is_locked(error):
+            raise DataError(
+                f"{path} is locked by another process that writes to it; when that has ended, send "
+                f"the record again."
+            ) from error
         if "no such table" not in str(error):
             raise DataError(
                 f"{path} cannot be used as MLflow's database ({error}); if it is damaged, move it "
@@ -105,5 +127,11 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
         yield
         return
     name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]
-    with FileLock(place / f"{name}.lock", timeout=_PATIENCE):
+    try:
+        lock = FileLock(place / f"{name}.lock").acquire(timeout=_PATIENCE)
+    except Timeout:
+        raise DataError(
+            f"{path} is being made by another process, which has not ended within {_PATIENCE} s."
+        ) from None
+    with lock:
         yield

@@ -23,7 +23,7 @@ from newton_krylov.records.record import (
     write_json,
 )
 from newton_krylov.records.trace import Row
-from newton_krylov.tracking.address import keep, masked, revealed
+from newton_krylov.tracking.address import harmless, keep, revealed
 from newton_krylov.tracking.deadline import within
 from newton_krylov.tracking.mlflow_sender import Sender
 
@@ -35,6 +35,7 @@ _TIMEOUT = 20
 _DEADLINE = 60.0  # seconds for an answer, whatever the server does meanwhile
 _STATUS = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
 
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
@@ -80,11 +81,16 @@ def fetch(
     runs = [run for run in runs if run.info.run_id not in parents]
     folders = [place / f"{i:06d}" for i in range(len(runs))]
     with ThreadPoolExecutor(_THREADS) as pool:
-        are_runs = list(pool.map(server.take, runs, folders))
+        taken = list(pool.map(server.try_to_take, runs, folders))
+    problems = [found for found in taken if isinstance(found, DataError)]
+    for problem in problems:
+        _log.warning("%s", problem)
+    if problems and not any(found is True for found in taken):
+        raise problems[0]
     return {
         folder: f"MLflow run {run.info.run_id}"
-        for folder, run, is_run in zip(folders, runs, are_runs, strict=True)
-        if is_run
+        for folder, run, found in zip(folders, runs, taken, strict=True)
+        if found is True
     }
 
 
@@ -93,6 +99,7 @@ class _Server:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
+        self._gave_up = False
         path = uri.removeprefix("sqlite:///")
         if path != uri and not Path(path).exists():
             raise DataError(f"There is no database {path}; --uri names another one or a server.")
@@ -109,15 +116,21 @@ class _Server:
         return client
 
     def ask(self, question: Callable[[], _T]) -> _T:
-        """Query MLflow; an error becomes one sentence."""
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
+        """Query MLflow; an error becomes one sentence. Who kept silent once is not asked again."""
+        if self._gave_up:
+            raise DataError(f"MLflow at {self.uri} gave no answer within {_DEADLINE:g} s.")
         try:
             return within(_DEADLINE, question)
-        except (MlflowException, SQLAlchemyError, OSError) as error:
-            reason = masked(" ".join(str(error).split())[:400])
-            raise DataError(f"MLflow at {self.uri} says: {reason}") from error
+        except DataError:
+            raise
+        except TimeoutError:
+            self._gave_up = True
+            return self.ask(question)
+        except Exception as error:  # a server may answer anything, and make a library raise it
+            reason = " ".join(harmless(str(error)).split())[:400]
+            raise DataError(
+                f"MLflow at {self.uri} says: {reason or type(error).__name__}"
+            ) from error
 
     def find(self, experiment: str | None, parent: str | None, query: str | None) -> list[Any]:
         """Find runs, the oldest first."""
@@ -152,6 +165,13 @@ class _Server:
         if name not in every:
             raise DataError(f"MLflow has no experiment '{name}'{suggest(name, every)}")
         return [every[name]]
+
+    def try_to_take(self, run: Any, folder: Path) -> bool | DataError:
+        """Put a run's record into a folder, as `take` does; what is wrong is of this run alone."""
+        try:
+            return self.take(run, folder)
+        except DataError as error:
+            return DataError(f"MLflow run {run.info.run_id} is left out: {error}")
 
     def take(self, run: Any, folder: Path) -> bool:
         """Put a run's record into a folder; return whether it is one, and not a sweep's parent."""

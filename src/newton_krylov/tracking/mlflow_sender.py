@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from newton_krylov.errors import UserError
 from newton_krylov.records.record import Record, flatten
 from newton_krylov.records.trace import COLUMNS, Measured
-from newton_krylov.tracking.address import masked, revealed
-from newton_krylov.tracking.database import prepare
+from newton_krylov.tracking.address import harmless, masked, revealed
+from newton_krylov.tracking.database import is_locked, prepare
 from newton_krylov.tracking.deadline import within
 
 _T = TypeVar("_T")
@@ -35,6 +35,10 @@ _DIGEST_LENGTH = 36  # MLflow's limit
 
 DEADLINE = 30.0
 """Seconds that an attempt to send may keep a run waiting."""
+
+_OF_A_FILE = 10
+"""How many times the deadline a database file gets: no server stalls there, but this machine's own
+processes, of which two dozen may begin at once."""
 
 EVERY_STEP_UP_TO = 128
 """How many steps of a run are all sent; see `wanted`."""
@@ -116,10 +120,11 @@ class Sender:
         import mlflow  # noqa: F401 - seconds that are not the server's
 
         prepare(self.uri)
+        seconds = self._deadline * (_OF_A_FILE if self.uri.startswith("sqlite:") else 1)
         try:
-            return within(self._deadline, action)
+            return within(seconds, action)
         except TimeoutError:
-            self._gave_up = f"{self.uri} did not take it within {self._deadline:g} s"
+            self._gave_up = f"{self.uri} did not take it within {seconds:g} s"
             raise TimeoutError(self._gave_up) from None
 
     def url(self, name: str, run_id: str) -> str:
@@ -410,10 +415,12 @@ def log_failure(error: Exception) -> str:
     str
         A sentence's worth.
     """
-    _log.info("tracking failed: %s", masked("".join(traceback.format_exception(error))))
-    text = " ".join(str(error).split()).rstrip(".")
+    _log.info("tracking failed: %s", harmless("".join(traceback.format_exception(error))))
+    text = " ".join(harmless(str(error)).split()).rstrip(".")
+    if is_locked(error):
+        return "the database is locked by another process that writes to it"
     known = isinstance(error, UserError | TimeoutError)
-    return masked(text if known else f"{type(error).__name__}: {text}"[:300])
+    return text if known else f"{type(error).__name__}: {text}"[:300]
 
 
 def wanted(number: int, every_step_up_to: int) -> bool:
