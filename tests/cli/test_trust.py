@@ -74,7 +74,6 @@ HOSTILE = {
         "defaults": [JOBLIB], **_hydra(launcher={"_args_": [{"_target_": "evil.C"}]}),
     },
     "a convert": {"defaults": [JOBLIB], **_hydra(launcher={"_convert_": {"_target_": "evil.C"}})},
-    "a partial": {"optimizer": {"_target_": "evil.C", "_partial_": True}},
     "a text that joblib evaluates": {
         "defaults": [JOBLIB], **_hydra(launcher={"pre_dispatch": "__import__('evil')"}),
     },
@@ -104,8 +103,6 @@ HOSTILE = {
         "label": "../../../elsewhere", **_hydra(mode="MULTIRUN", sweep={"subdir": "${label}"}),
     },
     "other files of configuration": _hydra(searchpath=["file:///etc"]),
-    "a file of configuration": _hydra(job={"config_name": "../../evil"}),
-    "an output folder": _hydra(runtime={"output_dir": "/tmp/elsewhere"}),
     "plug-ins": _hydra(job={"env_set": {"NEWTON_KRYLOV_PLUGINS": "evil"}}),
     "a decoded text": {"label": "${oc.decode:'{a: 1}'}"},
     "a created node": {"x": "${oc.create:{a: '${oc.env:SECRET}'}}", "label": "${x.a}"},

@@ -420,7 +420,7 @@ def log_failure(error: Exception) -> str:
     if is_locked(error):
         return "the database is locked by another process that writes to it"
     known = isinstance(error, UserError | TimeoutError)
-    return text if known else f"{type(error).__name__}: {text}"[:300]
+    return text if known else f"{type(error).__name__}: {text}"[:300].rstrip()
 
 
 def wanted(number: int, every_step_up_to: int) -> bool:
