@@ -7,6 +7,7 @@ import lzma
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -258,13 +259,12 @@ def _unpacked(file: Path, raw: BinaryIO) -> Any:
             raise DataError(f"{file} packs {len(names)} files; it should pack one table.")
         return archive.open(names[0])
     if suffix == ".zst":
-        import pyarrow as pa
-
+        pa: Any = import_module("pyarrow")  # its types leave these out
         return pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd")
-    unpack: Callable[..., Any] | None = {
+    unpack: dict[str, Callable[..., Any]] = {
         ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open,
-    }.get(suffix)  # fmt: skip
-    return raw if unpack is None else unpack(raw, "rb")
+    }  # fmt: skip
+    return unpack[suffix](raw, "rb") if suffix in unpack else raw
 
 
 class _Bounded(io.RawIOBase):
