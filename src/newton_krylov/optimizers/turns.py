@@ -42,25 +42,27 @@ class Turns(ContinuedOptimizer[Progress]):
         self, objective: Objective, w0: Tensor, memory: Progress, generator: torch.Generator
     ) -> Steps:
         """Iterate from w0; ends where the last method does."""
-        w, begun = w0, False
+        w, steps = w0, self._begun(objective, w0, memory, generator)
+        yield next(steps)
         while True:
-            turn = memory.turn
-            method, limit = self.turns[turn]
-            steps = method.iterate(objective, w, memory.memories[str(turn)], generator)
-            start = next(steps)
-            if not begun:
-                begun = True
-                yield start
-            while memory.turn == turn:
-                try:
-                    step = next(steps)
-                except StopIteration as end:
-                    if turn == len(self.turns) - 1:
-                        return str(end.value)
-                    memory.turn, memory.made = turn + 1, 0
-                else:
-                    w = step.point.w
-                    memory.made += 1
-                    if memory.made == limit:
-                        memory.turn, memory.made = turn + 1, 0
-                    yield step
+            step = None
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                if memory.turn == len(self.turns) - 1:
+                    return str(end.value)
+            else:
+                w, memory.made = step.point.w, memory.made + 1
+            if step is None or memory.made == self.turns[memory.turn][1]:
+                memory.turn, memory.made = memory.turn + 1, 0
+                steps = self._begun(objective, w, memory, generator)
+                next(steps).evaluated()  # in this step, as a resumed run has it behind itself
+            if step is not None:
+                yield step
+
+    def _begun(
+        self, objective: Objective, w: Tensor, memory: Progress, generator: torch.Generator
+    ) -> Steps:
+        """Return the steps of the method whose turn it is."""
+        method, _ = self.turns[memory.turn]
+        return method.iterate(objective, w, memory.memories[str(memory.turn)], generator)

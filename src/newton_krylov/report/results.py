@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from newton_krylov.records.trace import Column, shown
-from newton_krylov.report.panel import SECONDS_PER, seconds_text
+from newton_krylov.report.panel import L2_ERROR, SECONDS_PER, seconds_text
 from newton_krylov.report.records import RunRecord
 from newton_krylov.report.study import Array, Entry, Study, Target, tied
 from newton_krylov.report.tables import Table, count_text, middle, number_text
@@ -171,7 +171,7 @@ def times_table(study: Study) -> Table:
 
 def target_text(target: Target) -> str:
     """Return a target as the head of a column."""
-    if target.column == "suboptimality":
+    if target.column != "loss":
         return target.name
     return f"{number_text(target.value, digits=4)} ({target.name})"
 
@@ -179,7 +179,9 @@ def target_text(target: Target) -> str:
 def times_words(study: Study) -> tuple[str, str]:
     """Return the head of a table of times, and a sentence on what they are."""
     rule = "Until the end of the first step at or below the target; × the fastest method's."
-    if study.optimum is not None:
+    if study.measure == "l2_error":
+        return f"Time to {L2_ERROR.symbol} ≤", rule
+    if study.measure == "suboptimality":
         return "Time to f − f* ≤", rule
     return "Time to f ≤", (
         f"{rule} The targets are shares of the way from the start to the lowest loss that any of "
