@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from problems import randn
+from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.linear_model import ElasticNetCV, GammaRegressor, PoissonRegressor, Ridge
 from sklearn.model_selection import KFold, StratifiedKFold
@@ -14,6 +15,7 @@ from sklearn.preprocessing import scale
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from newton_krylov import (
+    NewtonKrylovClassifier,
     NewtonKrylovClassifierCV,
     NewtonKrylovRegressor,
     NewtonKrylovRegressorCV,
@@ -186,6 +188,18 @@ def test_a_setting_of_a_path_that_means_nothing(name: str, value: Any) -> None:
     ):
         with pytest.raises(ValueError, match=f"^{name} "):
             fit(**{name: value})
+
+
+def test_entries_in_two_parts_are_their_sums() -> None:
+    X = scipy.sparse.random_array((90, 7), density=0.4, rng=np.random.default_rng(0), format="csr")
+    y = np.arange(90) % 2
+    halves = (np.repeat(X.data, 2) * np.tile([3.0, -2.0], X.nnz), np.repeat(X.indices, 2))
+    twice = scipy.sparse.csr_array((*halves, 2 * X.indptr), shape=X.shape)
+    for model in (NewtonKrylovClassifier(), NewtonKrylovRegressor(), NewtonKrylovRegressorCV()):
+        model.set_params(preconditioner="jacobi")
+        wanted = clone(model).fit(X, y)
+        assert np.allclose(model.fit(twice, y).coef_, wanted.coef_, rtol=1e-10)
+    assert np.array_equal(twice.data, halves[0])
 
 
 def test_the_number_of_penalties_may_be_numpy_s() -> None:
