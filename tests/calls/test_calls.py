@@ -279,6 +279,22 @@ def test_sparse_matrices_and_other_libraries_frames_are_the_dense_arrays() -> No
         assert np.allclose(found.weights, dense.weights, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("solver", ["minres_qlp", "lsmr", "lsqr", "qr"])
+def test_the_shortest_of_many_least_squares_solutions(solver: str) -> None:
+    """More columns than rows, and twins: numpy.linalg.lstsq's weights; no certificate."""
+    draw = np.random.default_rng(0)
+    X, y = draw.normal(size=(20, 15)), draw.normal(size=20)
+    X = np.hstack([X, 3 * X[:, :10]])
+    found = nk.run(
+        dataset={"data": (X, y), "task": "regression", "test_fraction": 0, "bias": False},
+        loss={"name": "least_squares", "l2": 0}, solver=solver, tracking="none",
+        forcing={"name": "fixed", "eta": 1e-12}, **{"dataset.scaling": "none"},
+    )  # fmt: skip
+    assert found.summary["outcome"] == "converged"
+    assert "optimum" not in found.summary
+    assert np.allclose(found.weights, np.linalg.lstsq(X, y, rcond=1e-10)[0], atol=1e-12)
+
+
 def test_columns_named_by_numbers() -> None:
     frame = pd.DataFrame({0: np.linspace(0, 1, 20), 1: [0, 1] * 10})
     found = nk.run(dataset={"data": frame, "target": 1}, tracking="none", stop={"epochs": 1})

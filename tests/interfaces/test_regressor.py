@@ -77,16 +77,33 @@ def test_ridge_is_scikit_learns() -> None:
 
 @pytest.mark.parametrize("shape", [(30, 8), (8, 30)])
 @pytest.mark.parametrize("intercept", [False, True])
-def test_dependent_columns_have_the_shortest_solution(shape: Any, intercept: bool) -> None:
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("solver", ["minres_qlp", "lsmr", "lsqr", "qr"])
+def test_dependent_columns_have_the_shortest_solution(
+    shape: Any, intercept: bool, sparse: bool, solver: str
+) -> None:
     """As numpy.linalg.lstsq's, of centred data where there is an intercept."""
     n, d = shape
-    X = randn(n, 4, seed=1).numpy() @ randn(4, d, seed=2).numpy()
+    X = randn(n, 4, seed=1).numpy() @ randn(4, d, seed=2).numpy() + 1
     y = randn(n, seed=3).numpy()
-    model = NewtonKrylovRegressor(
-        l2=0.0, solver="minres_qlp", fit_intercept=intercept, tol=1e-12
-    ).fit(X, y)
-    Xc, yc = (X - X.mean(0), y - y.mean()) if intercept else (X, y)
-    assert np.allclose(model.coef_, np.linalg.lstsq(Xc, yc, rcond=1e-10)[0], atol=1e-9)
+    v = np.random.default_rng(4).integers(0, 3, n)
+    model = NewtonKrylovRegressor(l2=0.0, solver=solver, fit_intercept=intercept)
+    model.fit(scipy.sparse.csr_array(X) if sparse else X, y, v)
+    Xr, yr = np.repeat(X, v, axis=0), np.repeat(y, v)
+    Xc, yc = (Xr - Xr.mean(0), yr - yr.mean()) if intercept else (Xr, yr)
+    assert np.allclose(model.coef_, np.linalg.lstsq(Xc, yc, rcond=1e-10)[0], atol=1e-12)
+    level = yr.mean() - Xr.mean(0) @ model.coef_ if intercept else 0.0
+    assert model.intercept_ == pytest.approx(level, abs=1e-12)
+
+
+def test_solvers_of_least_squares_refuse_other_losses() -> None:
+    X, y = counts()
+    for model in (
+        NewtonKrylovRegressor("poisson", l2=0, solver="lsmr"),
+        NewtonKrylovRegressor(l2=0.1, solver="lsqr"),
+    ):
+        with pytest.raises(ValueError, match="solves least squares without a penalty"):
+            model.fit(X, y)
 
 
 @pytest.mark.parametrize(
