@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from newton_krylov.interfaces.parts import named
-from newton_krylov.rectangular import NormalOperator, as_rectangular
 
 SOLVERS = ("minres_qlp", "lsmr", "lsqr", "qr")
 """Those that find the shortest solution, from zero."""
@@ -76,10 +75,11 @@ def shortest(
     u = torch.from_numpy(root * (y - level))
     solve = named("solver", solver).build({})
     if solver == "minres_qlp":
-        normal = NormalOperator(as_rectangular(J, u), u)
-        w = solve(normal, normal.b, rtol=_RTOL).x.numpy()
+        b = torch.from_numpy(J.rmatvec(u.numpy()))
+        found = solve(lambda p: torch.from_numpy(J.rmatvec(J.matvec(p.numpy()))), b, rtol=_RTOL)
     else:
-        w = solve(J, u, rtol=_RTOL).x.numpy()
+        found = solve(J, u, rtol=_RTOL)
+    w = found.x.numpy()
     squares = share @ (X.multiply(X) if hasattr(X, "multiply") else np.square(X))
     sizes = np.sqrt(np.maximum(squares - mean**2, 0))
     gradient = np.abs(J.rmatvec(u.numpy() - J.matvec(w)))
