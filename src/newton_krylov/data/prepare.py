@@ -123,6 +123,8 @@ class RawData:
         A checksum of what defines the data.
     title : str or None
         What the data are called where the source's own name says little, such as a file's name.
+    remarks : tuple of str
+        What the source decided by itself, in sentences without a full stop.
     """
 
     train: Samples
@@ -132,6 +134,7 @@ class RawData:
     source: str
     fingerprint: str
     title: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Table:
@@ -196,6 +199,7 @@ def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Ta
         source=raw.source,
         checksum=checksum({"data": raw.fingerprint} | effective),
         bias=options.bias,
+        remarks=raw.remarks,
     )
 
 

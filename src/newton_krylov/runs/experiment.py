@@ -321,6 +321,8 @@ def _load(
         data_dir=expand_home(folder) if folder else None,
         dtype=getattr(torch, dtype),
     )
+    for remark in loaded.remarks if isinstance(loaded, Table) else ():
+        say(f"  {remark}")
     if isinstance(loaded, LabelledData):
         loaded = replace(loaded, train=by_row_length(loaded.train))
     return loaded.to(torch.device(place))
@@ -630,4 +632,6 @@ def _cannot_write(path: Path, error: OSError) -> str:
 
 def _description(dataset: Dataset) -> dict[str, Any]:
     origin = {"source": dataset.source, "checksum": dataset.checksum}
-    return {"name": dataset.name, **dataset.facts(), **origin}
+    remarks = list(dataset.remarks) if isinstance(dataset, Table) else []
+    found = {"name": dataset.name, **dataset.facts(), **origin}
+    return found | ({"remarks": remarks} if remarks else {})
