@@ -26,6 +26,7 @@ from newton_krylov.models import Interface, initialized
 from newton_krylov.objectives.base import Objective, Renewed, Started
 from newton_krylov.objectives.function import FunctionObjective
 from newton_krylov.optimizers.base import ContinuedOptimizer, Optimizer
+from newton_krylov.optimizers.saddle import below_saddle
 from newton_krylov.records.checkpoint import CHECKPOINT, Checkpoint, Saver
 from newton_krylov.records.fields import Fields
 from newton_krylov.records.record import FIGURES, TRACE, Record
@@ -242,6 +243,10 @@ def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
     return loss
 
 
+_SADDLE = "but at a saddle point or a maximum: along negative curvature the loss is lower"
+
+_STATIONARY = 1e-6
+
 _MADE_WITHOUT_INTERCEPT = ("a9a", "synthetic")
 """The paper's data set, which its authors give a column of ones, and data drawn without a mean."""
 
@@ -383,6 +388,8 @@ class _Experiment:
         optimum = self._optimum(whole, objective)
         del whole  # of several processes, each keeps its own part alone
         result = self._optimize(optimizer, objective, dataset, optimum)
+        if result.outcome is Outcome.CONVERGED and self._at_saddle(objective, result):
+            result = replace(result, reason=f"{result.reason}, {_SADDLE}")
         self.interruption.hold()
         self._keep(result, objective)
 
@@ -512,6 +519,14 @@ class _Experiment:
         if optimum is not None:
             self._note(optimum=optimum.value, optimum_gap_bound=optimum.gap_bound)
         return optimum
+
+    def _at_saddle(self, objective: Objective, result: RunResult) -> bool:
+        """Say whether a stationary point is no minimum: by some products, of networks too many."""
+        network = "model" in self.config.entry_of("loss").parts
+        if network or objective.convexity is not None or result.rows[-1].grad_norm > _STATIONARY:
+            return False
+        lower, _ = below_saddle(objective.at(result.w))
+        return lower is not None
 
     def _optimize(
         self,
