@@ -61,9 +61,8 @@ def test_where_the_solution_is_known_methods_are_ranked_by_the_time_to_its_error
     assert [entry.label for entry in study.ranked] == ["fast", "slow", "overfits"]
     assert study.headline is not None and study.headline.name == "error 1e-2"
     text = fastest_text(study)
-    assert text is not None and text.startswith(
-        "fast is the first at ‖u − u*‖ / ‖u*‖ ≤ 1e-2, after"
-    )
+    assert text is not None
+    assert text.startswith("fast is the first at ‖u − u*‖ / ‖u*‖ ≤ 1e-2, after")
 
 
 def test_methods_are_ranked_at_the_hardest_target_that_two_of_them_reach(tmp_path: Path) -> None:
