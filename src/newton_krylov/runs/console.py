@@ -120,9 +120,10 @@ def named_line(row: Row) -> str:
 
 
 def columns_of(row: Row) -> list[Column]:
-    """Return the columns of a run's lines, in the order of the trace."""
+    """Return the columns of a run's lines: the step, where it stands, what it took."""
     names = {column.name for column in shown("line", lambda n: not math.isnan(getattr(row, n)))}
-    return [column for name, column in COLUMNS.items() if name in names]
+    there = [column for name, column in COLUMNS.items() if name in names]
+    return sorted(there, key=lambda c: (c.name != "iteration", c.kind != "result"))
 
 
 def line(row: Row, columns: Sequence[Column] | None = None) -> str:
