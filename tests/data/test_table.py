@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,7 +45,7 @@ def test_every_format_gives_the_same_tensors(tmp_path, suffix):
     frame = people()
     WRITERS[suffix](frame, tmp_path / f"people.{suffix}")
     data = load(tmp_path / f"people.{suffix}")
-    assert (data.task, data.n_classes) == ("binary", 2)
+    assert (data.task, data.n_classes, data.classes) == ("binary", 2, ("no", "yes"))
     assert torch.equal(data.train.y, torch.tensor((frame.bought == "yes").astype(int).to_numpy()))
     wanted = pd.get_dummies(frame.drop(columns="bought"), columns=["city"], dtype=float)
     X = data.train.X
@@ -62,6 +63,30 @@ def test_arrays_by_name(tmp_path):
     assert data.task == "regression"
     assert torch.equal(data.train.X, torch.from_numpy(X))
     assert torch.equal(data.train.y, torch.from_numpy(y))
+
+
+def test_a_sparse_matrix_and_its_weights_by_name(tmp_path):
+    draw = np.random.default_rng(0)
+    X = sp.random_array((40, 9), density=0.2, rng=draw, format="csr")
+    y, v = draw.choice(["a", "b", "c"], 40), draw.uniform(1, 2, 40)
+    parts = {key: getattr(X, key) for key in ("data", "indices", "indptr", "shape")}
+    np.savez(tmp_path / "a.npz", y=y, v=v, **parts)
+    data = load(tmp_path / "a.npz", target=None, weight="v", format="sparse")
+    assert (data.task, data.classes) == ("multiclass", ("a", "b", "c"))
+    assert np.array_equal(data.train.X.to_dense().numpy(), X.toarray())
+    assert np.allclose(data.train.weights, v / v.mean())
+    held = load(tmp_path / "a.npz", target=None, test_fraction=0.25)
+    assert (len(held.train), len(held.test)) == (30, 10)
+    for change, says in (
+        ({"indices": X.indices + 9}, "should hold the arrays"),
+        ({"data": np.where(np.arange(X.nnz) == 0, np.nan, X.data)}, "missing or infinite"),
+        ({"y": y[:5]}, "X has shape"),
+    ):
+        np.savez(tmp_path / "bad.npz", **{"y": y, **parts, **change})
+        with pytest.raises(UserError, match=says):
+            load(tmp_path / "bad.npz", target=None)
+    with pytest.raises(UserError, match="no array 'z' to predict"):
+        load(tmp_path / "a.npz", target="z")
 
 
 def test_held_out_samples_keep_the_classes_shares_and_statistics_are_the_training_s(tmp_path):

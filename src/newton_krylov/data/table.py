@@ -5,17 +5,19 @@ import gzip
 import io
 import lzma
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 from pydantic import NonNegativeInt
 
 from newton_krylov.capabilities import LINEAR_MODEL, LOG_LINK
 from newton_krylov.data.catalogue import Task
+from newton_krylov.data.columns import Matrix
 from newton_krylov.data.labels import LabelError, encode_labels
 from newton_krylov.data.prepare import RawData, Samples, checksum
 from newton_krylov.data.sources import source
@@ -47,6 +49,7 @@ _UNPACK: Mapping[str, Callable[..., Any]] = {
 }
 _NUMPY = ".npz"
 _TEXT = (".csv", ".tsv")
+_CSR = {"data", "indices", "indptr", "shape"}
 _MOST_NAMED = 6
 """Classes that are named, each with its share."""
 
@@ -82,15 +85,16 @@ def table(
     Parameters
     ----------
     path : str
-        The file; CSV may be compressed. An npz file has the arrays `X` and `y`.
+        The file; CSV may be compressed. An npz file has the arrays `X` and `y`, or `y` beside what
+        `scipy.sparse.save_npz` writes of a CSR matrix (`data`, `indices`, `indptr`, `shape`).
     target : str
-        The column to predict; not needed for an npz file.
+        The column to predict; of an npz file an array, `y` by default.
     test_path : str, optional
         A file to test with, of the same columns.
     task : {"auto", "binary", "multiclass", "regression"}
         `auto`: classes if the target is text or truth values, or few whole numbers.
     weight : str, optional
-        A column >= 0: how much each sample counts.
+        A column (of an npz file an array) >= 0: how much each sample counts.
     offset : str, optional
         A column that is added to a linear model's output and not fitted.
     exposure : str, optional
@@ -123,17 +127,19 @@ def table(
     if path is None:
         raise ConfigError("dataset=table needs a file: dataset.path=FILE.")
     files = [expand_home(path), *([expand_home(test_path)] if test_path else [])]
-    frames = [_read(file) for file in files]
+    beside = {"weight": weight, "offset": offset, "exposure": exposure}
+    arrays = [target or "y", *(name for name in beside.values() if name is not None)]
+    frames, sparse = zip(*(_read(file, arrays) for file in files), strict=True)
+    _require_alike(sparse, files)
     target = _target(frames, files, target)
     written = all(_kind(file) in _TEXT for file in files)
     targets = [frame.pop(target) for frame in frames]
     if written and task != "multiclass" and (numbers := written_numbers(targets)) is not None:
         targets = numbers[0]
-    labels, decided, n_classes = _labels(targets, files, target, task)
-    beside = {"weight": weight, "offset": offset, "exposure": exposure}
+    labels, decided, classes = _labels(targets, files, target, task)
     extras = [_beside(frame, file, beside) for frame, file in zip(frames, files, strict=True)]
     frames = [frame.drop(columns=_known(frame, drop or [], "drop")) for frame in frames]
-    if frames[0].columns.empty:
+    if frames[0].columns.empty and sparse[0] is None:
         raise DataError(f"{files[0]} has no column beside '{target}' to predict it from.")
     _known(frames[0], categorical or [], "categorical")
     understood = understand(frames, categorical or [], written=written)
@@ -141,9 +147,13 @@ def table(
     if len(frames) == 1 and test_fraction:
         rows = _split(labels[0], decided, test_fraction, seed)
         frames = [frames[0].iloc[part] for part in rows]
+        sparse = [None if sparse[0] is None else sparse[0][part] for part in rows]
         labels = [labels[0][part] for part in rows]
         extras = [{key: column[part] for key, column in extras[0].items()} for part in rows]
-    matrices, decisions = encode(frames, files, categorical or [], missing)
+    matrices: list[Matrix] = [X for X in sparse if X is not None]
+    decisions: tuple[str, ...] = ()
+    if not matrices:
+        matrices, decisions = encode(frames, files, categorical or [], missing)
     samples = [
         Samples(X, y, extra.get("weight"), offset=_offset(extra))
         for X, y, extra in zip(matrices, labels, extras, strict=True)
@@ -152,7 +162,8 @@ def table(
         train=samples[0],
         test=samples[1] if len(samples) > 1 else None,
         task=decided,
-        n_classes=n_classes,
+        n_classes=len(classes),
+        classes=classes,
         source=path,
         title=files[0].name,
         remarks=(
@@ -183,15 +194,15 @@ def _kind(file: Path) -> str:
     return next((s for s in reversed(suffixes) if s not in _COMPRESSED), "")
 
 
-def _read(file: Path) -> "pd.DataFrame":
-    """Read a file as a frame, by the ending of its name."""
+def _read(file: Path, arrays: list[str]) -> "tuple[pd.DataFrame, sp.csr_array | None]":
+    """Read a file as a frame, by the ending of its name, and its sparse matrix if it has one."""
     import pandas as pd
 
     require_file(file)
     suffix = _kind(file)
     _require_memory(file, suffix)
     if suffix == _NUMPY:
-        return _read_arrays(file)
+        return _read_arrays(file, arrays)
     if suffix not in _READERS:
         kinds = ", ".join(sorted({*_READERS, _NUMPY}))
         raise DataError(
@@ -221,7 +232,7 @@ def _read(file: Path) -> "pd.DataFrame":
         raise DataError(f"{file} has two columns named '{twice}'.")
     if frame.empty:
         raise DataError(f"{file} has no rows.")
-    return frame
+    return frame, None
 
 
 def _separated(file: Path, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,24 +300,56 @@ class _Bounded(io.RawIOBase):
         return n_bytes
 
 
-def _read_arrays(file: Path) -> "pd.DataFrame":
+def _read_arrays(file: Path, names: list[str]) -> "tuple[pd.DataFrame, sp.csr_array | None]":
     import pandas as pd
 
+    kinds = "the arrays X and y, as numpy.savez writes them, and no objects"
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            X, y = arrays["X"], arrays["y"]
-    except Exception as error:  # NumPy and zipfile raise of many kinds on a damaged file
+            here = set(arrays.files)
+            sparse = here >= _CSR
+            X: Any = _sparse(arrays) if sparse else arrays["X"]
+            columns = {name: arrays[name] for name in names if name in here}
+    except Exception as error:  # NumPy, SciPy and zipfile raise of many kinds on a damaged file
+        raise DataError(f"{file} should hold {kinds}.") from error
+    if names[0] not in columns:
         raise DataError(
-            f"{file} should hold the arrays X and y, as numpy.savez writes them, and no objects."
-        ) from error
-    if X.ndim != 2 or y.shape != X.shape[:1]:
-        raise DataError(f"{file}: X has shape {X.shape} and y {y.shape}; want (n, d) and (n,).")
-    frame = pd.DataFrame(X, columns=[f"x{i + 1}" for i in range(X.shape[1])])
-    frame["y"] = y
-    return frame
+            f"{file} has no array '{names[0]}' to predict, but {', '.join(sorted(here))}: it "
+            f"should hold {kinds}."
+        )
+    for name, values in columns.items():
+        if X.ndim != 2 or values.shape != X.shape[:1]:
+            raise DataError(
+                f"{file}: X has shape {X.shape} and {name} {values.shape}; want (n, d) and (n,)."
+            )
+    if not sparse:
+        frame = pd.DataFrame(X, columns=[f"x{i + 1}" for i in range(X.shape[1])])
+        return frame.assign(**columns), None
+    if not (finite := np.isfinite(X.data)).all():
+        row = int(np.searchsorted(X.indptr, int(np.argmin(finite)), "right"))
+        raise DataError(f"{file}, row {row}: a value of X is missing or infinite.")
+    return pd.DataFrame(columns), X
 
 
-def _target(frames: list["pd.DataFrame"], files: list[Path], target: str | None) -> str:
+def _sparse(arrays: Any) -> sp.csr_array:
+    """Return the matrix that `scipy.sparse.save_npz` wrote."""
+    parts = [arrays[name] for name in ("data", "indices", "indptr")]
+    X = sp.csr_array(tuple(parts), shape=tuple(arrays["shape"]))
+    X.check_format(full_check=True)
+    return X.astype(np.float64, copy=False)
+
+
+def _require_alike(sparse: Sequence[sp.csr_array | None], files: list[Path]) -> None:
+    """Refuse a test file of another kind or width than the training file's."""
+    words = [
+        "no sparse matrix" if X is None else f"a sparse matrix of {X.shape[1]} columns"
+        for X in sparse
+    ]
+    if len(set(words)) > 1:
+        raise DataError(f"{files[0]} has {words[0]}, and {files[1]} {words[1]}: want the same.")
+
+
+def _target(frames: Sequence["pd.DataFrame"], files: list[Path], target: str | None) -> str:
     if target is None and files[0].suffix.lower() == _NUMPY:
         return "y"
     columns = list(frames[0].columns)
@@ -334,8 +377,8 @@ def _known(frame: "pd.DataFrame", names: list[str], key: str) -> list[str]:
 
 def _labels(
     columns: list["pd.Series[Any]"], files: list[Path], target: str, task: Any
-) -> tuple[list[NDArray[Any]], Task, int]:
-    """Encode the target: text and truth values as classes in alphabetical order."""
+) -> tuple[list[NDArray[Any]], Task, tuple[str, ...]]:
+    """Encode the target: text and truth values as classes in alphabetical order; name them."""
     import pandas as pd
 
     for column, file in zip(columns, files, strict=True):
@@ -350,6 +393,7 @@ def _labels(
     )
     if numeric:
         values = [column.to_numpy(dtype=np.float64) for column in columns]
+        names = [f"{value:g}" for value in np.unique(np.concatenate(values))]
     elif task == "regression":
         raise DataError(f"The target '{target}' is text, which a regression cannot predict.")
     else:
@@ -357,15 +401,16 @@ def _labels(
         places = {name: float(i) for i, name in enumerate(names)}
         values = [column.map(lambda v: places[str(v)]).to_numpy(np.float64) for column in columns]
         task = task if task != "auto" else "binary" if len(names) == 2 else "multiclass"
-    for encoded, file in zip(values, files, strict=True):
-        if not np.isfinite(encoded).all():
-            row = int(np.argmin(np.isfinite(encoded)))
+    for found, file in zip(values, files, strict=True):
+        if not np.isfinite(found).all():
+            row = int(np.argmin(np.isfinite(found)))
             raise DataError(f"{file}, row {row + 1}: the target '{target}' is not finite.")
     try:
-        return encode_labels(values, task)
+        encoded, decided, n_classes = encode_labels(values, task)
     except LabelError as error:
         place = f"{files[error.part]}, row {error.sample + 1}"
         raise DataError(f"{place}: the target '{target}' {error.problem}") from error
+    return encoded, decided, tuple(names) if n_classes else ()
 
 
 def _of_target(columns: list["pd.Series[Any]"], target: str, task: Task, *, chosen: bool) -> str:

@@ -23,6 +23,7 @@ from torch import Tensor
 from newton_krylov.capabilities import LINEAR_MODEL, SAMPLE_GRADIENTS, SAMPLES, SQUARE_ROOT
 from newton_krylov.data.dataset import Dataset, ImageSet, Split, Table, TransportProblem
 from newton_krylov.data.on_disk import OnDisk
+from newton_krylov.data.sparse import coalesced
 from newton_krylov.errors import CombinationError, ConfigError, UnsupportedError
 from newton_krylov.kernels.rows import Loss
 from newton_krylov.norms import euclidean
@@ -201,6 +202,8 @@ class LinearModel(Objective):
                 f"sample: leave out dataset.offset."
             )
         X = dataset.train.X
+        if not isinstance(X, OnDisk) and X.layout is torch.sparse_csr:
+            X = coalesced(X)
         if self._adds_ones and isinstance(X, OnDisk):
             raise UnsupportedError(
                 "loss.intercept=free adds a column to the data, and data on disk keep their own: "

@@ -10,7 +10,7 @@ from newton_krylov.records.trace import Column, shown
 from newton_krylov.report.panel import SECONDS_PER, seconds_text
 from newton_krylov.report.records import RunRecord
 from newton_krylov.report.study import Array, Entry, Study, Target, power_text, tied
-from newton_krylov.report.tables import Table, count_text, middle, number_text
+from newton_krylov.report.tables import Table, classes_text, count_text, middle, number_text
 
 
 def tables(groups: Sequence[Study]) -> list[Table]:
@@ -84,6 +84,8 @@ def _reached(entry: Entry, column: Column) -> str:
 
 def _remarks(study: Study) -> list[str]:
     remarks = []
+    if classes := study.problem.classes:
+        remarks.append(f"{classes_text(classes)}.")
     if study.optimum is None:
         remarks.append("No certified optimum is known, so no suboptimality is shown.")
     elif study.floor is not None:

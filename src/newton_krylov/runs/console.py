@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from newton_krylov.records.trace import COLUMNS, Column, Row, shown
+from newton_krylov.report.tables import classes_text
 from newton_krylov.report.verdict import Race
 from newton_krylov.terminal import console, say
 
@@ -154,6 +155,8 @@ def print_heading(out: Console, label: str, summary: Mapping[str, Any]) -> None:
     shape = f"{data['n_samples']:,} samples, {data['n_features']:,} features"
     where = f"{summary['dtype']} on {summary['device']}"
     out.print(f"{label} on {data['name']}: {shape}, {where}", markup=False, highlight=False)
+    if classes := data.get("classes"):
+        out.print(classes_text(classes), markup=False, highlight=False)
 
 
 def print_member_heading(number: str, label: str, own: Sequence[str], name: str) -> None:
