@@ -192,6 +192,15 @@ def test_a_functions_weights_are_its_minimizer() -> None:
     np.testing.assert_allclose(found.weights, np.ones(3), atol=1e-5)
 
 
+@pytest.mark.parametrize("start", [0.0, 3.0])
+def test_a_run_that_ends_on_a_maximum_says_so(start: float) -> None:
+    words = {"optimizer": "lbfgs", "tracking": "none", "start": "zeros", "stop.grad_norm": 1e-9}
+    at = torch.full((3,), start, dtype=torch.float64)
+    found = nk.run(loss=lambda w: torch.cos(w).sum(), dataset=at, **words)
+    assert found.summary["outcome"] == "converged"
+    assert ("saddle point or a maximum" in found.summary["reason"]) == (start == 0.0)
+
+
 def test_a_verdict_without_data_asks_for_them() -> None:
     with pytest.raises(ConfigError, match="needs data"):
         nk.verdict("logistic", tracking="none", quiet=True)

@@ -9,7 +9,7 @@ import numpy as np
 from newton_krylov.records.trace import Column, shown
 from newton_krylov.report.panel import SECONDS_PER, seconds_text
 from newton_krylov.report.records import RunRecord
-from newton_krylov.report.study import Array, Entry, Study, Target, tied
+from newton_krylov.report.study import Array, Entry, Study, Target, power_text, tied
 from newton_krylov.report.tables import Table, classes_text, count_text, middle, number_text
 
 
@@ -173,8 +173,8 @@ def times_table(study: Study) -> Table:
 
 def target_text(target: Target) -> str:
     """Return a target as the head of a column."""
-    if target.column == "suboptimality":
-        return target.name
+    if target.column != "loss":
+        return power_text(target.value)
     return f"{number_text(target.value, digits=4)} ({target.name})"
 
 
@@ -183,6 +183,8 @@ def times_words(study: Study) -> tuple[str, str]:
     rule = "Until the end of the first step at or below the target; × the fastest method's."
     if study.optimum is not None:
         return "Time to f − f* ≤", rule
+    if study.solution_known:
+        return "Time to ‖u − u*‖ / ‖u*‖ ≤", f"{rule} Of the solution's error, which is known."
     return "Time to f ≤", (
         f"{rule} The targets are shares of the way from the start to the lowest loss that any of "
         f"the runs found, since no optimum is known."

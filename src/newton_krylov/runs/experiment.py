@@ -27,6 +27,7 @@ from newton_krylov.objectives.base import Counts, Objective, Renewed, Started
 from newton_krylov.objectives.function import FunctionObjective
 from newton_krylov.objectives.linear_model import LinearModel
 from newton_krylov.optimizers.base import ContinuedOptimizer, Optimizer
+from newton_krylov.optimizers.saddle import below_saddle
 from newton_krylov.records.checkpoint import CHECKPOINT, Checkpoint, Saver
 from newton_krylov.records.fields import Fields
 from newton_krylov.records.record import FIGURES, TRACE, Record
@@ -262,6 +263,9 @@ def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
 _layouts: list[tuple[Dataset, str, dict[str, Any], LinearModel]] = []
 """The last linear model after what it was made of, but the penalty."""
 
+_SADDLE = "but at a saddle point or a maximum: along negative curvature the loss is lower"
+
+_STATIONARY = 1e-6
 
 _MADE_WITHOUT_INTERCEPT = ("a9a", "synthetic")
 """The paper's data set, which its authors give a column of ones, and data drawn without a mean."""
@@ -348,6 +352,8 @@ def _load(
         data_dir=expand_home(folder) if folder else None,
         dtype=getattr(torch, dtype),
     )
+    for remark in loaded.remarks if isinstance(loaded, Table) else ():
+        say(f"  {remark}")
     if isinstance(loaded, LabelledData):
         loaded = replace(loaded, train=by_row_length(loaded.train))
     return loaded.to(torch.device(place))
@@ -412,6 +418,8 @@ class _Experiment:
         optimum = self._optimum(whole, objective)
         del whole  # of several processes, each keeps its own part alone
         result = self._optimize(optimizer, objective, dataset, optimum)
+        if result.outcome is Outcome.CONVERGED and self._at_saddle(objective, result):
+            result = replace(result, reason=f"{result.reason}, {_SADDLE}")
         self.interruption.hold()
         self._keep(result, objective)
 
@@ -550,6 +558,14 @@ class _Experiment:
             self._note(optimum=optimum.value, optimum_gap_bound=optimum.gap_bound)
         return optimum
 
+    def _at_saddle(self, objective: Objective, result: RunResult) -> bool:
+        """Say whether a stationary point is no minimum: by some products, of networks too many."""
+        network = "model" in self.config.entry_of("loss").parts
+        if network or objective.convexity is not None or result.rows[-1].grad_norm > _STATIONARY:
+            return False
+        lower, _ = below_saddle(objective.at(result.w))
+        return lower is not None
+
     def _optimize(
         self,
         optimizer: Optimizer,
@@ -669,4 +685,6 @@ def _cannot_write(path: Path, error: OSError) -> str:
 
 def _description(dataset: Dataset) -> dict[str, Any]:
     origin = {"source": dataset.source, "checksum": dataset.checksum}
-    return {"name": dataset.name, **dataset.facts(), **origin}
+    remarks = list(dataset.remarks) if isinstance(dataset, Table) else []
+    found = {"name": dataset.name, **dataset.facts(), **origin}
+    return found | ({"remarks": remarks} if remarks else {})
