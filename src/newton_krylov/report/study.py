@@ -22,7 +22,7 @@ _SAME = 1.1
 TARGETS = (1e-3, 1e-6, 1e-9, 1e-12)
 """Suboptimalities whose costs are shown, where the optimum is known."""
 
-ERRORS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+_ERRORS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """Relative errors of an equation's solution whose costs are shown."""
 
 SHARES_LEFT = (0.5, 0.1, 0.01, 0.001)
@@ -230,27 +230,24 @@ class Study:
         return min(times, default=math.inf)
 
     @cached_property
-    def measure(self) -> str:
-        """The column that says how far a run came: the error, the suboptimality, or the loss."""
-        if any(np.isfinite(record.column("l2_error")).any() for record in self.records):
-            return "l2_error"
-        return "loss" if self.optimum is None else "suboptimality"
+    def solution_known(self) -> bool:
+        """Whether a run knows how far its solution is from the true one."""
+        return any(np.isfinite(record.column("l2_error")).any() for record in self.records)
 
     @cached_property
     def targets(self) -> list[Target]:
         """The targets up to which the methods' costs are shown.
 
-        For an equation whose solution is known these are its relative errors, of which the loss
-        says little. With a certified optimum they are suboptimalities. Without, they are losses:
-        those at which some share of the way from the start to the lowest loss of all runs is left
-        (the convergence test of More and Wild, "Benchmarking derivative-free optimization
-        algorithms", 2009). Such a loss is only as good as the best of the methods, and its name
-        says so.
+        With a certified optimum these are suboptimalities; of an equation whose solution is known,
+        relative errors of the solution. Else they are losses: those at which some share of the way
+        from the start to the lowest loss of all runs is left (the convergence test of More and
+        Wild, "Benchmarking derivative-free optimization algorithms", 2009). Such a loss is only as
+        good as the best of the methods, and its name says so.
         """
-        if self.measure == "l2_error":
-            return [Target("l2_error", value, power_text(value)) for value in ERRORS]
-        if self.measure == "suboptimality":
+        if self.optimum is not None:
             return [Target("suboptimality", value, power_text(value)) for value in TARGETS]
+        if self.solution_known:
+            return [Target("l2_error", value, f"error {power_text(value)}") for value in _ERRORS]
         columns = [record.column("loss") for record in self.records if record.rows]
         finite = [values[np.isfinite(values)] for values in columns]
         finite = [values for values in finite if values.size]
@@ -280,7 +277,7 @@ class Study:
         easier = targets[: targets.index(self.headline) + 1] if self.headline else []
 
         def place(entry: Entry) -> tuple[float, ...]:
-            last = entry.last("l2_error" if self.measure == "l2_error" else "loss")
+            last = entry.last("l2_error" if self.solution_known else "loss")
             last = last[np.isfinite(last)]
             times = (self._time(entry, target) for target in reversed(easier))
             return (*times, float(np.median(last)) if last.size else math.inf)

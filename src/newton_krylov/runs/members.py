@@ -140,6 +140,4 @@ def _line(study: Study, entry: Entry, mine: Sequence[Member], shared: set[str]) 
 
 def _brief(target: Target) -> str:
     """Return a target as the head of a narrow column."""
-    if target.column == "loss":
-        return f"f {number_text(target.value, digits=4)}"
-    return f"error {target.name}" if target.column == "l2_error" else target.name
+    return target.name if target.column != "loss" else f"f {number_text(target.value, digits=4)}"

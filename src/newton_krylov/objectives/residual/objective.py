@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp
 
-from newton_krylov.capabilities import SUM_OF_SQUARES
+from newton_krylov.capabilities import NORMAL_EQUATIONS, SUM_OF_SQUARES
 from newton_krylov.errors import ConfigError, UnsupportedError, suggest
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.base import Counts, Objective, Point
@@ -154,7 +154,7 @@ class ResidualObjective(Objective):
         Share of all samples; what a subset's evaluations count.
     """
 
-    offers = frozenset({SUM_OF_SQUARES})
+    offers = frozenset({SUM_OF_SQUARES, NORMAL_EQUATIONS})
 
     def __init__(
         self,
