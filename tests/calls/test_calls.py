@@ -192,6 +192,15 @@ def test_a_functions_weights_are_its_minimizer() -> None:
     np.testing.assert_allclose(found.weights, np.ones(3), atol=1e-5)
 
 
+@pytest.mark.parametrize("start", [0.0, 3.0])
+def test_a_run_that_ends_on_a_maximum_says_so(start: float) -> None:
+    words = {"optimizer": "lbfgs", "tracking": "none", "start": "zeros", "stop.grad_norm": 1e-9}
+    at = torch.full((3,), start, dtype=torch.float64)
+    found = nk.run(loss=lambda w: torch.cos(w).sum(), dataset=at, **words)
+    assert found.summary["outcome"] == "converged"
+    assert ("saddle point or a maximum" in found.summary["reason"]) == (start == 0.0)
+
+
 def test_a_verdict_without_data_asks_for_them() -> None:
     with pytest.raises(ConfigError, match="needs data"):
         nk.verdict("logistic", tracking="none", quiet=True)
@@ -293,6 +302,30 @@ def test_the_shortest_of_many_least_squares_solutions(solver: str) -> None:
     assert found.summary["outcome"] == "converged"
     assert "optimum" not in found.summary
     assert np.allclose(found.weights, np.linalg.lstsq(X, y, rcond=1e-10)[0], atol=1e-12)
+
+
+def test_a_swept_penalty_starts_from_the_last_one() -> None:
+    """It ends where single runs end, in fewer passes, and the record and the table say so."""
+    words = WORDS | {"loss.l2": [0.1, 0.09, 0.08], "solver": ["cg", "cr"]}
+    cold = nk.sweep(**words)
+    warm = nk.sweep(**words, start="previous")
+    assert np.allclose(warm.frame["loss"], cold.frame["loss"], rtol=0, atol=1e-13)
+
+    def summaries(found: Any) -> list[dict[str, Any]]:
+        paths = (found.folder / str(number) / "summary.json" for number in range(6))
+        return [json.loads(path.read_text()) for path in paths]
+
+    passes = [sum(one["data_passes"] for one in summaries(found)) for found in (cold, warm)]
+    assert passes[1] < 0.9 * passes[0]
+    for number, own in enumerate(summaries(warm)):
+        source = own["started_from"]
+        assert (source is None) == (number < 2)
+        if source is not None:  # of the same solver
+            assert source["member"] == str(number - 2)
+            assert source["l2"] == words["loss.l2"][number // 2 - 1]
+    assert "started from the weights found for another penalty" in warm.page.read_text()
+    with pytest.raises(ConfigError, match="start=previous begins where"):
+        nk.run(**WORDS, start="previous")
 
 
 def test_columns_named_by_numbers() -> None:

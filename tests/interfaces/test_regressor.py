@@ -207,6 +207,28 @@ def test_a_setting_of_a_path_that_means_nothing(name: str, value: Any) -> None:
             fit(**{name: value})
 
 
+def test_folds_count_by_their_weight() -> None:
+    """So that a sample of weight 0 is as good as left out, and a fold of such is refused."""
+    X, y = counts(120)
+    v = np.repeat([0.0, 1.0, 2.0, 5.0], 30)
+    folds = [(np.delete(np.arange(120), held), held) for held in np.split(np.arange(120), 6)]
+    settings: Any = {"lambdas": 4, "loss": "poisson"}
+    with pytest.raises(ValueError, match="all 20 held-out samples of fold 1 have weight 0"):
+        NewtonKrylovRegressorCV(cv=folds, **settings).fit(X, y, v)
+    with pytest.raises(ValueError, match="all 30 training samples of fold 1 have weight 0"):
+        NewtonKrylovRegressorCV(
+            cv=[(np.arange(30), np.arange(30, 120)), *folds[2:]], **settings
+        ).fit(X, y, v)
+    found = NewtonKrylovRegressorCV(cv=folds[2:], **settings).fit(X, y, v)
+    masses = [v[held].sum() for _, held in folds[2:]]
+    mean = found.losses_ @ masses / sum(masses)
+    assert found.lambda_ == found.lambdas_[np.argmin(mean)]
+    kept = [(train[train >= 30] - 30, held - 30) for train, held in folds[2:]]
+    kept = [(train, held[held >= 0]) for train, held in kept]
+    without = NewtonKrylovRegressorCV(cv=kept, **settings).fit(X[30:], y[30:], v[30:])
+    assert np.allclose(found.losses_, without.losses_, rtol=1e-7)
+
+
 def test_entries_in_two_parts_are_their_sums() -> None:
     X = scipy.sparse.random_array((90, 7), density=0.4, rng=np.random.default_rng(0), format="csr")
     y = np.arange(90) % 2

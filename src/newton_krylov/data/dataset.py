@@ -169,9 +169,12 @@ class Table(LabelledData):
     ----------
     bias : bool
         Whether the last column is one of ones, which the source of the data did not have.
+    remarks : tuple of str
+        What was decided about the user's columns, in sentences without a full stop.
     """
 
     bias: bool = False
+    remarks: tuple[str, ...] = ()
 
     kind = "a table of features"
 

@@ -125,6 +125,8 @@ class RawData:
         A checksum of what defines the data.
     title : str or None
         What the data are called where the source's own name says little, such as a file's name.
+    remarks : tuple of str
+        What the source decided by itself, in sentences without a full stop.
     classes : tuple of str
         The classes' names, in the order of their indices; empty where they have none.
     """
@@ -136,6 +138,7 @@ class RawData:
     source: str
     fingerprint: str
     title: str | None = None
+    remarks: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
 
 
@@ -201,6 +204,7 @@ def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Ta
         source=raw.source,
         checksum=checksum({"data": raw.fingerprint} | effective),
         bias=options.bias,
+        remarks=raw.remarks,
         classes=raw.classes,
     )
 
