@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from newton_krylov.cli.trust import may_vary
 from newton_krylov.errors import ConfigError, UserError
 from newton_krylov.registry import import_plugins
 from newton_krylov.report.panel import seconds_text
+from newton_krylov.report.records import read_record
 from newton_krylov.report.tables import count_text
 from newton_krylov.report.verdict import PlannedRun
 from newton_krylov.runs.parts import register_parts
@@ -54,6 +56,7 @@ class VerdictCommand:
     seconds: float | None
     epochs: int | None
     _took: dict[str, list[float]] = field(default_factory=dict)
+    _before: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of(
@@ -173,9 +176,13 @@ class VerdictCommand:
             text = f"{method}: {stage}, {count_text(len(mine), 'run')}; {self._left()}"
             console().print(text, markup=False, highlight=False, soft_wrap=True)
             for run in mine:
+                before = read_record(self.folder / run.folder).status == "finished"
                 started = time.monotonic()
                 self._one(run)
-                self._took.setdefault(method, []).append(time.monotonic() - started)
+                if before:
+                    self._before[method] += 1
+                else:
+                    self._took.setdefault(method, []).append(time.monotonic() - started)
 
     def _left(self) -> str:
         """Say how long the rest will take, evaluation included, by what was run so far."""
@@ -183,7 +190,8 @@ class VerdictCommand:
         if not known:
             return "how long it takes is not known yet" if self.seconds is None else self._most
         left = sum(
-            max(0, self.portfolio.most_runs_of(method) - len(took)) * mean(took or known)
+            max(0, self.portfolio.most_runs_of(method) - len(took) - self._before[method.name])
+            * mean(took or known)
             for method in self.portfolio.methods
             for took in [self._took.get(method.name, [])]
         )

@@ -168,6 +168,29 @@ class Point(ABC):
             f"{type(self.objective).__name__} does not have; take hvp, ggn or rank1."
         )
 
+    def drawn_gradient(self, generator: torch.Generator) -> Tensor:
+        """Return the loss's gradient at w with targets drawn from the model's predictions.
+
+        Parameters
+        ----------
+        generator : torch.Generator
+            On the CPU.
+
+        Returns
+        -------
+        Tensor, shape (dim,)
+            The mean over samples, without the regularizer.
+
+        Raises
+        ------
+        UnsupportedError
+            If the loss is no likelihood.
+        """
+        raise UnsupportedError(
+            f"Targets can be drawn from a likelihood alone, which {type(self.objective).__name__} "
+            f"is not."
+        )
+
     def subset(self, index: Tensor) -> "Point":
         """Evaluate the objective of a subset of the samples at the same w.
 

@@ -169,10 +169,14 @@ class KFAC(ContinuedOptimizer[KFACMemory]):
         evaluate(point)
         t = memory.steps
         early = t < _BEGINNING and t % 2 == 0
-        if early or t % self.factors_every == 0:
+        learn = early or t % self.factors_every == 0
+        invert = early or t == _BEGINNING or t % self.inverses_every == 0
+        if learn:
             self._learn(self._sampled(point), memory, generator)
-        if early or t == _BEGINNING or t % self.inverses_every == 0:
+        if invert:
             self._invert(memory)
+        if learn or invert:
+            self._correct(point, memory, generator)
         memory.steps += 1
         p = self._solve(point, memory)
         if self.clip is not None and rate > 0:
@@ -200,15 +204,15 @@ class KFAC(ContinuedOptimizer[KFACMemory]):
         memory.seen += 1
         rate = max(1 - self.decay, 1 / memory.seen)
         for layer, covariance in found.inputs.items():
-            own = memory.factors.setdefault(_key(layer), {})
-            _mix(own, "B", found.gradients[layer], rate)
+            own = memory.factors.setdefault(key_of(layer), {})
+            mix(own, "B", found.gradients[layer], rate)
             if covariance.width <= self.window:
-                _mix(own, "A", covariance.matrix(), rate)
+                mix(own, "A", covariance.matrix(), rate)
             else:
                 rows = [covariance.last(self.window), *([own["U"]] if "U" in own else [])]
                 own["U"] = torch.cat(rows)[: self.window]
         for number, d in found.diagonals.items():
-            _mix(memory.diagonals, str(number), d, rate)
+            mix(memory.diagonals, str(number), d, rate)
 
     def _invert(self, memory: KFACMemory) -> None:
         """Invert the damped factors."""
@@ -227,6 +231,13 @@ class KFAC(ContinuedOptimizer[KFACMemory]):
                 found |= {"U": wide, "K": gram, "gamma": gamma}
             memory.inverses[key] = found
 
+    def _correct(self, point: Point, memory: KFACMemory, generator: torch.Generator) -> None:
+        """Look at what the factors leave out: nothing here."""
+
+    def _divided(self, own: Tensors, layer: Layer, G: Tensor, damping: float) -> Tensor:
+        """Return a layer's gradient by the inverse of its block; the damping is in the inverses."""
+        return _times_inverse(own, G)
+
     def _solve(self, point: Point, memory: KFACMemory) -> Tensor:
         """Return the preconditioned gradient."""
         assert isinstance(point, NetworkPoint)
@@ -234,8 +245,8 @@ class KFAC(ContinuedOptimizer[KFACMemory]):
         out = torch.empty_like(point.grad)
         gradients, outs = f.split(point.grad), f.split(out)
         for key, own in memory.inverses.items():
-            layer = _layer(key)
-            new = _times_inverse(own, layer.joined(gradients))
+            layer = layer_of(key)
+            new = self._divided(own, layer, layer.joined(gradients), memory.damping)
             layer.separate(new, outs)
         for key, d in memory.diagonals.items():
             torch.div(gradients[int(key)], d + memory.damping, out=outs[int(key)])
@@ -255,16 +266,18 @@ class KFAC(ContinuedOptimizer[KFACMemory]):
             memory.damping /= factor
 
 
-def _key(layer: Layer) -> str:
+def key_of(layer: Layer) -> str:
+    """Return a layer's key in a memory's factors, which checkpoints can hold."""
     return f"{layer.weight} {'' if layer.bias is None else layer.bias}"
 
 
-def _layer(key: str) -> Layer:
+def layer_of(key: str) -> Layer:
+    """Return the layer that a key of a memory's factors stands for."""
     weight, bias = key.split(" ")
     return Layer(int(weight), int(bias) if bias else None)
 
 
-def _mix(means: Tensors, name: str, new: Tensor, rate: float) -> None:
+def mix(means: Tensors, name: str, new: Tensor, rate: float) -> None:
     """Move a running mean towards a new value; the first value is taken as it is."""
     known = means.get(name)
     means[name] = new if known is None else torch.lerp(known, new, rate)

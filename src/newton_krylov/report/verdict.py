@@ -315,7 +315,17 @@ class Race:
 
     def short_table(self) -> Table:
         """Tabulate times to the targets alone, for a terminal."""
-        return self.table().only("Method", *self._heads, "Score", "Tuning")
+        return self.table().only("Method", *self._heads, *_worded(self._ends), "Score", "Tuning")
+
+    @property
+    def _cost(self) -> str:
+        """What is counted: a column of the trace."""
+        return self.targets[0].cost if self.targets else "seconds"
+
+    @property
+    def _ends(self) -> Sequence[str]:
+        """Columns of which the table shows the last values: the accuracies where they count."""
+        return ACCURACIES if any(t.column in ACCURACIES for t in self.targets) else ()
 
     @property
     def _heads(self) -> list[str]:
@@ -323,12 +333,12 @@ class Race:
 
     def table(self) -> Table:
         """Tabulate times to the targets, with defaults and the cost of tuning beside."""
-        heads = ["Method", "Family", *self._heads]
+        heads = ["Method", "Family", *self._heads, *_worded(self._ends)]
         heads += ["Score", "Untuned, hardest", "Settings tried", "Tuning", "Ending"]
         rows = [self._row(contestant) for contestant in self.ranked]
         remark = (
-            "Medians of the optimizer's seconds over fresh seeds, evaluation and tuning excluded; "
-            "score: performance profile integrated up to a ratio of 4."
+            f"Medians of the optimizer's {COSTS[self._cost]} over fresh seeds, evaluation and "
+            f"tuning excluded; score: performance profile integrated up to a ratio of 4."
         )
         return Table("Time to target", heads, rows, [remark])
 
@@ -342,6 +352,7 @@ class Race:
             c.title,
             c.family,
             *(t.cost_text(c.time(t)) if c.raced else _NOT_RUN for t in self.targets),
+            *(_percent(_last(c.runs, column)) if c.raced else _NOT_RUN for column in self._ends),
             f"{self.score(c):.2f}" if c.raced else _NOT_RUN,
             hardest.cost_text(untuned) if hardest else seconds_text(untuned),
             number_text(len(c.tuning)),
@@ -397,22 +408,21 @@ class Race:
         }
 
     def _plain(self, c: Contestant) -> dict[str, Any]:
+        untuned = {t.name: _listed(costs_to(c.default, t)) for t in self.targets}
         return {
             "name": c.name,
             "label": c.label,
             "family": c.family,
             "setting": list(c.setting),
             "score": self.score(c),
-            "seconds": {t.name: _listed(c.times(t)) for t in self.targets},
+            self._cost: {t.name: _listed(c.times(t)) for t in self.targets},
             "last": {name: _listed(_last(c.runs, name)) for name in ("loss", *ACCURACIES)},
-            "default_seconds": {t.name: _listed(costs_to(c.default, t)) for t in self.targets},
+            f"default_{self._cost}": untuned,
             "tuning": [
                 {
                     "setting": list(run.setting),
                     "seconds": _seconds(record),
-                    "to_target": {
-                        t.name: _listed(costs_to([record], t))[0] for t in self.targets
-                    },
+                    "to_target": {t.name: _listed(costs_to([record], t))[0] for t in self.targets},
                     "ending": record.ending,
                 }
                 for run, record in c.tuning
@@ -445,9 +455,9 @@ def targets_of(
     """
     runs = [record for record in first_order if record.rows]
     if measure in ACCURACIES:
-        values = np.concatenate([record.column(measure) for record in runs] or [np.zeros(0)])
-        if np.isfinite(values).any():
-            return _accuracies(runs, measure, cost)
+        measured = [record for record in runs if np.isfinite(record.column(measure)).any()]
+        if measured:
+            return _accuracies(measured, measure, cost)
     known = next((record for record in runs if record.optimum is not None), None)
     if known is not None and known.optimum is not None:
         start = max(record.rows[0].loss for record in runs) - known.optimum
@@ -537,7 +547,7 @@ def read_plan(folder: Path) -> tuple[list[PlannedRun], dict[str, str], dict[str,
     try:
         plan = read_json(folder / PLAN)
         runs = [PlannedRun(**run) for run in plan["runs"]]
-        rules = {key: str(plan[key]) for key in ("measure", "cost") if key in plan}
+        rules: dict[str, str] = {key: plan[key] for key in ("measure", "cost") if key in plan}
         return runs, dict(plan["families"]), rules
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder / PLAN} is no plan of a verdict: {error}.") from None
@@ -678,6 +688,14 @@ def _without_group(override: str) -> str:
 
 def _seconds(record: RunRecord) -> float:
     return record.rows[-1].seconds if record.rows else 0.0
+
+
+def _worded(columns: Sequence[str]) -> list[str]:
+    return [f"Last {column.replace('_', ' ')}" for column in columns]
+
+
+def _percent(shares: Sequence[float]) -> str:
+    return f"{median(shares):.1%}" if shares else "–"
 
 
 def _last(records: Sequence[RunRecord], column: str) -> list[float]:

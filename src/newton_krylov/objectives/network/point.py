@@ -120,6 +120,22 @@ class NetworkPoint(Point):
             self.objective.passes, self._output_graphs, self.w, draws, seed
         )
 
+    def drawn_gradient(self, generator: torch.Generator) -> Tensor:
+        """Return the mean loss's gradient at targets drawn from the model's predictions."""
+        f = self.objective.passes
+        f.loss.require_likelihood()
+        f.counts.add(gradient=f.share, passes=f.share)
+
+        def gradients() -> Iterator[Sequence[Tensor]]:
+            for number in range(len(f.spans)):
+                with torch.enable_grad():
+                    leaves = f.leaves(self.w)
+                    outputs = f.outputs(leaves, number)
+                u = f.drawn_gradient(outputs, number, generator).to(outputs.dtype)
+                yield torch.autograd.grad(outputs, leaves, u, materialize_grads=True)
+
+        return f.mean_of(gradients())
+
     def kronecker_passes(self, how: Kronecker, generator: torch.Generator) -> FactorPasses:
         """Return the passes that make the layers' Kronecker factors, their draws fixed."""
         seed = int(torch.randint(2**62, (), generator=generator))
