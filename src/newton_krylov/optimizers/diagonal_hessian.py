@@ -59,7 +59,7 @@ class DiagonalHessianOptimizer(ContinuedOptimizer[DiagonalMemory]):
             memory.steps += 1
             length = rate * self.learning_rate
             new = self.moved(point.w, point.grad, memory, length)
-            return Update(new, point.value, lambda: point.grad_norm, length)
+            return Update(new, point.later(), lambda: point.grad_norm, length)
 
         epochs = Epochs(self.batch_size, self.schedule, memory)
         return (yield from epochs.steps(objective, w0, generator, advance))

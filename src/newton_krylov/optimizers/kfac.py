@@ -17,7 +17,7 @@ from newton_krylov.objectives.network.kronecker import (
 from newton_krylov.objectives.network.layer_calls import Layer
 from newton_krylov.objectives.network.objective import Network
 from newton_krylov.objectives.network.point import NetworkPoint
-from newton_krylov.optimizers.base import ContinuedOptimizer, State, Steps, evaluate
+from newton_krylov.optimizers.base import ContinuedOptimizer, State, Steps
 from newton_krylov.optimizers.schedule import Schedule, constant
 from newton_krylov.optimizers.training import EpochMemory, Epochs, Momentum, Update
 from newton_krylov.registry import register
@@ -166,7 +166,7 @@ class KFAC(ContinuedOptimizer[KFACMemory]):
     def _advance(
         self, point: Point, memory: KFACMemory, rate: float, generator: torch.Generator
     ) -> Update:
-        evaluate(point)
+        gradient, loss = point.grad, point.later()
         t = memory.steps
         early = t < _BEGINNING and t % 2 == 0
         learn = early or t % self.factors_every == 0
@@ -180,15 +180,16 @@ class KFAC(ContinuedOptimizer[KFACMemory]):
         memory.steps += 1
         p = self._solve(point, memory)
         if self.clip is not None and rate > 0:
-            change = rate**2 * float(torch.dot(p, point.grad))
-            p.mul_(min(1.0, math.sqrt(self.clip / change)) if change > 0 else 1.0)
+            change = rate**2 * torch.dot(p, gradient).double()
+            bound = torch.where(change > 0, (self.clip / change).sqrt().clamp_max(1.0), 1.0)
+            p.mul_(bound.to(p.dtype))
         if memory.velocity is not None and self.momentum > 0:
             p.add_(memory.velocity, alpha=self.momentum)
         memory.velocity = p
         new = torch.add(point.w, p, alpha=-rate)
         if self.adapt_every and t % self.adapt_every == 0 and rate > 0:
             self._adapt(point, new, memory)
-        return Update(new, point.value, lambda: point.grad_norm, rate)
+        return Update(new, loss, lambda: point.grad_norm, rate)
 
     def _sampled(self, point: Point) -> NetworkPoint:
         """Return the point over the first samples of the batch, which is drawn at random."""

@@ -44,8 +44,8 @@ SHARES_UNKNOWN = {"loose": 0.1, "medium": 0.01, "tight": 1e-8}
 SHARES_ACCURACY = {"loose": 0.2, "medium": 0.1, "tight": 0.02}
 """Where accuracies are the measure: shares left of the way to those runs' highest one."""
 
-COSTS = {"seconds": "seconds", "iteration": "steps", "data_passes": "passes over the data"}
-"""Columns of the trace by which methods can be compared, and what readers call them."""
+COSTS = {"seconds": "second", "iteration": "step", "data_passes": "pass"}
+"""Columns of the trace by which methods can be compared, and what readers call one of them."""
 MEASURES = ("loss", "train_accuracy", "test_accuracy")
 """Columns of the trace that targets can be of; loss: the suboptimality where it is known."""
 
@@ -113,7 +113,8 @@ class RaceTarget:
         """Write what it cost for a reader."""
         if self.cost == "seconds" or not math.isfinite(cost):
             return seconds_text(cost)
-        return f"{number_text(cost)} {COSTS[self.cost]}"
+        word = COSTS[self.cost]
+        return f"1 {word}" if cost == 1 else f"{number_text(cost)} {_plural(word)}"
 
 
 @dataclass(frozen=True)
@@ -216,8 +217,9 @@ class Comparison:
         times = [self.target.cost_text(each.time(self.target)) for each in (first, last)]
         if self.winner == "tie":
             return f"at {place} {first.label} and {last.label} tie ({times[0]} and {times[1]})"
+        better = "faster" if self.target.cost == "seconds" else "cheaper"
         return (
-            f"to {place} {first.label} is {self.ratio:.1f} times faster than {last.label} "
+            f"to {place} {first.label} is {self.ratio:.1f} times {better} than {last.label} "
             f"({times[0]} against {times[1]})"
         )
 
@@ -336,9 +338,10 @@ class Race:
         heads = ["Method", "Family", *self._heads, *_worded(self._ends)]
         heads += ["Score", "Untuned, hardest", "Settings tried", "Tuning", "Ending"]
         rows = [self._row(contestant) for contestant in self.ranked]
+        costs = _plural(COSTS[self._cost])
         remark = (
-            f"Medians of the optimizer's {COSTS[self._cost]} over fresh seeds, evaluation and "
-            f"tuning excluded; score: performance profile integrated up to a ratio of 4."
+            f"Medians of the optimizer's {costs} over fresh seeds, evaluation and tuning excluded; "
+            f"score: performance profile integrated up to a ratio of 4."
         )
         return Table("Time to target", heads, rows, [remark])
 
@@ -688,6 +691,10 @@ def _without_group(override: str) -> str:
 
 def _seconds(record: RunRecord) -> float:
     return record.rows[-1].seconds if record.rows else 0.0
+
+
+def _plural(word: str) -> str:
+    return f"{word}es" if word.endswith("s") else f"{word}s"
 
 
 def _worded(columns: Sequence[str]) -> list[str]:
