@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from problems import randn
+from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.linear_model import ElasticNetCV, GammaRegressor, PoissonRegressor, Ridge
 from sklearn.model_selection import KFold, StratifiedKFold
@@ -14,6 +15,7 @@ from sklearn.preprocessing import scale
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from newton_krylov import (
+    NewtonKrylovClassifier,
     NewtonKrylovClassifierCV,
     NewtonKrylovRegressor,
     NewtonKrylovRegressorCV,
@@ -75,16 +77,33 @@ def test_ridge_is_scikit_learns() -> None:
 
 @pytest.mark.parametrize("shape", [(30, 8), (8, 30)])
 @pytest.mark.parametrize("intercept", [False, True])
-def test_dependent_columns_have_the_shortest_solution(shape: Any, intercept: bool) -> None:
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("solver", ["minres_qlp", "lsmr", "lsqr", "qr"])
+def test_dependent_columns_have_the_shortest_solution(
+    shape: Any, intercept: bool, sparse: bool, solver: str
+) -> None:
     """As numpy.linalg.lstsq's, of centred data where there is an intercept."""
     n, d = shape
-    X = randn(n, 4, seed=1).numpy() @ randn(4, d, seed=2).numpy()
+    X = randn(n, 4, seed=1).numpy() @ randn(4, d, seed=2).numpy() + 1
     y = randn(n, seed=3).numpy()
-    model = NewtonKrylovRegressor(
-        l2=0.0, solver="minres_qlp", fit_intercept=intercept, tol=1e-12
-    ).fit(X, y)
-    Xc, yc = (X - X.mean(0), y - y.mean()) if intercept else (X, y)
-    assert np.allclose(model.coef_, np.linalg.lstsq(Xc, yc, rcond=1e-10)[0], atol=1e-9)
+    v = np.random.default_rng(4).integers(0, 3, n)
+    model = NewtonKrylovRegressor(l2=0.0, solver=solver, fit_intercept=intercept)
+    model.fit(scipy.sparse.csr_array(X) if sparse else X, y, v)
+    Xr, yr = np.repeat(X, v, axis=0), np.repeat(y, v)
+    Xc, yc = (Xr - Xr.mean(0), yr - yr.mean()) if intercept else (Xr, yr)
+    assert np.allclose(model.coef_, np.linalg.lstsq(Xc, yc, rcond=1e-10)[0], atol=1e-12)
+    level = yr.mean() - Xr.mean(0) @ model.coef_ if intercept else 0.0
+    assert model.intercept_ == pytest.approx(level, abs=1e-12)
+
+
+def test_solvers_of_least_squares_refuse_other_losses() -> None:
+    X, y = counts()
+    for model in (
+        NewtonKrylovRegressor("poisson", l2=0, solver="lsmr"),
+        NewtonKrylovRegressor(l2=0.1, solver="lsqr"),
+    ):
+        with pytest.raises(ValueError, match="solves least squares without a penalty"):
+            model.fit(X, y)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +205,40 @@ def test_a_setting_of_a_path_that_means_nothing(name: str, value: Any) -> None:
     ):
         with pytest.raises(ValueError, match=f"^{name} "):
             fit(**{name: value})
+
+
+def test_folds_count_by_their_weight() -> None:
+    """So that a sample of weight 0 is as good as left out, and a fold of such is refused."""
+    X, y = counts(120)
+    v = np.repeat([0.0, 1.0, 2.0, 5.0], 30)
+    folds = [(np.delete(np.arange(120), held), held) for held in np.split(np.arange(120), 6)]
+    settings: Any = {"lambdas": 4, "loss": "poisson"}
+    with pytest.raises(ValueError, match="all 20 held-out samples of fold 1 have weight 0"):
+        NewtonKrylovRegressorCV(cv=folds, **settings).fit(X, y, v)
+    with pytest.raises(ValueError, match="all 30 training samples of fold 1 have weight 0"):
+        NewtonKrylovRegressorCV(
+            cv=[(np.arange(30), np.arange(30, 120)), *folds[2:]], **settings
+        ).fit(X, y, v)
+    found = NewtonKrylovRegressorCV(cv=folds[2:], **settings).fit(X, y, v)
+    masses = [v[held].sum() for _, held in folds[2:]]
+    mean = found.losses_ @ masses / sum(masses)
+    assert found.lambda_ == found.lambdas_[np.argmin(mean)]
+    kept = [(train[train >= 30] - 30, held - 30) for train, held in folds[2:]]
+    kept = [(train, held[held >= 0]) for train, held in kept]
+    without = NewtonKrylovRegressorCV(cv=kept, **settings).fit(X[30:], y[30:], v[30:])
+    assert np.allclose(found.losses_, without.losses_, rtol=1e-7)
+
+
+def test_entries_in_two_parts_are_their_sums() -> None:
+    X = scipy.sparse.random_array((90, 7), density=0.4, rng=np.random.default_rng(0), format="csr")
+    y = np.arange(90) % 2
+    halves = (np.repeat(X.data, 2) * np.tile([3.0, -2.0], X.nnz), np.repeat(X.indices, 2))
+    twice = scipy.sparse.csr_array((*halves, 2 * X.indptr), shape=X.shape)
+    for model in (NewtonKrylovClassifier(), NewtonKrylovRegressor(), NewtonKrylovRegressorCV()):
+        model.set_params(preconditioner="jacobi")
+        wanted = clone(model).fit(X, y)
+        assert np.allclose(model.fit(twice, y).coef_, wanted.coef_, rtol=1e-10)
+    assert np.array_equal(twice.data, halves[0])
 
 
 def test_the_number_of_penalties_may_be_numpy_s() -> None:

@@ -157,6 +157,8 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the options."""
+        if found := re.match(r"unrecognized arguments: (-+([a-z_.]+=\S*))", message):
+            raise ConfigError(f"{found[1]} is no option: type {found[2]}, without dashes.")
         raise ConfigError(f"{message}. See {self.prog} --help.")
 
 

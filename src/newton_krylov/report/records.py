@@ -90,6 +90,8 @@ class Problem:
         The network's name and parameters, but dropout; empty where there is none to choose.
     detail : str
         What tells it from other problems of the same title that are shown with it.
+    classes : tuple of str
+        The classes' names, in the order of their indices; empty where they have none.
     """
 
     dataset: str
@@ -101,6 +103,7 @@ class Problem:
     checksum: str = ""
     model: tuple[tuple[str, Any], ...] = ()
     detail: str = field(default="", compare=False)
+    classes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def title(self) -> str:
@@ -242,6 +245,7 @@ class RunRecord:
             dtype=str(self.summary.get("dtype") or self.config.get("dtype") or "float64"),
             checksum=str(described.get("checksum") or ""),
             model=() if model.get("name") in (None, "auto") else _network(model),
+            classes=tuple(map(str, described.get("classes") or ())),
         )
 
     def _section(self, key: str) -> dict[str, Any]:
