@@ -14,6 +14,7 @@ from newton_krylov.interfaces.parts import named
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.residual.objective import (
     GIB,
+    Function,
     ResidualObjective,
     ResidualPoint,
 )
@@ -130,9 +131,10 @@ def least_squares(
     def function(w: Tensor) -> Any:
         return fun(w, *further, **(kwargs or {}))
 
+    residuals: Function = function
+    derivative: Callable[[Tensor], Tensor] | None = None
     if jac is None:
         check_function(function, x, scalar=False)
-        residuals, derivative = function, None
     else:
         residuals, derivative = _given(function, jac, x, further, kwargs or {})
     objective: ResidualObjective
