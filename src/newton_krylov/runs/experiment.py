@@ -319,7 +319,9 @@ def _load(
 ) -> Dataset:
     """Load a data set and move it to its device; a sweep's jobs share the last one."""
     made = GENERATED in (entry("dataset", name).offers or ())
-    say(f"{'generating' if made else 'reading'} the data: {name}")
+    file = dict(options).get("path")
+    what = f"{name} {Path(file).name}" if isinstance(file, str) else name
+    say(f"{'generating' if made else 'reading'} the data: {what}")
     loaded = load_dataset(
         name,
         dict(options),
