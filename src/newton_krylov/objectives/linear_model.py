@@ -655,6 +655,13 @@ class LinearModelPoint(Point):
             return WeightedGram(f, G.square().mean(0).mul_(f.n_samples))
         return FisherGram(f, G)
 
+    def drawn_gradient(self, generator: torch.Generator) -> Tensor:
+        """Return the mean loss's gradient at targets drawn from the model's predictions."""
+        f = self.objective
+        f.counts.add(gradient=f.share)
+        drawn = self.terms.drawn(generator)
+        return f.adjoint(f.terms(self.Z, drawn, f.sample_weight).gradient)
+
     def subset(self, index: Tensor) -> "LinearModelPoint":
         """Evaluate the objective of a subset at the same w; the known outputs are reused."""
         return LinearModelPoint(self.objective.subset(index), self.w, self.Z[index], self.age)
