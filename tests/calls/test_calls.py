@@ -304,6 +304,50 @@ def test_the_shortest_of_many_least_squares_solutions(solver: str) -> None:
     assert np.allclose(found.weights, np.linalg.lstsq(X, y, rcond=1e-10)[0], atol=1e-12)
 
 
+def test_a_swept_penalty_starts_from_the_last_one() -> None:
+    """It ends where single runs end, in fewer passes, and the record and the table say so."""
+    words = WORDS | {"loss.l2": [0.1, 0.09, 0.08], "solver": ["cg", "cr"]}
+    cold = nk.sweep(**words)
+    warm = nk.sweep(**words, start="previous")
+    assert np.allclose(warm.frame["loss"], cold.frame["loss"], rtol=0, atol=1e-13)
+
+    def summaries(found: Any) -> list[dict[str, Any]]:
+        paths = (found.folder / str(number) / "summary.json" for number in range(6))
+        return [json.loads(path.read_text()) for path in paths]
+
+    passes = [sum(one["data_passes"] for one in summaries(found)) for found in (cold, warm)]
+    assert passes[1] < 0.9 * passes[0]
+    for number, own in enumerate(summaries(warm)):
+        source = own["started_from"]
+        assert (source is None) == (number < 2)
+        if source is not None:  # of the same solver
+            assert source["member"] == str(number - 2)
+            assert source["l2"] == words["loss.l2"][number // 2 - 1]
+    assert "started from the weights found for another penalty" in warm.page.read_text()
+    with pytest.raises(ConfigError, match="start=previous begins where"):
+        nk.run(**WORDS, start="previous")
+
+
+def test_many_classes_from_a_file_to_a_certified_gap(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEWTON_KRYLOV_CACHE", str(place / "cache"))
+    small = {"dataset.n": 500, "dataset.d": 6, "dataset.n_classes": 4, "dataset.n_test": 50}
+    found = nk.sweep(experiment="wide", tracking="none", **small, **{"loss.l2": [1e-2, 1e-3]})
+    for number, l2 in enumerate([1e-2, 1e-3]):
+        summary = json.loads((found.folder / str(number) / "summary.json").read_text())
+        assert summary["reason"] == "certified gap <= 1e-06"
+        assert summary["gap_bound"] <= 1e-6
+        assert bool(summary["started_from"]) == bool(number)
+        exact = nk.run(
+            dataset={"name": "wide", "n": 500, "d": 6, "n_classes": 4, "n_test": 50},
+            loss={"name": "multinomial", "l2": l2, "intercept": "free"}, tracking="none",
+        )  # fmt: skip
+        assert -1e-14 <= summary["loss"] - exact.summary["optimum"] <= summary["gap_bound"]
+    with pytest.raises(ConfigError, match="gap needs a certificate"):
+        nk.run(**WORDS, **{"loss.l2": 0, "stop.gap": 1e-6})
+
+
 def test_columns_named_by_numbers() -> None:
     frame = pd.DataFrame({0: np.linspace(0, 1, 20), 1: [0, 1] * 10})
     found = nk.run(dataset={"data": frame, "target": 1}, tracking="none", stop={"epochs": 1})

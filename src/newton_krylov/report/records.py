@@ -137,6 +137,10 @@ class Problem:
         return float(np.finfo(np.float32 if self.dtype == "float32" else np.float64).eps)
 
 
+ACCURACIES = ("train_accuracy", "test_accuracy")
+"""Columns of the trace that rise: a target of theirs is reached at or above it."""
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """One run, as read from its folder.
@@ -288,7 +292,7 @@ class RunRecord:
         }
 
     def steps_to(self, value: float, column: str = "suboptimality") -> int | None:
-        """Return the first row at or below a value.
+        """Return the first row at or below a value; of an accuracy, at or above it.
 
         There is no interpolation: between two steps there is no iterate, so a method has an
         accuracy only when the step that reaches it is done.
@@ -305,7 +309,8 @@ class RunRecord:
         int or None
             Row number; None where it was never reached (or nothing is known of the column).
         """
-        reached = np.flatnonzero(self.column(column) <= value)
+        values = self.column(column)
+        reached = np.flatnonzero(values >= value if column in ACCURACIES else values <= value)
         return int(reached[0]) if reached.size else None
 
     def cost_to(self, value: float, cost: str = "seconds", column: str = "suboptimality") -> float:

@@ -237,10 +237,10 @@ def fastest_text(study: Study) -> str | None:
 
 
 def caution_text(study: Study) -> str | None:
-    """Say what makes a study's times doubtful: one run each, a busy machine; None if nothing."""
+    """Say what makes a study's times doubtful: warm starts, one run each, a busy machine."""
+    found = [text] if (text := _warm_text(study.records)) else []
     if study.headline is None or len(study.entries) < 2:
-        return None
-    found = []
+        return " ".join(found) or None
     ends = [time for time, _ in _finishers(study, study.headline)[:2]]
     close = len(ends) == 2 and ends[1] < _CLEAR * ends[0]
     if close and all(len(entry.records) == 1 for entry in study.entries):
@@ -250,6 +250,18 @@ def caution_text(study: Study) -> str | None:
     if busy := busy_text(study.records):
         found.append(busy)
     return " ".join(found) or None
+
+
+def _warm_text(records: Sequence[RunRecord]) -> str | None:
+    """Say that runs began at another penalty's solution, which their costs leave out."""
+    warm = sum(bool(record.summary.get("started_from")) for record in records)
+    if not warm:
+        return None
+    who = "The run" if len(records) == 1 else f"{warm} of the {count_text(len(records), 'run')}"
+    return (
+        f"{who} started from the weights found for "
+        f"another penalty (start=previous), whose cost is not counted here."
+    )
 
 
 def busy_text(records: Sequence[RunRecord]) -> str | None:
