@@ -8,7 +8,7 @@ from newton_krylov.capabilities import SAMPLES
 from newton_krylov.objectives.base import Objective
 from newton_krylov.optimizers.adam import Adam
 from newton_krylov.optimizers.base import ContinuedOptimizer, Memory, Steps
-from newton_krylov.optimizers.lbfgs import LBFGS, Pairs
+from newton_krylov.optimizers.lbfgs import LBFGS, Secants
 from newton_krylov.optimizers.line_search import LineSearch
 from newton_krylov.optimizers.training_torch import TorchMemory
 from newton_krylov.registry import register
@@ -17,7 +17,7 @@ from newton_krylov.registry import register
 class _Turns(Memory):
     """Both methods' memories, and how many epochs Adam has made."""
 
-    def __init__(self, first: TorchMemory, second: Pairs) -> None:
+    def __init__(self, first: TorchMemory, second: Secants) -> None:
         self.first, self.second, self.epochs = first, second, 0
 
 
