@@ -19,6 +19,8 @@ _PRODUCT = 0.7
 """The time of a product, in evaluations of the loss and its gradient."""
 _EXPECTED = 0.25
 """The gain of a Newton step where none has been made: a decimal digit in four evaluations."""
+_PAUSE = 4
+"""Half the Newton steps after the first failure of secant steps."""
 _WATCHED = 3
 """Secant steps whose mean gain decides."""
 _SHORT = 3
@@ -83,7 +85,7 @@ class _Memory(NewtonMemory):
         self.origin: Tensor | None = None
         self.gains: list[float] = []
         self.newton = _EXPECTED
-        self.wait, self.pause = 0, 1
+        self.wait, self.pause = 0, _PAUSE
         self.secant = True
         self.made: _Made | None = None
         self.begun = False
