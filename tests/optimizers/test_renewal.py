@@ -95,6 +95,32 @@ def test_the_window_grows_as_it_is_solved():
     assert f.renewed(f.initial()).state_dict() == {"number": 1, "window": 0.05}
 
 
+def test_the_window_grows_to_the_whole_and_a_run_resumed_in_its_midst_is_the_same():
+    def convection() -> ResidualLoss:
+        return loss("convection", 10, resample=1, window=0.4, speed=1.0)
+
+    f, generator = convection(), torch.Generator().manual_seed(1)
+    made, kept, expected = optimizer("levenberg_marquardt"), None, []
+    for number, step in enumerate(walk(made, f, f.initial(), generator)):
+        window = step.point.objective.state_dict()["window"]
+        if kept is None and 0.5 < window < 1:
+            kept = made.state_dict(), step.point.w.clone(), generator.get_state()
+        elif kept is not None:
+            expected.append((window, step.point.w))
+        if window == 1.0 or number == 300:
+            break
+    assert window == 1.0
+    assert step.notes[-1] != "t up to 1"
+    again = optimizer("levenberg_marquardt")
+    again.load_state_dict(kept[0])
+    steps = walk(again, convection(), kept[1], generator)
+    next(steps)
+    generator.set_state(kept[2])
+    for (window, w), step in zip(expected, steps, strict=False):
+        assert step.point.objective.state_dict()["window"] == window
+        assert torch.allclose(w, step.point.w, rtol=1e-9, atol=1e-12)
+
+
 def test_a_subset_is_evaluated_at_its_points_alone():
     f = loss(resample=2)
     w, index = f.initial(), torch.tensor([70, 3, 61, 12, 78])

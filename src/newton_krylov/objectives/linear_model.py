@@ -23,6 +23,7 @@ from torch import Tensor
 from newton_krylov.capabilities import LINEAR_MODEL, SAMPLE_GRADIENTS, SAMPLES, SQUARE_ROOT
 from newton_krylov.data.dataset import Dataset, ImageSet, Split, Table, TransportProblem
 from newton_krylov.data.on_disk import OnDisk
+from newton_krylov.data.sparse import coalesced
 from newton_krylov.errors import CombinationError, ConfigError, UnsupportedError
 from newton_krylov.kernels.rows import Loss
 from newton_krylov.norms import euclidean
@@ -201,6 +202,8 @@ class LinearModel(Objective):
                 f"sample: leave out dataset.offset."
             )
         X = dataset.train.X
+        if not isinstance(X, OnDisk) and X.layout is torch.sparse_csr:
+            X = coalesced(X)
         if self._adds_ones and isinstance(X, OnDisk):
             raise UnsupportedError(
                 "loss.intercept=free adds a column to the data, and data on disk keep their own: "
@@ -448,7 +451,7 @@ class LinearModel(Objective):
         Z = split.X @ W[:-1] + W[-1] if self._adds_ones else split.X @ W
         return Z if split.offset is None else Z + split.offset
 
-    def with_l2(self, l2: float, l1: float | None = None) -> Self:
+    def with_l2(self, l2: float, l1: float | None = None, counts: Counts | None = None) -> Self:
         """Return the same function with another regularizer.
 
         Parameters
@@ -457,13 +460,16 @@ class LinearModel(Objective):
             The new lambda >= 0.
         l1 : float, optional
             The new factor of the L1 term; as before by default.
+        counts : Counts, optional
+            Its own; shared with this function by default.
 
         Returns
         -------
         LinearModel
-            Shares the data and the counts.
+            Shares the data.
         """
         other = copy.copy(self)
+        other.counts = self.counts if counts is None else counts
         other._penalize(l2, self.l1 if l1 is None else l1, self.factors)
         other._casts = {}
         return other
@@ -695,6 +701,13 @@ class LinearModelPoint(Point):
         if f.n_outputs == 1:
             return WeightedGram(f, G.square().mean(0).mul_(f.n_samples))
         return FisherGram(f, G)
+
+    def drawn_gradient(self, generator: torch.Generator) -> Tensor:
+        """Return the mean loss's gradient at targets drawn from the model's predictions."""
+        f = self.objective
+        f.counts.add(gradient=f.share)
+        drawn = self.terms.drawn(generator)
+        return f.adjoint(f.terms(self.Z, drawn, f.sample_weight).gradient)
 
     def subset(self, index: Tensor) -> "LinearModelPoint":
         """Evaluate the objective of a subset at the same w; the known outputs are reused."""

@@ -54,10 +54,11 @@ class Settings:
     repeat : int
         Which repetition of a measurement; changes nothing, so that a sweep over it times the same
         run again.
-    start : {"auto", "zeros", "uniform", "normal", "model"}
+    start : {"auto", "zeros", "uniform", "normal", "model", "previous"}
         w0: zeros, U(0, 1)^d (the paper's), N(0, 1)^d or the network's own initialization; depends
         on the seed alone. `auto` is `model` for a network, else `zeros`; a checked configuration
-        has one of these.
+        has one of these. `previous`: the weights of the sweep's last member before this one that
+        differs from it in the penalty alone, and what `auto` is where there is none.
     optimum : {"certified", "none"}
         Whether suboptimality is measured, against a certified optimum.
     dtype : {"auto", "float64", "float32"}
@@ -84,7 +85,7 @@ class Settings:
     label: str | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     repeat: Annotated[int, Field(ge=0)] = 0
-    start: Literal["auto", "zeros", "uniform", "normal", "model"] = "auto"
+    start: Literal["auto", "zeros", "uniform", "normal", "model", "previous"] = "auto"
     optimum: Literal["certified", "none"] = "certified"
     dtype: Literal["auto", "float64", "float32"] = "auto"
     data_dir: str | None = None

@@ -59,6 +59,8 @@ class Stopping:
         Gradient norm at or below.
     suboptimality : float or None
         Loss minus the certified optimum at or below.
+    gap : float or None
+        Certified bound on loss minus minimum at or below: a duality gap, or by strong convexity.
     loss_change : float or None
         Change of the loss between two steps at or below, in absolute value.
     seconds : float or None
@@ -68,10 +70,13 @@ class Stopping:
     epochs: NonNegativeInt | None = 100
     grad_norm: NonNegativeFloat | None = None
     suboptimality: NonNegativeFloat | None = None
+    gap: NonNegativeFloat | None = None
     loss_change: NonNegativeFloat | None = None
     seconds: PositiveFloat | None = None
 
-    def reason(self, row: Row, previous: Row | None) -> tuple[Outcome, str] | None:
+    def reason(
+        self, row: Row, previous: Row | None, gap: float = math.inf
+    ) -> tuple[Outcome, str] | None:
         """Return why to stop after this row, or None to go on.
 
         Parameters
@@ -80,6 +85,8 @@ class Stopping:
             The step just made.
         previous : Row or None
             The one before.
+        gap : float
+            The certified bound at its point.
 
         Returns
         -------
@@ -92,6 +99,7 @@ class Stopping:
         small = {
             "suboptimality": (row.suboptimality, self.suboptimality),
             "gradient norm": (row.grad_norm, self.grad_norm),
+            "certified gap": (gap, self.gap),
             "change of the loss": (change, self.loss_change),
         }
         for what, (value, limit) in small.items():
@@ -186,6 +194,11 @@ class _Meter:
                 seconds=self.seconds,
                 notes=step.notes,
             )
+
+    def gap(self, point: Point) -> float:
+        """Return the certified bound at a point, uncounted."""
+        with self.objective.counts.paused():
+            return self.objective.suboptimality_bound(point)
 
     def _suboptimality(self, point: Point) -> float:
         return math.nan if self.optimum is None else point.value - self.optimum
@@ -287,7 +300,8 @@ def run(
             on_step(row, step.point)
             if on_checkpoint is not None and on_checkpoint.due and len(rows) > 1:
                 _keep(on_checkpoint, optimizer, objective, step.point.w, generator, rows)
-            stop = stopping.reason(*_last_two(rows))
+            gap = math.inf if stopping.gap is None else meter.gap(step.point)
+            stop = stopping.reason(*_last_two(rows), gap)
             if stop is not None:
                 return RunResult(*stop, rows, w)
     except KeyboardInterrupt:

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import grad, jvp
 
-from newton_krylov.capabilities import SUM_OF_SQUARES
+from newton_krylov.capabilities import NORMAL_EQUATIONS, SUM_OF_SQUARES
 from newton_krylov.errors import ConfigError, UnsupportedError, suggest
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.base import Counts, Objective, Point
@@ -42,6 +43,7 @@ class ResidualPoint(Point):
     def __init__(self, objective: "ResidualObjective", w: Tensor) -> None:
         super().__init__(objective, w)
         self._r: Tensor | None = None
+        self._kept: Any = None
 
     @property
     def r(self) -> Tensor:
@@ -50,7 +52,7 @@ class ResidualPoint(Point):
             f = self.objective
             f.counts.add(function=f.share, passes=0.5 * f.share)
             with torch.no_grad():
-                self._r = f.residuals(self.w)
+                self._r, self._kept = f.evaluated(self.w)
         return self._r
 
     @cached_property
@@ -66,7 +68,8 @@ class ResidualPoint(Point):
         if self._r is None:
             f.counts.add(function=f.share, passes=0.5 * f.share)
         f.counts.add(gradient=f.share, passes=0.5 * f.share)
-        J, self._r = f.linearized(self.w)
+        J, self._r = f.linearized(self.w, self._kept)
+        self._kept = None
         return J
 
     @cached_property
@@ -151,7 +154,7 @@ class ResidualObjective(Objective):
         Share of all samples; what a subset's evaluations count.
     """
 
-    offers = frozenset({SUM_OF_SQUARES})
+    offers = frozenset({SUM_OF_SQUARES, NORMAL_EQUATIONS})
 
     def __init__(
         self,
@@ -194,8 +197,25 @@ class ResidualObjective(Objective):
             return r
         return r[self._rows] * math.sqrt(self.n_residuals / len(self._rows))
 
-    def linearized(self, w: Tensor) -> tuple[RectangularOperator, Tensor]:
-        """Return the Jacobian at w, shape (dim,), and the residuals."""
+    def evaluated(self, w: Tensor) -> tuple[Tensor, Any]:
+        """Return the residuals at w, shape (dim,), and what of it `linearized` can use."""
+        return self.residuals(w), None
+
+    def linearized(self, w: Tensor, kept: Any = None) -> tuple[RectangularOperator, Tensor]:
+        """Return the Jacobian at w, shape (dim,), and the residuals.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters.
+        kept : object
+            What `evaluated` returned at w; None where it was not asked.
+
+        Returns
+        -------
+        RectangularOperator, Tensor
+            (n_residuals, dim); shape (n_residuals,).
+        """
         J = Jacobian(self.residuals, w, self.memory)
         return J, J.r
 
