@@ -626,6 +626,7 @@ class _Experiment:
                     self.config.settings.checkpoint_seconds,
                     self.origin,
                 ),
+                clock_of=self.config.settings.clock,
             )
             watch.end(result)
             return result
