@@ -328,6 +328,26 @@ def test_a_swept_penalty_starts_from_the_last_one() -> None:
         nk.run(**WORDS, start="previous")
 
 
+def test_many_classes_from_a_file_to_a_certified_gap(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEWTON_KRYLOV_CACHE", str(place / "cache"))
+    small = {"dataset.n": 500, "dataset.d": 6, "dataset.n_classes": 4, "dataset.n_test": 50}
+    found = nk.sweep(experiment="wide", tracking="none", **small, **{"loss.l2": [1e-2, 1e-3]})
+    for number, l2 in enumerate([1e-2, 1e-3]):
+        summary = json.loads((found.folder / str(number) / "summary.json").read_text())
+        assert summary["reason"] == "certified gap <= 1e-06"
+        assert summary["gap_bound"] <= 1e-6
+        assert bool(summary["started_from"]) == bool(number)
+        exact = nk.run(
+            dataset={"name": "wide", "n": 500, "d": 6, "n_classes": 4, "n_test": 50},
+            loss={"name": "multinomial", "l2": l2, "intercept": "free"}, tracking="none",
+        )  # fmt: skip
+        assert -1e-14 <= summary["loss"] - exact.summary["optimum"] <= summary["gap_bound"]
+    with pytest.raises(ConfigError, match="gap needs a certificate"):
+        nk.run(**WORDS, **{"loss.l2": 0, "stop.gap": 1e-6})
+
+
 def test_columns_named_by_numbers() -> None:
     frame = pd.DataFrame({0: np.linspace(0, 1, 20), 1: [0, 1] * 10})
     found = nk.run(dataset={"data": frame, "target": 1}, tracking="none", stop={"epochs": 1})

@@ -1,15 +1,23 @@
 """Regressors and cross-validated estimators: scikit-learn's checks, its models, paths."""
 
 import re
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.sparse
+import scipy.special
 from problems import randn
 from sklearn.base import clone
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
-from sklearn.linear_model import ElasticNetCV, GammaRegressor, PoissonRegressor, Ridge
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_wine
+from sklearn.linear_model import (
+    ElasticNetCV,
+    GammaRegressor,
+    LogisticRegression,
+    PoissonRegressor,
+    Ridge,
+)
 from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.preprocessing import scale
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -205,6 +213,72 @@ def test_a_setting_of_a_path_that_means_nothing(name: str, value: Any) -> None:
     ):
         with pytest.raises(ValueError, match=f"^{name} "):
             fit(**{name: value})
+
+
+HARD = {
+    "separable": lambda: (
+        np.vstack([randn(20, 2, seed=k).numpy() + 20 * np.eye(3, 2)[k] for k in range(3)]),
+        np.repeat([0, 1, 2], 20),
+    ),
+    "unscaled": lambda: load_wine(return_X_y=True),
+    "wide": lambda: (randn(60, 90, seed=1).numpy(), np.arange(60) % 4),
+}
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.5])
+@pytest.mark.parametrize("name", HARD)
+def test_a_multinomial_elastic_net_converges_where_others_do_not(name: str, ratio: float) -> None:
+    """Classes that can be separated, unscaled columns and d > n, with hardly any penalty."""
+    X, y = HARD[name]()
+    found = path(X, y, loss="multinomial", l1_ratio=ratio, lambdas=[1e-4, 1e-6], tol=1e-9)
+    assert found.converged.all()
+    theirs = LogisticRegression(
+        C=1e6 / len(y), l1_ratio=ratio, solver="saga", tol=1e-12, max_iter=500
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it does not converge
+        theirs.fit(X, y)
+
+    def value(coef: Any, b: Any) -> float:
+        rows = np.arange(len(y))
+        losses = -scipy.special.log_softmax(X @ coef.T + b, axis=1)[rows, y]
+        penalty = (1 - ratio) / 2 * np.square(coef).sum() + ratio * np.abs(coef).sum()
+        return float(losses.mean() + 1e-6 * penalty)
+
+    ours = value(found.coef[1], found.intercept[1])
+    assert ours <= value(theirs.coef_, theirs.intercept_) + 1e-12
+    assert ours < 1e-3  # as all can be separated
+
+
+@pytest.mark.parametrize(
+    ("loss", "family"), [("poisson", "poisson"), ("gamma", "gamma"), ("logistic", "binomial")]
+)
+def test_an_elastic_net_is_glums(loss: str, family: str) -> None:
+    """With sample weights, and an offset where both take one, to 1e-8 of the objective."""
+    glum = pytest.importorskip("glum")
+    X, y = counts(200)
+    y = y + 1 if loss == "gamma" else (y > 1).astype(float) if loss == "logistic" else y
+    v = np.random.default_rng(3).uniform(0.2, 2, len(y))
+    offset = 0.3 * randn(len(y), seed=5).numpy()
+    theirs = glum.GeneralizedLinearRegressor(
+        family=family, alpha=0.02, l1_ratio=0.4, gradient_tol=1e-11, max_iter=2000
+    ).fit(X, y, sample_weight=v, offset=offset)
+    found = path(
+        X, y, loss=loss, l1_ratio=0.4, lambdas=[0.02], sample_weight=v, offset=offset, tol=1e-12
+    )
+
+    def value(coef: Any, b: float) -> float:
+        z = X @ coef + b + offset
+        losses = {
+            "poisson": np.exp(z) - y * z,
+            "gamma": y * np.exp(-z) + z,
+            "logistic": np.logaddexp(0, z) - y * z,
+        }[loss]
+        penalty = 0.3 * np.square(coef).sum() + 0.4 * np.abs(coef).sum()
+        return float(np.average(losses, weights=v) + 0.02 * penalty)
+
+    ours = value(found.coef[0, 0], found.intercept[0, 0])
+    assert -1e-13 <= value(theirs.coef_, theirs.intercept_) - ours <= 1e-8
 
 
 def test_folds_count_by_their_weight() -> None:

@@ -74,7 +74,7 @@ def quantity(name: str) -> Quantity:
 EPOCH, SECONDS, PASSES = map(quantity, ("iteration", "seconds", "data_passes"))
 SUBOPTIMALITY, GRAD_NORM, LOSS = map(quantity, ("suboptimality", "grad_norm", "loss"))
 TRAIN_ACCURACY, TEST_ACCURACY = map(quantity, ("train_accuracy", "test_accuracy"))
-TEST_LOSS, PRODUCTS = map(quantity, ("test_loss", "hvp_count"))
+TEST_LOSS, PRODUCTS, L2_ERROR = map(quantity, ("test_loss", "hvp_count", "l2_error"))
 
 _AXES = [column for column in COLUMNS.values() if "axis" in column.shown]
 RESULTS = tuple(quantity(column.name) for column in _AXES if column.kind == "result")
@@ -273,6 +273,7 @@ def _point_on(ax: "Axes", longer: Sequence[_Longer], limit: float, x: Quantity) 
     from matplotlib.patheffects import withStroke
 
     ends = [(float(np.interp(limit, each.curve.x, each.curve.y)), each) for each in longer]
+    ax.get_ylim()  # settles the limits, which follow the curves
     to_panel = ax.transScale + ax.transLimits
     heights = [float(to_panel.transform((limit, y))[1]) + _ABOVE for y, _ in ends]
     shown = [

@@ -257,9 +257,10 @@ def _warm_text(records: Sequence[RunRecord]) -> str | None:
     warm = sum(bool(record.summary.get("started_from")) for record in records)
     if not warm:
         return None
+    who = "The run" if len(records) == 1 else f"{warm} of the {count_text(len(records), 'run')}"
     return (
-        f"{warm} of the {count_text(len(records), 'run')} started from the weights found for "
-        f"another penalty (start=previous), whose cost is not in theirs."
+        f"{who} started from the weights found for "
+        f"another penalty (start=previous), whose cost is not counted here."
     )
 
 

@@ -345,7 +345,9 @@ def _load(
     """Load a data set and move it to its device; a sweep's jobs share the last one."""
     _layouts.clear()  # of other data
     made = GENERATED in (entry("dataset", name).offers or ())
-    say(f"{'generating' if made else 'reading'} the data: {name}")
+    file = dict(options).get("path")
+    what = f"{name} {Path(file).name}" if isinstance(file, str) else name
+    say(f"{'generating' if made else 'reading'} the data: {what}")
     loaded = load_dataset(
         name,
         dict(options),
@@ -573,6 +575,12 @@ class _Experiment:
         dataset: Dataset,
         optimum: Optimum | None,
     ) -> RunResult:
+        if self.config.stopping.gap is not None and not objective.certified:
+            raise CombinationError(
+                f"stop.gap needs a certificate, which loss={self.config.name_of('loss')} has if it "
+                f"is convex and all weights but a free intercept's are penalized: set loss.l2, or "
+                f"stop.grad_norm."
+            )
         w0 = start_of(self.config, objective, self.before)
         _, generator = generators(self.config.settings.seed)
         watch = self._watch(objective)
@@ -618,6 +626,7 @@ class _Experiment:
                     self.config.settings.checkpoint_seconds,
                     self.origin,
                 ),
+                clock_of=self.config.settings.clock,
             )
             watch.end(result)
             return result
@@ -651,6 +660,10 @@ class _Experiment:
         if shown := objective.fields(result.w):
             arrays = {name: t.numpy(force=True).astype(np.float64) for name, t in shown.items()}
             self._write(lambda: Fields(**arrays).write(self.record.folder))
+        unmeasured = self.config.settings.optimum == "none" and distributed.current() is None
+        if objective.certified and unmeasured:
+            with objective.counts.paused():
+                self._note(gap_bound=objective.suboptimality_bound(objective.at(result.w)))
         if found := objective.found(result.w):
             self._note(found=found)
         last = {} if self.last is None else asdict(self.last)
