@@ -1,7 +1,7 @@
-"""What residuals with second derivatives cost: multiples of the network's forward pass.
+"""What residuals and Levenberg-Marquardt's steps cost: `python benchmarks/residuals.py`.
 
-Beside nested automatic differentiation, in processor time on one thread:
-`python benchmarks/residuals.py`.
+Residuals with second derivatives beside nested automatic differentiation, as multiples of the
+network's forward pass; a step beside forming J once. In processor time on one thread.
 """
 
 import statistics
@@ -13,16 +13,18 @@ import torch
 
 from newton_krylov.data import load_dataset
 from newton_krylov.data.equation import derivatives
+from newton_krylov.linear_solvers.exact import exact
 from newton_krylov.models import Interface, initialized
 from newton_krylov.models.mlp import mlp
-from newton_krylov.objectives.residual.gauss_newton import gram
 from newton_krylov.objectives.residual.jacobian import Jacobian
 from newton_krylov.objectives.residual.loss import ResidualLoss
+from newton_krylov.optimizers.levenberg_marquardt import LevenbergMarquardtStep
 
 PROBLEMS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "poisson_2d": ((64,), {}),
     "poisson_5d": ((64,), {}),
-    "wave": ((40, 40, 40), {"points": 1000, "start": 65, "boundary": 51}),
+    "reaction": ((40, 40, 40), {"points": 500, "start": 65, "boundary": 51}),
+    "wave": ((40, 40, 40), {"points": 500, "start": 65, "boundary": 51}),
 }
 ROUNDS, BUDGET = 5, 3.0
 
@@ -73,10 +75,13 @@ def row(name: str) -> str:
         milliseconds(lambda: _dense(f, w)),
         milliseconds(lambda: J.rmatvec(J.matvec(v))),
         milliseconds(lambda: theirs.rmatvec(theirs.matvec(v))),
-        milliseconds(lambda: gram(J.dense())),
+        milliseconds(lambda: _gram(f, w)),
+        _step(f, w, acceleration=False),
+        _step(f, w, acceleration=True),
     ]
     texts = " | ".join(f"{number:.3g}" for number in numbers)
-    return f"| `{name}`, P = {f.dim:,}, N = {f.n_residuals:,} | {texts} |"
+    ratio = numbers[-2] / numbers[3]
+    return f"| `{name}`, P = {f.dim:,}, N = {f.n_residuals:,} | {texts} | {ratio:.2g} |"
 
 
 def _dense(f: ResidualLoss, w: torch.Tensor) -> torch.Tensor:
@@ -84,11 +89,27 @@ def _dense(f: ResidualLoss, w: torch.Tensor) -> torch.Tensor:
     return J.dense()
 
 
+def _gram(f: ResidualLoss, w: torch.Tensor) -> torch.Tensor:
+    return f.at(w).normal.gram
+
+
+def _step(f: ResidualLoss, w: torch.Tensor, acceleration: bool) -> float:
+    """Time a trial with all that it needs, from J to the residuals where it leads.
+
+    The first step, which looks at the diagonal of J'J once to choose the damping, is left out.
+    """
+    step = LevenbergMarquardtStep(exact, acceleration=acceleration)
+    return milliseconds(lambda: next(step.trials(f.at(w), rtol=1e-2)))
+
+
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    print("| ms | forward | residuals | nested | J | J'Jv | nested | J and J'J or JJ' |")
-    print("| --- |" + " --- |" * 7)
+    print(
+        "| ms | forward | residuals | nested | J | J'Jv | nested | J'J or JJ', from w "
+        "| step | with acceleration | step / J |"
+    )
+    print("| --- |" + " --- |" * 10)
     for name in PROBLEMS:
         print(row(name), flush=True)
 

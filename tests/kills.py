@@ -229,7 +229,7 @@ def _tracked(cwd: Path, place: Path) -> list[Any]:
                     "in": parent and str(Path(parent.data.tags["folder"]).relative_to(place)),
                     "status": run.info.status,
                     "metrics": sorted(run.data.metrics),
-                    "steps": run.data.metrics.get("steps"),
+                    "steps": run.data.tags.get("steps"),
                     "loss": sorted([m.step, m.value] for m in losses if wanted(m.step, 128)),
                     "params": {k: v for k, v in run.data.params.items() if k != "resume"},
                     "files": sorted(file.path for file in client.list_artifacts(number)),

@@ -43,5 +43,6 @@ CASES = {
     "perceptron": (lambda: deep(nn.Tanh(), 4, 5, 3), (4,), 3),
     "images": (images, (2, 5, 6), 3),
     "no biases": (lambda: images(bias=False), (2, 5, 6), 3),
+    "even images": (images, (2, 6, 6), 3),
     "tokens": (lambda: Tokens(nn.Tanh()), (5, 3), 2),
 }

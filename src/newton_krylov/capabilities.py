@@ -32,6 +32,7 @@ TRANSPORT_DUAL = "the dual of a transport problem"
 SKLEARN_LOGISTIC = "the loss of scikit-learn's LogisticRegression"
 LIBLINEAR_LOSS = "a loss of LIBLINEAR"
 SUM_OF_SQUARES = "a sum of squares"
+NORMAL_EQUATIONS = "a loss of squares, whose Newton systems are of least squares"
 FUNCTION = "a function of its parameters alone"
 # Offered by optimizers.
 CORNERS = "a method for penalties with corners"

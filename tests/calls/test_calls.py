@@ -3,9 +3,11 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 import scipy.sparse
 import torch
@@ -190,6 +192,15 @@ def test_a_functions_weights_are_its_minimizer() -> None:
     np.testing.assert_allclose(found.weights, np.ones(3), atol=1e-5)
 
 
+@pytest.mark.parametrize("start", [0.0, 3.0])
+def test_a_run_that_ends_on_a_maximum_says_so(start: float) -> None:
+    words = {"optimizer": "lbfgs", "tracking": "none", "start": "zeros", "stop.grad_norm": 1e-9}
+    at = torch.full((3,), start, dtype=torch.float64)
+    found = nk.run(loss=lambda w: torch.cos(w).sum(), dataset=at, **words)
+    assert found.summary["outcome"] == "converged"
+    assert ("saddle point or a maximum" in found.summary["reason"]) == (start == 0.0)
+
+
 def test_a_verdict_without_data_asks_for_them() -> None:
     with pytest.raises(ConfigError, match="needs data"):
         nk.verdict("logistic", tracking="none", quiet=True)
@@ -248,6 +259,95 @@ def test_a_module_gets_no_column_of_ones() -> None:
     assert found.weights.shape == (3 * 2 + 2,)
 
 
+def test_sparse_matrices_and_other_libraries_frames_are_the_dense_arrays() -> None:
+    """Also one whose entries are in two parts, and labels that are texts."""
+    draw = np.random.default_rng(0)
+    X = scipy.sparse.random_array((60, 8), density=0.2, rng=draw, format="csr")
+    y = np.array(["no", "yes"])[draw.integers(0, 2, 60)]
+    halves = (np.repeat(X.data, 2) * np.tile([3.0, -2.0], X.nnz), np.repeat(X.indices, 2))
+    twice = scipy.sparse.csr_array((*halves, 2 * X.indptr), shape=X.shape)
+    tensor = torch.sparse_coo_tensor(
+        np.array(twice.tocoo().coords), torch.from_numpy(halves[0]), X.shape
+    )
+    frame = pd.DataFrame(X.toarray())
+    thin = pd.DataFrame.sparse.from_spmatrix(X)
+    alone: dict[str, Any] = {"dataset.format": "sparse", "dataset.scaling": "maxabs"}
+    alone |= {"tracking": "none", "preconditioner": "jacobi", "stop": {"epochs": 3}}
+    target = {"dataset.target": "y"}
+    cases: list[tuple[Any, dict[str, Any]]] = [
+        *(((part, y), {}) for part in (X, X.tocsc(), X.tocoo(), twice, tensor, frame, thin)),
+        (pyarrow.Table.from_pandas(frame.rename(columns=str).assign(y=y)), target),
+        (thin.rename(columns=str).assign(y=y), target),
+    ]
+    dense = nk.run(dataset=(X.toarray(), y), **alone)
+    assert dense.summary["dataset"]["classes"] == ["no", "yes"]
+    for data, words in cases:
+        found = nk.run(dataset=data, **alone, **words)
+        assert found.summary["dataset"]["classes"] == ["no", "yes"]
+        assert found.summary["dataset"]["nnz"] == dense.summary["dataset"]["nnz"]
+        assert np.allclose(found.weights, dense.weights, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("solver", ["minres_qlp", "lsmr", "lsqr", "qr"])
+def test_the_shortest_of_many_least_squares_solutions(solver: str) -> None:
+    """More columns than rows, and twins: numpy.linalg.lstsq's weights; no certificate."""
+    draw = np.random.default_rng(0)
+    X, y = draw.normal(size=(20, 15)), draw.normal(size=20)
+    X = np.hstack([X, 3 * X[:, :10]])
+    found = nk.run(
+        dataset={"data": (X, y), "task": "regression", "test_fraction": 0, "bias": False},
+        loss={"name": "least_squares", "l2": 0}, solver=solver, tracking="none",
+        forcing={"name": "fixed", "eta": 1e-12}, **{"dataset.scaling": "none"},
+    )  # fmt: skip
+    assert found.summary["outcome"] == "converged"
+    assert "optimum" not in found.summary
+    assert np.allclose(found.weights, np.linalg.lstsq(X, y, rcond=1e-10)[0], atol=1e-12)
+
+
+def test_a_swept_penalty_starts_from_the_last_one() -> None:
+    """It ends where single runs end, in fewer passes, and the record and the table say so."""
+    words = WORDS | {"loss.l2": [0.1, 0.09, 0.08], "solver": ["cg", "cr"]}
+    cold = nk.sweep(**words)
+    warm = nk.sweep(**words, start="previous")
+    assert np.allclose(warm.frame["loss"], cold.frame["loss"], rtol=0, atol=1e-13)
+
+    def summaries(found: Any) -> list[dict[str, Any]]:
+        paths = (found.folder / str(number) / "summary.json" for number in range(6))
+        return [json.loads(path.read_text()) for path in paths]
+
+    passes = [sum(one["data_passes"] for one in summaries(found)) for found in (cold, warm)]
+    assert passes[1] < 0.9 * passes[0]
+    for number, own in enumerate(summaries(warm)):
+        source = own["started_from"]
+        assert (source is None) == (number < 2)
+        if source is not None:  # of the same solver
+            assert source["member"] == str(number - 2)
+            assert source["l2"] == words["loss.l2"][number // 2 - 1]
+    assert "started from the weights found for another penalty" in warm.page.read_text()
+    with pytest.raises(ConfigError, match="start=previous begins where"):
+        nk.run(**WORDS, start="previous")
+
+
+def test_many_classes_from_a_file_to_a_certified_gap(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEWTON_KRYLOV_CACHE", str(place / "cache"))
+    small = {"dataset.n": 500, "dataset.d": 6, "dataset.n_classes": 4, "dataset.n_test": 50}
+    found = nk.sweep(experiment="wide", tracking="none", **small, **{"loss.l2": [1e-2, 1e-3]})
+    for number, l2 in enumerate([1e-2, 1e-3]):
+        summary = json.loads((found.folder / str(number) / "summary.json").read_text())
+        assert summary["reason"] == "certified gap <= 1e-06"
+        assert summary["gap_bound"] <= 1e-6
+        assert bool(summary["started_from"]) == bool(number)
+        exact = nk.run(
+            dataset={"name": "wide", "n": 500, "d": 6, "n_classes": 4, "n_test": 50},
+            loss={"name": "multinomial", "l2": l2, "intercept": "free"}, tracking="none",
+        )  # fmt: skip
+        assert -1e-14 <= summary["loss"] - exact.summary["optimum"] <= summary["gap_bound"]
+    with pytest.raises(ConfigError, match="gap needs a certificate"):
+        nk.run(**WORDS, **{"loss.l2": 0, "stop.gap": 1e-6})
+
+
 def test_columns_named_by_numbers() -> None:
     frame = pd.DataFrame({0: np.linspace(0, 1, 20), 1: [0, 1] * 10})
     found = nk.run(dataset={"data": frame, "target": 1}, tracking="none", stop={"epochs": 1})
@@ -260,7 +360,7 @@ def test_what_are_no_data_is_a_sentence() -> None:
             nk.run(dataset=data)
     with pytest.raises(ConfigError, match="should be a data set's name"):
         nk.sweep(dataset=5)
-    with pytest.raises(DataError, match="X is a sparse matrix"):
-        nk.run(dataset=(scipy.sparse.eye(4, format="csr"), np.ones(4)))
+    with pytest.raises(DataError, match="y is sparse, and should be an array"):
+        nk.run(dataset=(np.eye(4), scipy.sparse.eye(4, format="csr")))
     with pytest.raises(DataError, match="X mixes texts and numbers"):
         nk.run(dataset=([[1.0, "a"], [2.0, "b"]], [0, 1]))

@@ -80,6 +80,17 @@ def test_a_third_party_s_part_is_explained_by_its_docstring() -> None:
     ]
 
 
+def test_a_key_that_its_author_has_not_described_has_its_type() -> None:
+    def mine(*, size: int = 3, other: str | None = None) -> None:
+        """Do something."""
+
+    text = part_help([CONF], "solver", "mine", {"solver": [Entry("solver", "mine", mine)]})
+    assert text.splitlines()[2:] == [
+        "  solver.size=3      int (not described by its author)",
+        "  solver.other=null  str | None (not described by its author)",
+    ]
+
+
 def test_one_s_own_folder_comes_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "solver").mkdir()
     (tmp_path / "solver" / "cg.yaml").write_text("# my CG\nname: cg\nrtol: 0.1  # loose\n")

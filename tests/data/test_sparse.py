@@ -10,6 +10,8 @@ import torch
 from newton_krylov.data.dataset import Split
 from newton_krylov.data.sparse import (
     by_row_length,
+    canonical,
+    coalesced,
     csr_to_torch,
     index_dtype,
     to_numpy,
@@ -65,3 +67,22 @@ def test_what_is_in_order_or_dense_is_left_alone() -> None:
     assert by_row_length(dense) is dense
     sparse = Split(torch.eye(3).to_sparse_csr(), torch.arange(3))
     assert by_row_length(sparse) is sparse
+
+
+def test_entries_in_two_parts_are_added_in_any_order(X):
+    halves = (np.repeat(X.data, 2) * np.tile([3.0, -2.0], X.nnz), np.repeat(X.indices, 2))
+    twice = sp.csr_array((*halves, 2 * X.indptr), shape=X.shape)
+    for row in range(len(X.indptr) - 1):  # the last first
+        part = slice(twice.indptr[row], twice.indptr[row + 1])
+        twice.data[part], twice.indices[part] = twice.data[part][::-1], twice.indices[part][::-1]
+    before = twice.indices.copy()
+    tensor = csr_to_torch(twice, torch.float64)
+    found = coalesced(tensor)
+    assert np.array_equal(found.col_indices().numpy(), X.indices)
+    assert np.allclose(found.to_dense().numpy(), X.toarray(), rtol=1e-14)
+    assert np.array_equal(tensor.col_indices().numpy(), before)
+    assert coalesced(found) is found
+    assert canonical(twice).nnz == X.nnz
+    for empty in (sp.csr_array((3, 4)), sp.csr_array((0, 4)), X[:1]):
+        tensor = csr_to_torch(empty, torch.float64)
+        assert coalesced(tensor) is tensor

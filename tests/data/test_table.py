@@ -6,9 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from newton_krylov.data import load_dataset
+from newton_krylov.data.table_columns import written_numbers
 from newton_krylov.errors import UserError
 
 
@@ -44,7 +48,7 @@ def test_every_format_gives_the_same_tensors(tmp_path, suffix):
     frame = people()
     WRITERS[suffix](frame, tmp_path / f"people.{suffix}")
     data = load(tmp_path / f"people.{suffix}")
-    assert (data.task, data.n_classes) == ("binary", 2)
+    assert (data.task, data.n_classes, data.classes) == ("binary", 2, ("no", "yes"))
     assert torch.equal(data.train.y, torch.tensor((frame.bought == "yes").astype(int).to_numpy()))
     wanted = pd.get_dummies(frame.drop(columns="bought"), columns=["city"], dtype=float)
     X = data.train.X
@@ -62,6 +66,30 @@ def test_arrays_by_name(tmp_path):
     assert data.task == "regression"
     assert torch.equal(data.train.X, torch.from_numpy(X))
     assert torch.equal(data.train.y, torch.from_numpy(y))
+
+
+def test_a_sparse_matrix_and_its_weights_by_name(tmp_path):
+    draw = np.random.default_rng(0)
+    X = sp.random_array((40, 9), density=0.2, rng=draw, format="csr")
+    y, v = draw.choice(["a", "b", "c"], 40), draw.uniform(1, 2, 40)
+    parts = {key: getattr(X, key) for key in ("data", "indices", "indptr", "shape")}
+    np.savez(tmp_path / "a.npz", y=y, v=v, **parts)
+    data = load(tmp_path / "a.npz", target=None, weight="v", format="sparse")
+    assert (data.task, data.classes) == ("multiclass", ("a", "b", "c"))
+    assert np.array_equal(data.train.X.to_dense().numpy(), X.toarray())
+    assert np.allclose(data.train.weights, v / v.mean())
+    held = load(tmp_path / "a.npz", target=None, test_fraction=0.25)
+    assert (len(held.train), len(held.test)) == (30, 10)
+    for change, says in (
+        ({"indices": X.indices + 9}, "should hold the arrays"),
+        ({"data": np.where(np.arange(X.nnz) == 0, np.nan, X.data)}, "missing or infinite"),
+        ({"y": y[:5]}, "X has shape"),
+    ):
+        np.savez(tmp_path / "bad.npz", **{"y": y, **parts, **change})
+        with pytest.raises(UserError, match=says):
+            load(tmp_path / "bad.npz", target=None)
+    with pytest.raises(UserError, match="no array 'z' to predict"):
+        load(tmp_path / "a.npz", target="z")
 
 
 def test_held_out_samples_keep_the_classes_shares_and_statistics_are_the_training_s(tmp_path):
@@ -132,6 +160,112 @@ def test_a_column_of_identifiers_is_refused(tmp_path):
     frame.to_csv(tmp_path / "f.csv", index=False)
     with pytest.raises(UserError, match=r"leave it out by dataset\.drop=\[name\]"):
         load(tmp_path / "f.csv", "y")
+
+
+def said(data, word):
+    """The one remark with a word."""
+    (found,) = [remark for remark in data.remarks if word in remark]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ("%Y-%m-%d", "year-month-day"),
+        ("%Y-%m-%dT%H:%M:%SZ", "year-month-day"),
+        ("%d.%m.%Y", "day.month.year"),
+        ("%m/%d/%Y", "month/day/year"),
+        ("%d %b %Y", "day month year"),
+    ],
+)
+def test_dates_become_days_however_they_are_written(tmp_path, form, words):
+    days = np.arange(18_262, 18_302)
+    written = pd.to_datetime(days, unit="D").strftime(form)
+    frame = pd.DataFrame({"when": written, "y": [0, 1] * 20})
+    frame.to_csv(tmp_path / "f.csv", index=False)
+    data = load(tmp_path / "f.csv", "y")
+    assert data.train.X[:, 0].tolist() == days.tolist()
+    assert said(data, "dates") == (
+        f"dates, taken as days since 1970: 'when' ({words}); dataset.categorical leaves them as "
+        f"they are"
+    )
+    kept = load(tmp_path / "f.csv", "y", categorical=["when"])
+    assert kept.train.X.shape == (40, 40) and kept.checksum != data.checksum
+
+
+def test_times_of_a_binary_file_become_days_and_its_texts_stay_texts(tmp_path):
+    times = pd.to_datetime(["2020-01-01 12:00", None, "2020-01-03 00:00"])
+    frame = pd.DataFrame(
+        {"at": times, "took": times - times[0], "day": [t.date() for t in times.fillna(times[0])]}
+        | {"zip": ["01", "02", "01"], "y": [1.5, 2.5, 3.5]}
+    )
+    frame.to_parquet(tmp_path / "f.parquet")
+    data = load(tmp_path / "f.parquet", "y", format="dense")
+    assert data.train.X.tolist() == [
+        [18262.5, 0.0, 18262.0, 1, 0], [18263.25, 0.75, 18262.0, 0, 1],
+        [18264.0, 1.5, 18264.0, 1, 0],
+    ]  # fmt: skip
+    assert "1 of 'at' (the median, 18263.2), 1 of 'took' (the median, 0.75)" in said(data, "filled")
+
+
+@given(
+    st.lists(st.integers(-(10**9), 10**9), min_size=1, max_size=8),
+    st.sampled_from(["{:,.2f}", "${:,.2f}", "{:.1f} %", "{:.2f}€", "{:,d} "]),
+    st.booleans(),
+)
+def test_numbers_written_for_people_are_read_back(numbers, form, continental):
+    texts = [form.format(n if "d" in form else n / 100) for n in numbers]
+    if continental and "d" not in form:
+        texts = [text.translate(str.maketrans(",.", ".,")) for text in texts]
+    else:
+        continental = False
+    column = pd.Series([*texts, "?", None, "n"[:0]])
+    (found,), _ = written_numbers([column])
+    want = [n if "d" in form else round(n / 100, 1 if ".1" in form else 2) for n in numbers]
+    np.testing.assert_allclose(found[: len(numbers)], want, rtol=1e-12, atol=1e-12)
+    assert found[len(numbers) :].isna().all()
+
+
+def test_a_text_that_is_no_number_leaves_a_column_of_categories_and_is_said(tmp_path):
+    values = [*map(str, range(30)), "lots"]
+    frame = pd.DataFrame({"kids": values, "price": ["$1,000"] * 30 + ["?"], "y": range(31)})
+    frame.assign(y=frame.y + 0.5).to_csv(tmp_path / "f.csv", index=False)
+    data = load(tmp_path / "f.csv", "y", format="dense")
+    assert data.train.X.shape == (31, 32) and set(data.train.X[:, 0].tolist()) == {1000.0}
+    assert said(data, "but for") == (
+        "'kids' holds numbers but for 1 of 31 values, such as 'lots' in row 31: all of them are "
+        "taken as categories"
+    )
+    assert said(data, "written") == (
+        "numbers written as text, read as numbers: 'price' (such as '$1,000')"
+    )
+
+
+def test_a_table_between_semicolons_has_decimal_commas(tmp_path):
+    (tmp_path / "f.csv").write_text("a;b;y\n1,5;x;0\n-2,25;z;1\n3;x;1\n")
+    data = load(tmp_path / "f.csv", "y", format="dense")
+    assert data.train.X.tolist() == [[1.5, 1, 0], [-2.25, 0, 1], [3, 1, 0]]
+
+
+def test_what_was_filled_in_and_what_looks_like_an_identifier_is_said(tmp_path):
+    frame = people(50).astype({"age": float})
+    frame.loc[[3, 7], "age"] = None
+    frame.loc[[5], "city"] = None
+    frame = frame.assign(number=range(7, 57), name=[f"n {i}" for i in range(50)], void=np.nan)
+    frame.to_csv(tmp_path / "f.csv", index=False)
+    data = load(tmp_path / "f.csv", test_fraction=0.2)
+    kept = pd.read_csv(tmp_path / "f.csv").loc[lambda f: f.bought.notna()]
+    assert "53 missing values were filled in: 2 of 'age' (the median, " in said(data, "filled")
+    assert "50 of 'void' (0, for want of any), 1 of 'city' (no category)" in said(data, "filled")
+    assert said(data, "identifiers") == (
+        "identifiers? 'number' numbers the rows, 'name' has 50 different values in 50 rows; "
+        "dataset.drop=[number,name] leaves out what says nothing"
+    )
+    shares = 100 * kept.bought.value_counts(normalize=True)
+    assert f"no ({shares['no']:.3g} %), yes ({shares['yes']:.3g} %)" in said(data, "2 classes")
+    rated = frame.assign(bought=[1, 2, 3, 4, 5] * 10).drop(columns=["number", "name", "void"])
+    rated.to_csv(tmp_path / "g.csv", index=False)
+    assert "dataset.task=regression takes it as a number" in said(load(tmp_path / "g.csv"), "clas")
 
 
 def test_a_file_of_another_kind_is_led_to_its_reader(tmp_path):

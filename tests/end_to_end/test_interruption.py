@@ -93,7 +93,7 @@ def test_sigkill_loses_nothing_and_the_next_start_says_so(tmp_path):
     assert summary(tmp_path / "r")["status"] == "killed"
     dead, alive = tracked(tmp_path)
     assert dead.info.status == "KILLED" and alive.info.status == "FINISHED"
-    assert dead.data.metrics["steps"] == rows[-1].iteration
+    assert dead.data.tags["steps"] == str(rows[-1].iteration)
     assert dead.data.metrics["loss"] == rows[-1].loss
     assert dead.data.tags["reason"] == "the process was killed"
 
@@ -154,7 +154,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_to_the_same_trace(tmp_path):
     assert after[4].seconds == before[4].seconds
     assert not (tmp_path / "r" / "checkpoint.pt").exists()
     (run,) = tracked(tmp_path)  # one run, not two
-    assert run.info.status == "FINISHED" and run.data.metrics["steps"] == 25
+    assert run.info.status == "FINISHED" and run.data.tags["steps"] == "25"
     out, _ = command(*again, cwd=tmp_path)
     assert "r: finished before" in out
 
@@ -266,5 +266,5 @@ def test_no_run_is_lost_in_kills_at_random_moments(tmp_path, pytestconfig):
         assert run.info.status == {"killed": "KILLED", "finished": "FINISHED"}[record["status"]]
         rows = read_trace(folder / "trace.csv") if (folder / "trace.csv").exists() else []
         assert same_path(rows, whole)
-        assert run.data.metrics.get("steps", -1) == (rows[-1].iteration if rows else -1)
+        assert int(run.data.tags.get("steps", -1)) == (rows[-1].iteration if rows else -1)
     assert not list((tmp_path / ".cache" / "unfinished").glob("*.json"))

@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from command import command
+
+from newton_krylov.data.synthetic import synthetic
 
 pytestmark = pytest.mark.slow
 SMALL = (
@@ -50,3 +53,95 @@ def test_a_loss_that_fits_the_data_is_chosen(tmp_path: Path) -> None:
 def test_a_verdict_without_a_time_is_refused(tmp_path: Path) -> None:
     _, err = command(*SMALL, "stop.seconds=null", cwd=tmp_path, code=2)
     assert "set stop.seconds" in err
+
+
+PAIR = """
+name: pair
+trials: {trials}
+seeds: 2
+untuned: false
+measure: loss
+cost: {cost}
+methods:
+  {first}
+  {second}
+"""
+ONE_STEP = {
+    "trials": 1, "cost": "iteration", "first": "gd: {family: first order}",
+    "second": "newton_cg: {family: second order, overrides: [forcing=fixed, forcing.eta=1e-10]}",
+}  # fmt: skip
+
+
+def asked(folder: Path, pair: dict, *overrides: str) -> dict:
+    """Ask for the verdict of a pair of methods."""
+    (folder / "own" / "verdict").mkdir(parents=True)
+    (folder / "own" / "verdict" / "pair.yaml").write_text(PAIR.format(**pair))
+    command(
+        "--config-dir", "own", "experiment=verdict", "verdict=pair", "tracking=none",
+        "hydra.sweep.dir=race", "dataset=synthetic", "dataset.n_test=0", *overrides, cwd=folder,
+    )  # fmt: skip
+    return json.loads((folder / "race" / "verdict.json").read_text())
+
+
+@pytest.mark.parametrize("condition", [1.0, 30.0])
+def test_on_a_quadratic_the_ratio_is_what_the_spectrum_says(
+    tmp_path: Path, condition: float
+) -> None:
+    """Newton takes one step; gradient descent as many as f(w_k) from its eigenvalues says."""
+    found = asked(
+        tmp_path, ONE_STEP, "dataset.n=200", "dataset.d=8", "dataset.task=regression", "loss.l2=0",
+        f"dataset.condition_number={condition}", "start=zeros", "optimum=none",
+    )  # fmt: skip
+    data = synthetic(n=200, n_test=0, d=8, task="regression", condition_number=condition).train
+    X, y = data.X.double(), data.y.double()
+    values, Q = torch.linalg.eigh(X.T @ X / len(X))
+    optimum = torch.linalg.lstsq(X, y[:, None]).solution[:, 0]
+    lowest = float((X @ optimum - y).square().mean() / 2)
+    c = Q.T @ optimum  # in the eigenvectors' basis, from zeros
+    tight = found["targets"][-1]["value"]
+    steps = 0
+    while (
+        lowest + float((values * (1 - values / values[-1]) ** (2 * steps) * c**2).sum()) / 2 > tight
+    ):
+        steps += 1
+    comparison = found["comparisons"][-1]
+    by_name = {method["name"]: method["iteration"]["tight"] for method in found["methods"]}
+    assert by_name["newton_cg"] == [1, 1]
+    assert all(abs(k - steps) <= 1 for k in by_name["gd"])  # the step's length is Lanczos's
+    assert found["answer"] == ("No difference" if condition == 1 else "Yes")
+    assert comparison["ratio"] == by_name["gd"][0]
+
+
+def test_where_noise_rules_stochastic_gradients_win(tmp_path: Path) -> None:
+    """Isotropic inputs, half of the labels random, batches of 16: curvature says nothing.
+
+    K-FAC's factors of every batch cost a second pass an epoch, so it is behind by at most two.
+    """
+    always = "optimizer.batch_size=16, schedule=linear, schedule.epochs=4"
+    pair = {
+        "trials": 2,
+        "cost": "data_passes",
+        "first": f"sgd: {{family: first order, overrides: [{always}], "
+        f"settings: [['optimizer.learning_rate=0.02']]}}",
+        "second": f"kfac: {{family: second order, "
+        f"overrides: [{always}, optimizer.factors_every=1], "
+        f"settings: [['optimizer.learning_rate=0.01']]}}",
+    }
+    found = asked(
+        tmp_path, pair, "dataset.n=2000", "dataset.d=10", "dataset.condition_number=1",
+        "dataset.label_noise=0.5", "dataset.task=multiclass", "dataset.n_classes=3", "model=mlp",
+        "model.hidden=[4]", "stop.seconds=null", "stop.epochs=4",
+    )  # fmt: skip
+    assert found["answer"] == "No", found["verdict"]
+    assert {c["winner"] for c in found["comparisons"]} <= {"others", "nobody"}
+    loose = found["comparisons"][0]
+    assert loose["other"] == "sgd" and 1.1 < loose["ratio"] <= 2.0
+    budgets = {m["name"]: len(m["tuning"]) for m in found["methods"]}
+    assert budgets == {"sgd": 2, "kfac": 2}
+    epochs = [
+        json.loads(path.read_text())["outcome"]
+        for path in (tmp_path / "race").glob("*/summary.json")
+    ]
+    assert len(epochs) == 8 and set(epochs) == {"limit"}
+    traces = [path.read_text().splitlines() for path in (tmp_path / "race").glob("*/trace.csv")]
+    assert {len(lines) for lines in traces} == {1 + 5}  # each run had the same epochs

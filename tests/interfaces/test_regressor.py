@@ -1,19 +1,29 @@
 """Regressors and cross-validated estimators: scikit-learn's checks, its models, paths."""
 
 import re
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.sparse
+import scipy.special
 from problems import randn
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
-from sklearn.linear_model import ElasticNetCV, GammaRegressor, PoissonRegressor, Ridge
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_wine
+from sklearn.linear_model import (
+    ElasticNetCV,
+    GammaRegressor,
+    LogisticRegression,
+    PoissonRegressor,
+    Ridge,
+)
 from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.preprocessing import scale
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from newton_krylov import (
+    NewtonKrylovClassifier,
     NewtonKrylovClassifierCV,
     NewtonKrylovRegressor,
     NewtonKrylovRegressorCV,
@@ -75,16 +85,33 @@ def test_ridge_is_scikit_learns() -> None:
 
 @pytest.mark.parametrize("shape", [(30, 8), (8, 30)])
 @pytest.mark.parametrize("intercept", [False, True])
-def test_dependent_columns_have_the_shortest_solution(shape: Any, intercept: bool) -> None:
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("solver", ["minres_qlp", "lsmr", "lsqr", "qr"])
+def test_dependent_columns_have_the_shortest_solution(
+    shape: Any, intercept: bool, sparse: bool, solver: str
+) -> None:
     """As numpy.linalg.lstsq's, of centred data where there is an intercept."""
     n, d = shape
-    X = randn(n, 4, seed=1).numpy() @ randn(4, d, seed=2).numpy()
+    X = randn(n, 4, seed=1).numpy() @ randn(4, d, seed=2).numpy() + 1
     y = randn(n, seed=3).numpy()
-    model = NewtonKrylovRegressor(
-        l2=0.0, solver="minres_qlp", fit_intercept=intercept, tol=1e-12
-    ).fit(X, y)
-    Xc, yc = (X - X.mean(0), y - y.mean()) if intercept else (X, y)
-    assert np.allclose(model.coef_, np.linalg.lstsq(Xc, yc, rcond=1e-10)[0], atol=1e-9)
+    v = np.random.default_rng(4).integers(0, 3, n)
+    model = NewtonKrylovRegressor(l2=0.0, solver=solver, fit_intercept=intercept)
+    model.fit(scipy.sparse.csr_array(X) if sparse else X, y, v)
+    Xr, yr = np.repeat(X, v, axis=0), np.repeat(y, v)
+    Xc, yc = (Xr - Xr.mean(0), yr - yr.mean()) if intercept else (Xr, yr)
+    assert np.allclose(model.coef_, np.linalg.lstsq(Xc, yc, rcond=1e-10)[0], atol=1e-12)
+    level = yr.mean() - Xr.mean(0) @ model.coef_ if intercept else 0.0
+    assert model.intercept_ == pytest.approx(level, abs=1e-12)
+
+
+def test_solvers_of_least_squares_refuse_other_losses() -> None:
+    X, y = counts()
+    for model in (
+        NewtonKrylovRegressor("poisson", l2=0, solver="lsmr"),
+        NewtonKrylovRegressor(l2=0.1, solver="lsqr"),
+    ):
+        with pytest.raises(ValueError, match="solves least squares without a penalty"):
+            model.fit(X, y)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +213,106 @@ def test_a_setting_of_a_path_that_means_nothing(name: str, value: Any) -> None:
     ):
         with pytest.raises(ValueError, match=f"^{name} "):
             fit(**{name: value})
+
+
+HARD = {
+    "separable": lambda: (
+        np.vstack([randn(20, 2, seed=k).numpy() + 20 * np.eye(3, 2)[k] for k in range(3)]),
+        np.repeat([0, 1, 2], 20),
+    ),
+    "unscaled": lambda: load_wine(return_X_y=True),
+    "wide": lambda: (randn(60, 90, seed=1).numpy(), np.arange(60) % 4),
+}
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.5])
+@pytest.mark.parametrize("name", HARD)
+def test_a_multinomial_elastic_net_converges_where_others_do_not(name: str, ratio: float) -> None:
+    """Classes that can be separated, unscaled columns and d > n, with hardly any penalty."""
+    X, y = HARD[name]()
+    found = path(X, y, loss="multinomial", l1_ratio=ratio, lambdas=[1e-4, 1e-6], tol=1e-9)
+    assert found.converged.all()
+    theirs = LogisticRegression(
+        C=1e6 / len(y), l1_ratio=ratio, solver="saga", tol=1e-12, max_iter=500
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it does not converge
+        theirs.fit(X, y)
+
+    def value(coef: Any, b: Any) -> float:
+        rows = np.arange(len(y))
+        losses = -scipy.special.log_softmax(X @ coef.T + b, axis=1)[rows, y]
+        penalty = (1 - ratio) / 2 * np.square(coef).sum() + ratio * np.abs(coef).sum()
+        return float(losses.mean() + 1e-6 * penalty)
+
+    ours = value(found.coef[1], found.intercept[1])
+    assert ours <= value(theirs.coef_, theirs.intercept_) + 1e-12
+    assert ours < 1e-3  # as all can be separated
+
+
+@pytest.mark.parametrize(
+    ("loss", "family"), [("poisson", "poisson"), ("gamma", "gamma"), ("logistic", "binomial")]
+)
+def test_an_elastic_net_is_glums(loss: str, family: str) -> None:
+    """With sample weights, and an offset where both take one, to 1e-8 of the objective."""
+    glum = pytest.importorskip("glum")
+    X, y = counts(200)
+    y = y + 1 if loss == "gamma" else (y > 1).astype(float) if loss == "logistic" else y
+    v = np.random.default_rng(3).uniform(0.2, 2, len(y))
+    offset = 0.3 * randn(len(y), seed=5).numpy()
+    theirs = glum.GeneralizedLinearRegressor(
+        family=family, alpha=0.02, l1_ratio=0.4, gradient_tol=1e-11, max_iter=2000
+    ).fit(X, y, sample_weight=v, offset=offset)
+    found = path(
+        X, y, loss=loss, l1_ratio=0.4, lambdas=[0.02], sample_weight=v, offset=offset, tol=1e-12
+    )
+
+    def value(coef: Any, b: float) -> float:
+        z = X @ coef + b + offset
+        losses = {
+            "poisson": np.exp(z) - y * z,
+            "gamma": y * np.exp(-z) + z,
+            "logistic": np.logaddexp(0, z) - y * z,
+        }[loss]
+        penalty = 0.3 * np.square(coef).sum() + 0.4 * np.abs(coef).sum()
+        return float(np.average(losses, weights=v) + 0.02 * penalty)
+
+    ours = value(found.coef[0, 0], found.intercept[0, 0])
+    assert -1e-13 <= value(theirs.coef_, theirs.intercept_) - ours <= 1e-8
+
+
+def test_folds_count_by_their_weight() -> None:
+    """So that a sample of weight 0 is as good as left out, and a fold of such is refused."""
+    X, y = counts(120)
+    v = np.repeat([0.0, 1.0, 2.0, 5.0], 30)
+    folds = [(np.delete(np.arange(120), held), held) for held in np.split(np.arange(120), 6)]
+    settings: Any = {"lambdas": 4, "loss": "poisson"}
+    with pytest.raises(ValueError, match="all 20 held-out samples of fold 1 have weight 0"):
+        NewtonKrylovRegressorCV(cv=folds, **settings).fit(X, y, v)
+    with pytest.raises(ValueError, match="all 30 training samples of fold 1 have weight 0"):
+        NewtonKrylovRegressorCV(
+            cv=[(np.arange(30), np.arange(30, 120)), *folds[2:]], **settings
+        ).fit(X, y, v)
+    found = NewtonKrylovRegressorCV(cv=folds[2:], **settings).fit(X, y, v)
+    masses = [v[held].sum() for _, held in folds[2:]]
+    mean = found.losses_ @ masses / sum(masses)
+    assert found.lambda_ == found.lambdas_[np.argmin(mean)]
+    kept = [(train[train >= 30] - 30, held - 30) for train, held in folds[2:]]
+    kept = [(train, held[held >= 0]) for train, held in kept]
+    without = NewtonKrylovRegressorCV(cv=kept, **settings).fit(X[30:], y[30:], v[30:])
+    assert np.allclose(found.losses_, without.losses_, rtol=1e-7)
+
+
+def test_entries_in_two_parts_are_their_sums() -> None:
+    X = scipy.sparse.random_array((90, 7), density=0.4, rng=np.random.default_rng(0), format="csr")
+    y = np.arange(90) % 2
+    halves = (np.repeat(X.data, 2) * np.tile([3.0, -2.0], X.nnz), np.repeat(X.indices, 2))
+    twice = scipy.sparse.csr_array((*halves, 2 * X.indptr), shape=X.shape)
+    for model in (NewtonKrylovClassifier(), NewtonKrylovRegressor(), NewtonKrylovRegressorCV()):
+        model.set_params(preconditioner="jacobi")
+        wanted = clone(model).fit(X, y)
+        assert np.allclose(model.fit(twice, y).coef_, wanted.coef_, rtol=1e-10)
+    assert np.array_equal(twice.data, halves[0])
 
 
 def test_the_number_of_penalties_may_be_numpy_s() -> None:

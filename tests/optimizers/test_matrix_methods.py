@@ -8,11 +8,13 @@ from problems import assert_close, make, randn
 from small_networks import network
 from torch import nn
 
+from newton_krylov.curvature.kfac import EKFAC as EKFACOperator
 from newton_krylov.errors import ConfigError
 from newton_krylov.objectives.network.kronecker import Covariance
 from newton_krylov.objectives.network.objective import Network
 from newton_krylov.optimizers.adahessian import AdaHessian
 from newton_krylov.optimizers.diagonal_hessian import hutchinson, mean_over_kernels
+from newton_krylov.optimizers.ekfac import EKFAC
 from newton_krylov.optimizers.kfac import KFAC, _inverse, _times_inverse
 from newton_krylov.optimizers.muon import Muon
 from newton_krylov.optimizers.schedule_free_adamw import ScheduleFreeAdamW
@@ -156,6 +158,23 @@ def test_sophia_clips_newton_s_step_by_the_diagonal():
     assert float((step.w - w0).abs().max()) <= 0.1 + 1e-12
 
 
+@pytest.mark.parametrize("kind", ["linear", "network"])
+def test_gauss_newton_bartlett_is_its_definition_and_unbiased(kind):
+    """Liu et al., algorithm 2: B g * g at drawn labels, in the mean the Gauss-Newton diagonal."""
+    f = make("logistic", n=30, l2=0.0) if kind == "linear" else network(l2=0.0)
+    w, n = (0.3 * randn(f.dim, seed=1)).to(f.dtype), f.n_samples
+    optimizer = Sophia(0.1, 0.0, 0.0, 1.0, 1e-12, 0.0, "gauss_newton_bartlett", batch_size=n)
+    step = first_step(optimizer, f, w)
+    copy = generator()
+    batch = f.batch(torch.randperm(n, generator=copy), copy).at(w)
+    h = (n * batch.drawn_gradient(copy).square()).clamp_min(1e-12)
+    assert_close(step.w, w - 0.1 * (f.at(w).grad / h).clamp(-1, 1), 1e-9)
+    point, draw = f.at(w), generator(3)
+    draws = torch.stack([n * point.drawn_gradient(draw).square() for _ in range(1500)])
+    error = (draws.mean(0) - point.gauss_newton().diagonal()).abs()
+    assert bool((error <= 5 * draws.std(0) / 1500**0.5 + 1e-12).all())
+
+
 def test_schedule_free_adamw_is_its_paper_s_recurrence():
     f = make("logistic", n=50)
     rate, beta, beta2, decay = 0.05, 0.9, 0.99, 0.1
@@ -214,6 +233,63 @@ def test_kfac_makes_newton_s_step_where_it_is_exact(window):
     end = first_step(optimizer, f, w0)
     gap = f.at(w0).grad_norm
     assert (end.grad_norm < 1e-5 * gap) == (window == 1024)
+
+
+@pytest.mark.parametrize("fisher", ["mc", "empirical"])
+def test_kfac_s_step_is_martens_and_grosse_s_with_the_pi_rule(fisher):
+    """Their equations 6.3 and 6.6: (A + pi sqrt(damping) I) and (B + sqrt(damping) / pi I)."""
+    f, damping = network(), 0.3
+    w0 = f.initial()
+    optimizer = KFAC(
+        0.7, 0.0, damping, clip=None, fisher=fisher, batch_size=90, curvature_samples=None
+    )
+    step = first_step(optimizer, f, w0)
+    copy = generator()
+    point = f.batch(torch.randperm(90, generator=copy), copy).at(w0)
+    factors = point.kronecker_passes(optimizer.how, copy).factors()
+    expected = torch.zeros_like(w0)
+    for layer, covariance in factors.inputs.items():
+        A, B = covariance.matrix(), factors.gradients[layer]
+        pi = math.sqrt(float(A.trace() / len(A)) / float(B.trace() / len(B)))
+        A = A + pi * math.sqrt(damping) * torch.eye(len(A)).to(A)
+        B = B + math.sqrt(damping) / pi * torch.eye(len(B)).to(B)
+        G = layer.joined(f.passes.split(point.grad))
+        layer.separate(torch.linalg.inv(B) @ G @ torch.linalg.inv(A), f.passes.split(expected))
+    assert not factors.diagonals
+    assert_close(step.w, w0 - 0.7 * expected, 1e-9)
+
+
+def test_kfac_s_inverses_are_as_old_as_asked_for():
+    f = network()
+    optimizer = KFAC(0.01, factors_every=2, inverses_every=4, batch_size=f.n_samples)
+    memory = optimizer.memory(f, f.initial())
+    made = optimizer.iterate(f, f.initial(), memory, generator())
+    next(made)
+    inverses, factors = [], []
+    for _ in range(25):
+        next(made)
+        inverses.append(memory.inverses.copy())
+        factors.append(memory.seen)
+    first = next(iter(inverses[0]))
+    renewed = [
+        t for t in range(1, 25) if inverses[t][first]["B"] is not inverses[t - 1][first]["B"]
+    ]
+    assert renewed == [2, 4, 6, 8, 10, 12, 16, 20, 24]  # every second of the first ten steps
+    assert [t for t in range(1, 25) if factors[t] != factors[t - 1]] == list(range(2, 25, 2))
+
+
+@pytest.mark.parametrize(("fisher", "sharing"), [("ggn", "expand"), ("empirical", "reduce")])
+def test_ekfac_s_step_is_that_of_its_operator(fisher, sharing):
+    f = network()
+    w0 = f.initial()
+    options = {"clip": None, "batch_size": 90, "curvature_samples": None}
+    optimizer = EKFAC(0.7, 0.0, 0.1, fisher=fisher, sharing=sharing, **options)
+    A = EKFACOperator(fisher, sharing=sharing).at(f.at(w0), generator())
+    expected = w0 - 0.7 * A.solve(f.at(w0).grad, 0.1)
+    assert_close(first_step(optimizer, f, w0).w, expected, 1e-9)
+    narrow = EKFAC(0.7, 0.0, 0.1, fisher=fisher, sharing=sharing, window=2, **options)
+    end = first_step(narrow, f, w0)  # of a wide layer the last inputs alone
+    assert end.value < f.at(w0).value
 
 
 def test_kfac_s_clip_bounds_the_change_and_its_damping_adapts_by_what_came_true():

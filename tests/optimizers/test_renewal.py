@@ -13,7 +13,11 @@ from newton_krylov.optimizers.base import Optimizer
 from newton_krylov.registry import entry
 
 SMALL = {"points": 60, "start": 9, "boundary": 5, "seed": 3}
-OPTIONS = {"adam": {"batch_size": 30}, "adam_lbfgs": {"batch_size": 30, "switch": 5}}
+OPTIONS = {
+    "adam": {"batch_size": 30},
+    "adam_lbfgs": {"batch_size": 30, "switch": 5},
+    "adam_lbfgs_nncg": {"batch_size": 30, "switch": 2, "second_switch": 3, "rank": 5},
+}
 
 
 def loss(name: str = "heat_1d", width: int = 6, **options: object) -> ResidualLoss:
@@ -44,7 +48,16 @@ def walk(made: Optimizer, f: ResidualLoss, w: torch.Tensor, generator: torch.Gen
 
 METHODS = pytest.mark.parametrize(
     "name",
-    ["levenberg_marquardt", "newton", "bfgs", "lbfgs", "adam", "spring", "adam_lbfgs"],
+    [
+        "levenberg_marquardt",
+        "newton",
+        "bfgs",
+        "lbfgs",
+        "adam",
+        "spring",
+        "adam_lbfgs",
+        "adam_lbfgs_nncg",
+    ],
 )
 
 
@@ -93,6 +106,32 @@ def test_the_window_grows_as_it_is_solved():
     assert windows == sorted(windows)
     assert windows[0] == 0.05 and windows[-1] > 0.3
     assert f.renewed(f.initial()).state_dict() == {"number": 1, "window": 0.05}
+
+
+def test_the_window_grows_to_the_whole_and_a_run_resumed_in_its_midst_is_the_same():
+    def convection() -> ResidualLoss:
+        return loss("convection", 10, resample=1, window=0.4, speed=1.0)
+
+    f, generator = convection(), torch.Generator().manual_seed(1)
+    made, kept, expected = optimizer("levenberg_marquardt"), None, []
+    for number, step in enumerate(walk(made, f, f.initial(), generator)):
+        window = step.point.objective.state_dict()["window"]
+        if kept is None and 0.5 < window < 1:
+            kept = made.state_dict(), step.point.w.clone(), generator.get_state()
+        elif kept is not None:
+            expected.append((window, step.point.w))
+        if window == 1.0 or number == 300:
+            break
+    assert window == 1.0
+    assert step.notes[-1] != "t up to 1"
+    again = optimizer("levenberg_marquardt")
+    again.load_state_dict(kept[0])
+    steps = walk(again, convection(), kept[1], generator)
+    next(steps)
+    generator.set_state(kept[2])
+    for (window, w), step in zip(expected, steps, strict=False):
+        assert step.point.objective.state_dict()["window"] == window
+        assert torch.allclose(w, step.point.w, rtol=1e-9, atol=1e-12)
 
 
 def test_a_subset_is_evaluated_at_its_points_alone():

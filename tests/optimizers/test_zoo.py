@@ -75,8 +75,13 @@ TAU = ("fixed", {"tau": 0.1})
 SPECIAL = [
     Animal("adam", {"learning_rate": 0.02} | BATCHES, gap=None, epochs=40),
     Animal("adahessian", BATCHES, gap=None, epochs=40),
-    Animal("adam_lbfgs", {"learning_rate": 0.02, "switch": 7} | BATCHES),
+    Animal("adam_lbfgs", {"learning_rate": 0.02, "switch": 4} | BATCHES),
+    Animal(
+        "adam_lbfgs_nncg",
+        {"learning_rate": 0.02, "switch": 4, "second_switch": 3, "rank": 5} | BATCHES,
+    ),
     Animal("adamw", {"learning_rate": 0.02} | BATCHES, gap=None, epochs=40),
+    Animal("ekfac", BATCHES, gap=None),
     Animal("gd", epochs=3000),
     Animal("kfac", BATCHES, gap=None),
     Animal("muon", {"learning_rate": 0.01} | BATCHES, gap=None),
@@ -84,6 +89,12 @@ SPECIAL = [
     Animal("shampoo", {"learning_rate": 0.01} | BATCHES, gap=None),
     Animal("soap", {"learning_rate": 0.01} | BATCHES, gap=None),
     Animal("sophia", {"learning_rate": 0.02, "gamma": 0.1} | BATCHES, gap=None, epochs=40),
+    Animal(
+        "sophia",
+        {"learning_rate": 0.02, "gamma": 0.1, "estimator": "gauss_newton_bartlett"} | BATCHES,
+        gap=None,
+        epochs=40,
+    ),
     Animal("layerwise_newton", {"damping": "marquardt"} | BATCHES, gap=None, epochs=8),
     Animal("nesterov", epochs=1000),
     Animal("nncg", {"rank": 5}),

@@ -3,6 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib import image
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -21,6 +23,7 @@ from newton_krylov.report.panel import (
     draw_panel,
     power_of_ten,
     seconds_text,
+    spread,
 )
 from newton_krylov.report.records import read_records
 from newton_krylov.report.sheet import sheet
@@ -74,6 +77,42 @@ def test_a_long_run_does_not_stretch_a_linear_axis_but_says_where_it_ends(tmp_pa
     ax, _ = panel(tmp_path, EPOCH, SUBOPTIMALITY, whole=True)
     assert ax.get_xscale() == "symlog" and ax.get_xlim()[1] > 1499
     assert "▸" not in texts(ax)
+
+
+def test_the_labels_of_curves_that_go_on_stand_apart_in_the_panel(tmp_path: Path) -> None:
+    write_run(tmp_path / "n", rows([10.0**-k for k in range(11)]), label="Newton 0")
+    for i in range(5):
+        write_run(tmp_path / f"n{i + 1}", rows([10.0**-k for k in range(11)]), label=f"N {i}")
+    for i in range(4):  # all but equal
+        trace = rows([(0.99 - 1e-6 * i) ** k for k in range(1500 + i)])
+        write_run(tmp_path / f"gd{i}", trace, label=f"Gradient descent {i}")
+    ax, _ = panel(tmp_path, EPOCH, SUBOPTIMALITY)
+    heights = sorted(t.get_position()[1] for t in ax.texts if "▸" in t.get_text())
+    assert len(heights) == 4
+    assert np.diff(heights).min() > 0.059 and heights[0] >= 0 and heights[-1] < 0.95
+    assert "to 1,500 ▸" in texts(ax)
+
+
+def test_a_label_stands_by_the_end_of_its_curve(tmp_path: Path) -> None:
+    for i in range(2):
+        write_run(tmp_path / f"n{i}", rows([0.5] * 11, train_accuracy=0.99), label=f"Newton {i}")
+    long = rows([0.5] * 1500, train_accuracy=0.75)
+    write_run(tmp_path / "gd", long, label="Gradient descent")
+    ax, _ = panel(tmp_path, EPOCH, TRAIN_ACCURACY)
+    (height,) = [t.get_position()[1] for t in ax.texts if "▸" in t.get_text()]
+    end = ax.transAxes.inverted().transform(ax.transData.transform((0, 0.75)))[1]
+    assert 0 < height - end < 0.05
+
+
+@given(st.lists(st.floats(-0.5, 1.5), max_size=9))
+def test_labels_move_apart_no_more_than_they_must(heights: list[float]) -> None:
+    heights.sort()
+    moved = spread(heights)
+    assert np.all(np.diff(moved) >= 0.06 - 1e-9)
+    assert np.all((moved >= 0) & (moved <= 0.94 + 1e-9))
+    fits = [0 <= h <= 0.94 for h in heights]
+    if all(fits) and np.all(np.diff(heights) >= 0.06):
+        np.testing.assert_allclose(moved, heights)
 
 
 def test_a_logarithmic_axis_begins_with_the_first_step_and_its_labels_stay_apart(

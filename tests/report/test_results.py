@@ -47,6 +47,24 @@ def test_without_an_optimum_the_targets_are_shares_of_the_way_to_the_lowest_loss
     assert "no optimum is known" in table.remarks[0]
 
 
+def test_where_the_solution_is_known_methods_are_ranked_by_the_time_to_its_errors(
+    tmp_path: Path,
+) -> None:
+    for label, loss, errors in (
+        ("overfits", 1e-9, [1.0, 0.5, 0.05, 0.04]),
+        ("slow", 1e-3, [1.0, 0.09, 0.05, 0.002]),
+        ("fast", 1e-2, [1.0, 0.009, 0.008, 0.007]),
+    ):
+        trace = [row(i, loss, 0.1 * i, l2_error=error) for i, error in enumerate(errors)]
+        write_run(tmp_path / label, trace, label=label, optimum=None)
+    (study,) = studies(read_records([tmp_path]))
+    assert [entry.label for entry in study.ranked] == ["fast", "slow", "overfits"]
+    assert study.headline is not None and study.headline.name == "error 1e-2"
+    text = fastest_text(study)
+    assert text is not None
+    assert text.startswith("fast is the first at ‖u − u*‖ / ‖u*‖ ≤ 1e-2, after")
+
+
 def test_methods_are_ranked_at_the_hardest_target_that_two_of_them_reach(tmp_path: Path) -> None:
     slow = rows([1.0, 1e-4, 1e-7, 1e-13], step_seconds=1.0)
     write_run(tmp_path / "0", slow, label="slow but sure")

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,39 @@ def test_a_race_that_was_stopped_early_decides_nothing(tmp_path: Path, stopped: 
         row for row in read_race(folder).table().rows if row[0].upper().startswith("NEWTON")
     )
     assert newton[2:6] == ["not run"] * 4
+
+
+def test_a_race_by_epochs_and_test_accuracy_takes_no_notice_of_the_clock(tmp_path: Path) -> None:
+    curves = {"gd": [0.1, 0.3, 0.5, 0.6], "lbfgs": [0.1] * 4, "newton_cg": [0.1, 0.55, 0.6, 0.7]}
+    folder = race(tmp_path, {name: [1.0, 9.0] for name in curves}, dict.fromkeys(curves, 0.5))
+    plan = json.loads((folder / PLAN).read_text())
+    for run in plan["runs"]:
+        trace = [
+            replace(row, test_accuracy=share)
+            for row, share in zip(rows(decay(0.5, 4)), curves[run["method"]], strict=True)
+        ]
+        slow = 100.0 if run["method"] == "newton_cg" else 1.0
+        trace = [replace(row, seconds=slow * row.iteration) for row in trace]
+        shutil.rmtree(folder / run["folder"])
+        write_run(folder / run["folder"], trace, label=run["method"], seed=run["seed"])
+    write_json(folder / PLAN, plan | {"measure": "test_accuracy", "cost": "iteration"})
+    found = read_race(folder)
+    # 20, 10 and 2 % of the way from 10 to 60 % are left.
+    assert [target.value for target in found.targets] == pytest.approx([0.5, 0.55, 0.59])
+    by_name = {c.name: c for c in found.contestants}
+    assert [by_name["gd"].time(t) for t in found.targets] == [2, 3, 3]
+    assert [by_name["newton_cg"].time(t) for t in found.targets] == [1, 1, 2]
+    assert found.answer == "Yes"
+    assert "newton_cg is 1.5 times cheaper than gd (2 steps against 3 steps)" in found.paragraph
+    plain = found.plain()["methods"][0]
+    assert plain["iteration"]["tight"] == [2, 2] and plain["last"]["test_accuracy"] == [0.7, 0.7]
+
+
+def test_a_problem_without_accuracies_is_judged_by_its_loss(tmp_path: Path) -> None:
+    trace = [replace(row, test_accuracy=float("nan")) for row in rows([1.0, 0.5])]
+    write_run(tmp_path / "sgd", trace, optimum=None)
+    targets = targets_of([read_record(tmp_path / "sgd")], "test_accuracy", "iteration")
+    assert {(t.column, t.cost) for t in targets} == {("loss", "iteration")}
 
 
 def test_the_score_is_the_profile_s_area(tmp_path: Path) -> None:

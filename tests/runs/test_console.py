@@ -113,6 +113,22 @@ def test_members_are_told_apart_by_what_is_not_shared():
     assert "... and 10 more, in comparison.csv" in text.getvalue()
 
 
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+def test_where_a_class_is_rare_its_measures_are_shown_and_a_narrow_table_ends_whole(width):
+    summary = SUMMARY | {"test_balanced_accuracy": 0.73, "test_auc": 0.89}
+    names = ["newton-cg with a name that must be folded", "newton-cr"]
+    members = [MemberLine(str(i), n, [f"x={i}" * 12], summary) for i, n in enumerate(names)]
+    text = io.StringIO()
+    print_members(Console(file=text, width=width), [MemberTable("a9a", members)], [], None)
+    shown = text.getvalue()
+    assert shown.count("converged") == 2 and all(len(s) <= width for s in shown.splitlines())
+    assert ("AUC" in shown, "test acc." in shown) == (width > 80, width > 120)
+    without = io.StringIO()
+    plain = [MemberLine("0", "newton-cg", [], SUMMARY)]
+    print_members(Console(file=without, width=160), [MemberTable("", plain)], [], None)
+    assert "AUC" not in without.getvalue()
+
+
 def test_places_are_aligned():
     console, text = out()
     print_places(console, [("a", "x"), ("longer", "[y]")])

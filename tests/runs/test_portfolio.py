@@ -46,6 +46,18 @@ def test_the_best_setting_is_judged_beside_the_default_with_fresh_seeds(tmp_path
     assert len(judged) + len(portfolio.tuning()) <= portfolio.most_runs
 
 
+def test_without_untuned_runs_each_method_is_judged_by_its_best_setting_alone(
+    tmp_path: Path,
+) -> None:
+    portfolio = Portfolio.of(NODE | {"untuned": False})
+    for run in portfolio.tuning():
+        best = run.folder in ("gd-tuning-1", "newton_cg-tuning-0")
+        write_run(tmp_path / run.folder, rows([(0.1 if best else 0.5) ** k for k in range(40)]))
+    found = {(run.method, run.stage) for run in portfolio.judged(tmp_path)}
+    assert found == {("gd", "tuned"), ("newton_cg", "default")}
+    assert portfolio.most_runs == 2 * (3 + 2)
+
+
 def test_a_method_that_does_not_apply_is_left_out_of_the_race(tmp_path: Path) -> None:
     portfolio = Portfolio.of(NODE)
     for run in portfolio.tuning():
@@ -59,6 +71,9 @@ def test_a_method_that_does_not_apply_is_left_out_of_the_race(tmp_path: Path) ->
     [
         ({"trials": 0}, "verdict.trials=0 should be a whole number of at least 1"),
         ({"seeds": "x"}, "verdict.seeds='x'"),
+        ({"untuned": "no"}, "verdict.untuned='no' should be true or false"),
+        ({"measure": "f1"}, "verdict.measure='f1' should be loss, train_accuracy or test_accuracy"),
+        ({"cost": "hours"}, "verdict.cost='hours' should be seconds, iteration or data_passes"),
         ({"methods": {}}, "name at least one method"),
         ({"methods": {"gd": 3}}, "must have the keys family and settings"),
         ({"methods": {"gd": {"family": "best"}}}, "first order, quasi-Newton or second order"),
@@ -73,12 +88,11 @@ def test_a_wrong_portfolio_is_one_sentence(change: dict, message: str) -> None:
         Portfolio.of(NODE | change)
 
 
-@pytest.mark.parametrize("name", ["linear", "network"])
+@pytest.mark.parametrize("name", ["linear", "network", "race"])
 def test_the_portfolios_have_all_families_and_known_methods(name: str) -> None:
     portfolio = Portfolio.of(yaml.safe_load((CONF / "verdict" / f"{name}.yaml").read_text()))
-    assert {method.family for method in portfolio.methods} == {
-        "first order", "quasi-Newton", "second order",
-    }  # fmt: skip
+    families = {"first order", "second order"} | ({"quasi-Newton"} if name != "race" else set())
+    assert {method.family for method in portfolio.methods} == families
     for method in portfolio.methods:
         assert (CONF / "method" / f"{method.name}.yaml").exists()
         assert len(method.settings) <= portfolio.trials

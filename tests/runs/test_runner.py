@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from problems import make
+from optimizer_parts import make_optimizer
+from problems import make, make_dataset
 
 from newton_krylov.data.dataset import Split
 from newton_krylov.errors import ConfigError, UnsupportedError
 from newton_krylov.optimizers.base import Optimizer, Step
+from newton_krylov.registry import entry
 from newton_krylov.runs.runner import Outcome, RunResult, Stopping, run
 
 
@@ -51,6 +53,21 @@ def test_epochs_count_the_steps_after_the_start(epochs):
     result = go(Halving(), epochs=epochs)
     assert [row.iteration for row in result.rows] == list(range(epochs + 1))
     assert (result.outcome, result.reason) == (Outcome.LIMIT, f"{epochs} epochs")
+
+
+def test_a_certified_gap_converges():
+    """By the duality gap of a lasso, which bounds how far its value is above the minimum."""
+    data = make_dataset("regression")
+    lasso = entry("loss", "least_squares").target(data, l2=0.0, l1=0.05)
+    start = torch.zeros(lasso.dim, dtype=lasso.dtype)
+    ends = [
+        run(make_optimizer("proximal_newton"), lasso, start, stopping, torch.Generator())
+        for stopping in (Stopping(gap=1e-3), Stopping(gap=1e-12))
+    ]
+    assert [end.reason for end in ends] == ["certified gap <= 0.001", "certified gap <= 1e-12"]
+    gaps = [lasso.suboptimality_bound(lasso.at(end.w)) for end in ends]
+    assert ends[0].rows[-1].loss - ends[1].rows[-1].loss <= gaps[0] <= 1e-3
+    assert gaps[1] <= 1e-12
 
 
 def test_the_gradient_norm_and_the_change_of_the_loss_converge():
@@ -143,3 +160,14 @@ def test_metrics_cost_no_counted_evaluation():
     assert math.isnan(plain.rows[0].test_accuracy) and math.isnan(plain.rows[0].suboptimality)
     assert 0 <= measured.rows[0].test_accuracy <= 1
     assert measured.rows[0].suboptimality == measured.rows[0].loss
+
+
+@pytest.mark.parametrize("clock", ["wall", "processor"])
+def test_what_seconds_are_of(clock):
+    """A step that waits for a tenth of a second takes that by the wall's clock alone."""
+
+    waiting = Halving(at=1, what=lambda: time.sleep(0.1), last=2)
+    objective = make("logistic")
+    start = torch.zeros(objective.dim, dtype=objective.dtype)
+    result = run(waiting, objective, start, Stopping(), torch.Generator(), clock_of=clock)
+    assert (result.rows[-1].seconds >= 0.1) == (clock == "wall")

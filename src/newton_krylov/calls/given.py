@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from newton_krylov.calls.identity import identity
 from newton_krylov.capabilities import FUNCTION, LABELLED
 from newton_krylov.data.dataset import Dataset
+from newton_krylov.data.sparse import canonical
 from newton_krylov.errors import ConfigError, DataError
-from newton_krylov.files import atomic_write
+from newton_krylov.files import atomic_write, require_memory
 from newton_krylov.models import Interface
 from newton_krylov.objectives.function import FunctionObjective, Scalar
 from newton_krylov.objectives.network.losses import DatasetNetwork
@@ -56,13 +57,17 @@ def named(words: Mapping[str, Any]) -> Words:
         For data that cannot be kept.
     """
     found = dict(words)
-    data = found.get("dataset")
+    data = as_pandas(found.get("dataset"))
     rest: Words = {}
     if inside := isinstance(data, Mapping) and "data" in data:
         rest = {key: value for key, value in data.items() if key != "data"}
-        data = data["data"]
-    if isinstance(data, tuple) and _is_pair(data) and isinstance(data[0], pd.DataFrame):
-        data, rest["target"] = joined(*data)
+        data = as_pandas(data["data"])
+    if _is_pair(data) and isinstance(data[0], pd.DataFrame):
+        X, y = data
+        if all(isinstance(dtype, pd.SparseDtype) for dtype in X.dtypes):
+            data = (X.sparse.to_coo(), y)
+        else:
+            data, rest["target"] = joined(X, y)
     if isinstance(data, pd.DataFrame) or _is_pair(data):
         if isinstance(found.get("model"), nn.Module) and "dataset.bias" not in found:
             rest = {"bias": False, **rest}  # a network's layers have their own
@@ -84,6 +89,13 @@ def named(words: Mapping[str, Any]) -> Words:
     if callable(found.get("loss")):
         found["loss"] = registered_criterion(found["loss"])
     return found
+
+
+def as_pandas(data: Any) -> Any:
+    """Turn another library's frame, or one in a pair (X, y), into pandas' own."""
+    if isinstance(data, tuple):
+        return tuple(as_pandas(part) for part in data)
+    return data.to_pandas() if hasattr(data, "to_pandas") else data
 
 
 def _is_pair(data: Any) -> bool:
@@ -120,7 +132,7 @@ def kept(data: Any) -> Path:
 
     Parameters
     ----------
-    data : DataFrame or (array, array)
+    data : DataFrame or (array or sparse matrix, array)
         A table with its target, or samples X, shape (n, d), and targets y, shape (n,).
 
     Returns
@@ -137,19 +149,24 @@ def kept(data: Any) -> Path:
     if isinstance(data, pd.DataFrame):
         kind, suffix = "frame", "parquet"
         try:
-            data.rename(columns=str).to_parquet(stream, index=False)
+            _dense(data.rename(columns=str)).to_parquet(stream, index=False)
         except Exception as error:  # pyarrow's, of many kinds
             text = " ".join(str(error).split())
             raise DataError(f"The data frame cannot be kept as Parquet: {text}") from error
     else:
         kind, suffix = "arrays", "npz"
-        X, y = (array(part, name) for part, name in zip(data, ("X", "y"), strict=True))
+        X = sparse(data[0]) if _is_sparse(data[0]) else array(data[0], "X")
+        y = array(data[1], "y")
         if X.ndim != 2 or y.shape != X.shape[:1]:
             raise DataError(
                 f"The data have X of shape {X.shape} and y of shape {y.shape}: they should be "
                 f"(n, d) and (n,)."
             )
-        np.savez(stream, X=X, y=y)
+        if isinstance(X, sp.csr_array):
+            parts = {"data": X.data, "indices": X.indices, "indptr": X.indptr, "shape": X.shape}
+            np.savez(stream, y=y, **parts)  # type: ignore[arg-type]
+        else:
+            np.savez(stream, X=X, y=y)
     content = stream.getvalue()
     path = DATA.absolute() / f"{kind}-{hashlib.sha256(content).hexdigest()[:12]}.{suffix}"
     if not path.exists():
@@ -157,6 +174,38 @@ def kept(data: Any) -> Path:
         with atomic_write(path) as file:
             file.write(content)
     return path
+
+
+def _dense(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame without pandas' sparse columns, which Parquet does not have."""
+    names = [str(n) for n, dtype in frame.dtypes.items() if isinstance(dtype, pd.SparseDtype)]
+    require_memory(8 * len(frame) * len(names), "A dense frame of the sparse columns")
+    filled = {name: np.asarray(frame[name]) for name in names}
+    return frame.assign(**filled)
+
+
+def _is_sparse(part: Any) -> bool:
+    return sp.issparse(part) or (isinstance(part, Tensor) and part.layout is not torch.strided)
+
+
+def sparse(part: Any) -> sp.csr_array:
+    """Return a sparse matrix in CSR format.
+
+    Parameters
+    ----------
+    part : sparse matrix or Tensor, shape (n, d)
+        Of SciPy's or torch's formats.
+
+    Returns
+    -------
+    csr_array, shape (n, d)
+        Entries that are there twice are added.
+    """
+    if isinstance(part, Tensor):
+        coo = torch.Tensor.to_sparse(part.detach().cpu(), layout=torch.sparse_coo).coalesce()
+        at = tuple(coo.indices().numpy())
+        part = sp.coo_array((coo.values().numpy(), at), shape=tuple(coo.shape))
+    return canonical(sp.csr_array(part))
 
 
 def array(part: Any, name: str) -> np.ndarray[Any, Any]:
@@ -179,11 +228,8 @@ def array(part: Any, name: str) -> np.ndarray[Any, Any]:
     DataError
         For objects.
     """
-    if sp.issparse(part):
-        raise DataError(
-            f"{name} is a sparse matrix: give {name}.toarray(), or write LIBSVM's format and give "
-            f"dataset=libsvm with dataset.path."
-        )
+    if _is_sparse(part):
+        raise DataError(f"{name} is sparse, and should be an array: give {name}.toarray().")
     found = part.numpy(force=True) if isinstance(part, Tensor) else np.asarray(part)
     if found.dtype.kind in "OUS":
         found = _of_one_kind(part, name)

@@ -67,9 +67,16 @@ def part_help(
     part = parts[name]
     meanings = _meanings(inspect.getdoc(part.target) or "")
     lines = [
-        f"{key}: {_typed(value)}  # {meanings.get(key, '')}" for key, value in part.defaults.items()
+        f"{key}: {_typed(value)}  # {meanings.get(key) or _undescribed(part.parameters[key][0])}"
+        for key, value in part.defaults.items()
     ]
     return _keys(group, name, part.summary, [_KEY.match(line) for line in lines])
+
+
+def _undescribed(hint: Any) -> str:
+    """Return what is known of a key whose author has not described it."""
+    kind = hint.__name__ if isinstance(hint, type) else str(hint)
+    return f"{kind.replace('typing.', '')} (not described by its author)"
 
 
 def _typed(value: Any) -> str:

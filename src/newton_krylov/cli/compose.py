@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from newton_krylov.cli.syntax import quoted_override, unreadable
 from newton_krylov.cli.trust import bound_file, is_foreign, judge, too_much
 from newton_krylov.data.table import is_table
 from newton_krylov.errors import ConfigError, listed, renamed, suggest
@@ -210,27 +211,51 @@ def explain(error: BaseException, loader: ConfigLoader, overrides: Sequence[str]
     """Turn an error of Hydra's into a sentence with the valid choices."""
     text = " ".join(str(error).split())
     if isinstance(error, OverrideParseException):
-        what = str(error.message).partition("\n")[0]
-        return (
-            f"'{error.override}' cannot be read: {what}. Write key=value; a value with commas, "
-            f"spaces or brackets goes in quotes: 'key=\"a, b\"'."
-        )
+        return unreadable(str(error.override))
     if isinstance(error, MissingConfigException):
         return _missing_file(error, loader)
-    if found := re.search(r"Could not override '([^']+)'", text):
+    if sentence := _of_several(text) or _of_choice(text, loader, overrides):
+        return sentence
+    unknown = r"Could not (?:override|delete from config\.) '([^']+)'"
+    if found := re.search(unknown, text):
         return _unknown_key(found[1].partition("@")[0], loader, overrides)
-    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        return (
-            f"{found[1]} gives several values: add -m to sweep over them, or write a list in "
-            f"brackets: key=[a,b]."
-        )
-    if "Config group override must be" in text:
-        for key in (line.removesuffix("=null") for line in overrides if line.endswith("=null")):
-            if options := loader.get_group_options(key.lstrip("+")):
-                return f"{key}=null chooses nothing{suggest('null', options)}"
     if isinstance(error.__cause__, OmegaConfBaseException):
         text = f"{text}: {str(error.__cause__).partition(chr(10))[0]}".removeprefix(": ")
     return f"The configuration cannot be composed: {text.rstrip('.')}."
+
+
+def _of_several(text: str) -> str | None:
+    """Say how one key can have several values, where Hydra found several."""
+    several = r"(?:Ambiguous value for argument|Sweeping over Hydra.*:) '(([^'=]+)=(.*?))'(?=\W|$)"
+    if not (found := re.search(several, text)):
+        return None
+    line, key, value = found.groups()
+    decimal = re.fullmatch(r"-?\d+,\d+", value)
+    point = f", or {key}={value.replace(',', '.')} for a decimal number" if decimal else ""
+    sweep = "" if key.startswith("hydra.") else "add -m to sweep over them, or "
+    return (
+        f"{line} gives several values: {sweep}write {key}=[{value}] for a list, "
+        f"{quoted_override(key, value)} for one text{point}."
+    )
+
+
+def _of_choice(text: str, loader: ConfigLoader, overrides: Sequence[str]) -> str | None:
+    """Explain a choice that has no name, or is made by adding it."""
+    if re.search(r"Could not (override|delete) ''", text):
+        return "A key is missing before '=': write key=value."
+    added = re.search(r"(\S+) appears more than once|force-add .*'\++([^=']+)=", text)
+    if added and loader.get_group_options(group := added[1] or added[2]):
+        return f"{group} is chosen already: write {group}=NAME, without +."
+    if "Config group override must be" not in text:
+        return None
+    for line in overrides:
+        key, _, value = line.partition("=")
+        options = loader.get_group_options(key.lstrip("+"))
+        if options and value.lower() == "null":
+            return f"{line} chooses nothing{suggest('null', options)}"
+        if options and value not in options:
+            return _unknown_choice(key, value, options)
+    return None
 
 
 def _unresolved(lines: ListConfig) -> list[str]:

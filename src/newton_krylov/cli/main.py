@@ -115,7 +115,7 @@ def _announce(overrides: Sequence[str]) -> None:
     """Show that the command has begun: what it imports takes seconds."""
     given = {key: value.lower() for key, _, value in (line.partition("=") for line in overrides)}
     if given.get("quiet") != "true" and os.environ.get("RANK", "0") == "0":
-        text = f"newton-krylov {__version__}: starting"
+        text = f"newton-krylov {__version__}: starting (PyTorch takes seconds to import)"
         say(text, stderr=given.get("json") == "true")
 
 
@@ -157,6 +157,8 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the options."""
+        if found := re.match(r"unrecognized arguments: (-+([a-z_.]+=\S*))", message):
+            raise ConfigError(f"{found[1]} is no option: type {found[2]}, without dashes.")
         raise ConfigError(f"{message}. See {self.prog} --help.")
 
 

@@ -1,6 +1,8 @@
 """Carries out a verdict: tunes a portfolio of methods, races them, and measures the problem."""
 
+import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,7 @@ from newton_krylov.cli.trust import may_vary
 from newton_krylov.errors import ConfigError, UserError
 from newton_krylov.registry import import_plugins
 from newton_krylov.report.panel import seconds_text
+from newton_krylov.report.records import read_record
 from newton_krylov.report.tables import count_text
 from newton_krylov.report.verdict import PlannedRun
 from newton_krylov.runs.parts import register_parts
@@ -39,8 +42,10 @@ class VerdictCommand:
         What is asked.
     folder : Path
         Of the race.
-    seconds : float
+    seconds : float or None
         The optimizer's time that a run has.
+    epochs : int or None
+        Its steps, a mini-batch method's epochs; one of the two limits is set, or both.
     """
 
     overrides: Sequence[str]
@@ -48,8 +53,10 @@ class VerdictCommand:
     portfolio: Portfolio
     question: Question
     folder: Path
-    seconds: float
+    seconds: float | None
+    epochs: int | None
     _took: dict[str, list[float]] = field(default_factory=dict)
+    _before: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of(
@@ -79,9 +86,10 @@ class VerdictCommand:
         register_parts()
         import_plugins()
         config, given = command.config, list(command.config.hydra.overrides.task)
-        if config.stop.seconds is None:
+        if config.stop.seconds is None and config.stop.epochs is None:
             raise ConfigError(
-                "A verdict gives every method the same time: set stop.seconds, for example to 10."
+                "A verdict gives every method the same time: set stop.seconds, for example to 10 "
+                "(or stop.epochs, for mini-batch methods on a machine that has other work)."
             )
         plain = plain_values(config)
         node = plain.pop("verdict")
@@ -106,7 +114,8 @@ class VerdictCommand:
             portfolio,
             question,
             command.folder,
-            float(config.stop.seconds),
+            config.stop.seconds,
+            config.stop.epochs,
         )
 
     def judge(self) -> None:
@@ -136,15 +145,28 @@ class VerdictCommand:
         """Say beforehand what will be run, and how long it may take."""
         portfolio = self.portfolio
         methods = ", ".join(method.name for method in portfolio.methods)
-        most = portfolio.most_runs
+        who = "its default and its best setting run" if portfolio.untuned else "its best one runs"
         for line in (
             f"verdict on {self.question.dataset} ({self.question.loss}): {methods}",
-            f"each method tries up to {count_text(portfolio.trials, 'setting')}, then its default "
-            f"and its best setting run with {count_text(portfolio.seeds, 'fresh seed')}",
-            f"at most {most} runs of {seconds_text(self.seconds)} of the optimizer's time: at most "
-            f"{seconds_text(most * self.seconds)}, evaluation not counted",
+            f"each method tries up to {count_text(portfolio.trials, 'setting')}, then {who} with "
+            f"{count_text(portfolio.seeds, 'fresh seed')}",
+            f"at most {portfolio.most_runs} runs of {self._budget}",
         ):
             show(line, markup=False, highlight=False, soft_wrap=True)
+
+    @property
+    def _budget(self) -> str:
+        """Say what each run has, and what that makes of them all."""
+        if self.seconds is None:
+            return count_text(self.epochs or 0, "epoch")
+        at_most = "" if self.epochs is None else f"at most {count_text(self.epochs, 'epoch')} and "
+        return f"{at_most}{seconds_text(self.seconds)} of the optimizer's time: {self._most}"
+
+    @property
+    def _most(self) -> str:
+        """Say how long all of it takes at most."""
+        most = seconds_text(self.portfolio.most_runs * (self.seconds or math.nan))
+        return f"at most {most}, evaluation not counted"
 
     def run(self, runs: Sequence[PlannedRun]) -> None:
         """Run what is planned, method by method."""
@@ -154,18 +176,22 @@ class VerdictCommand:
             text = f"{method}: {stage}, {count_text(len(mine), 'run')}; {self._left()}"
             console().print(text, markup=False, highlight=False, soft_wrap=True)
             for run in mine:
+                before = read_record(self.folder / run.folder).status == "finished"
                 started = time.monotonic()
                 self._one(run)
-                self._took.setdefault(method, []).append(time.monotonic() - started)
+                if before:
+                    self._before[method] += 1
+                else:
+                    self._took.setdefault(method, []).append(time.monotonic() - started)
 
     def _left(self) -> str:
         """Say how long the rest will take, evaluation included, by what was run so far."""
         known = [seconds for each in self._took.values() for seconds in each]
         if not known:
-            most = seconds_text(self.portfolio.most_runs * self.seconds)
-            return f"at most {most} of the optimizer's time in all"
+            return "how long it takes is not known yet" if self.seconds is None else self._most
         left = sum(
-            max(0, self.portfolio.most_runs_of(method) - len(took)) * mean(took or known)
+            max(0, self.portfolio.most_runs_of(method) - len(took) - self._before[method.name])
+            * mean(took or known)
             for method in self.portfolio.methods
             for took in [self._took.get(method.name, [])]
         )

@@ -7,7 +7,7 @@ attributes and the methods of `Dataset`, and a loss that takes it.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -117,6 +117,8 @@ class LabelledData(Dataset):
         What `y` holds.
     n_classes : int
         0 where there are no classes.
+    classes : tuple of str
+        The classes' names, in the order of their indices; empty where they have none.
     """
 
     name: str
@@ -126,6 +128,7 @@ class LabelledData(Dataset):
     n_classes: int
     source: str
     checksum: str
+    classes: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def splits(self) -> tuple[Split, Split | None]:
@@ -147,12 +150,14 @@ class LabelledData(Dataset):
         return replace(self, train=self.train.double(), test=None)
 
     def facts(self) -> dict[str, Any]:
-        """Return its size and task."""
+        """Return its size and task, and its classes' names."""
+        named = {"classes": list(self.classes)} if self.classes else {}
         return {
             "n_samples": len(self.train),
             "n_features": self.n_features,
             "nnz": _stored(self.train.X),
             "task": self.task,
+            **named,
         }
 
 
@@ -164,9 +169,12 @@ class Table(LabelledData):
     ----------
     bias : bool
         Whether the last column is one of ones, which the source of the data did not have.
+    remarks : tuple of str
+        What was decided about the user's columns, in sentences without a full stop.
     """
 
     bias: bool = False
+    remarks: tuple[str, ...] = ()
 
     kind = "a table of features"
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from newton_krylov.data.catalogue import Task
 from newton_krylov.data.columns import Matrix, largest, moments, over_columns, over_rows, row_norms
 from newton_krylov.data.dataset import Split, Table
-from newton_krylov.data.sparse import NUMPY_DTYPES, csr_to_torch
+from newton_krylov.data.sparse import NUMPY_DTYPES, canonical, csr_to_torch
 from newton_krylov.errors import ConfigError, DataError
 from newton_krylov.files import require_memory
 
@@ -69,7 +69,7 @@ class Samples:
     Attributes
     ----------
     X : csr_array or ndarray, shape (n, d)
-        Finite values; a CSR array is sorted, without duplicates.
+        Finite values. A CSR array is made canonical: sorted, entries that are there twice added.
     y : ndarray, shape (n,)
         int64 class indices, or float64 targets.
     weights : ndarray or None, shape (n,)
@@ -87,6 +87,8 @@ class Samples:
     offset: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.X, sp.csr_array):
+            object.__setattr__(self, "X", canonical(self.X))
         if self.weights is not None:
             mean_one = self.weights * (len(self.weights) / self.weights.sum())
             object.__setattr__(self, "weights", mean_one)
@@ -123,6 +125,10 @@ class RawData:
         A checksum of what defines the data.
     title : str or None
         What the data are called where the source's own name says little, such as a file's name.
+    remarks : tuple of str
+        What the source decided by itself, in sentences without a full stop.
+    classes : tuple of str
+        The classes' names, in the order of their indices; empty where they have none.
     """
 
     train: Samples
@@ -132,6 +138,8 @@ class RawData:
     source: str
     fingerprint: str
     title: str | None = None
+    remarks: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
 
 def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Table:
@@ -196,6 +204,8 @@ def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Ta
         source=raw.source,
         checksum=checksum({"data": raw.fingerprint} | effective),
         bias=options.bias,
+        remarks=raw.remarks,
+        classes=raw.classes,
     )
 
 

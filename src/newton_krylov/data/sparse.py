@@ -81,6 +81,49 @@ def torch_to_csr(X: Tensor) -> sp.csr_array:
     return sp.csr_array((data, indices, indptr), shape=(X.shape[0], X.shape[1]))
 
 
+def canonical(X: sp.csr_array) -> sp.csr_array:
+    """Return a CSR array whose rows are sorted and have no column twice; entries that had add up.
+
+    Parameters
+    ----------
+    X : csr_array, shape (n, d)
+        Not changed.
+
+    Returns
+    -------
+    csr_array, shape (n, d)
+        X itself where it is so already.
+    """
+    if X.has_canonical_format:
+        return X
+    found = X.copy()
+    found.sum_duplicates()
+    return found
+
+
+def coalesced(X: Tensor) -> Tensor:
+    """Return a CSR tensor whose rows are sorted and have no column twice, as `canonical` does.
+
+    Sums of squares of a matrix's entries are wrong where an entry is in two parts.
+
+    Parameters
+    ----------
+    X : Tensor, shape (n, d)
+        Sparse CSR; not changed.
+
+    Returns
+    -------
+    Tensor, shape (n, d)
+        X itself where it is so already.
+    """
+    columns, starts = X.col_indices(), X.crow_indices()[1:-1].long()
+    rising = columns[1:] > columns[:-1]
+    rising[starts[(starts > 0) & (starts < len(columns))] - 1] = True  # from one row to the next
+    if bool(rising.all()):
+        return X
+    return csr_to_torch(canonical(torch_to_csr(X)), X.dtype).to(X.device)
+
+
 def to_numpy(X: Tensor) -> sp.csr_array | NDArray[Any]:
     """Return a split's X as what SciPy and scikit-learn take.
 

@@ -5,7 +5,7 @@ import gzip
 import io
 import lzma
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +22,7 @@ from newton_krylov.data.columns import Matrix
 from newton_krylov.data.labels import LabelError, encode_labels
 from newton_krylov.data.prepare import RawData, Samples, checksum
 from newton_krylov.data.sources import source
+from newton_krylov.data.table_columns import encode, understand, written_numbers
 from newton_krylov.errors import ConfigError, DataError, suggest
 from newton_krylov.files import (
     expand_home,
@@ -50,9 +51,9 @@ much it may be: tables reach 20 times, and bombs a thousand."""
 _HELD = 16
 """Bytes of memory for a cell of a text: in the frame, and in the matrix."""
 _NUMPY = ".npz"
-_LARGEST_CARDINALITY = 1000
-_MISSING = "\N{REPLACEMENT CHARACTER}missing"
-"""Stands for a missing category; its column is dropped."""
+_CSR = {"data", "indices", "indptr", "shape"}
+_MOST_NAMED = 6
+"""Classes that are named, each with its share."""
 
 
 @source(
@@ -78,22 +79,24 @@ def table(
 ) -> RawData:
     """Any table by its path, with a column to predict: CSV, Parquet, Feather, NumPy's npz.
 
-    Columns that are not numbers become one column of zeros and ones for each of their values;
-    a value that only the test samples have sets none. Missing numbers are replaced by the median
-    of the training samples, and a missing category sets none.
+    Dates become days, and numbers written as text ('1,234', '$5', '?') numbers. What else is not a
+    number becomes one column of zeros and ones for each of its values; a value that only the test
+    samples have sets none. Missing numbers are replaced by the median of the training samples, and
+    a missing category sets none. All of it is said, column by column.
 
     Parameters
     ----------
     path : str
-        The file; CSV may be compressed. An npz file has the arrays `X` and `y`.
+        The file; CSV may be compressed. An npz file has the arrays `X` and `y`, or `y` beside what
+        `scipy.sparse.save_npz` writes of a CSR matrix (`data`, `indices`, `indptr`, `shape`).
     target : str
-        The column to predict; not needed for an npz file.
+        The column to predict; of an npz file an array, `y` by default.
     test_path : str, optional
         A file to test with, of the same columns.
     task : {"auto", "binary", "multiclass", "regression"}
         `auto`: classes if the target is text or truth values, or few whole numbers.
     weight : str, optional
-        A column >= 0: how much each sample counts.
+        A column (of an npz file an array) >= 0: how much each sample counts.
     offset : str, optional
         A column that is added to a linear model's output and not fitted.
     exposure : str, optional
@@ -101,7 +104,7 @@ def table(
     drop : list of str, optional
         Columns to leave out, such as identifiers.
     categorical : list of str, optional
-        Columns to take as categories though they hold numbers.
+        Columns to take as categories though they hold numbers or dates.
     missing : {"impute", "refuse"}
         What to do where a value is missing.
     test_fraction : float
@@ -126,21 +129,32 @@ def table(
     if path is None:
         raise ConfigError("dataset=table needs a file: dataset.path=FILE.")
     files = [expand_home(path), *([expand_home(test_path)] if test_path else [])]
-    frames = [_read(file) for file in files]
-    target = _target(frames, files, target)
-    labels, decided, n_classes = _labels([f.pop(target) for f in frames], files, target, task)
     beside = {"weight": weight, "offset": offset, "exposure": exposure}
+    arrays = [target or "y", *(name for name in beside.values() if name is not None)]
+    frames, sparse = zip(*(_read(file, arrays) for file in files), strict=True)
+    _require_alike(sparse, files)
+    target = _target(frames, files, target)
+    targets = [frame.pop(target) for frame in frames]
+    if task != "multiclass" and (numbers := written_numbers(targets)) is not None:
+        targets = numbers[0]
+    labels, decided, classes = _labels(targets, files, target, task)
     extras = [_beside(frame, file, beside) for frame, file in zip(frames, files, strict=True)]
     frames = [frame.drop(columns=_known(frame, drop or [], "drop")) for frame in frames]
-    if frames[0].columns.empty:
+    if frames[0].columns.empty and sparse[0] is None:
         raise DataError(f"{files[0]} has no column beside '{target}' to predict it from.")
+    _known(frames[0], categorical or [], "categorical")
+    understood = understand(frames, categorical or [])
+    frames = understood.frames
     if len(frames) == 1 and test_fraction:
         rows = _split(labels[0], decided, test_fraction, seed)
         frames = [frames[0].iloc[part] for part in rows]
+        sparse = [None if sparse[0] is None else sparse[0][part] for part in rows]
         labels = [labels[0][part] for part in rows]
         extras = [{key: column[part] for key, column in extras[0].items()} for part in rows]
-    _known(frames[0], categorical or [], "categorical")
-    matrices = _encoded(frames, files, categorical or [], missing)
+    matrices: list[Matrix] = [X for X in sparse if X is not None]
+    decisions: tuple[str, ...] = ()
+    if not matrices:
+        matrices, decisions = encode(frames, files, categorical or [], missing)
     samples = [
         Samples(X, y, extra.get("weight"), offset=_offset(extra))
         for X, y, extra in zip(matrices, labels, extras, strict=True)
@@ -149,9 +163,15 @@ def table(
         train=samples[0],
         test=samples[1] if len(samples) > 1 else None,
         task=decided,
-        n_classes=n_classes,
+        n_classes=len(classes),
+        classes=classes,
         source=path,
         title=files[0].name,
+        remarks=(
+            _of_target(targets, target, decided, chosen=task != "auto"),
+            *understood.remarks,
+            *decisions,
+        ),
         fingerprint=checksum(
             {
                 "files": [sha256_file(file) for file in files],
@@ -159,6 +179,7 @@ def table(
                 "missing": missing, "test_fraction": test_fraction, "seed": seed,
             }
             | {key: name for key, name in beside.items() if name is not None}
+            | ({"taken": dict(understood.taken)} if understood.taken else {})
         ),
     )  # fmt: skip
 
@@ -174,15 +195,15 @@ def _kind(file: Path) -> str:
     return next((s for s in reversed(suffixes) if s not in _COMPRESSED), "")
 
 
-def _read(file: Path) -> "pd.DataFrame":
-    """Read a file as a frame, by the ending of its name."""
+def _read(file: Path, arrays: list[str]) -> "tuple[pd.DataFrame, sp.csr_array | None]":
+    """Read a file as a frame, by the ending of its name, and its sparse matrix if it has one."""
     import pandas as pd
 
     require_file(file)
     suffix = _kind(file)
     _require_memory(file, suffix)
     if suffix == _NUMPY:
-        return _read_arrays(file)
+        return _read_arrays(file, arrays)
     if suffix not in _READERS:
         kinds = ", ".join(sorted({*_READERS, _NUMPY}))
         raise DataError(
@@ -193,12 +214,18 @@ def _read(file: Path) -> "pd.DataFrame":
     if suffix in (".csv", ".tsv"):
         options |= {"encoding": "utf-8-sig", "skipinitialspace": True}
     try:
+        if suffix == ".csv":
+            options |= _separated(file, options)
         with memory_bounded(), _opened(file) as content:
             frame: pd.DataFrame = getattr(pd, _READERS[suffix])(content, **options)
     except DataError:
         raise
     except MemoryError as error:
         raise _too_large(file) from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file} is not UTF-8 text: convert it, as by iconv -f latin1 -t utf-8 {file} > new.csv"
+        ) from error
     except Exception as error:  # pandas and pyarrow raise of many kinds on a damaged file
         if "out of memory" in str(error):  # pandas' own reader of texts
             raise _too_large(file) from error
@@ -212,7 +239,19 @@ def _read(file: Path) -> "pd.DataFrame":
         raise DataError(f"{file} has two columns named '{twice}'.")
     if frame.empty:
         raise DataError(f"{file} has no rows.")
-    return frame
+    return frame, None
+
+
+def _separated(file: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Say what separates the columns where it is no comma; with semicolons, commas are decimal."""
+    import pandas as pd
+
+    with _opened(file) as content:
+        names = list(pd.read_csv(content, nrows=0, **options))
+    for sep, decimal in ((";", ","), ("\t", "."), ("|", ".")):
+        if len(names) == 1 and sep in names[0]:
+            return {"sep": sep, "decimal": decimal}
+    return {}
 
 
 def _categories(file: Path) -> list[str]:
@@ -283,7 +322,7 @@ class _Bounded(io.RawIOBase):
         """Read on."""
         n_bytes: int = self._stream.readinto(buffer)
         text = bytes(buffer[:n_bytes])
-        cells = sum(text.count(end) for end in (b",", b"\t", b"\n"))
+        cells = sum(text.count(end) for end in (b",", b";", b"|", b"\t", b"\n"))
         self._left -= max(n_bytes, _HELD * cells)
         if self._left < 0:
             raise _too_large(self._file)
@@ -306,26 +345,58 @@ def _too_large(file: Path) -> DataError:
     )
 
 
-def _read_arrays(file: Path) -> "pd.DataFrame":
+def _read_arrays(file: Path, names: list[str]) -> "tuple[pd.DataFrame, sp.csr_array | None]":
     import pandas as pd
 
+    kinds = "the arrays X and y, as numpy.savez writes them, and no objects"
     try:
         with memory_bounded(), np.load(file, allow_pickle=False) as arrays:
-            X, y = arrays["X"], arrays["y"]
+            here = set(arrays.files)
+            sparse = here >= _CSR
+            X: Any = _sparse(arrays) if sparse else arrays["X"]
+            columns = {name: arrays[name] for name in names if name in here}
     except MemoryError as error:
         raise _too_large(file) from error
-    except Exception as error:  # NumPy and zipfile raise of many kinds on a damaged file
+    except Exception as error:  # NumPy, SciPy and zipfile raise of many kinds on a damaged file
+        raise DataError(f"{file} should hold {kinds}.") from error
+    if names[0] not in columns:
         raise DataError(
-            f"{file} should hold the arrays X and y, as numpy.savez writes them, and no objects."
-        ) from error
-    if X.ndim != 2 or y.shape != X.shape[:1]:
-        raise DataError(f"{file}: X has shape {X.shape} and y {y.shape}; want (n, d) and (n,).")
-    frame = pd.DataFrame(X, columns=[f"x{i + 1}" for i in range(X.shape[1])])
-    frame["y"] = y
-    return frame
+            f"{file} has no array '{names[0]}' to predict, but {', '.join(sorted(here))}: it "
+            f"should hold {kinds}."
+        )
+    for name, values in columns.items():
+        if X.ndim != 2 or values.shape != X.shape[:1]:
+            raise DataError(
+                f"{file}: X has shape {X.shape} and {name} {values.shape}; want (n, d) and (n,)."
+            )
+    if not sparse:
+        frame = pd.DataFrame(X, columns=[f"x{i + 1}" for i in range(X.shape[1])])
+        return frame.assign(**columns), None
+    if not (finite := np.isfinite(X.data)).all():
+        row = int(np.searchsorted(X.indptr, int(np.argmin(finite)), "right"))
+        raise DataError(f"{file}, row {row}: a value of X is missing or infinite.")
+    return pd.DataFrame(columns), X
 
 
-def _target(frames: list["pd.DataFrame"], files: list[Path], target: str | None) -> str:
+def _sparse(arrays: Any) -> sp.csr_array:
+    """Return the matrix that `scipy.sparse.save_npz` wrote."""
+    parts = [arrays[name] for name in ("data", "indices", "indptr")]
+    X = sp.csr_array(tuple(parts), shape=tuple(arrays["shape"]))
+    X.check_format(full_check=True)
+    return X.astype(np.float64, copy=False)
+
+
+def _require_alike(sparse: Sequence[sp.csr_array | None], files: list[Path]) -> None:
+    """Refuse a test file of another kind or width than the training file's."""
+    words = [
+        "no sparse matrix" if X is None else f"a sparse matrix of {X.shape[1]} columns"
+        for X in sparse
+    ]
+    if len(set(words)) > 1:
+        raise DataError(f"{files[0]} has {words[0]}, and {files[1]} {words[1]}: want the same.")
+
+
+def _target(frames: Sequence["pd.DataFrame"], files: list[Path], target: str | None) -> str:
     if target is None and files[0].suffix.lower() == _NUMPY:
         return "y"
     columns = list(frames[0].columns)
@@ -353,19 +424,23 @@ def _known(frame: "pd.DataFrame", names: list[str], key: str) -> list[str]:
 
 def _labels(
     columns: list["pd.Series[Any]"], files: list[Path], target: str, task: Any
-) -> tuple[list[NDArray[Any]], Task, int]:
-    """Encode the target: text and truth values as classes in alphabetical order."""
+) -> tuple[list[NDArray[Any]], Task, tuple[str, ...]]:
+    """Encode the target: text and truth values as classes in alphabetical order; name them."""
     import pandas as pd
 
     for column, file in zip(columns, files, strict=True):
         if column.isna().any():
             row = int(np.argmax(column.isna().to_numpy()))
-            raise DataError(f"{file}, row {row + 1}: the target '{target}' is missing.")
+            raise DataError(
+                f"{file}, row {row + 1}: the target '{target}' is missing, as in "
+                f"{column.isna().sum():,} of {len(column):,} rows: leave those out."
+            )
     numeric = all(
         pd.api.types.is_numeric_dtype(c) and not pd.api.types.is_bool_dtype(c) for c in columns
     )
     if numeric:
         values = [column.to_numpy(dtype=np.float64) for column in columns]
+        names = [f"{value:g}" for value in np.unique(np.concatenate(values))]
     elif task == "regression":
         raise DataError(f"The target '{target}' is text, which a regression cannot predict.")
     else:
@@ -373,15 +448,35 @@ def _labels(
         places = {name: float(i) for i, name in enumerate(names)}
         values = [column.map(lambda v: places[str(v)]).to_numpy(np.float64) for column in columns]
         task = task if task != "auto" else "binary" if len(names) == 2 else "multiclass"
-    for encoded, file in zip(values, files, strict=True):
-        if not np.isfinite(encoded).all():
-            row = int(np.argmin(np.isfinite(encoded)))
+    for found, file in zip(values, files, strict=True):
+        if not np.isfinite(found).all():
+            row = int(np.argmin(np.isfinite(found)))
             raise DataError(f"{file}, row {row + 1}: the target '{target}' is not finite.")
     try:
-        return encode_labels(values, task)
+        encoded, decided, n_classes = encode_labels(values, task)
     except LabelError as error:
         place = f"{files[error.part]}, row {error.sample + 1}"
         raise DataError(f"{place}: the target '{target}' {error.problem}") from error
+    return encoded, decided, tuple(names) if n_classes else ()
+
+
+def _of_target(columns: list["pd.Series[Any]"], target: str, task: Task, *, chosen: bool) -> str:
+    """Say how the target is taken: its classes with their shares, or its range."""
+    import pandas as pd
+
+    whole = pd.concat(columns)
+    if task == "regression":
+        return f"'{target}' is a number from {whole.min():g} to {whole.max():g}"
+    shares = whole.value_counts(normalize=True).sort_index()
+    numeric = pd.api.types.is_numeric_dtype(whole) and not pd.api.types.is_bool_dtype(whole)
+    named = [
+        f"{f'{value:g}' if numeric else value} ({share:.3g} %)"
+        for value, share in (100 * shares).head(_MOST_NAMED).items()
+    ]
+    named += ["..."] if len(shares) > _MOST_NAMED else []
+    other = "; dataset.task=regression takes it as a number"
+    offer = other if numeric and task == "multiclass" and not chosen else ""
+    return f"'{target}' has {len(shares)} classes: {', '.join(named)}{offer}"
 
 
 def _beside(
@@ -441,89 +536,3 @@ def _split(y: NDArray[Any], task: Task, share: float, seed: int) -> list[NDArray
     kept.sort()
     held.sort()
     return [kept, held]
-
-
-def _encoded(
-    frames: list["pd.DataFrame"], files: list[Path], categorical: list[str], missing: str
-) -> list[Matrix]:
-    """Turn columns into numbers, by the training samples' values."""
-    import pandas as pd
-    from sklearn.compose import ColumnTransformer
-    from sklearn.impute import SimpleImputer
-    from sklearn.preprocessing import OneHotEncoder
-
-    first = frames[0]
-    columns = [str(name) for name in first]
-    numeric = [
-        name
-        for name in columns
-        if name not in categorical and pd.api.types.is_numeric_dtype(first[name])
-    ]
-    other = [name for name in columns if name not in numeric]
-    _check(frames, files, numeric, other, missing)
-    frames = [_plain(frame, numeric, other) for frame in frames]
-    # A missing category is a value of its own to the encoder; it is dropped below by its name.
-    transformer = ColumnTransformer(
-        [
-            ("numbers", SimpleImputer(strategy="median", keep_empty_features=True), numeric),
-            ("categories", OneHotEncoder(handle_unknown="ignore", dtype=np.float64), other),
-        ],
-        verbose_feature_names_out=False,
-    )
-    transformer.fit(frames[0])
-    names = transformer.get_feature_names_out()
-    kept = np.array([not str(name).endswith(f"_{_MISSING}") for name in names])
-    matrices: list[Any] = [transformer.transform(frame)[:, kept] for frame in frames]
-    return [_plain_matrix(X) for X in matrices]
-
-
-def _plain_matrix(X: Any) -> Matrix:
-    dense = not sp.issparse(X)
-    return np.ascontiguousarray(X) if dense else sp.csr_array(X)
-
-
-def _plain(frame: "pd.DataFrame", numeric: list[str], other: list[str]) -> "pd.DataFrame":
-    """Return numbers as float64 and everything else as text."""
-    import pandas as pd
-
-    columns: dict[str, Any] = {n: frame[n].to_numpy(np.float64, na_value=np.nan) for n in numeric}
-    for name in other:
-        text = frame[name].map(str, na_action="ignore").astype(object)
-        columns[name] = text.where(frame[name].notna(), _MISSING)
-    return pd.DataFrame(columns, index=frame.index)
-
-
-def _check(
-    frames: list["pd.DataFrame"],
-    files: list[Path],
-    numeric: list[str],
-    other: list[str],
-    missing: str,
-) -> None:
-    """Refuse what is missing or infinite where it must not be, and columns of identifiers."""
-    import pandas as pd
-
-    places = [files[min(i, len(files) - 1)] for i in range(len(frames))]
-    for frame, file in zip(frames, places, strict=True):
-        for name in (*numeric, *other):
-            if name not in frame:
-                raise DataError(f"{file} has no column '{name}', which {files[0]} has.")
-            column = frame[name]
-            if name in numeric and not pd.api.types.is_numeric_dtype(column):
-                raise DataError(f"{file}: the column '{name}' holds numbers in {files[0]} only.")
-            bad = column.isna().to_numpy() if missing == "refuse" else np.zeros(len(column), bool)
-            what = "is missing (dataset.missing=impute fills it)"
-            if name in numeric:
-                infinite = np.isinf(column.to_numpy(np.float64, na_value=np.nan))
-                if infinite.any():
-                    bad, what = infinite, "is infinite"
-            if bad.any():
-                row = int(frame.index[int(np.argmax(bad))])
-                raise DataError(f"{file}, row {row + 1}: the value of '{name}' {what}.")
-    for name in other:
-        distinct = frames[0][name].nunique()
-        if distinct > _LARGEST_CARDINALITY:
-            raise DataError(
-                f"{files[0]}: the column '{name}' has {distinct:,} different values, too many to "
-                f"be categories; leave it out by dataset.drop=[{name}]."
-            )

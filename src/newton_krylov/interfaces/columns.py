@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from newton_krylov.data.columns import moments
-from newton_krylov.data.sparse import csr_to_torch
+from newton_krylov.data.sparse import canonical, csr_to_torch
 from newton_krylov.objectives.features import with_ones
 
 
@@ -46,11 +46,10 @@ class Columns:
         """Return the scaled data as a tensor, with a column of ones if there is an intercept."""
         dtype = torch.float32 if X.dtype == np.float32 else torch.float64
         if scipy.sparse.issparse(X):
-            # A copy, for what follows sorts in place.
-            csr = _csr(X).copy()
-            csr.data = csr.data / self.size[csr.indices]
-            csr.sum_duplicates()
-            tensor = csr_to_torch(csr, dtype)
+            csr = _csr(X)
+            values = csr.data / self.size[csr.indices]
+            parts = (values, csr.indices, csr.indptr)
+            tensor = csr_to_torch(scipy.sparse.csr_array(parts, shape=csr.shape), dtype)
         else:
             scaled = X / self.size
             scaled -= self.centre / self.size
@@ -79,7 +78,7 @@ class Columns:
 
 
 def _csr(X: Any) -> scipy.sparse.csr_array:
-    return scipy.sparse.csr_array(X)
+    return canonical(scipy.sparse.csr_array(X))
 
 
 def _nonzero(sizes: NDArray[Any]) -> NDArray[Any]:

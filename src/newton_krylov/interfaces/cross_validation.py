@@ -59,8 +59,9 @@ class _CrossValidated(BaseEstimator):
         whole = problem(slice(None))
         self.lambdas_ = grid(whole, self.lambdas, self.l1_ratio, self.eps)
         folds = check_cv(self.cv, y, classifier=classes is not None)
-        losses = []
-        for train, held in folds.split(X, y):
+        losses, masses = [], []
+        for number, (train, held) in enumerate(folds.split(X, y)):
+            masses.append(1.0 if v is None else _mass(v, number, train, held))
             part = problem(train)
             losses.append(
                 [
@@ -69,7 +70,7 @@ class _CrossValidated(BaseEstimator):
                 ]
             )
         self.losses_ = np.array(losses).T
-        mean = self.losses_.mean(axis=1)
+        mean = np.average(self.losses_, axis=1, weights=masses)
         best = int(np.argmin(np.where(np.isfinite(mean), mean, np.inf)))
         self.lambda_ = float(self.lambdas_[best])
         *_, found = whole.along(self.lambdas_[: best + 1], self.l1_ratio)
@@ -78,6 +79,17 @@ class _CrossValidated(BaseEstimator):
         warn_unless_converged(last.size <= self.tol * whole.unit, last.size, self.tol)
         self.n_iter_ = max(found.steps + last.steps, 1)
         return whole.back(last.point.w)
+
+
+def _mass(v: NDArray[np.float64], number: int, train: NDArray[Any], held: NDArray[Any]) -> float:
+    """Return the weight of a fold's held-out samples; refuse a fold with a part that has none."""
+    for name, part in (("training", train), ("held-out", held)):
+        if not v[part].any():
+            raise ValueError(
+                f"all {len(part)} {name} samples of fold {number + 1} have weight 0: give cv folds "
+                f"with a positive weight in both parts, or leave these samples out"
+            )
+    return float(v[held].sum())
 
 
 def _loss(problem: Problem, fit: Any, X: Any, y: NDArray[Any], v: NDArray[Any] | None) -> float:
@@ -128,7 +140,7 @@ class NewtonKrylovRegressorCV(_CrossValidated, LinearRegressor):
     lambdas_ : ndarray, shape (k,)
         Those tried, falling.
     losses_ : ndarray, shape (k, n_folds)
-        Mean losses of the held-out samples.
+        Mean losses of each fold's held-out samples; folds count by their weight.
     n_iter_ : int
         Newton steps of the last fit.
     n_features_in_ : int
@@ -222,7 +234,7 @@ class NewtonKrylovClassifierCV(_CrossValidated, LinearClassifier):
     lambdas_ : ndarray, shape (k,)
         Those tried, falling.
     losses_ : ndarray, shape (k, n_folds)
-        Mean losses of the held-out samples.
+        Mean losses of each fold's held-out samples; folds count by their weight.
     n_iter_ : int
         Newton steps of the last fit.
     n_features_in_ : int

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -207,7 +207,14 @@ def grid(
     return np.ascontiguousarray(values)
 
 
-def _checked_offset(offset: Any, n: int) -> NDArray[np.float64]:
+def checked_weights(sample_weight: Any, X: Any) -> NDArray[np.float64]:
+    """Return samples' weights of mean 1; refuse what are none."""
+    return of_mean_one(
+        _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    )
+
+
+def checked_offset(offset: Any, n: int) -> NDArray[np.float64]:
     """Return an offset as floats, shape (n,); refuse another shape and what is not finite."""
     values = np.asarray(offset, dtype=np.float64)
     if values.shape != (n,):
@@ -230,8 +237,6 @@ class Problem:
         As in `path`.
     classes : ndarray, optional
         The labels, sorted, where `y` may lack some.
-    scaled : bool
-        Whether the columns are scaled for the solve.
     """
 
     def __init__(
@@ -249,7 +254,6 @@ class Problem:
         tol: float,
         max_iter: int,
         classes: NDArray[Any] | None = None,
-        scaled: bool = True,
     ) -> None:
         kind = linear_loss(loss)
         self.tol, self.max_iter = tol, max_iter
@@ -259,15 +263,8 @@ class Problem:
             self.classes = np.unique(y) if classes is None else classes
             _check_classes(self.classes, loss, task)
             y = np.searchsorted(self.classes, y)
-        weights = None
-        if sample_weight is not None:
-            checked = _check_sample_weight(
-                sample_weight, X, dtype=np.float64, ensure_non_negative=True
-            )
-            weights = of_mean_one(checked)
+        weights = None if sample_weight is None else checked_weights(sample_weight, X)
         self.columns = Columns.of(X, weights, 0.0, centred=intercept, intercept=intercept)
-        if not scaled:
-            self.columns = replace(self.columns, size=np.ones_like(self.columns.size))
         features = self.columns.scaled(X)
         dtype = features.dtype
 
@@ -276,7 +273,7 @@ class Problem:
 
         targets = torch.from_numpy(y.astype(np.int64)) if task in _CLASSES else tensor(y)
         assert targets is not None
-        shift = None if offset is None else _checked_offset(offset, X.shape[0])
+        shift = None if offset is None else checked_offset(offset, X.shape[0])
         split = Split(features, targets, tensor(weights), tensor(shift))
         number = 0 if self.classes is None else len(self.classes)
         data = Table(

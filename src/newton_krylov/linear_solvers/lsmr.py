@@ -7,13 +7,13 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from newton_krylov.capabilities import SUM_OF_SQUARES
+from newton_krylov.capabilities import NORMAL_EQUATIONS
 from newton_krylov.linear_solvers.golub_kahan import Bidiagonalization, Problem, minimize
 from newton_krylov.linear_solvers.result import Callback, LinearResult, Status
 from newton_krylov.registry import register
 
 
-@register("solver", "lsmr", needs=(SUM_OF_SQUARES,))
+@register("solver", "lsmr", needs=(NORMAL_EQUATIONS,))
 def lsmr(
     A: Any,
     b: Tensor,

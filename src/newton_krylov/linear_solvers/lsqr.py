@@ -6,14 +6,14 @@ from typing import Any
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from newton_krylov.capabilities import SUM_OF_SQUARES
+from newton_krylov.capabilities import NORMAL_EQUATIONS
 from newton_krylov.linear_solvers.golub_kahan import Bidiagonalization, Problem, minimize
 from newton_krylov.linear_solvers.result import Callback, LinearResult, Status
 from newton_krylov.norms import euclidean
 from newton_krylov.registry import register
 
 
-@register("solver", "lsqr", needs=(SUM_OF_SQUARES,))
+@register("solver", "lsqr", needs=(NORMAL_EQUATIONS,))
 def lsqr(
     A: Any,
     b: Tensor,

@@ -8,13 +8,13 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from newton_krylov.capabilities import SUM_OF_SQUARES
+from newton_krylov.capabilities import NORMAL_EQUATIONS
 from newton_krylov.linear_solvers.golub_kahan import Problem
 from newton_krylov.linear_solvers.result import Callback, LinearResult, Status
 from newton_krylov.registry import register
 
 
-@register("solver", "qr", needs=(SUM_OF_SQUARES,))
+@register("solver", "qr", needs=(NORMAL_EQUATIONS,))
 def qr(
     A: Any,
     b: Tensor,

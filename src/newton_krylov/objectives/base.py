@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -166,6 +166,40 @@ class Point(ABC):
         raise UnsupportedError(
             f"hessian_approx=monte_carlo_fisher draws targets from a likelihood, which "
             f"{type(self.objective).__name__} does not have; take hvp, ggn or rank1."
+        )
+
+    def later(self) -> Callable[[], float]:
+        """Return what returns f(w), for who need not wait for a GPU to have it yet.
+
+        Returns
+        -------
+        callable
+            Called once at most, instead of `value`.
+        """
+        value = self.value
+        return lambda: value
+
+    def drawn_gradient(self, generator: torch.Generator) -> Tensor:
+        """Return the loss's gradient at w with targets drawn from the model's predictions.
+
+        Parameters
+        ----------
+        generator : torch.Generator
+            On the CPU.
+
+        Returns
+        -------
+        Tensor, shape (dim,)
+            The mean over samples, without the regularizer.
+
+        Raises
+        ------
+        UnsupportedError
+            If the loss is no likelihood.
+        """
+        raise UnsupportedError(
+            f"Targets can be drawn from a likelihood alone, which {type(self.objective).__name__} "
+            f"is not."
         )
 
     def subset(self, index: Tensor) -> "Point":

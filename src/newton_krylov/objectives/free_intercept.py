@@ -101,11 +101,12 @@ def class_means(
     list of tuple of float
         One pair for each class.
     """
-    found = []
-    for number in range(classes):
-        mass = (y == number).to(features.X.dtype)
-        mass = mass if weights is None else mass * weights
-        total = float(mass.sum())
-        mean = features.adjoint(mass)[:-1] / total if total else mass[:0]
-        found.append((total / len(y), float(torch.linalg.vector_norm(mean))))
-    return found
+    mass = torch.nn.functional.one_hot(y, classes).to(features.X.dtype)
+    if weights is not None:
+        mass *= weights[:, None]
+    totals = mass.sum(0)
+    lengths = torch.linalg.vector_norm(features.adjoint(mass)[:-1] / totals, dim=0)
+    return [
+        (total / len(y), length if total else 0.0)
+        for total, length in zip(totals.tolist(), lengths.tolist(), strict=True)
+    ]

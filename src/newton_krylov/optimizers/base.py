@@ -230,20 +230,20 @@ class ContinuedOptimizer(Optimizer, Generic[M]):
         steps = self.iterate(draws.objective, w, self._memory, generator)
         yield draws.noted(next(steps))
         while True:
+            if draws.due:  # at once where a checkpoint was made after a draw's last step
+                draws.renew(w)
+                steps = self.iterate(draws.objective, w, self._memory, generator)
+                next(steps).evaluated()
             try:
                 step = next(steps)
             except StopIteration as end:
                 if not draws.steps:  # it ended at once at new points, too
                     return str(end.value)
+                draws.due = True
             else:
-                draws.steps += 1
+                draws.made()
                 w = step.point.w
                 yield draws.noted(step)
-                if not draws.due:
-                    continue
-            draws.renew(w)
-            steps = self.iterate(draws.objective, w, self._memory, generator)
-            next(steps).evaluated()
 
     def state_dict(self) -> State | None:
         """Return the memory's state; None where it cannot be saved now."""
@@ -267,11 +267,12 @@ class _Draws(Memory):
 
     def __init__(self, objective: Objective) -> None:
         self.objective, self.steps = objective, 0
+        self.due = False  # whether it is time for the next draw
 
-    @property
-    def due(self) -> bool:
-        """Whether it is time for the next draw."""
-        return self.steps >= self._renewed.renewal
+    def made(self) -> None:
+        """Count a step."""
+        self.steps += 1
+        self.due = self.steps >= self._renewed.renewal
 
     @property
     def _renewed(self) -> Renewed:
@@ -280,7 +281,7 @@ class _Draws(Memory):
 
     def renew(self, w: Tensor) -> None:
         """Take the points of the next draw."""
-        self.objective, self.steps = self._renewed.renewed(w), 0
+        self.objective, self.steps, self.due = self._renewed.renewed(w), 0, False
 
     def noted(self, step: Step) -> Step:
         """Return a step with a note of the draw."""
@@ -294,6 +295,7 @@ class _Draws(Memory):
     def load_state_dict(self, state: State) -> None:
         """Return to a draw."""
         self.objective, self.steps = self._renewed.restored(state["draw"]), state["steps"]
+        self.due = self.steps >= self._renewed.renewal
 
 
 def _moved(state: Any, device: torch.device) -> Any:

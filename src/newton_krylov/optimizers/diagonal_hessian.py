@@ -21,7 +21,7 @@ class DiagonalMemory(EpochMemory):
 
 
 class DiagonalHessianOptimizer(ContinuedOptimizer[DiagonalMemory]):
-    """A first-order method scaled by Hutchinson's estimates z * (H z) of the Hessian's diagonal.
+    """A first-order method scaled by estimates of the Hessian's diagonal.
 
     Parameters
     ----------
@@ -53,16 +53,20 @@ class DiagonalHessianOptimizer(ContinuedOptimizer[DiagonalMemory]):
         def advance(batch: Objective, w: Tensor, rate: float, generator: torch.Generator) -> Update:
             point = batch.at(w)
             if memory.steps % self.every == 0:
-                estimate = hutchinson(point, generator)
+                estimate = self.estimate(point, generator)
                 self.learn(memory, self.shaped(objective, estimate))
                 memory.estimates += 1
             memory.steps += 1
             length = rate * self.learning_rate
             new = self.moved(point.w, point.grad, memory, length)
-            return Update(new, point.value, lambda: point.grad_norm, length)
+            return Update(new, point.later(), lambda: point.grad_norm, length)
 
         epochs = Epochs(self.batch_size, self.schedule, memory)
         return (yield from epochs.steps(objective, w0, generator, advance))
+
+    def estimate(self, point: Point, generator: torch.Generator) -> Tensor:
+        """Estimate the diagonal at a mini-batch's point, shape (dim,)."""
+        return hutchinson(point, generator)
 
     def shaped(self, objective: Objective, estimate: Tensor) -> Tensor:
         """Return what becomes of an estimate, shape (dim,), before it is learned."""

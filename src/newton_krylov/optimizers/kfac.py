@@ -17,7 +17,7 @@ from newton_krylov.objectives.network.kronecker import (
 from newton_krylov.objectives.network.layer_calls import Layer
 from newton_krylov.objectives.network.objective import Network
 from newton_krylov.objectives.network.point import NetworkPoint
-from newton_krylov.optimizers.base import ContinuedOptimizer, State, Steps, evaluate
+from newton_krylov.optimizers.base import ContinuedOptimizer, State, Steps
 from newton_krylov.optimizers.schedule import Schedule, constant
 from newton_krylov.optimizers.training import EpochMemory, Epochs, Momentum, Update
 from newton_krylov.registry import register
@@ -166,25 +166,30 @@ class KFAC(ContinuedOptimizer[KFACMemory]):
     def _advance(
         self, point: Point, memory: KFACMemory, rate: float, generator: torch.Generator
     ) -> Update:
-        evaluate(point)
+        gradient, loss = point.grad, point.later()
         t = memory.steps
         early = t < _BEGINNING and t % 2 == 0
-        if early or t % self.factors_every == 0:
+        learn = early or t % self.factors_every == 0
+        invert = early or t == _BEGINNING or t % self.inverses_every == 0
+        if learn:
             self._learn(self._sampled(point), memory, generator)
-        if early or t == _BEGINNING or t % self.inverses_every == 0:
+        if invert:
             self._invert(memory)
+        if learn or invert:
+            self._correct(point, memory, generator)
         memory.steps += 1
         p = self._solve(point, memory)
         if self.clip is not None and rate > 0:
-            change = rate**2 * float(torch.dot(p, point.grad))
-            p.mul_(min(1.0, math.sqrt(self.clip / change)) if change > 0 else 1.0)
+            change = rate**2 * torch.dot(p, gradient).double()
+            bound = torch.where(change > 0, (self.clip / change).sqrt().clamp_max(1.0), 1.0)
+            p.mul_(bound.to(p.dtype))
         if memory.velocity is not None and self.momentum > 0:
             p.add_(memory.velocity, alpha=self.momentum)
         memory.velocity = p
         new = torch.add(point.w, p, alpha=-rate)
         if self.adapt_every and t % self.adapt_every == 0 and rate > 0:
             self._adapt(point, new, memory)
-        return Update(new, point.value, lambda: point.grad_norm, rate)
+        return Update(new, loss, lambda: point.grad_norm, rate)
 
     def _sampled(self, point: Point) -> NetworkPoint:
         """Return the point over the first samples of the batch, which is drawn at random."""
@@ -200,15 +205,15 @@ class KFAC(ContinuedOptimizer[KFACMemory]):
         memory.seen += 1
         rate = max(1 - self.decay, 1 / memory.seen)
         for layer, covariance in found.inputs.items():
-            own = memory.factors.setdefault(_key(layer), {})
-            _mix(own, "B", found.gradients[layer], rate)
+            own = memory.factors.setdefault(key_of(layer), {})
+            mix(own, "B", found.gradients[layer], rate)
             if covariance.width <= self.window:
-                _mix(own, "A", covariance.matrix(), rate)
+                mix(own, "A", covariance.matrix(), rate)
             else:
                 rows = [covariance.last(self.window), *([own["U"]] if "U" in own else [])]
                 own["U"] = torch.cat(rows)[: self.window]
         for number, d in found.diagonals.items():
-            _mix(memory.diagonals, str(number), d, rate)
+            mix(memory.diagonals, str(number), d, rate)
 
     def _invert(self, memory: KFACMemory) -> None:
         """Invert the damped factors."""
@@ -227,6 +232,13 @@ class KFAC(ContinuedOptimizer[KFACMemory]):
                 found |= {"U": wide, "K": gram, "gamma": gamma}
             memory.inverses[key] = found
 
+    def _correct(self, point: Point, memory: KFACMemory, generator: torch.Generator) -> None:
+        """Look at what the factors leave out: nothing here."""
+
+    def _divided(self, own: Tensors, layer: Layer, G: Tensor, damping: float) -> Tensor:
+        """Return a layer's gradient by the inverse of its block; the damping is in the inverses."""
+        return _times_inverse(own, G)
+
     def _solve(self, point: Point, memory: KFACMemory) -> Tensor:
         """Return the preconditioned gradient."""
         assert isinstance(point, NetworkPoint)
@@ -234,8 +246,8 @@ class KFAC(ContinuedOptimizer[KFACMemory]):
         out = torch.empty_like(point.grad)
         gradients, outs = f.split(point.grad), f.split(out)
         for key, own in memory.inverses.items():
-            layer = _layer(key)
-            new = _times_inverse(own, layer.joined(gradients))
+            layer = layer_of(key)
+            new = self._divided(own, layer, layer.joined(gradients), memory.damping)
             layer.separate(new, outs)
         for key, d in memory.diagonals.items():
             torch.div(gradients[int(key)], d + memory.damping, out=outs[int(key)])
@@ -255,16 +267,18 @@ class KFAC(ContinuedOptimizer[KFACMemory]):
             memory.damping /= factor
 
 
-def _key(layer: Layer) -> str:
+def key_of(layer: Layer) -> str:
+    """Return a layer's key in a memory's factors, which checkpoints can hold."""
     return f"{layer.weight} {'' if layer.bias is None else layer.bias}"
 
 
-def _layer(key: str) -> Layer:
+def layer_of(key: str) -> Layer:
+    """Return the layer that a key of a memory's factors stands for."""
     weight, bias = key.split(" ")
     return Layer(int(weight), int(bias) if bias else None)
 
 
-def _mix(means: Tensors, name: str, new: Tensor, rate: float) -> None:
+def mix(means: Tensors, name: str, new: Tensor, rate: float) -> None:
     """Move a running mean towards a new value; the first value is taken as it is."""
     known = means.get(name)
     means[name] = new if known is None else torch.lerp(known, new, rate)

@@ -85,7 +85,7 @@ class ScheduleFreeAdamW(ContinuedOptimizer[_Memory]):
             memory.z.sub_(move.add_(y, alpha=self.weight_decay), alpha=rate)
             memory.weights += rate**2
             new = torch.lerp(x, memory.z, rate**2 / memory.weights)
-            return Update(new, point.value, lambda: point.grad_norm, rate)
+            return Update(new, point.later(), lambda: point.grad_norm, rate)
 
         epochs = Epochs(self.batch_size, constant, memory)
         return (yield from epochs.steps(objective, w0, generator, advance))

@@ -163,9 +163,11 @@ class StochasticStep:
         if memory.age >= self.curvature_every:
             memory.kept = None  # and with it what it holds of this batch
         if isinstance(step, str):
-            return Update(w, point.value, lambda: point.grad_norm, 0.0, 0, (step,))
+            return Update(w, lambda: point.value, lambda: point.grad_norm, 0.0, 0, (step,))
         length, inner = rate * step.step_size, step.inner_iterations
-        return Update(step.point.w, point.value, lambda: point.grad_norm, length, inner, step.notes)
+        return Update(
+            step.point.w, lambda: point.value, lambda: point.grad_norm, length, inner, step.notes
+        )
 
 
 def end_epoch(memory: StochasticMemory) -> tuple[str, ...]:

@@ -15,6 +15,9 @@ from newton_krylov.optimizers.base import Memory, Step, Steps
 from newton_krylov.optimizers.minibatch import batches
 from newton_krylov.optimizers.schedule import Progress, Schedule
 
+_LOOK = 16
+"""Updates from one look at the loss, which may have diverged, to the next."""
+
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -26,8 +29,9 @@ class Update:
     ----------
     w : Tensor, shape (dim,)
         The new iterate, which the next update may change in place.
-    loss : float
-        At the mini-batch, where the step began.
+    loss : callable
+        Returns the loss at the mini-batch, where the step began: asked for after some updates only,
+        since it makes the processor wait for a GPU.
     grad_norm : callable
         Returns the gradient's norm there: asked for after an epoch's last update alone, since it
         costs a pass over as many numbers as there are weights, and a wait for a GPU.
@@ -40,7 +44,7 @@ class Update:
     """
 
     w: Tensor
-    loss: float
+    loss: Callable[[], float]
     grad_norm: Callable[[], float]
     step_size: float
     inner_iterations: float = 0
@@ -133,7 +137,7 @@ class Epochs:
                 update = advance(batch, w, rate, generator)
                 w = update.w
                 epoch.add(update)
-                if not math.isfinite(update.loss):
+                if k % _LOOK == 0 and not math.isfinite(update.loss()):
                     break
             self.memory.epochs += 1
             yield epoch.step(objective, remark())

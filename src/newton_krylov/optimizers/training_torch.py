@@ -98,7 +98,7 @@ class TorchOptimizer(ContinuedOptimizer[TorchMemory]):
 
         def advance(batch: Objective, w: Tensor, rate: float, generator: torch.Generator) -> Update:
             point = batch.at(w)
-            gradients, loss = self.parameters(objective, point.grad), point.value
+            gradients, loss = self.parameters(objective, point.grad), point.later()
             for parameter, gradient in zip(memory.parameters, gradients, strict=True):
                 parameter.grad = gradient
             for group in groups:

@@ -133,7 +133,7 @@ class Row:
     test_accuracy: Annotated[
         float, Column("test accuracy", brief="test acc.", form=".4f", rising=True, unit="share")
     ]
-    test_loss: Annotated[float, Column("test loss", shown=("axis",))]
+    test_loss: Annotated[float, Column("test loss", shown=("summary", "axis"))]
     step_size: Annotated[float, Column("step size", kind="step", form=".3g", shown=("line",))]
     inner_iterations: Annotated[
         float,
@@ -185,21 +185,21 @@ class Row:
         float,
         Column(
             "balanced test accuracy", brief="balanced", heading="Balanced acc.", form=".4f",
-            rising=True, unit="share", shown=("summary", "table"),
+            width=10, rising=True, unit="share", shown=("line", "members", "summary", "table"),
         ),
     ] = math.nan  # fmt: skip
     test_auc: Annotated[
         float,
         Column(
-            "test area under the curve", words="test AUC", brief="AUC", form=".4f", rising=True,
-            unit="share", shown=("summary", "table"),
+            "test area under the curve", words="test AUC", brief="AUC", form=".4f", width=8,
+            rising=True, unit="share", shown=("line", "members", "summary", "table"),
         ),
     ] = math.nan  # fmt: skip
     test_d2: Annotated[
         float,
         Column(
             "explained share of the test deviance", words="test D2", brief="D2", form=".4f",
-            rising=True, shown=("summary", "table"),
+            width=8, rising=True, shown=("line", "members", "summary", "table"),
         ),
     ] = math.nan  # fmt: skip
     test_mean_absolute_error: Annotated[

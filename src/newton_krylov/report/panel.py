@@ -26,6 +26,12 @@ _FEW_TICKS, _MANY_TICKS = 3, 6
 """Fewer powers of ten than this on an axis are not enough, more labels than this collide."""
 _MARKERS = 26
 """Up to so many points, each gets a marker."""
+_LINE = 0.06
+"""Height of a label at the edge, in panels."""
+_ABOVE = 0.024
+"""How far above its curve a label stands, in panels."""
+_MOST_LABELS = 9
+"""More labels than this at the edge would hide the curves."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ def quantity(name: str) -> Quantity:
 EPOCH, SECONDS, PASSES = map(quantity, ("iteration", "seconds", "data_passes"))
 SUBOPTIMALITY, GRAD_NORM, LOSS = map(quantity, ("suboptimality", "grad_norm", "loss"))
 TRAIN_ACCURACY, TEST_ACCURACY = map(quantity, ("train_accuracy", "test_accuracy"))
-TEST_LOSS, PRODUCTS = map(quantity, ("test_loss", "hvp_count"))
+TEST_LOSS, PRODUCTS, L2_ERROR = map(quantity, ("test_loss", "hvp_count", "l2_error"))
 
 _AXES = [column for column in COLUMNS.values() if "axis" in column.shown]
 RESULTS = tuple(quantity(column.name) for column in _AXES if column.kind == "result")
@@ -100,7 +106,7 @@ def draw_panel(
     logarithmic = whole and max(extents) > _SPREAD * min(extents)
     limit = max(extents) if whole else _limit(extents)
     _scale_axes(ax, study, x, y, limit, logarithmic=logarithmic)
-    crowd = []
+    crowd, longer = [], []
     for order, entry in enumerate(study.entries):
         curve = entry.curve(x.column, y.column)
         if curve is None or not curve.x[-1] > curve.x[0]:  # its steps do not cost this
@@ -113,11 +119,12 @@ def draw_panel(
         if entry.failures:
             _cross_out(ax, curve)
         if extent_of(entry, x) > 1.03 * limit:
-            _point_on(ax, curve, styles[entry.label], limit, amount_text(x, extent_of(entry, x)))
+            longer.append(_Longer(curve, styles[entry.label].color, extent_of(entry, x)))
     if crowd:
         _draw_crowd(ax, crowd)
     if floor is not None:
         _mark_floor(ax, floor, study.problem.dtype)
+    _point_on(ax, longer, limit, x)
     finish_axes(ax, x, y, logarithmic=logarithmic)
 
 
@@ -252,14 +259,59 @@ def _cross_out(ax: "Axes", curve: Curve) -> None:
         ax.plot(curve.x[end], curve.y[end], "X", markersize=8, color=BLACK, zorder=4)
 
 
-def _point_on(ax: "Axes", curve: Curve, style: LineStyle, limit: float, text: str) -> None:
-    """Say at the right edge how far a curve goes beyond it."""
-    y = float(np.interp(limit, curve.x, curve.y))
-    if math.isfinite(y):
-        ax.annotate(
-            f"to {text} ▸", (1.0, y), xycoords=ax.get_yaxis_transform(), xytext=(0, 4),
-            textcoords="offset points", ha="right", va="bottom", fontsize=7.5, color=style.color,
+@dataclass(frozen=True)
+class _Longer:
+    """A curve that goes beyond the axis, and how far."""
+
+    curve: Curve
+    color: str
+    extent: float
+
+
+def _point_on(ax: "Axes", longer: Sequence[_Longer], limit: float, x: Quantity) -> None:
+    """Say at the right edge how far curves go beyond it, no text over another."""
+    from matplotlib.patheffects import withStroke
+
+    ends = [(float(np.interp(limit, each.curve.x, each.curve.y)), each) for each in longer]
+    ax.get_ylim()  # settles the limits, which follow the curves
+    to_panel = ax.transScale + ax.transLimits
+    heights = [float(to_panel.transform((limit, y))[1]) + _ABOVE for y, _ in ends]
+    shown = [
+        (height, f"to {amount_text(x, each.extent)} ▸", each.color)
+        for height, (_, each) in zip(heights, ends, strict=True)
+        if math.isfinite(height)
+    ]
+    if len(shown) > _MOST_LABELS:
+        farthest = amount_text(x, max(each.extent for each in longer))
+        shown = [(1.0, f"{len(shown)} methods go on, to {farthest} at most ▸", FAINT_TEXT)]
+    shown.sort(key=lambda label: label[0])
+    for height, (_, text, color) in zip(spread([s[0] for s in shown]), shown, strict=True):
+        ax.text(
+            1.0, height, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=7.5,
+            color=color, zorder=5, path_effects=[withStroke(linewidth=2, foreground="white")],
         )  # fmt: skip
+
+
+def spread(heights: Sequence[float]) -> Array:
+    """Move labels apart so that none is over another, as little as possible in squares.
+
+    Parameters
+    ----------
+    heights : sequence of float
+        Rising, in panels from the bottom.
+
+    Returns
+    -------
+    ndarray
+        At least a line apart, within the panel.
+    """
+    from scipy.optimize import isotonic_regression
+
+    if not len(heights):
+        return np.empty(0)
+    lines = _LINE * np.arange(len(heights))
+    moved = isotonic_regression(np.asarray(heights) - lines).x
+    return np.asarray(np.clip(moved, 0.0, 1.0 - _LINE - lines[-1]) + lines)
 
 
 def _mark_floor(ax: "Axes", floor: float, dtype: str) -> None:

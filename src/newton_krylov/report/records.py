@@ -92,6 +92,8 @@ class Problem:
         The network's name and parameters, but dropout; empty where there is none to choose.
     detail : str
         What tells it from other problems of the same title that are shown with it.
+    classes : tuple of str
+        The classes' names, in the order of their indices; empty where they have none.
     """
 
     dataset: str
@@ -103,6 +105,7 @@ class Problem:
     checksum: str = ""
     model: tuple[tuple[str, Any], ...] = ()
     detail: str = field(default="", compare=False)
+    classes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def title(self) -> str:
@@ -134,6 +137,10 @@ class Problem:
     def eps(self) -> float:
         """The unit roundoff (machine epsilon) of the arithmetic."""
         return float(np.finfo(np.float32 if self.dtype == "float32" else np.float64).eps)
+
+
+ACCURACIES = ("train_accuracy", "test_accuracy")
+"""Columns of the trace that rise: a target of theirs is reached at or above it."""
 
 
 @dataclass(frozen=True)
@@ -241,6 +248,7 @@ class RunRecord:
             dtype=str(self.summary.get("dtype") or self.config.get("dtype") or "float64"),
             checksum=str(described.get("checksum") or ""),
             model=() if model.get("name") in (None, "auto") else _network(model),
+            classes=tuple(map(str, described.get("classes") or ())),
         )
 
     def _section(self, key: str) -> dict[str, Any]:
@@ -287,7 +295,7 @@ class RunRecord:
         }
 
     def steps_to(self, value: float, column: str = "suboptimality") -> int | None:
-        """Return the first row at or below a value.
+        """Return the first row at or below a value; of an accuracy, at or above it.
 
         There is no interpolation: between two steps there is no iterate, so a method has an
         accuracy only when the step that reaches it is done.
@@ -304,7 +312,8 @@ class RunRecord:
         int or None
             Row number; None where it was never reached (or nothing is known of the column).
         """
-        reached = np.flatnonzero(self.column(column) <= value)
+        values = self.column(column)
+        reached = np.flatnonzero(values >= value if column in ACCURACIES else values <= value)
         return int(reached[0]) if reached.size else None
 
     def cost_to(self, value: float, cost: str = "seconds", column: str = "suboptimality") -> float:

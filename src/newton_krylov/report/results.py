@@ -9,8 +9,8 @@ import numpy as np
 from newton_krylov.records.trace import Column, shown
 from newton_krylov.report.panel import SECONDS_PER, seconds_text
 from newton_krylov.report.records import RunRecord
-from newton_krylov.report.study import Array, Entry, Study, Target, tied
-from newton_krylov.report.tables import Table, count_text, middle, number_text
+from newton_krylov.report.study import Array, Entry, Study, Target, power_text, tied
+from newton_krylov.report.tables import Table, classes_text, count_text, middle, number_text
 
 
 def tables(groups: Sequence[Study]) -> list[Table]:
@@ -84,6 +84,8 @@ def _reached(entry: Entry, column: Column) -> str:
 
 def _remarks(study: Study) -> list[str]:
     remarks = []
+    if classes := study.problem.classes:
+        remarks.append(f"{classes_text(classes)}.")
     if study.optimum is None:
         remarks.append("No certified optimum is known, so no suboptimality is shown.")
     elif study.floor is not None:
@@ -171,8 +173,8 @@ def times_table(study: Study) -> Table:
 
 def target_text(target: Target) -> str:
     """Return a target as the head of a column."""
-    if target.column == "suboptimality":
-        return target.name
+    if target.column != "loss":
+        return power_text(target.value)
     return f"{number_text(target.value, digits=4)} ({target.name})"
 
 
@@ -181,6 +183,8 @@ def times_words(study: Study) -> tuple[str, str]:
     rule = "Until the end of the first step at or below the target; × the fastest method's."
     if study.optimum is not None:
         return "Time to f − f* ≤", rule
+    if study.solution_known:
+        return "Time to ‖u − u*‖ / ‖u*‖ ≤", f"{rule} Of the solution's error, which is known."
     return "Time to f ≤", (
         f"{rule} The targets are shares of the way from the start to the lowest loss that any of "
         f"the runs found, since no optimum is known."
@@ -233,10 +237,10 @@ def fastest_text(study: Study) -> str | None:
 
 
 def caution_text(study: Study) -> str | None:
-    """Say what makes a study's times doubtful: one run each, a busy machine; None if nothing."""
+    """Say what makes a study's times doubtful: warm starts, one run each, a busy machine."""
+    found = [text] if (text := _warm_text(study.records)) else []
     if study.headline is None or len(study.entries) < 2:
-        return None
-    found = []
+        return " ".join(found) or None
     ends = [time for time, _ in _finishers(study, study.headline)[:2]]
     close = len(ends) == 2 and ends[1] < _CLEAR * ends[0]
     if close and all(len(entry.records) == 1 for entry in study.entries):
@@ -246,6 +250,18 @@ def caution_text(study: Study) -> str | None:
     if busy := busy_text(study.records):
         found.append(busy)
     return " ".join(found) or None
+
+
+def _warm_text(records: Sequence[RunRecord]) -> str | None:
+    """Say that runs began at another penalty's solution, which their costs leave out."""
+    warm = sum(bool(record.summary.get("started_from")) for record in records)
+    if not warm:
+        return None
+    who = "The run" if len(records) == 1 else f"{warm} of the {count_text(len(records), 'run')}"
+    return (
+        f"{who} started from the weights found for "
+        f"another penalty (start=previous), whose cost is not counted here."
+    )
 
 
 def busy_text(records: Sequence[RunRecord]) -> str | None:

@@ -22,6 +22,9 @@ _SAME = 1.1
 TARGETS = (1e-3, 1e-6, 1e-9, 1e-12)
 """Suboptimalities whose costs are shown, where the optimum is known."""
 
+_ERRORS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+"""Relative errors of an equation's solution whose costs are shown."""
+
 SHARES_LEFT = (0.5, 0.1, 0.01, 0.001)
 """Where it is not: shares of the way from the first loss to the lowest one that are still left."""
 
@@ -227,16 +230,24 @@ class Study:
         return min(times, default=math.inf)
 
     @cached_property
+    def solution_known(self) -> bool:
+        """Whether a run knows how far its solution is from the true one."""
+        return any(np.isfinite(record.column("l2_error")).any() for record in self.records)
+
+    @cached_property
     def targets(self) -> list[Target]:
         """The targets up to which the methods' costs are shown.
 
-        With a certified optimum these are suboptimalities. Without one, they are losses: those
-        at which some share of the way from the start to the lowest loss of all runs is left (the
-        convergence test of More and Wild, "Benchmarking derivative-free optimization algorithms",
-        2009). Such a loss is only as good as the best of the methods, and its name says so.
+        With a certified optimum these are suboptimalities; of an equation whose solution is known,
+        relative errors of the solution. Else they are losses: those at which some share of the way
+        from the start to the lowest loss of all runs is left (the convergence test of More and
+        Wild, "Benchmarking derivative-free optimization algorithms", 2009). Such a loss is only as
+        good as the best of the methods, and its name says so.
         """
         if self.optimum is not None:
             return [Target("suboptimality", value, power_text(value)) for value in TARGETS]
+        if self.solution_known:
+            return [Target("l2_error", value, f"error {power_text(value)}") for value in _ERRORS]
         columns = [record.column("loss") for record in self.records if record.rows]
         finite = [values[np.isfinite(values)] for values in columns]
         finite = [values for values in finite if values.size]
@@ -266,10 +277,10 @@ class Study:
         easier = targets[: targets.index(self.headline) + 1] if self.headline else []
 
         def place(entry: Entry) -> tuple[float, ...]:
-            loss = entry.last("loss")
-            loss = loss[np.isfinite(loss)]
+            last = entry.last("l2_error" if self.solution_known else "loss")
+            last = last[np.isfinite(last)]
             times = (self._time(entry, target) for target in reversed(easier))
-            return (*times, float(np.median(loss)) if loss.size else math.inf)
+            return (*times, float(np.median(last)) if last.size else math.inf)
 
         return sorted(self.entries, key=place)
 

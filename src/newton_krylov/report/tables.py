@@ -12,6 +12,8 @@ from newton_krylov.report.study import Array
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
+_CLASSES = 20
+
 
 @dataclass(frozen=True)
 class Table:
@@ -108,6 +110,12 @@ def number_text(value: float, digits: int = 3) -> str:
 def count_text(count: int, noun: str) -> str:
     """Write a count with its noun: 1 run, 1,200 runs."""
     return f"{number_text(count)} {noun}{'' if count == 1 else 's'}"
+
+
+def classes_text(names: Sequence[str]) -> str:
+    """Write the classes' names, the first of many: 2 classes: no, yes."""
+    more = f", and {len(names) - _CLASSES} more" if len(names) > _CLASSES else ""
+    return f"{len(names)} classes: {', '.join(names[:_CLASSES])}{more}"
 
 
 def middle(values: Array) -> float:

@@ -19,11 +19,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
+import numpy as np
+
 from newton_krylov.errors import DataError
 from newton_krylov.records.record import read_json, write_json
 from newton_krylov.report.compare import write_comparison
 from newton_krylov.report.panel import seconds_text
-from newton_krylov.report.records import RunRecord, read_record
+from newton_krylov.report.records import ACCURACIES, RunRecord, read_record
 from newton_krylov.report.results import busy_text
 from newton_krylov.report.study import power_text, studies, tied
 from newton_krylov.report.tables import Table, count_text, number_text
@@ -38,6 +40,14 @@ SHARES = {"loose": 1e-2, "medium": 1e-4, "tight": 1e-8}
 """Targets where the optimum is known: shares of the start's suboptimality that are left."""
 SHARES_UNKNOWN = {"loose": 0.1, "medium": 0.01, "tight": 1e-8}
 """Where it is not: shares left of the way to the lowest loss of the tuned first-order runs."""
+
+SHARES_ACCURACY = {"loose": 0.2, "medium": 0.1, "tight": 0.02}
+"""Where accuracies are the measure: shares left of the way to those runs' highest one."""
+
+COSTS = {"seconds": "second", "iteration": "step", "data_passes": "pass"}
+"""Columns of the trace by which methods can be compared, and what readers call one of them."""
+MEASURES = ("loss", "train_accuracy", "test_accuracy")
+"""Columns of the trace that targets can be of; loss: the suboptimality where it is known."""
 
 LARGEST_RATIO = 4.0
 """Up to which a performance profile is integrated."""
@@ -86,15 +96,25 @@ class RaceTarget:
     column : str
         Column of the trace.
     value : float
-        Largest value that counts.
+        Largest value that counts; of an accuracy the smallest.
     text : str
         Text for a reader.
+    cost : str
+        One of `COSTS`: what is counted until it is reached.
     """
 
     name: str
     column: str
     value: float
     text: str
+    cost: str = "seconds"
+
+    def cost_text(self, cost: float) -> str:
+        """Write what it cost for a reader."""
+        if self.cost == "seconds" or not math.isfinite(cost):
+            return seconds_text(cost)
+        word = COSTS[self.cost]
+        return f"1 {word}" if cost == 1 else f"{number_text(cost)} {_plural(word)}"
 
 
 @dataclass(frozen=True)
@@ -143,11 +163,11 @@ class Contestant:
         return sum(_seconds(record) for _, record in self.tuning)
 
     def times(self, target: RaceTarget) -> list[float]:
-        """Return each judged run's seconds to a target; inf: never reached."""
-        return seconds_to(self.runs, target)
+        """Return what a target cost each judged run; inf: never reached."""
+        return costs_to(self.runs, target)
 
     def time(self, target: RaceTarget) -> float:
-        """Return the median of the judged runs' seconds to a target; inf without a whole race."""
+        """Return the median of the judged runs' costs of a target; inf without a whole race."""
         return median(self.times(target)) if self.raced else math.inf
 
 
@@ -192,13 +212,14 @@ class Comparison:
             only = first or last
             assert only is not None
             who = "second-order methods reach" if only is self.second else "the others reach"
-            time = seconds_text(only.time(self.target))
+            time = self.target.cost_text(only.time(self.target))
             return f"only {who} {place}, {only.label} after {time}"
-        times = [seconds_text(each.time(self.target)) for each in (first, last)]
+        times = [self.target.cost_text(each.time(self.target)) for each in (first, last)]
         if self.winner == "tie":
             return f"at {place} {first.label} and {last.label} tie ({times[0]} and {times[1]})"
+        better = "faster" if self.target.cost == "seconds" else "cheaper"
         return (
-            f"to {place} {first.label} is {self.ratio:.1f} times faster than {last.label} "
+            f"to {place} {first.label} is {self.ratio:.1f} times {better} than {last.label} "
             f"({times[0]} against {times[1]})"
         )
 
@@ -296,7 +317,17 @@ class Race:
 
     def short_table(self) -> Table:
         """Tabulate times to the targets alone, for a terminal."""
-        return self.table().only("Method", *self._heads, "Score", "Tuning")
+        return self.table().only("Method", *self._heads, *_worded(self._ends), "Score", "Tuning")
+
+    @property
+    def _cost(self) -> str:
+        """What is counted: a column of the trace."""
+        return self.targets[0].cost if self.targets else "seconds"
+
+    @property
+    def _ends(self) -> Sequence[str]:
+        """Columns of which the table shows the last values: the accuracies where they count."""
+        return ACCURACIES if any(t.column in ACCURACIES for t in self.targets) else ()
 
     @property
     def _heads(self) -> list[str]:
@@ -304,27 +335,29 @@ class Race:
 
     def table(self) -> Table:
         """Tabulate times to the targets, with defaults and the cost of tuning beside."""
-        heads = ["Method", "Family", *self._heads]
+        heads = ["Method", "Family", *self._heads, *_worded(self._ends)]
         heads += ["Score", "Untuned, hardest", "Settings tried", "Tuning", "Ending"]
         rows = [self._row(contestant) for contestant in self.ranked]
+        costs = _plural(COSTS[self._cost])
         remark = (
-            "Medians of the optimizer's seconds over fresh seeds, evaluation and tuning excluded; "
-            "score: performance profile integrated up to a ratio of 4."
+            f"Medians of the optimizer's {costs} over fresh seeds, evaluation and tuning excluded; "
+            f"score: performance profile integrated up to a ratio of 4."
         )
         return Table("Time to target", heads, rows, [remark])
 
     def _row(self, c: Contestant) -> list[str]:
         hardest = self.targets[-1] if self.targets else None
-        untuned = median(seconds_to(c.default, hardest)) if hardest and c.default else math.nan
+        untuned = median(costs_to(c.default, hardest)) if hardest and c.default else math.nan
         endings = list(dict.fromkeys(record.ending for record in c.runs)) or [
             record.ending for _, record in c.tuning[:1]
         ]
         return [
             c.title,
             c.family,
-            *(seconds_text(c.time(t)) if c.raced else _NOT_RUN for t in self.targets),
+            *(t.cost_text(c.time(t)) if c.raced else _NOT_RUN for t in self.targets),
+            *(_percent(_last(c.runs, column)) if c.raced else _NOT_RUN for column in self._ends),
             f"{self.score(c):.2f}" if c.raced else _NOT_RUN,
-            seconds_text(untuned),
+            hardest.cost_text(untuned) if hardest else seconds_text(untuned),
             number_text(len(c.tuning)),
             seconds_text(c.tuning_seconds),
             "; ".join(endings),
@@ -378,21 +411,21 @@ class Race:
         }
 
     def _plain(self, c: Contestant) -> dict[str, Any]:
+        untuned = {t.name: _listed(costs_to(c.default, t)) for t in self.targets}
         return {
             "name": c.name,
             "label": c.label,
             "family": c.family,
             "setting": list(c.setting),
             "score": self.score(c),
-            "seconds": {t.name: _listed(c.times(t)) for t in self.targets},
-            "default_seconds": {t.name: _listed(seconds_to(c.default, t)) for t in self.targets},
+            self._cost: {t.name: _listed(c.times(t)) for t in self.targets},
+            "last": {name: _listed(_last(c.runs, name)) for name in ("loss", *ACCURACIES)},
+            f"default_{self._cost}": untuned,
             "tuning": [
                 {
                     "setting": list(run.setting),
                     "seconds": _seconds(record),
-                    "to_target": {
-                        t.name: _listed(seconds_to([record], t))[0] for t in self.targets
-                    },
+                    "to_target": {t.name: _listed(costs_to([record], t))[0] for t in self.targets},
                     "ending": record.ending,
                 }
                 for run, record in c.tuning
@@ -401,29 +434,40 @@ class Race:
         }
 
 
-def targets_of(first_order: Sequence[RunRecord]) -> list[RaceTarget]:
+def targets_of(
+    first_order: Sequence[RunRecord], measure: str = "loss", cost: str = "seconds"
+) -> list[RaceTarget]:
     """Fix the targets, from runs of first-order methods.
 
     Parameters
     ----------
     first_order : sequence of RunRecord
         Tuning runs.
+    measure : str
+        One of `MEASURES`; the loss stands in for an accuracy that a problem does not have.
+    cost : str
+        One of `COSTS`.
 
     Returns
     -------
     list of RaceTarget
         Loose, medium and tight. With a certified optimum: 1e-2, 1e-4 and 1e-8 of the start's
         suboptimality. Without: losses at which 10, 1 and 1e-6 % are left of the way from the
-        start's loss to the lowest one of these runs. None where no run made progress.
+        start's loss to the lowest one of these runs. Of an accuracy: those at which 20, 10 and 2 %
+        are left of the way to the highest. None where no run made progress.
     """
     runs = [record for record in first_order if record.rows]
+    if measure in ACCURACIES:
+        measured = [record for record in runs if np.isfinite(record.column(measure)).any()]
+        if measured:
+            return _accuracies(measured, measure, cost)
     known = next((record for record in runs if record.optimum is not None), None)
     if known is not None and known.optimum is not None:
         start = max(record.rows[0].loss for record in runs) - known.optimum
         floor = _ROUNDING * known.problem.eps * max(abs(known.optimum), 1e-300)
         values = {name: share * start for name, share in SHARES.items()}
         return [
-            RaceTarget(name, "suboptimality", value, f"f − f* ≤ {power_text(value)}")
+            RaceTarget(name, "suboptimality", value, f"f − f* ≤ {power_text(value)}", cost)
             for name, value in values.items()
             if value > floor
         ]
@@ -435,9 +479,22 @@ def targets_of(first_order: Sequence[RunRecord]) -> list[RaceTarget]:
         return []
     values = {name: lowest + left * (start - lowest) for name, left in SHARES_UNKNOWN.items()}
     return [
-        RaceTarget(name, "loss", value, f"f ≤ {number_text(value, digits=4)}")
+        RaceTarget(name, "loss", value, f"f ≤ {number_text(value, digits=4)}", cost)
         for name, value in values.items()
     ]
+
+
+def _accuracies(runs: Sequence[RunRecord], measure: str, cost: str) -> list[RaceTarget]:
+    start = min(float(record.column(measure)[0]) for record in runs)
+    highest = max(float(np.nanmax(record.column(measure))) for record in runs)
+    if not highest > start:
+        return []
+    what = measure.replace("_", " ")
+    targets = []
+    for name, left in SHARES_ACCURACY.items():
+        value = highest - left * (highest - start)
+        targets.append(RaceTarget(name, measure, value, f"{value:.1%} {what}", cost))
+    return targets
 
 
 def best_setting(trials: Sequence[RunRecord], targets: Sequence[RaceTarget]) -> int:
@@ -457,19 +514,22 @@ def best_setting(trials: Sequence[RunRecord], targets: Sequence[RaceTarget]) -> 
     """
 
     def place(record: RunRecord) -> tuple[float, ...]:
-        times = [seconds_to([record], target)[0] for target in reversed(targets)]
-        losses = [row.loss for row in record.rows if math.isfinite(row.loss)]
-        return (*times, losses[-1] if losses else math.inf)
+        times = [costs_to([record], target)[0] for target in reversed(targets)]
+        losses = record.column("loss")
+        if targets and targets[0].column in ACCURACIES:
+            losses = -record.column(targets[0].column)
+        known = losses[np.isfinite(losses)]
+        return (*times, float(known[-1]) if known.size else math.inf)
 
     return min(range(len(trials)), key=lambda i: place(trials[i]))
 
 
-def seconds_to(records: Sequence[RunRecord], target: RaceTarget) -> list[float]:
-    """Return each run's seconds to a target; inf: never reached."""
-    return [record.cost_to(target.value, "seconds", target.column) for record in records]
+def costs_to(records: Sequence[RunRecord], target: RaceTarget) -> list[float]:
+    """Return what a target cost each run; inf: never reached."""
+    return [record.cost_to(target.value, target.cost, target.column) for record in records]
 
 
-def read_plan(folder: Path) -> tuple[list[PlannedRun], dict[str, str]]:
+def read_plan(folder: Path) -> tuple[list[PlannedRun], dict[str, str], dict[str, str]]:
     """Read a race's plan.
 
     Parameters
@@ -479,8 +539,8 @@ def read_plan(folder: Path) -> tuple[list[PlannedRun], dict[str, str]]:
 
     Returns
     -------
-    tuple of (list of PlannedRun, dict)
-        The runs, and each method's family.
+    tuple of (list of PlannedRun, dict, dict)
+        The runs, each method's family, and what the targets are of: `measure` and `cost`.
 
     Raises
     ------
@@ -489,7 +549,9 @@ def read_plan(folder: Path) -> tuple[list[PlannedRun], dict[str, str]]:
     """
     try:
         plan = read_json(folder / PLAN)
-        return [PlannedRun(**run) for run in plan["runs"]], dict(plan["families"])
+        runs = [PlannedRun(**run) for run in plan["runs"]]
+        rules: dict[str, str] = {key: plan[key] for key in ("measure", "cost") if key in plan}
+        return runs, dict(plan["families"]), rules
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder / PLAN} is no plan of a verdict: {error}.") from None
 
@@ -512,14 +574,14 @@ def read_race(folder: Path) -> Race:
     DataError
         Where the plan is missing or damaged.
     """
-    plan, families = read_plan(folder)
+    plan, families, rules = read_plan(folder)
     records = {run.folder: read_record(folder / run.folder) for run in plan}
     first = [
         records[run.folder]
         for run in plan
         if run.stage == "tuning" and families[run.method] == FAMILIES[0]
     ]
-    targets = targets_of(first)
+    targets = targets_of(first, **rules)
     contestants = [
         _contestant(name, family, [(r, records[r.folder]) for r in plan if r.method == name])
         for name, family in families.items()
@@ -629,6 +691,22 @@ def _without_group(override: str) -> str:
 
 def _seconds(record: RunRecord) -> float:
     return record.rows[-1].seconds if record.rows else 0.0
+
+
+def _plural(word: str) -> str:
+    return f"{word}es" if word.endswith("s") else f"{word}s"
+
+
+def _worded(columns: Sequence[str]) -> list[str]:
+    return [f"Last {column.replace('_', ' ')}" for column in columns]
+
+
+def _percent(shares: Sequence[float]) -> str:
+    return f"{median(shares):.1%}" if shares else "–"
+
+
+def _last(records: Sequence[RunRecord], column: str) -> list[float]:
+    return [float(record.column(column)[-1]) for record in records if record.rows]
 
 
 def _listed(times: Sequence[float]) -> list[float | None]:

@@ -54,10 +54,11 @@ class Settings:
     repeat : int
         Which repetition of a measurement; changes nothing, so that a sweep over it times the same
         run again.
-    start : {"auto", "zeros", "uniform", "normal", "model"}
+    start : {"auto", "zeros", "uniform", "normal", "model", "previous"}
         w0: zeros, U(0, 1)^d (the paper's), N(0, 1)^d or the network's own initialization; depends
         on the seed alone. `auto` is `model` for a network, else `zeros`; a checked configuration
-        has one of these.
+        has one of these. `previous`: the weights of the sweep's last member before this one that
+        differs from it in the penalty alone, and what `auto` is where there is none.
     optimum : {"certified", "none"}
         Whether suboptimality is measured, against a certified optimum.
     dtype : {"auto", "float64", "float32"}
@@ -70,6 +71,9 @@ class Settings:
     benchmark : str or None
         The label of a method of the study whose final loss is a second benchmark of
         suboptimality, beside the certified optimum.
+    clock : {"wall", "processor"}
+        What the optimizer's seconds are of: the wall's clock, or the time that this process
+        computed, which other work on the machine lengthens less.
     checkpoint_seconds : float
         Between two checkpoints, from which an interrupted run can be continued; 0 for one after
         every step.
@@ -84,12 +88,13 @@ class Settings:
     label: str | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     repeat: Annotated[int, Field(ge=0)] = 0
-    start: Literal["auto", "zeros", "uniform", "normal", "model"] = "auto"
+    start: Literal["auto", "zeros", "uniform", "normal", "model", "previous"] = "auto"
     optimum: Literal["certified", "none"] = "certified"
     dtype: Literal["auto", "float64", "float32"] = "auto"
     data_dir: str | None = None
     objective_metric: Metric = "loss"
     benchmark: str | None = None
+    clock: Literal["wall", "processor"] = "wall"
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
     resume: bool = False
     quiet: bool = False

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from newton_krylov.records.trace import COLUMNS, Column, Row, shown
+from newton_krylov.report.tables import classes_text
 from newton_krylov.report.verdict import Race
 from newton_krylov.terminal import console, say
 
@@ -22,6 +23,13 @@ _SECONDS_BETWEEN_REFRESHES = 0.1
 _SHARE_BETWEEN_LINES = 0.1  # of the time that a sweep's member has taken
 
 _MOST_MEMBERS = 40
+_LABEL, _OVERRIDE, _NARROW = 20, 32, 12
+"""Widths to which a label and an override are folded, and both where it is narrow."""
+_FIRST_LEFT_OUT = (
+    "fresh_loss", "hvp_count", "iteration", "test_accuracy", "test_balanced_accuracy", "loss",
+    "test_auc",
+)  # fmt: skip
+"""Columns that a narrow terminal does without, the first of them first."""
 
 
 class Progress:
@@ -114,9 +122,10 @@ def named_line(row: Row) -> str:
 
 
 def columns_of(row: Row) -> list[Column]:
-    """Return the columns of a run's lines, in the order of the trace."""
+    """Return the columns of a run's lines: the step, where it stands, what it took."""
     names = {column.name for column in shown("line", lambda n: not math.isnan(getattr(row, n)))}
-    return [column for name, column in COLUMNS.items() if name in names]
+    there = [column for name, column in COLUMNS.items() if name in names]
+    return sorted(there, key=lambda c: (c.name != "iteration", c.kind != "result"))
 
 
 def line(row: Row, columns: Sequence[Column] | None = None) -> str:
@@ -147,6 +156,8 @@ def print_heading(out: Console, label: str, summary: Mapping[str, Any]) -> None:
     shape = f"{data['n_samples']:,} samples, {data['n_features']:,} features"
     where = f"{summary['dtype']} on {summary['device']}"
     out.print(f"{label} on {data['name']}: {shape}, {where}", markup=False, highlight=False)
+    if classes := data.get("classes"):
+        out.print(classes_text(classes), markup=False, highlight=False)
 
 
 def print_member_heading(number: str, label: str, own: Sequence[str], name: str) -> None:
@@ -302,20 +313,47 @@ def print_members(
 
 
 def _print_table(out: Console, members: MemberTable) -> None:
+    known = [member.summary for member in members.rows]
+    columns = [c for c in shown("members") if any(_is_known(each.get(c.name)) for each in known)]
+    longest = max(len(line) for m in members.rows for line in ["", *m.overrides])
+    own = min(max(longest, len("differs by")), _OVERRIDE) if longest else 0
+    longest = max(len(member.label) for member in members.rows)
+    label = min(longest, _LABEL)
+    for name in ("", *_FIRST_LEFT_OUT):  # where it is narrow; comparison.csv has all columns
+        columns = [c for c in columns if c.name != name]
+        left = out.width - _width(out, _table_of(members, columns, label, own))
+        if left >= 0:
+            break
+    lacking = max(0, -left)
+    spared = min(lacking, max(0, label - _NARROW))
+    label = min(longest, label + max(left, 0)) - spared
+    own = max(own - lacking + spared, min(own, _NARROW))
+    out.print()
+    out.print(_table_of(members, columns, label, own))
+    if (more := len(members.rows) - _MOST_MEMBERS) > 0:
+        out.print(f"... and {more} more, in comparison.csv")
+    for remark in members.remarks:
+        out.print(remark, markup=False, highlight=False, soft_wrap=True)
+
+
+def _width(out: Console, table: Table) -> int:
+    """Return how wide a table is; rich's own measure is some columns too small."""
+    lines = out.render_lines(table, out.options.update(width=10_000), pad=False)
+    return max(sum(len(part.text) for part in line) for line in lines)
+
+
+def _table_of(members: MemberTable, columns: Sequence[Column], label: int, own: int) -> Table:
+    """Lay out a table: `label` and `own` are the widths of the methods and of their overrides."""
     table = Table(
         title=Text(members.title), title_justify="left", box=SIMPLE_HEAD, collapse_padding=True,
         pad_edge=False,
     )  # fmt: skip
     table.add_column("#", justify="right", overflow="fold")
-    table.add_column("method", overflow="fold", min_width=12)
-    longest = max(len(line) for m in members.rows for line in ["", *m.overrides])
-    if longest:
-        width = min(max(longest, len("differs by")), 32)
-        table.add_column("differs by", overflow="fold", min_width=width)
+    table.add_column("method", overflow="fold", width=max(label, len("method")))
+    if own:
+        table.add_column("differs by", overflow="fold", width=own)
     if members.target:
         table.add_column(f"to {members.target}", justify="right", no_wrap=True)
-    known = [member.summary for member in members.rows]
-    columns = [c for c in shown("members") if any(_is_known(each.get(c.name)) for each in known)]
     for column in columns:
         table.add_column(column.brief, justify="right", no_wrap=True)
     table.add_column("ending", no_wrap=True, min_width=9)
@@ -323,15 +361,10 @@ def _print_table(out: Console, members: MemberTable) -> None:
         time_to = [member.time] if members.target else []
         values = [_known(member.summary.get(c.name), c.form) for c in columns]
         ending = str(member.summary.get("outcome") or member.summary.get("status"))
-        own = ["\n".join(member.overrides)] if longest else []
-        cells = [member.number, member.label, *own, *time_to, *values, ending]
+        overrides = ["\n".join(member.overrides)] if own else []
+        cells = [member.number, member.label, *overrides, *time_to, *values, ending]
         table.add_row(*map(Text, cells))
-    out.print()
-    out.print(table)
-    if (left := len(members.rows) - _MOST_MEMBERS) > 0:
-        out.print(f"... and {left} more, in comparison.csv")
-    for remark in members.remarks:
-        out.print(remark, markup=False, highlight=False, soft_wrap=True)
+    return table
 
 
 def _known(value: Any, form: str) -> str:

@@ -20,12 +20,14 @@ from newton_krylov.capabilities import GENERATED
 from newton_krylov.data import Dataset, LabelledData, Table, load_dataset
 from newton_krylov.data.sparse import by_row_length
 from newton_krylov.device import denormals_flushed
-from newton_krylov.errors import CombinationError, UnsupportedError, UserError
+from newton_krylov.errors import CombinationError, ConfigError, UnsupportedError, UserError
 from newton_krylov.files import expand_home
 from newton_krylov.models import Interface, initialized
-from newton_krylov.objectives.base import Objective, Renewed, Started
+from newton_krylov.objectives.base import Counts, Objective, Renewed, Started
 from newton_krylov.objectives.function import FunctionObjective
+from newton_krylov.objectives.linear_model import LinearModel
 from newton_krylov.optimizers.base import ContinuedOptimizer, Optimizer
+from newton_krylov.optimizers.saddle import below_saddle
 from newton_krylov.records.checkpoint import CHECKPOINT, Checkpoint, Saver
 from newton_krylov.records.fields import Fields
 from newton_krylov.records.record import FIGURES, TRACE, Record
@@ -45,6 +47,7 @@ from newton_krylov.runs.environment import code_checksum, describe, load_average
 from newton_krylov.runs.interruption import Interruption, interruptible
 from newton_krylov.runs.optimum import Optimum, certified_optimum
 from newton_krylov.runs.parts import register_parts
+from newton_krylov.runs.predecessor import PENALTY, Predecessor, predecessor
 from newton_krylov.runs.resume import EarlierRun, earlier
 from newton_krylov.runs.runner import Outcome, RunResult, failure, run
 from newton_krylov.runs.standing import standing
@@ -110,6 +113,11 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
     register_parts()
     import_plugins()
     config = check(plain)
+    if config.settings.start == "previous" and job.sweep is None:
+        raise ConfigError(
+            "start=previous begins where a sweep's last run ended: give several values by -m, such "
+            "as loss.l2=0.1,0.01, or take start=zeros."
+        )
     before = earlier(job.folder, config.plain, resume=config.settings.resume)
     if before is not None and before.finished:
         if before.record.undrawn:
@@ -218,6 +226,9 @@ def dataset_of(config: RunConfig, place: torch.device | None = None) -> Dataset:
 def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
     """Bind the loss to the data, and to the network if it takes one.
 
+    A sweep's jobs share the data as a linear model has laid them out, if they differ in the penalty
+    alone.
+
     Parameters
     ----------
     config : RunConfig
@@ -230,6 +241,11 @@ def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
     Objective
         What the run minimizes.
     """
+    options = config.options_of("loss")
+    rest = {key: value for key, value in options.items() if key not in PENALTY}
+    for data, name, others, laid_out in _layouts:
+        if data is dataset and (name, others) == (config.name_of("loss"), rest):
+            return laid_out.with_l2(options["l2"], options["l1"], counts=Counts())
     parts: dict[str, Any] = {"dataset": dataset}
     if "model" in config.entry_of("loss").parts:
         if isinstance(dataset, LabelledData) and dataset.train.weights is not None:
@@ -242,8 +258,17 @@ def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
         module = initialized(config.build("model"), Interface.of(dataset), generator)
         parts["model"] = module.to(getattr(torch, config.settings.dtype))
     loss: Objective = config.build("loss", **parts)
+    if isinstance(loss, LinearModel):
+        _layouts[:] = [(dataset, config.name_of("loss"), rest, loss)]
     return loss
 
+
+_layouts: list[tuple[Dataset, str, dict[str, Any], LinearModel]] = []
+"""The last linear model after what it was made of, but the penalty."""
+
+_SADDLE = "but at a saddle point or a maximum: along negative curvature the loss is lower"
+
+_STATIONARY = 1e-6
 
 _MADE_WITHOUT_INTERCEPT = ("a9a", "synthetic")
 """The paper's data set, which its authors give a column of ones, and data drawn without a mean."""
@@ -264,7 +289,7 @@ def _without_intercept(config: RunConfig, dataset: Dataset) -> str | None:
     )
 
 
-def start_of(config: RunConfig, objective: Objective) -> Tensor:
+def start_of(config: RunConfig, objective: Objective, before: Predecessor | None = None) -> Tensor:
     """Draw w0: by the seed alone, so all methods of a sweep start at the same point.
 
     Parameters
@@ -273,6 +298,8 @@ def start_of(config: RunConfig, objective: Objective) -> Tensor:
         Configuration; `start` and `seed` are used.
     objective : Objective
         Gives shape, dtype and device.
+    before : Predecessor, optional
+        Whose weights are taken instead.
 
     Returns
     -------
@@ -281,7 +308,10 @@ def start_of(config: RunConfig, objective: Objective) -> Tensor:
     """
     generator, _ = generators(config.settings.seed)
     shape, kind = objective.dim, config.settings.start
-    if kind == "model" and isinstance(objective, Started):
+    if before is not None:
+        w = torch.from_numpy(np.load(before.weights, allow_pickle=False))
+        return w.to(objective.device, objective.dtype)
+    if kind in ("model", "previous") and isinstance(objective, Started):
         return objective.initial()
     if kind == "uniform":
         w0 = torch.rand(shape, generator=generator, dtype=torch.float64)
@@ -316,14 +346,19 @@ def _load(
     name: str, options: tuple[tuple[str, Any], ...], folder: str | None, dtype: str, place: str
 ) -> Dataset:
     """Load a data set and move it to its device; a sweep's jobs share the last one."""
+    _layouts.clear()  # of other data
     made = GENERATED in (entry("dataset", name).offers or ())
-    say(f"{'generating' if made else 'reading'} the data: {name}")
+    file = dict(options).get("path")
+    what = f"{name} {Path(file).name}" if isinstance(file, str) else name
+    say(f"{'generating' if made else 'reading'} the data: {what}")
     loaded = load_dataset(
         name,
         dict(options),
         data_dir=expand_home(folder) if folder else None,
         dtype=getattr(torch, dtype),
     )
+    for remark in loaded.remarks if isinstance(loaded, Table) else ():
+        say(f"  {remark}")
     if isinstance(loaded, LabelledData):
         loaded = replace(loaded, train=by_row_length(loaded.train))
     return loaded.to(torch.device(place))
@@ -357,6 +392,7 @@ class _Experiment:
         self.origin: dict[str, str] = {}
         self.load = load_average()
         self.last = None if checkpoint is None else checkpoint.rows[-1]
+        self.before: Predecessor | None = None
 
     def run(self) -> None:
         """Load, solve for the optimum, run the optimizer, keep what came of it."""
@@ -379,11 +415,16 @@ class _Experiment:
                 f"optimizer={self.config.name_of('optimizer')} keeps its points from the first "
                 f"step to the last; set dataset.resample=0 and dataset.window=1."
             )
+        if self.config.settings.start == "previous" and self.job.sweep is not None:
+            self.before = predecessor(self.job.sweep, self.job.folder, self.config.plain)
+            self._note(started_from=None if self.before is None else self.before.facts)
         self.tracker.start(self.record, self.job.parent)
         self._head(dataset)
         optimum = self._optimum(whole, objective)
         del whole  # of several processes, each keeps its own part alone
         result = self._optimize(optimizer, objective, dataset, optimum)
+        if result.outcome is Outcome.CONVERGED and self._at_saddle(objective, result):
+            result = replace(result, reason=f"{result.reason}, {_SADDLE}")
         self.interruption.hold()
         self._keep(result, objective)
 
@@ -392,6 +433,8 @@ class _Experiment:
         if self.job.sweep is not None:
             number, name = self.job.folder.name, self.record.summary["dataset"]["name"]
             print_member_heading(number, self.config.label, self.job.own, name)
+            if self.before is not None:
+                say(f"     starts from the weights of {self.before.text}")
             return
         print_heading(self.out, self.config.label, self.record.summary)
         if sentence := _without_intercept(self.config, dataset):
@@ -494,6 +537,7 @@ class _Experiment:
                 )
         dataset = distributed.shard(whole, group)
         _load.cache_clear()
+        _layouts.clear()
         local = objective_of(self.config, dataset)
         train, _ = whole.splits
         assert train is not None  # it has been divided
@@ -504,16 +548,29 @@ class _Experiment:
         network = "model" in self.config.entry_of("loss").parts
         if settings.optimum == "none" or objective.convexity is None or network:
             return None
+        laid_out = None
+        if isinstance(objective, LinearModel) and objective.dtype is torch.float64:
+            laid_out = objective.with_l2(objective.l2, counts=Counts())
         optimum = certified_optimum(
             dataset,
             self.config.entry_of("loss"),
             self.config.options_of("loss"),
             getattr(torch, settings.dtype),
             on_solve=lambda: say("certifying the optimum: once for a problem, then it is kept"),
+            objective=laid_out,
+            near=None if self.before is None else start_of(self.config, objective, self.before),
         )
         if optimum is not None:
             self._note(optimum=optimum.value, optimum_gap_bound=optimum.gap_bound)
         return optimum
+
+    def _at_saddle(self, objective: Objective, result: RunResult) -> bool:
+        """Say whether a stationary point is no minimum: by some products, of networks too many."""
+        network = "model" in self.config.entry_of("loss").parts
+        if network or objective.convexity is not None or result.rows[-1].grad_norm > _STATIONARY:
+            return False
+        lower, _ = below_saddle(objective.at(result.w))
+        return lower is not None
 
     def _optimize(
         self,
@@ -522,7 +579,13 @@ class _Experiment:
         dataset: Dataset,
         optimum: Optimum | None,
     ) -> RunResult:
-        w0 = start_of(self.config, objective)
+        if self.config.stopping.gap is not None and not objective.certified:
+            raise CombinationError(
+                f"stop.gap needs a certificate, which loss={self.config.name_of('loss')} has if it "
+                f"is convex and all weights but a free intercept's are penalized: set loss.l2, or "
+                f"stop.grad_norm."
+            )
+        w0 = start_of(self.config, objective, self.before)
         _, generator = generators(self.config.settings.seed)
         watch = self._watch(objective)
         writer = self._trace_writer()
@@ -567,6 +630,7 @@ class _Experiment:
                     self.config.settings.checkpoint_seconds,
                     self.origin,
                 ),
+                clock_of=self.config.settings.clock,
             )
             watch.end(result)
             return result
@@ -600,6 +664,10 @@ class _Experiment:
         if shown := objective.fields(result.w):
             arrays = {name: t.numpy(force=True).astype(np.float64) for name, t in shown.items()}
             self._write(lambda: Fields(**arrays).write(self.record.folder))
+        unmeasured = self.config.settings.optimum == "none" and distributed.current() is None
+        if objective.certified and unmeasured:
+            with objective.counts.paused():
+                self._note(gap_bound=objective.suboptimality_bound(objective.at(result.w)))
         if found := objective.found(result.w):
             self._note(found=found)
         last = {} if self.last is None else asdict(self.last)
@@ -636,4 +704,6 @@ def _cannot_write(path: Path, error: OSError) -> str:
 
 def _description(dataset: Dataset) -> dict[str, Any]:
     origin = {"source": dataset.source, "checksum": dataset.checksum}
-    return {"name": dataset.name, **dataset.facts(), **origin}
+    remarks = list(dataset.remarks) if isinstance(dataset, Table) else []
+    found = {"name": dataset.name, **dataset.facts(), **origin}
+    return found | ({"remarks": remarks} if remarks else {})

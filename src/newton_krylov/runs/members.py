@@ -140,5 +140,4 @@ def _line(study: Study, entry: Entry, mine: Sequence[Member], shared: set[str]) 
 
 def _brief(target: Target) -> str:
     """Return a target as the head of a narrow column."""
-    certified = target.column == "suboptimality"
-    return target.name if certified else f"f {number_text(target.value, digits=4)}"
+    return target.name if target.column != "loss" else f"f {number_text(target.value, digits=4)}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from newton_krylov.capabilities import TRANSPORT_DUAL
 from newton_krylov.curvature.hvp import HessianProduct
@@ -73,6 +74,8 @@ def certified_optimum(
     options: Mapping[str, Any],
     dtype: torch.dtype,
     on_solve: Callable[[], None] = _nothing,
+    objective: Objective | None = None,
+    near: Tensor | None = None,
 ) -> Optimum | None:
     """Solve the problem to high accuracy in float64, or take the answer from the cache.
 
@@ -92,19 +95,23 @@ def certified_optimum(
         Precision of the run, to which the data is rounded; the solve is in float64 all the same.
     on_solve : callable
         Called before a solve, which an answer out of the cache does not need.
+    objective : Objective, optional
+        The loss bound to the data in float64, where it is there already.
+    near : Tensor, optional, shape (dim,)
+        Where the solve begins; at zero by default.
 
     Returns
     -------
     Optimum or None
         None where the objective has no certificate, or the solve none that is finite.
     """
-    objective: Objective = loss.build(options, dataset=dataset.double())
-    if not objective.certified:
+    bound: Objective = objective or loss.build(options, dataset=dataset.double())
+    if not bound.certified:
         return None
 
     def solve() -> Arrays:
         on_solve()
-        return _solve(objective)
+        return _solve(bound, near)
 
     solved = cached("optimum", fingerprint(dataset, loss.name, options, dtype), solve)
     optimum = Optimum(*(float(solved[key]) for key in ("value", "gap_bound", "grad_norm")))
@@ -134,9 +141,9 @@ def fingerprint(dataset: Dataset, loss: str, options: Mapping[str, Any], dtype: 
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _solve(objective: Objective) -> Arrays:
+def _solve(objective: Objective, near: Tensor | None) -> Arrays:
     # What was carried along from step to step takes no part in what is certified.
-    best = objective.at(_best_point(objective).w)
+    best = objective.at(_best_point(objective, near).w)
     figures = {
         "value": best.value,
         "gap_bound": objective.suboptimality_bound(best),
@@ -145,9 +152,10 @@ def _solve(objective: Objective) -> Arrays:
     return {name: np.array(figure) for name, figure in figures.items()}
 
 
-def _best_point(objective: Objective) -> Point:
-    """Iterate from zero until the gradient norm is met or nothing falls any more."""
+def _best_point(objective: Objective, near: Tensor | None) -> Point:
+    """Iterate until the gradient norm is met or nothing falls any more."""
     w0 = torch.zeros(objective.dim, dtype=objective.dtype, device=objective.device)
+    w0 = w0 if near is None else near.to(w0)
     optimizer = _optimizer(objective)
     best = lowest = objective.at(w0)
     since = 0

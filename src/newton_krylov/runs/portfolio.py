@@ -10,7 +10,9 @@ from newton_krylov.errors import ConfigError, listed
 from newton_krylov.records.record import write_json
 from newton_krylov.report.records import read_record
 from newton_krylov.report.verdict import (
+    COSTS,
     FAMILIES,
+    MEASURES,
     PLAN,
     PlannedRun,
     best_setting,
@@ -54,11 +56,18 @@ class Portfolio:
         Fresh seeds with which each method is judged.
     methods : sequence of Method
         The methods of all families.
+    untuned : bool
+        Whether each method is also run with its defaults where another setting won its tuning.
+    measure, cost : str
+        What the targets are of, and what is counted until they are reached: see `targets_of`.
     """
 
     trials: int
     seeds: int
     methods: Sequence[Method]
+    untuned: bool = True
+    measure: str = "loss"
+    cost: str = "seconds"
 
     @classmethod
     def of(cls, node: Mapping[str, Any]) -> "Portfolio":
@@ -74,7 +83,11 @@ class Portfolio:
         if not isinstance(given, Mapping) or not given:
             raise ConfigError("verdict.methods is missing: name at least one method.")
         methods = [_method(str(name), entry, trials) for name, entry in given.items() if entry]
-        return cls(trials, seeds, methods)
+        untuned = node.get("untuned", True)
+        if not isinstance(untuned, bool):
+            raise ConfigError(f"verdict.untuned={untuned!r} should be true or false.")
+        measure = _choice(node, "measure", MEASURES)
+        return cls(trials, seeds, methods, untuned, measure, _choice(node, "cost", tuple(COSTS)))
 
     def tuning(self) -> list[PlannedRun]:
         """Return the runs of the first stage."""
@@ -92,15 +105,18 @@ class Portfolio:
         tried = {run.folder: read_record(folder / run.folder) for run in self.tuning()}
         first = [m for m in self.methods if m.family == FAMILIES[0]]
         targets = targets_of(
-            [tried[run.folder] for run in self.tuning() if run.method in {m.name for m in first}]
+            [tried[run.folder] for run in self.tuning() if run.method in {m.name for m in first}],
+            self.measure,
+            self.cost,
         )
         runs: list[PlannedRun] = []
         for method in self.methods:
             trials = [tried[run.folder] for run in self.tuning() if run.method == method.name]
             if all(record.status == "skipped" for record in trials):
                 continue  # it does not apply here, and says why in its record
-            runs += self._seeds(method, "default", ())
             best = tuple(method.settings[best_setting(trials, targets)])
+            if self.untuned or not best:
+                runs += self._seeds(method, "default", ())
             if best:
                 runs += self._seeds(method, "tuned", best)
         return runs
@@ -114,7 +130,9 @@ class Portfolio:
     def write(self, folder: Path, runs: Sequence[PlannedRun]) -> None:
         """Keep the plan with the race."""
         families = {method.name: method.family for method in self.methods}
-        write_json(folder / PLAN, {"families": families, "runs": [asdict(run) for run in runs]})
+        rules = {"measure": self.measure, "cost": self.cost}
+        listed_runs = [asdict(run) for run in runs]
+        write_json(folder / PLAN, {"families": families, **rules, "runs": listed_runs})
 
     @property
     def overrides(self) -> list[str]:
@@ -129,7 +147,7 @@ class Portfolio:
 
     def most_runs_of(self, method: Method) -> int:
         """How many runs a method has at most: its trials, then its first and its best setting."""
-        return len(method.settings) + 2 * self.seeds
+        return len(method.settings) + (1 + self.untuned) * self.seeds
 
 
 def _method(name: str, entry: Any, trials: int) -> Method:
@@ -151,6 +169,13 @@ def _method(name: str, entry: Any, trials: int) -> Method:
             f"[[optimizer.memory=5], [optimizer.memory=20]], and its overrides one list."
         )
     return Method(name, family, [(), *(tuple(s) for s in settings if s)][:trials], overrides)
+
+
+def _choice(node: Mapping[str, Any], key: str, choices: Sequence[str]) -> str:
+    value = node.get(key, choices[0])
+    if value not in choices:
+        raise ConfigError(f"verdict.{key}={value!r} should be {listed(choices, 'or')}.")
+    return str(value)
 
 
 def _count(node: Mapping[str, Any], key: str) -> int:

@@ -59,6 +59,8 @@ class Stopping:
         Gradient norm at or below.
     suboptimality : float or None
         Loss minus the certified optimum at or below.
+    gap : float or None
+        Certified bound on loss minus minimum at or below: a duality gap, or by strong convexity.
     loss_change : float or None
         Change of the loss between two steps at or below, in absolute value.
     seconds : float or None
@@ -68,10 +70,13 @@ class Stopping:
     epochs: NonNegativeInt | None = 100
     grad_norm: NonNegativeFloat | None = None
     suboptimality: NonNegativeFloat | None = None
+    gap: NonNegativeFloat | None = None
     loss_change: NonNegativeFloat | None = None
     seconds: PositiveFloat | None = None
 
-    def reason(self, row: Row, previous: Row | None) -> tuple[Outcome, str] | None:
+    def reason(
+        self, row: Row, previous: Row | None, gap: float = math.inf
+    ) -> tuple[Outcome, str] | None:
         """Return why to stop after this row, or None to go on.
 
         Parameters
@@ -80,6 +85,8 @@ class Stopping:
             The step just made.
         previous : Row or None
             The one before.
+        gap : float
+            The certified bound at its point.
 
         Returns
         -------
@@ -92,6 +99,7 @@ class Stopping:
         small = {
             "suboptimality": (row.suboptimality, self.suboptimality),
             "gradient norm": (row.grad_norm, self.grad_norm),
+            "certified gap": (gap, self.gap),
             "change of the loss": (change, self.loss_change),
         }
         for what, (value, limit) in small.items():
@@ -133,16 +141,19 @@ class Clock:
     ----------
     device : torch.device
         Whose work is timed.
+    of : {"wall", "processor"}
+        The wall's clock, or the processor time of this process, all of its threads together.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, of: str = "wall") -> None:
         self._device = device
+        self._read = time.perf_counter if of == "wall" else time.process_time
 
     def __call__(self) -> float:
         """Return the time, in seconds from an arbitrary origin."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+        return self._read()
 
 
 class _Meter:
@@ -187,6 +198,11 @@ class _Meter:
                 notes=step.notes,
             )
 
+    def gap(self, point: Point) -> float:
+        """Return the certified bound at a point, uncounted."""
+        with self.objective.counts.paused():
+            return self.objective.suboptimality_bound(point)
+
     def _suboptimality(self, point: Point) -> float:
         return math.nan if self.optimum is None else point.value - self.optimum
 
@@ -217,6 +233,7 @@ def run(
     on_step: OnStep = _ignore,
     resume: Checkpoint | None = None,
     on_checkpoint: OnCheckpoint | None = None,
+    clock_of: str = "wall",
 ) -> RunResult:
     """Run an optimizer from w0 until a criterion holds, it ends, or it is interrupted.
 
@@ -248,6 +265,8 @@ def run(
     on_checkpoint : OnCheckpoint, optional
         Given a checkpoint after a step, but the start, if one is due and the optimizer can be
         continued; only then is one made.
+    clock_of : {"wall", "processor"}
+        What the seconds are of.
 
     Returns
     -------
@@ -259,7 +278,8 @@ def run(
     UserError
         If the optimizer refuses to start, or parts cannot be combined.
     """
-    clock, meter = Clock(objective.device), _Meter(objective, train, test, optimum)
+    clock = Clock(objective.device, clock_of)
+    meter = _Meter(objective, train, test, optimum)
     rows: list[Row] = []
     w = w0
     if resume is None:
@@ -287,7 +307,8 @@ def run(
             on_step(row, step.point)
             if on_checkpoint is not None and on_checkpoint.due and len(rows) > 1:
                 _keep(on_checkpoint, optimizer, objective, step.point.w, generator, rows)
-            stop = stopping.reason(*_last_two(rows))
+            gap = math.inf if stopping.gap is None else meter.gap(step.point)
+            stop = stopping.reason(*_last_two(rows), gap)
             if stop is not None:
                 return RunResult(*stop, rows, w)
     except KeyboardInterrupt:

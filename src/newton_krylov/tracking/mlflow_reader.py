@@ -221,13 +221,14 @@ def _complete(run: Any, path: Path) -> None:
             summary = read_json(path)
         if not summary:
             return
-    tags, metrics = run.data.tags, run.data.metrics
+    tags = run.data.tags
+    optimum = tags.get("optimum", run.data.metrics.get("optimum"))  # once it was a metric
     known = {
         "label": tags.get("mlflow.runName"),
         "outcome": tags.get("outcome"),
         "reason": tags.get("reason"),
         "device": tags.get("device"),
-        "optimum": metrics.get("optimum"),
+        "optimum": None if optimum is None else float(optimum),
         "mlflow_run_id": run.info.run_id,
     }
     summary = {**known, **{k: v for k, v in summary.items() if v is not None}}

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from newton_krylov.errors import UserError
 from newton_krylov.records.record import Record, flatten
-from newton_krylov.records.trace import COLUMNS, Measured
+from newton_krylov.records.trace import Measured
 from newton_krylov.tracking.address import harmless, masked, revealed
 from newton_krylov.tracking.database import is_locked, prepare
 from newton_krylov.tracking.deadline import within
@@ -54,10 +54,12 @@ _STATUS = {
     "killed": "KILLED",
     "interrupted": "KILLED",
 }
-# Sent once, at the end: what no axis shows.
-_COUNTS = tuple(c.name for c in COLUMNS.values() if c.kind == "count" and "axis" not in c.shown)
-_TOTALS = ("wall_seconds", "optimum", "optimum_gap_bound", "members", "failed_members", *_COUNTS)
-_ENDING = ("status", "outcome", "reason")
+# What a run has one value of is a tag: MLflow would draw a metric of one point as a chart. A
+# parameter could not change when the run goes on.
+_SUMMARY = (
+    "status", "outcome", "reason",
+    "wall_seconds", "optimum", "optimum_gap_bound", "members", "failed_members",
+)  # fmt: skip
 
 
 class Sender:
@@ -287,13 +289,10 @@ class Sender:
         *,
         rows: Sequence[Measured] = (),
         started: float = 0.0,
-        totals: Mapping[str, Any] | None = None,
-        end: float = 0.0,
-        step: int = 0,
         plain: Mapping[str, Any] | None = None,
         tags: Mapping[str, Any] | None = None,
     ) -> None:
-        """Send rows, totals, parameters and tags in as few requests as MLflow's limits allow.
+        """Send rows, parameters and tags in as few requests as MLflow's limits allow.
 
         The time of a row is the start plus the optimizer's own seconds: MLflow's axis of relative
         time then shows what the trace shows, and a second sending is recognized.
@@ -304,12 +303,8 @@ class Sender:
             MLflow's identifier.
         rows : sequence of Measured
             Rows of the trace and of what else was observed, in order.
-        started, end : float
-            Start and end of the run, seconds since the epoch.
-        totals : mapping, optional
-            Figures of the whole run; those that are not finite numbers are left out.
-        step : int
-            The totals' iteration.
+        started : float
+            Start of the run, seconds since the epoch.
         plain : mapping, optional
             A configuration, flattened to dotted keys; long values are cut (see its artifact).
         tags : mapping, optional
@@ -317,7 +312,7 @@ class Sender:
         """
         from mlflow.entities import Param, RunTag
 
-        metrics = [*_row_metrics(rows, started), *_metrics(totals or {}, end, step)]
+        metrics = list(_row_metrics(rows, started))
         known = self._client.get_run(run_id).data.params if plain else {}  # are never sent twice
         texts = _texts(flatten(plain or {}), _MAX_PARAM_LENGTH)
         params = [Param(*item) for item in texts.items() if item[0] not in known]
@@ -560,19 +555,15 @@ def finish(
         Whether the parameters are to be sent, too.
     """
     summary = record.summary
-    totals = {key: summary[key] for key in _TOTALS if key in summary}
-    if last_step >= 0:
-        totals["steps"] = last_step
+    known = {key: summary.get(key) for key in _SUMMARY}
+    steps = last_step if last_step >= 0 else None
     end = summary["started"] + (summary.get("wall_seconds") or 0.0)
     sender.log(
         run_id,
         rows=rows,
         started=summary["started"],
-        totals=totals,
-        end=end,
-        step=max(last_step, 0),
         plain=record.config if with_config else None,
-        tags={**{key: summary.get(key) for key in _ENDING}, NOTE_TAG: note(record)},
+        tags={**known, "steps": steps, NOTE_TAG: note(record)},
     )
     sender.input(run_id, summary.get("dataset") or {})
     sender.mark(run_id, summary["status"], end)
@@ -581,8 +572,7 @@ def finish(
 
 def _row_metrics(rows: Iterable[Measured], started: float) -> Iterator[Any]:
     for row in rows:
-        values = {key: value for key, value in row.metrics().items() if key not in _COUNTS}
-        yield from _metrics(values, started + row.seconds, row.iteration)
+        yield from _metrics(row.metrics(), started + row.seconds, row.iteration)
 
 
 def _metrics(values: Mapping[str, Any], time: float, step: int) -> Iterator[Any]:

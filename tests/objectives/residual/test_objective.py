@@ -8,9 +8,13 @@ from problems import randn
 from torch import Tensor, nn
 from torch.func import hessian, jacrev
 
+from newton_krylov.data import load_dataset
 from newton_krylov.data.equation import Block, Jet
 from newton_krylov.errors import ConfigError, UnsupportedError
+from newton_krylov.models import Interface, initialized
+from newton_krylov.models.mlp import mlp
 from newton_krylov.objectives.residual.jacobian import Jacobian
+from newton_krylov.objectives.residual.loss import ResidualLoss
 from newton_krylov.objectives.residual.objective import ResidualObjective
 from newton_krylov.objectives.residual.taylor import FactoredJacobian, Perceptron
 
@@ -190,3 +194,30 @@ def test_what_is_no_perceptron_is_told():
     assert Perceptron.of(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))) is None
     assert Perceptron.of(nn.Sequential(nn.Linear(2, 3), nn.Tanh())) is None
     assert Perceptron.of(nn.Sequential(nn.Linear(2, 1))) is not None
+
+
+@pytest.mark.parametrize("name", ["reaction", "wave"])
+def test_the_product_with_the_transpose_is_that_of_the_rows(name: str):
+    """Of several blocks and tiles, by factors where channels are few and by rows where many."""
+    data = load_dataset(name, {"points": 350, "start": 170, "boundary": 3})
+    build = partial(mlp, hidden=(24, 30, 30))
+    module = initialized(build, Interface.of(data), torch.Generator().manual_seed(0))
+    f = ResidualLoss(data, module.double())
+    J = f.at(f.initial()).jacobian
+    rows = J.dense()
+    assert torch.allclose(J.outer(), rows @ rows.T, rtol=1e-12, atol=1e-12 * float(rows.norm()))
+
+
+def test_a_refused_step_s_factors_and_what_is_formed_once_change_no_step():
+    """With another damping, and back, the step is that of a matrix formed for it alone."""
+    w = randn(30, seed=1)
+    A = objective(30, 6).at(w).normal
+    for shift in (1e-2, 4e-2, 1e-2):
+        fresh = objective(30, 6).at(w).normal
+        assert torch.allclose(A.solve(-A.b, shift), fresh.solve(-fresh.b, shift), rtol=1e-12)
+        expected = torch.linalg.solve(fresh.dense() + shift * torch.eye(30).double(), -A.b)
+        assert torch.allclose(A.solve(-A.b, shift), expected, rtol=1e-9)
+    v = randn(30, seed=2)
+    before = A @ v
+    assert torch.allclose(A.matrix.T @ (A.matrix @ v), before)
+    assert torch.allclose(A @ v, before)

@@ -357,7 +357,7 @@ def _add_squares(total: Tensor, g: Tensor, a: Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class _Block:
+class Block:
     r"""One layer's matrix P \otimes Q diag(values) (P \otimes Q)', zero beyond Q's span."""
 
     layer: Layer
@@ -401,6 +401,8 @@ class KroneckerOperator(LinearOperator):
 
     Attributes
     ----------
+    blocks : list of Block
+        Of each layer with factors: its eigenvectors and eigenvalues.
     without : list of str
         Names of the parameters of which the diagonal stands in for a block.
     """
@@ -421,7 +423,7 @@ class KroneckerOperator(LinearOperator):
             values = passes.corrected(bases)
         else:
             values = {layer: torch.outer(b, a) for layer, ((b, _), (a, _)) in eigens.items()}
-        self._blocks = [_Block(layer, *bases[layer], values[layer]) for layer in bases]
+        self.blocks = [Block(layer, *bases[layer], values[layer]) for layer in bases]
         self._diagonals = factors.diagonals
         self.without = [f.layout.names[f.numbers[n]] for n in factors.diagonals]
 
@@ -453,13 +455,13 @@ class KroneckerOperator(LinearOperator):
     def _mapped(
         self,
         v: Tensor,
-        block: Callable[[_Block, Tensor], Tensor],
+        block: Callable[[Block, Tensor], Tensor],
         diagonal: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
         """Apply a function to each layer's matrix [W b], and one to parameters without factors."""
         out = torch.empty_like(v)
         parts, outs = self._f.split(v), self._f.split(out)
-        for one in self._blocks:
+        for one in self.blocks:
             one.layer.separate(block(one, one.layer.joined(parts)), outs)
         for number, d in self._diagonals.items():
             outs[number].copy_(diagonal(d, parts[number]))

@@ -46,7 +46,7 @@ class NetworkPoint(Point):
     ) -> None:
         super().__init__(objective, w)
         self._evaluated = evaluated
-        self._loss: float | None = None
+        self._loss: float | Tensor | None = None  # a tensor until somebody asks for the number
         self._forward: tuple[list[Tensor], Tensor] | None = None  # leaves, loss: for the gradient
         self._span_losses: dict[int, Tensor] = {}  # each span's, as first evaluated with a graph
 
@@ -64,7 +64,16 @@ class NetworkPoint(Point):
                 self._loss = self._evaluated(self.w)
             else:
                 self._loss = self._summed()
+        self._loss = float(self._loss)
         return self._loss + f.penalty(self.w)
+
+    def later(self) -> Callable[[], float]:
+        """Return what returns f(w): known with the gradient, it is copied from a GPU then."""
+        f, loss = self.objective.passes, self._loss
+        if f.l2 > 0 or not isinstance(loss, Tensor):
+            return super().later()
+        f.counts.add(function=f.share)
+        return loss.item
 
     @torch.no_grad()
     def _summed(self) -> float:
@@ -96,7 +105,7 @@ class NetworkPoint(Point):
                 yield torch.autograd.grad(loss, leaves, materialize_grads=True)
 
         total = f.regularized(f.mean_of(gradients()), self.w)
-        self._loss = float(torch.stack(losses).sum())
+        self._loss = torch.stack(losses).sum()
         return total
 
     def hessian(self) -> LinearOperator:
@@ -119,6 +128,22 @@ class NetworkPoint(Point):
         return MonteCarloFisherOperator(
             self.objective.passes, self._output_graphs, self.w, draws, seed
         )
+
+    def drawn_gradient(self, generator: torch.Generator) -> Tensor:
+        """Return the mean loss's gradient at targets drawn from the model's predictions."""
+        f = self.objective.passes
+        f.loss.require_likelihood()
+        f.counts.add(gradient=f.share, passes=f.share)
+
+        def gradients() -> Iterator[Sequence[Tensor]]:
+            for number in range(len(f.spans)):
+                with torch.enable_grad():
+                    leaves = f.leaves(self.w)
+                    outputs = f.outputs(leaves, number)
+                u = f.drawn_gradient(outputs, number, generator).to(outputs.dtype)
+                yield torch.autograd.grad(outputs, leaves, u, materialize_grads=True)
+
+        return f.mean_of(gradients())
 
     def kronecker_passes(self, how: Kronecker, generator: torch.Generator) -> FactorPasses:
         """Return the passes that make the layers' Kronecker factors, their draws fixed."""

@@ -8,13 +8,10 @@ import torch
 from torch import Tensor
 
 from newton_krylov.objectives.base import Counts
-from newton_krylov.operators import Capability, RectangularOperator
-from newton_krylov.rectangular import NormalOperator
+from newton_krylov.operators import Capability, RectangularOperator, times_transpose
+from newton_krylov.rectangular import MatrixMap, NormalOperator
 
 Factor = Callable[[Tensor], Tensor]
-
-_STRIP, _STRIPS = 256, 6
-"""From this size on a symmetric product is made in strips: 7/12 of the whole's multiplications."""
 
 
 class GaussNewtonOperator(NormalOperator):
@@ -43,6 +40,7 @@ class GaussNewtonOperator(NormalOperator):
         self, J: RectangularOperator, r: Tensor, memory: float, counts: Counts, share: float = 1.0
     ) -> None:
         super().__init__(J, r)
+        self._given = J
         self._memory, self._counts, self._share = memory, counts, share
         self._factored: tuple[float, Factor] | None = None
 
@@ -53,14 +51,23 @@ class GaussNewtonOperator(NormalOperator):
 
     @cached_property
     def matrix(self) -> Tensor:
-        """J, dense, shape (m, n)."""
+        """J, dense, shape (m, n); products are made with it from then on."""
         self._counts.add(hessian=self._share, passes=self._share)
-        return self.J.dense()
+        matrix = self.J.dense()
+        self.J = MatrixMap(matrix)
+        return matrix
 
     @cached_property
     def gram(self) -> Tensor:
         """J'J, or JJ' where there are fewer residuals than weights."""
-        return gram(self.matrix)
+        m, n = self.J.shape
+        if n <= m:
+            return times_transpose(self.matrix.T)
+        quick = self._given.outer()
+        if quick is None:
+            return times_transpose(self.matrix)
+        self._counts.add(hessian=self._share, passes=self._share)
+        return quick
 
     def dense(self) -> Tensor:
         """Form J'J, shape (n, n)."""
@@ -86,11 +93,11 @@ class GaussNewtonOperator(NormalOperator):
             return inverse(b)
         problem = self.least_squares(b)
         if problem is not None:
-            return self.matrix.T @ inverse(problem.u)
-        Jb = self.matrix @ b
+            return self.J.rmatvec(inverse(problem.u))
+        Jb = self.J.matvec(b)
         if shift > 0:
-            return (b - self.matrix.T @ inverse(Jb)) / shift
-        return self.matrix.T @ inverse(inverse(Jb))
+            return (b - self.J.rmatvec(inverse(Jb))) / shift
+        return self.J.rmatvec(inverse(inverse(Jb)))
 
     def _inverse(self, shift: float) -> Factor:
         """Return the inverse of the smaller matrix and this shift; the last one is kept."""
@@ -114,22 +121,6 @@ class GaussNewtonOperator(NormalOperator):
         other = copy.copy(self)
         other.u, other.b = r, self.J.rmatvec(r)
         return other
-
-
-def gram(J: Tensor) -> Tensor:
-    """Return J'J or JJ', whichever is smaller: its lower triangle by strips, then mirrored."""
-    m, n = J.shape
-    J = J.T if n <= m else J
-    k = len(J)
-    if k < _STRIP:
-        return J @ J.T
-    G = J.new_empty(k, k)
-    width = -(-k // _STRIPS)
-    for start in range(0, k, width):
-        end = min(start + width, k)
-        G[start:end, :end] = J[start:end] @ J[:end].T
-        G[:start, start:end] = G[start:end, :start].T
-    return G
 
 
 def factor(matrix: Tensor, shift: float) -> Factor:

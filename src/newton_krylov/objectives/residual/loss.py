@@ -17,7 +17,7 @@ from newton_krylov.data.equation import Block, EquationProblem, Jet, derivatives
 from newton_krylov.errors import CombinationError, ConfigError, suggest
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.residual.objective import GIB, ResidualObjective, ResidualPoint
-from newton_krylov.objectives.residual.taylor import FactoredJacobian, Perceptron
+from newton_krylov.objectives.residual.taylor import FactoredJacobian, Perceptron, Pushed
 from newton_krylov.operators import RectangularOperator
 from newton_krylov.registry import entry, names, register
 
@@ -152,11 +152,22 @@ class ResidualLoss(ResidualObjective):
         found: Tensor = functional_call(self._module, named, (x,))
         return found
 
-    def linearized(self, w: Tensor) -> tuple[RectangularOperator, Tensor]:
+    def evaluated(self, w: Tensor) -> tuple[Tensor, list[Pushed] | None]:
+        """Return the residuals at w, shape (dim,), and the layers' channels if they are known."""
+        if self._network is None or self._rows is not None:
+            return super().evaluated(w)
+        pushed = [self._network.push(w, block) for block in self._posing]
+        pairs = zip(self._posing, pushed, strict=True)
+        r = [block.weight**0.5 * block.residual(channels.jet) for block, channels in pairs]
+        return torch.cat(r), pushed
+
+    def linearized(
+        self, w: Tensor, kept: list[Pushed] | None = None
+    ) -> tuple[RectangularOperator, Tensor]:
         """Return the Jacobian at w, shape (dim,), and the residuals; by factors where they fit."""
         if self._network is None or self._rows is not None:
             return super().linearized(w)
-        J = FactoredJacobian(self._network, self._posing, w)
+        J = FactoredJacobian(self._network, self._posing, w, kept)
         return J, J.r
 
     def bend(self, point: ResidualPoint, p: Tensor) -> Tensor:
@@ -169,7 +180,7 @@ class ResidualLoss(ResidualObjective):
             return super().bend(point, p)
         with torch.no_grad():
             beyond = self.residuals(point.w + _AHEAD * p)
-        return ((beyond - point.r) / _AHEAD - point.jacobian.matvec(p)) * (2 / _AHEAD)
+        return ((beyond - point.r) / _AHEAD - point.normal.J.matvec(p)) * (2 / _AHEAD)
 
     def subset(self, index: Tensor) -> ResidualObjective:
         """Take some of the residuals; of an equation's blocks, at their points alone.

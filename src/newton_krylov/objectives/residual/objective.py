@@ -3,18 +3,20 @@
 import math
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import grad, jvp
 
-from newton_krylov.capabilities import SUM_OF_SQUARES
+from newton_krylov.capabilities import NORMAL_EQUATIONS, SUM_OF_SQUARES
 from newton_krylov.errors import ConfigError, UnsupportedError, suggest
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.base import Counts, Objective, Point
 from newton_krylov.objectives.residual.gauss_newton import GaussNewtonOperator
 from newton_krylov.objectives.residual.jacobian import Jacobian, import_early
 from newton_krylov.operators import FunctionOperator, LinearOperator, RectangularOperator
+from newton_krylov.rectangular import MatrixMap
 
 Blocks = Mapping[str, Tensor]
 Function = Callable[[Tensor], Tensor | Blocks]
@@ -42,6 +44,7 @@ class ResidualPoint(Point):
     def __init__(self, objective: "ResidualObjective", w: Tensor) -> None:
         super().__init__(objective, w)
         self._r: Tensor | None = None
+        self._kept: Any = None
 
     @property
     def r(self) -> Tensor:
@@ -50,7 +53,7 @@ class ResidualPoint(Point):
             f = self.objective
             f.counts.add(function=f.share, passes=0.5 * f.share)
             with torch.no_grad():
-                self._r = f.residuals(self.w)
+                self._r, self._kept = f.evaluated(self.w)
         return self._r
 
     @cached_property
@@ -66,7 +69,8 @@ class ResidualPoint(Point):
         if self._r is None:
             f.counts.add(function=f.share, passes=0.5 * f.share)
         f.counts.add(gradient=f.share, passes=0.5 * f.share)
-        J, self._r = f.linearized(self.w)
+        J, self._r = f.linearized(self.w, self._kept)
+        self._kept = None
         return J
 
     @cached_property
@@ -135,6 +139,8 @@ class ResidualObjective(Objective):
         Block name to its weight, at least 0; 1 where it is not named.
     memory : float
         Bytes that a dense Jacobian, and the passes that form it, may take.
+    derivative : callable, optional
+        w to the Jacobian, (n_residuals, dim), where autograd is not to be asked; without weights.
 
     Raises
     ------
@@ -151,7 +157,7 @@ class ResidualObjective(Objective):
         Share of all samples; what a subset's evaluations count.
     """
 
-    offers = frozenset({SUM_OF_SQUARES})
+    offers = frozenset({SUM_OF_SQUARES, NORMAL_EQUATIONS})
 
     def __init__(
         self,
@@ -159,9 +165,10 @@ class ResidualObjective(Objective):
         start: Tensor,
         weights: Mapping[str, float] | None = None,
         memory: float = 2 * GIB,
+        derivative: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         import_early()
-        self._function, self.memory = function, memory
+        self._function, self.memory, self._derivative = function, memory, derivative
         self.dim, self.dtype, self.device = len(start), start.dtype, start.device
         self.counts, self.share, self.convexity = Counts(), 1.0, None
         self._rows: Tensor | None = None
@@ -194,8 +201,27 @@ class ResidualObjective(Objective):
             return r
         return r[self._rows] * math.sqrt(self.n_residuals / len(self._rows))
 
-    def linearized(self, w: Tensor) -> tuple[RectangularOperator, Tensor]:
-        """Return the Jacobian at w, shape (dim,), and the residuals."""
+    def evaluated(self, w: Tensor) -> tuple[Tensor, Any]:
+        """Return the residuals at w, shape (dim,), and what of it `linearized` can use."""
+        return self.residuals(w), None
+
+    def linearized(self, w: Tensor, kept: Any = None) -> tuple[RectangularOperator, Tensor]:
+        """Return the Jacobian at w, shape (dim,), and the residuals.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            Parameters.
+        kept : object
+            What `evaluated` returned at w; None where it was not asked.
+
+        Returns
+        -------
+        RectangularOperator, Tensor
+            (n_residuals, dim); shape (n_residuals,).
+        """
+        if self._derivative is not None:
+            return MatrixMap(self._derivative(w)), self.residuals(w)
         J = Jacobian(self.residuals, w, self.memory)
         return J, J.r
 

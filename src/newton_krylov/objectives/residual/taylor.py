@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import cached_property
+from itertools import accumulate, pairwise, starmap
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,11 @@ from torch import Tensor, nn
 from torch.func import jvp
 
 from newton_krylov.data.equation import Block, Jet
-from newton_krylov.operators import RectangularOperator
+from newton_krylov.operators import RectangularOperator, times_transpose
+
+_ELEMENTWISE = 20
+"""What an elementwise product costs, in multiplications of a matrix product."""
+_TILE = 160
 
 
 @dataclass(frozen=True)
@@ -254,6 +259,8 @@ class FactoredJacobian(RectangularOperator):
         The residuals.
     w : Tensor, shape (n,)
         Parameters at which to evaluate.
+    pushed : sequence of Pushed, optional
+        What pushing each block through the layers gave, if that has been done.
 
     Attributes
     ----------
@@ -261,19 +268,26 @@ class FactoredJacobian(RectangularOperator):
         The residuals at w, each times the root of its block's weight.
     """
 
-    def __init__(self, network: Perceptron, blocks: Sequence[Block], w: Tensor) -> None:
+    def __init__(
+        self,
+        network: Perceptron,
+        blocks: Sequence[Block],
+        w: Tensor,
+        pushed: "Sequence[Pushed] | None" = None,
+    ) -> None:
         self._network = network
         w = w.detach()
         residuals, slopes, self._factors = [], [], []
-        for block in blocks:
+        if pushed is None:
             with torch.no_grad():
-                pushed = network.push(w, block)
-            r, G = _residual_and_slopes(block, pushed.jet)
+                pushed = [network.push(w, block) for block in blocks]
+        for block, channels in zip(blocks, pushed, strict=True):
+            r, G = _residual_and_slopes(block, channels.jet)
             residuals.append(r)
-            slopes.append(_by_coefficients(block, pushed.jet))
+            slopes.append(_by_coefficients(block, channels.jet))
             with torch.no_grad():
-                back = network.pull(w, block, pushed, G)
-            self._factors.append(_factors(block, pushed.inputs, back))
+                back = network.pull(w, block, channels, G)
+            self._factors.append(_factors(block, channels.inputs, back))
         self.r = torch.cat(residuals)
         self._slopes = torch.cat(slopes)  # the columns of the coefficients
         super().__init__((len(self.r), len(w)), w.dtype, w.device)
@@ -324,6 +338,70 @@ class FactoredJacobian(RectangularOperator):
                     column += G.shape[2]
             row += count
         return J
+
+    def outer(self) -> Tensor:
+        """Form J J', shape (m, m), of the factors where that takes fewer multiplications.
+
+        With G_c, A_c the rows of channel c, a layer's part is the sum over c and e of the products
+        (G_c G_e') * (A_c A_e'), element by element: J's rows are as long as a layer has weights,
+        those of G and A as it has outputs and inputs.
+        """
+        K = self._slopes @ self._slopes.T
+        ends = list(accumulate((len(f.A[0][0]) for f in self._factors), initial=0))
+        places = list(starmap(slice, pairwise(ends)))
+        for number, biased in enumerate(self._network.biases):
+            layers = [_Layer.of(factors, number, biased) for factors in self._factors]
+            for i, a in enumerate(layers):
+                for j, b in enumerate(layers[: i + 1]):
+                    a.add_products(b, K[places[i], places[j]])
+        for place in places:
+            for start in range(place.start, place.stop, _tile(K)):
+                strip = slice(start, min(start + _tile(K), place.stop))
+                K[:start, strip] = K[strip, :start].T
+        return K
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One block's factors of one layer; the inputs end in the constant that its bias meets."""
+
+    A: Tensor
+    G: Tensor
+
+    @classmethod
+    def of(cls, factors: _Factors, number: int, biased: bool) -> "_Layer":
+        A, G = factors.A[number], factors.G[number]
+        if biased:
+            one = A.new_zeros(*A.shape[:2], 1)
+            one[: factors.values] = 1
+            A = torch.cat((A, one), dim=2)
+        return cls(A, G)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """J's rows, its weights and biases in another order, shape (n, out (in + 1))."""
+        return torch.bmm(self.G.permute(1, 2, 0), self.A.permute(1, 0, 2)).flatten(1)
+
+    def add_products(self, other: "_Layer", K: Tensor) -> None:
+        """Add the rows' products with those of another layer; with its own, up to the diagonal."""
+        into, out = self.A.shape[2], self.G.shape[2]
+        pairs, own = len(self.A) * len(other.A), self is other
+        if pairs * (into + out + _ELEMENTWISE) >= into * out:
+            K += times_transpose(self.rows) if own else self.rows @ other.rows.T
+            return
+        tile = _tile(K)
+        for i in range(0, K.shape[0], tile):
+            for j in range(0, i + 1 if own else K.shape[1], tile):
+                part = K[i : i + tile, j : j + tile]
+                rows, columns = slice(i, i + tile), slice(j, j + tile)
+                for A, G in zip(self.A[:, rows], self.G[:, rows], strict=True):
+                    for B, H in zip(other.A[:, columns], other.G[:, columns], strict=True):
+                        part.addcmul_(G @ H.T, A @ B.T)
+
+
+def _tile(K: Tensor) -> int:
+    """Return how many rows of products are made at a time: on a CPU what its cache holds."""
+    return _TILE if K.device.type == "cpu" else max(K.shape)
 
 
 def _residual_and_slopes(block: Block, jet: Jet) -> tuple[Tensor, Tensor]:
