@@ -9,6 +9,7 @@ interpolations resolved.
 """
 
 import copy
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
@@ -21,7 +22,6 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.grammar_parser import parse
 
 from newton_krylov.errors import ConfigError, UserError
-from newton_krylov.files import is_regular
 from newton_krylov.records.record import bounded, parse_yaml
 from newton_krylov.terminal import inert, one_line
 
@@ -107,7 +107,7 @@ def bound_file(path: Path) -> None:
     """Refuse a file that a few bytes of aliases, brackets or digits blow up."""
     if not path.is_file():  # for Hydra there is none either
         return
-    if not is_regular(path):
+    if not path.stat().st_size and not os.statvfs(path).f_blocks:  # such as /proc/kmsg
         raise ConfigError(f"{path} is not a regular file.")
     if path.stat().st_size > _LARGEST_FILE:
         raise ConfigError(f"{path} is larger than the {_LARGEST_FILE >> 20} MiB that it may have.")
