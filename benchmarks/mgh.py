@@ -1,18 +1,20 @@
 """Moré, Garbow and Hillstrom's problems: how many `minimize` solves, ours beside SciPy's.
 
-    python benchmarks/mgh.py                   # all 35 problems, one table of all methods
-    python benchmarks/mgh.py rosenbrock biggs  # some of them, with a line on each
+    python benchmarks/mgh.py                   # all 35 problems
+    python benchmarks/mgh.py rosenbrock biggs  # some of them
+
+It prints two tables in Markdown, as docs/minimize.md has them: a row a method, and a row a problem.
 
 Every method starts where the paper does, has exact derivatives (SciPy's Hessians by products, or
 formed where it asks for that), a tolerance of 1e-8 on the gradient and 400 iterations. Solved:
 the sum of squares is within 1e-5 of a published minimum, or within 1e-9 where that is 0.
-Evaluations are of the function, products of the Hessian with one vector; medians of the problems
-that all methods solve.
+Evaluations are of the function, gradients of the gradient, products of the Hessian with one vector;
+medians of the problems that all methods solve.
 """
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import get_args
 
@@ -34,6 +36,7 @@ class Found:
 
     value: float
     evaluations: int
+    gradients: int
     products: int
 
     def solves(self, problem: Problem) -> bool:
@@ -57,7 +60,7 @@ def ours(method: Method, **options: str) -> Solver:
             function(problem), problem.start, method=method, gtol=TOLERANCE, maxiter=ITERATIONS,
             options=options,
         )  # fmt: skip
-        return Found(found.fun, found.nfev, found.nhev)
+        return Found(found.fun, found.nfev, found.njev, found.nhev)
 
     return solve
 
@@ -89,7 +92,7 @@ def scipys(method: str) -> Solver:
             lambda x: float(f(torch.from_numpy(x))), np.array(problem.start), method=method,
             jac=lambda x: grad(f)(torch.from_numpy(x)).numpy(), options=limits, **derivatives,
         )  # fmt: skip
-        return Found(float(found.fun), int(found.nfev), products)
+        return Found(float(found.fun), int(found.nfev), int(found.njev), products)
 
     return solve
 
@@ -110,34 +113,62 @@ def attempt(solver: Solver, problem: Problem) -> Found:
     try:
         return solver(problem)
     except (ValueError, RuntimeError, np.linalg.LinAlgError):
-        return Found(float("nan"), 0, 0)
+        return Found(float("nan"), 0, 0, 0)
+
+
+IN_DETAIL = (
+    "trust_region", "arc", "newton", "bfgs", "ssbroyden", "lbfgs",
+    "SciPy BFGS", "SciPy L-BFGS-B", "SciPy Newton-CG", "SciPy trust-exact",
+)  # fmt: skip
+"""Methods with a column in the table of problems."""
+
+Results = dict[str, dict[str, Found]]
+"""By method, then by problem."""
+
+
+def by_method(found: Results, chosen: list[str]) -> Iterator[str]:
+    """Yield the lines of the table of methods."""
+    solved = {m: {p for p in chosen if r[p].solves(PROBLEMS[p])} for m, r in found.items()}
+    common = set(chosen).intersection(*solved.values())
+    yield f"| medians of {len(common)} problems | solved | f | gradient | products | not solved |"
+    yield "| --- | ---: | ---: | ---: | ---: | --- |"
+    for method, results in found.items():
+        counts = [
+            np.median([getattr(results[p], what) for p in common] or [np.nan])
+            for what in ("evaluations", "gradients", "products")
+        ]
+        failed = ", ".join(f"`{p}`" for p in chosen if p not in solved[method])
+        numbers = " | ".join(f"{count:.0f}" for count in counts)
+        yield f"| {method} | {len(solved[method])} of {len(chosen)} | {numbers} | {failed} |"
+
+
+def by_problem(found: Results, chosen: list[str]) -> Iterator[str]:
+    """Yield the lines of the table of problems: evaluations, gradients, and what was missed."""
+    methods = [method for method in IN_DETAIL if method in found]
+    yield "| f, gradients | minimum | " + " | ".join(methods) + " |"
+    yield "| --- |" + " ---: |" * (1 + len(methods))
+    for name in chosen:
+        problem = PROBLEMS[name]
+        cells = [_cell(found[method][name], problem) for method in methods]
+        minima = " or ".join(f"{m:.6g}" for m in problem.minima)
+        yield f"| `{name}`, n = {len(problem.start)} | {minima} | {' | '.join(cells)} |"
+
+
+def _cell(one: Found, problem: Problem) -> str:
+    counts = f"{one.evaluations}, {one.gradients}"
+    return counts if one.solves(problem) else f"{counts}: **{one.value:.3g}**"
 
 
 def main() -> None:
-    """Solve, and print one table."""
+    """Solve, and print both tables."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     chosen = sys.argv[1:] or list(PROBLEMS)
-    found = {
+    found: Results = {
         name: {problem: attempt(solver, PROBLEMS[problem]) for problem in chosen}
         for name, solver in METHODS.items()
     }
-    if sys.argv[1:]:
-        for problem in chosen:
-            for name, results in found.items():
-                one = results[problem]
-                solved = "solved" if one.solves(PROBLEMS[problem]) else "failed"
-                print(f"{problem:22}{name:22}{solved:>8}{one.value:14.6g}", end="")
-                print(f"{one.evaluations:8d}{one.products:8d}")
-    common = [p for p in chosen if all(r[p].solves(PROBLEMS[p]) for r in found.values())]
-    print(f"{'':22}{'solved':>9}{'evaluations':>13}{'products':>10}  not solved")
-    for name, results in found.items():
-        failed = [p for p in chosen if not results[p].solves(PROBLEMS[p])]
-        evaluations = np.median([results[p].evaluations for p in common]) if common else np.nan
-        products = np.median([results[p].products for p in common]) if common else np.nan
-        print(f"{name:22}{len(chosen) - len(failed):3d} of {len(chosen)}", end="")
-        print(f"{evaluations:13.0f}{products:10.0f}  {', '.join(failed)}")
-    print(f"medians of {len(common)} problems")
+    print(*by_method(found, chosen), "", *by_problem(found, chosen), sep="\n")
 
 
 if __name__ == "__main__":

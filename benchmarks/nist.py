@@ -3,6 +3,8 @@
     python benchmarks/nist.py                # all 27 problems from both starts, one table
     python benchmarks/nist.py mgh10 boxbod   # some of them
 
+It is in Markdown, as docs/residuals.md has it: digits, and evaluations of the residuals.
+
 Every method gets the same exact Jacobians, tolerances of a few roundings and 10,000 evaluations; an
 exception is shown by its name. Log relative error: 11 digits are certified, 6 count as solved.
 """
@@ -64,7 +66,8 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     chosen = sys.argv[1:] or sorted(FORMULAS)
-    print(f"{'problem':10}{'difficulty':>11}{'start':>6}", *(f"{m:>18}" for m in METHODS))
+    print("| problem | difficulty | start | " + " | ".join(METHODS) + " |")
+    print("| --- | --- | ---: |" + " ---: |" * len(METHODS))
     solved = dict.fromkeys(METHODS, 0)
     for problem in chosen:
         for start in (1, 2):
@@ -74,14 +77,14 @@ def main() -> None:
                 try:
                     found, evaluations = method(data)
                     reached = digits(found, data.certified.numpy())
-                    cells.append(f"{reached:5.1f} {evaluations:6d} ev.")
+                    cells.append(f"{reached:.1f} ({evaluations:,})")
                     solved[name] += reached >= 6
                 except (ValueError, np.linalg.LinAlgError) as error:
                     cells.append(type(error).__name__)
             difficulty = nist_tables()[problem]["difficulty"]
-            print(f"{problem:10}{difficulty:>11}{start:6d}", *(f"{cell:>18}" for cell in cells))
+            print(f"| `{problem}` | {difficulty} | {start} | {' | '.join(cells)} |", flush=True)
     counts = (f"{n} of {2 * len(chosen)}" for n in solved.values())
-    print(f"{'at least 6 digits':27}", *(f"{count:>18}" for count in counts))
+    print(f"| at least 6 digits | | | {' | '.join(counts)} |")
 
 
 if __name__ == "__main__":

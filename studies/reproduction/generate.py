@@ -23,6 +23,7 @@ SECTIONS = (
     "ye_zhang",
     "dynanewton",
     "sns",
+    "pinn",
 )
 """Modules of this package, each with a function `section`, in the order of the page."""
 

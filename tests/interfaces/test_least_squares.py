@@ -135,11 +135,37 @@ def test_the_callback_sees_the_cost_fall():
         ({"x_scale": -1.0}, "x_scale must be above zero"),
         ({"x_scale": "jax"}, "x_scale must be numbers or 'jac'"),
         ({"x0": [math.nan, 1.0]}, "not finite at x0"),
+        ({"x0": {"a": 1.0}}, "x0 must be a vector of real numbers, not dict"),
+        ({"x0": [1j, 1.0]}, "x0 must be a vector of real numbers, not list"),
+        ({"jac": "2-point"}, "there are no finite differences here"),
+        ({"jac": lambda x: torch.eye(3)}, r"jac must return shape \(2, 2\)"),
+        ({"fun": lambda x: np.exp(x.numpy())}, "fun has no gradient"),
+        ({"fun": lambda x: x.sub_(1.0)}, "fun changes x in place"),
     ],
 )
 def test_a_mistake_is_one_sentence(options, sentence):
     with pytest.raises(ValueError, match=sentence):
-        least_squares(rosenbrock, **{"x0": START, **options})
+        least_squares(**{"fun": rosenbrock, "x0": START, **options})
+
+
+@pytest.mark.parametrize("loss", ["linear", "soft_l1"])
+def test_a_jacobian_that_is_given_serves_functions_of_arrays(loss, data):
+    t, y = (each.numpy() for each in data)
+
+    def fun(x, t):
+        return np.asarray(x)[0] * np.exp(-np.asarray(x)[1] * t) - y
+
+    def jac(x, t):
+        a, b = np.asarray(x)
+        return np.stack((np.exp(-b * t), -a * t * np.exp(-b * t)), axis=1)
+
+    tight = {"ftol": 1e-14, "xtol": 1e-14, "gtol": 1e-14, "loss": loss}
+    mine = least_squares(fun, [1, 1], jac=jac, args=t, **tight)
+    other = scipy.optimize.least_squares(fun, [1.0, 1.0], jac, args=(t,), **tight)
+    assert mine.success
+    assert mine.x.numpy() == pytest.approx(other.x, rel=1e-5)
+    assert mine.cost == pytest.approx(other.cost, rel=1e-8)
+    assert mine.jac.numpy() == pytest.approx(jac(mine.x, t))
 
 
 def log_relative_error(found: Tensor, certified: Tensor) -> float:

@@ -314,3 +314,10 @@ def test_weak_negative_curvature_is_followed_or_said_to_be_unsettled(n: int) -> 
         assert "confirmed" not in found.message
     else:
         assert found.fun < 0 or "not confirmed" in found.message
+
+
+@pytest.mark.parametrize("method", ["newton", "trust_region", "bfgs", "lbfgs"])
+def test_a_function_without_a_minimum_is_said_to_have_none(method):
+    found = minimize(lambda x: x[0] ** 2 - x[1] ** 2, [1.0, 0.1], method=method)
+    assert (found.status, found.success) == (4, False)
+    assert "unbounded below" in found.message

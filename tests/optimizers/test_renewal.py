@@ -13,7 +13,11 @@ from newton_krylov.optimizers.base import Optimizer
 from newton_krylov.registry import entry
 
 SMALL = {"points": 60, "start": 9, "boundary": 5, "seed": 3}
-OPTIONS = {"adam": {"batch_size": 30}, "adam_lbfgs": {"batch_size": 30, "switch": 5}}
+OPTIONS = {
+    "adam": {"batch_size": 30},
+    "adam_lbfgs": {"batch_size": 30, "switch": 5},
+    "adam_lbfgs_nncg": {"batch_size": 30, "switch": 2, "second_switch": 3, "rank": 5},
+}
 
 
 def loss(name: str = "heat_1d", width: int = 6, **options: object) -> ResidualLoss:
@@ -44,7 +48,16 @@ def walk(made: Optimizer, f: ResidualLoss, w: torch.Tensor, generator: torch.Gen
 
 METHODS = pytest.mark.parametrize(
     "name",
-    ["levenberg_marquardt", "newton", "bfgs", "lbfgs", "adam", "spring", "adam_lbfgs"],
+    [
+        "levenberg_marquardt",
+        "newton",
+        "bfgs",
+        "lbfgs",
+        "adam",
+        "spring",
+        "adam_lbfgs",
+        "adam_lbfgs_nncg",
+    ],
 )
 
 

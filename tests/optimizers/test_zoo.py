@@ -75,7 +75,11 @@ TAU = ("fixed", {"tau": 0.1})
 SPECIAL = [
     Animal("adam", {"learning_rate": 0.02} | BATCHES, gap=None, epochs=40),
     Animal("adahessian", BATCHES, gap=None, epochs=40),
-    Animal("adam_lbfgs", {"learning_rate": 0.02, "switch": 7} | BATCHES),
+    Animal("adam_lbfgs", {"learning_rate": 0.02, "switch": 4} | BATCHES),
+    Animal(
+        "adam_lbfgs_nncg",
+        {"learning_rate": 0.02, "switch": 4, "second_switch": 3, "rank": 5} | BATCHES,
+    ),
     Animal("adamw", {"learning_rate": 0.02} | BATCHES, gap=None, epochs=40),
     Animal("ekfac", BATCHES, gap=None),
     Animal("gd", epochs=3000),

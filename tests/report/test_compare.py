@@ -1,11 +1,16 @@
+import base64
 import csv
+import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 from run_folders import OPTIMUM, row, rows, write_run
 
 from newton_krylov.errors import DataError
+from newton_krylov.records.fields import Fields
 from newton_krylov.report.command import main
 from newton_krylov.report.compare import compare
 from newton_krylov.report.records import read_records
@@ -177,3 +182,25 @@ def test_nothing_to_compare_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No runs"):
         compare([tmp_path], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_methods_for_an_equation_are_told_apart_by_the_solution_s_error(tmp_path: Path) -> None:
+    """Not by the loss; the fields of the most accurate run are on the page."""
+    points = np.random.default_rng(0).random((30, 2))
+    for label, errors, losses in (
+        ("A", [1.0, 5e-2, 5e-4], [1.0, 1e-1, 1e-2]),
+        ("B", [1.0, 5e-1, 2e-1], [1.0, 1e-3, 1e-6]),
+    ):
+        trace = [
+            replace(each, l2_error=error, loss=loss, suboptimality=math.nan)
+            for each, error, loss in zip(rows([1.0] * 3), errors, losses, strict=True)
+        ]
+        folder = write_run(tmp_path / label, trace, label=label, optimum=None)
+        Fields(points, *(points.T * errors[-1]), points.sum(1)).write(folder)
+    compare([tmp_path], tmp_path / "out")
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert "Time to ‖u − u*‖ / ‖u*‖ ≤ | 1e-1 | 1e-2 |" in text
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "A is the first at ‖u − u*‖ / ‖u*‖ ≤ 1e-3" in page
+    picture = (tmp_path / "out" / "figures" / "fields.png").read_bytes()
+    assert base64.b64encode(picture).decode() in page

@@ -160,3 +160,14 @@ def test_metrics_cost_no_counted_evaluation():
     assert math.isnan(plain.rows[0].test_accuracy) and math.isnan(plain.rows[0].suboptimality)
     assert 0 <= measured.rows[0].test_accuracy <= 1
     assert measured.rows[0].suboptimality == measured.rows[0].loss
+
+
+@pytest.mark.parametrize("clock", ["wall", "processor"])
+def test_what_seconds_are_of(clock):
+    """A step that waits for a tenth of a second takes that by the wall's clock alone."""
+
+    waiting = Halving(at=1, what=lambda: time.sleep(0.1), last=2)
+    objective = make("logistic")
+    start = torch.zeros(objective.dim, dtype=objective.dtype)
+    result = run(waiting, objective, start, Stopping(), torch.Generator(), clock_of=clock)
+    assert (result.rows[-1].seconds >= 0.1) == (clock == "wall")

@@ -25,12 +25,12 @@ from study_runs import (
 )
 
 from newton_krylov.report.records import read_records
-from studies.reproduction import convex, dynanewton, growth, nonconvex, sns
+from studies.reproduction import convex, dynanewton, growth, nonconvex, pinn, sns
 from studies.reproduction import ye_zhang as accelerated
 from studies.reproduction.margins import ALONE, less, less_in_every_pair
 from studies.reproduction.page import Claim, Section, Verdict
 
-MODULES = (convex, growth, nonconvex, accelerated, dynanewton, sns)
+MODULES = (convex, growth, nonconvex, accelerated, dynanewton, sns, pinn)
 Write = Callable[[Path], object]
 
 
@@ -361,3 +361,50 @@ def test_less_has_a_margin() -> None:
     assert less_in_every_pair([1.0, 3.0], [2.0, 4.0]) is True
     assert less_in_every_pair([1.0, 5.0], [2.0, 4.0]) is None
     assert less_in_every_pair([3.0, 5.0], [2.0, 4.0]) is False
+
+
+def equation(folder: Path, errors: dict[str, list[float]], products: float = 9.0) -> None:
+    """Runs on the reaction equation that end at these errors, a seed each."""
+    for label, found in errors.items():
+        for seed, error in enumerate(found):
+            write_run(
+                folder / pinn.slug(label) / str(seed),
+                rows([1.0, 0.1], l2_error=error, hvp_count=products), label=label, optimum=None,
+                seed=seed, name=pinn.HARD, dataset={"name": "reaction"},
+                model={"name": "mlp", "hidden": [4]}, summary={"dataset": {"name": "reaction"}},
+            )  # fmt: skip
+
+
+ERRORS = {
+    pinn.LM: [1e-6, 2e-6, 3e-6], pinn.LBFGS: [1e-2, 2e-2, 3e-2], pinn.SPRING: [1e-5, 2e-5, 3e-5],
+    pinn.ENERGY: [1e-4, 2e-4, 3e-4], pinn.NNCG: [1e-3, 2e-3, 3e-3], pinn.PAIR[0]: [0.1, 0.2, 0.3],
+    pinn.ARNCG: [8e-4, 7e-4, 6e-4],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("beginning", "ours", "theirs"),
+    [
+        ("Gauss-Newton methods", pinn.LM, pinn.LBFGS),
+        ("Momentum", pinn.SPRING, pinn.ENERGY),
+        ("NysNewton-CG after", pinn.NNCG, pinn.PAIR[0]),
+    ],
+)
+def test_an_equation_s_error_is_less_more_or_undecided(tmp_path, beginning, ours, theirs):
+    mixed = ERRORS[ours][:2] + ERRORS[theirs][2:]
+    for name, errors, expected in (
+        ("for", {}, Verdict.HOLDS),
+        ("against", {ours: ERRORS[theirs], theirs: ERRORS[ours]}, Verdict.FAILS),
+        ("one", {ours: ERRORS[ours][:1]}, Verdict.QUALIFIED),
+        ("mixed", {ours: mixed}, Verdict.UNDECIDED),
+    ):
+        equation(tmp_path / name, ERRORS | errors)
+        assert verdict(tmp_path / name, beginning) is expected, name
+
+
+def test_a_published_error_that_is_missed_in_seconds_is_no_verdict(tmp_path):
+    equation(tmp_path / "there", ERRORS)
+    assert verdict(tmp_path / "there", "ARNCG comes to") is Verdict.HOLDS
+    equation(tmp_path / "not", ERRORS | {pinn.ARNCG: [1e-2, 1e-5, 1e-5]}, products=0.0)
+    assert verdict(tmp_path / "not", "ARNCG comes to") is Verdict.UNDECIDED
+    assert verdict(tmp_path / "not", "NysNewton-CG after") is Verdict.UNDECIDED

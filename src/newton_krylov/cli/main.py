@@ -115,7 +115,7 @@ def _announce(overrides: Sequence[str]) -> None:
     """Show that the command has begun: what it imports takes seconds."""
     given = {key: value.lower() for key, _, value in (line.partition("=") for line in overrides)}
     if given.get("quiet") != "true" and os.environ.get("RANK", "0") == "0":
-        text = f"newton-krylov {__version__}: starting"
+        text = f"newton-krylov {__version__}: starting (PyTorch takes seconds to import)"
         say(text, stderr=given.get("json") == "true")
 
 

@@ -48,7 +48,6 @@ _UNPACK: Mapping[str, Callable[..., Any]] = {
     ".xz": lzma.open,
 }
 _NUMPY = ".npz"
-_TEXT = (".csv", ".tsv")
 _CSR = {"data", "indices", "indptr", "shape"}
 _MOST_NAMED = 6
 """Classes that are named, each with its share."""
@@ -132,9 +131,8 @@ def table(
     frames, sparse = zip(*(_read(file, arrays) for file in files), strict=True)
     _require_alike(sparse, files)
     target = _target(frames, files, target)
-    written = all(_kind(file) in _TEXT for file in files)
     targets = [frame.pop(target) for frame in frames]
-    if written and task != "multiclass" and (numbers := written_numbers(targets)) is not None:
+    if task != "multiclass" and (numbers := written_numbers(targets)) is not None:
         targets = numbers[0]
     labels, decided, classes = _labels(targets, files, target, task)
     extras = [_beside(frame, file, beside) for frame, file in zip(frames, files, strict=True)]
@@ -142,7 +140,7 @@ def table(
     if frames[0].columns.empty and sparse[0] is None:
         raise DataError(f"{files[0]} has no column beside '{target}' to predict it from.")
     _known(frames[0], categorical or [], "categorical")
-    understood = understand(frames, categorical or [], written=written)
+    understood = understand(frames, categorical or [])
     frames = understood.frames
     if len(frames) == 1 and test_fraction:
         rows = _split(labels[0], decided, test_fraction, seed)

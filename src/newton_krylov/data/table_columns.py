@@ -60,9 +60,7 @@ class Understood:
     remarks: tuple[str, ...]
 
 
-def understand(
-    frames: list["pd.DataFrame"], categorical: Sequence[str], *, written: bool
-) -> Understood:
+def understand(frames: list["pd.DataFrame"], categorical: Sequence[str]) -> Understood:
     """Find the columns that hold dates, and numbers written as text, and make numbers of them.
 
     Parameters
@@ -71,8 +69,6 @@ def understand(
         Of the same columns.
     categorical : sequence of str
         Columns to leave as they are.
-    written : bool
-        Whether the frames come from text, where a number is a text only by its writing.
 
     Returns
     -------
@@ -89,10 +85,10 @@ def understand(
         parts = [frame[name] for frame in frames]
         if (days := _days(parts)) is not None:
             found, dates[name] = days
-        elif written and (read := written_numbers(parts)) is not None:
+        elif (read := written_numbers(parts)) is not None:
             found, numbers[name] = read
         else:
-            mixed += [_mixture(name, parts)] if written else []
+            mixed.append(_mixture(name, parts))
             continue
         for frame, column in zip(frames, found, strict=True):
             frame[name] = column
@@ -188,6 +184,8 @@ def _words(form: str) -> str:
 def written_numbers(parts: "list[Column]") -> "tuple[list[Column], str] | None":
     """Return texts as numbers, if each of them is one, and the first that needed to be read.
 
+    Texts of digits alone, such as codes that a binary file keeps as texts, stay texts.
+
     Parameters
     ----------
     parts : list of Series
@@ -205,7 +203,8 @@ def written_numbers(parts: "list[Column]") -> "tuple[list[Column], str] | None":
         return None
     plain = _bare(whole)
     known = plain.dropna()
-    if known.empty:
+    odd = pd.to_numeric(whole, errors="coerce").isna() & whole.notna()
+    if known.empty or not odd.any():
         return None
     for pattern, turn in (
         (_THOUSANDS, lambda text: text.str.replace(",", "")),
@@ -215,7 +214,6 @@ def written_numbers(parts: "list[Column]") -> "tuple[list[Column], str] | None":
         if known.str.fullmatch(pattern).all():
             numbers = pd.to_numeric(turn(plain), errors="coerce")
             if not numbers[known.index].isna().any():
-                odd = pd.to_numeric(whole, errors="coerce").isna() & whole.notna()
                 values, ends = numbers.to_numpy(np.float64), np.cumsum([len(p) for p in parts])
                 pieces = np.split(values, ends[:-1])
                 found = [pd.Series(v, p.index) for v, p in zip(pieces, parts, strict=True)]

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_NO_GRADIENT = "compute it of x by torch operations, without detach, item, numpy or torch.no_grad"
+
 
 def start(x0: Tensor | Sequence[float]) -> Tensor:
     """Return a copy of the start, shape (n,): float64 unless it is a tensor of float32.
@@ -17,7 +19,12 @@ def start(x0: Tensor | Sequence[float]) -> Tensor:
     """
     with torch.inference_mode(False):
         kind = None if isinstance(x0, Tensor) else torch.float64
-        x = torch.as_tensor(x0, dtype=kind).detach().clone()
+        try:
+            x = torch.as_tensor(x0, dtype=kind).detach().clone()
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(
+                f"x0 must be a vector of real numbers, not {type(x0).__name__}: {x0!r:.80}"
+            ) from None
     if x.ndim != 1 or len(x) == 0 or x.dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"x0 must be a vector of float32 or float64, not {x.dtype} of shape {tuple(x.shape)}"
@@ -35,7 +42,14 @@ def check_function(function: Callable[[Tensor], Any], x: Tensor, *, scalar: bool
         where it must be a scalar.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        found = function(x.clone().requires_grad_())
+        try:
+            found = function(x.clone().requires_grad_())
+        except RuntimeError as error:
+            if "Can't call numpy()" in str(error):
+                raise ValueError(f"fun has no gradient: {_NO_GRADIENT}") from None
+            if "in-place operation" in str(error):
+                raise ValueError("fun changes x in place: let it compute on a copy") from None
+            raise
     tensors = list(found.values()) if isinstance(found, Mapping) and not scalar else [found]
     what = "a tensor of shape ()" if scalar else "a tensor, or a dict of tensors,"
     for value in tensors:
@@ -49,8 +63,7 @@ def check_function(function: Callable[[Tensor], Any], x: Tensor, *, scalar: bool
         raise ValueError("fun returns no residuals")
     if not any(value.requires_grad for value in tensors):
         raise ValueError(
-            "what fun returns does not depend on x in autograd's eyes: compute it of x by torch "
-            "operations, without detach, item, numpy or torch.no_grad"
+            f"what fun returns does not depend on x in autograd's eyes: {_NO_GRADIENT}"
         )
 
 
@@ -59,3 +72,8 @@ def check_least(lowest: float, **values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not value >= lowest:
             raise ValueError(f"{name} must be at least {lowest:g}, not {value}")
+
+
+def arguments(args: Any) -> tuple[Any, ...]:
+    """Return a function's further arguments as SciPy takes them: a single one needs no tuple."""
+    return tuple(args) if isinstance(args, tuple | list) else (args,)

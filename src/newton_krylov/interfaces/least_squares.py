@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from newton_krylov.errors import suggest
-from newton_krylov.interfaces.arguments import check_function, check_least, start
+from newton_krylov.interfaces.arguments import arguments, check_function, check_least, start
 from newton_krylov.interfaces.parts import named
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.residual.objective import (
     GIB,
+    Function,
     ResidualObjective,
     ResidualPoint,
 )
@@ -38,6 +39,7 @@ def least_squares(
     fun: Callable[..., Tensor | Mapping[str, Tensor]],
     x0: Tensor | Sequence[float],
     *,
+    jac: Callable[..., Any] | None = None,
     ftol: float | None = 1e-8,
     xtol: float | None = 1e-8,
     gtol: float | None = 1e-8,
@@ -55,9 +57,9 @@ def least_squares(
     """Minimize half a sum of squares by Levenberg-Marquardt with exact Jacobians.
 
     The interface is that of `scipy.optimize.least_squares(method="lm")`, without bounds and
-    without finite differences: `fun` is made of torch operations. The damping follows Nielsen's
-    rule and has no parameter; the systems are solved by QR factors of the Jacobian, so that its
-    condition number is not squared.
+    without finite differences: `fun` is made of torch operations, or `jac` is given. The damping
+    follows Nielsen's rule and has no parameter; the systems are solved by QR factors of the
+    Jacobian, so that its condition number is not squared.
 
     Parameters
     ----------
@@ -66,6 +68,10 @@ def least_squares(
         (n,).
     x0 : Tensor or sequence of float, shape (n,)
         Start; float64 unless it is a tensor of float32.
+    jac : callable, optional
+        (x, *args, **kwargs) -> the Jacobian, shape (m, n), a tensor or an array; then `fun` may
+        return an array, too (NumPy's functions take x by `numpy.asarray(x)`), and there is no
+        geodesic acceleration. None differentiates `fun` by autograd.
     ftol, xtol, gtol : float or None
         Stop where a step lowers the cost by less than ftol of it (and the model foretold that),
         where a step is shorter than xtol (xtol + |x|), or where the largest cosine of the angle
@@ -120,15 +126,22 @@ def least_squares(
     if not 0 < f_scale < math.inf:
         raise ValueError(f"f_scale must be above zero and finite, not {f_scale}")
 
-    def function(w: Tensor) -> Tensor | Mapping[str, Tensor]:
-        return fun(w, *args, **(kwargs or {}))
+    further = arguments(args)
 
-    check_function(function, x, scalar=False)
+    def function(w: Tensor) -> Any:
+        return fun(w, *further, **(kwargs or {}))
+
+    residuals: Function = function
+    derivative: Callable[[Tensor], Tensor] | None = None
+    if jac is None:
+        check_function(function, x, scalar=False)
+    else:
+        residuals, derivative = _given(function, jac, x, further, kwargs or {})
     objective: ResidualObjective
     if loss == "linear":
-        objective = ResidualObjective(function, x, memory=memory * GIB)
+        objective = ResidualObjective(residuals, x, None, memory * GIB, derivative)
     else:
-        objective = RobustObjective(function, x, LOSSES[loss], f_scale)
+        objective = RobustObjective(residuals, x, LOSSES[loss], f_scale, derivative)
     point = objective.at(x)
     size = euclidean(point.r)
     if not math.isfinite(size):
@@ -139,11 +152,37 @@ def least_squares(
             f"of the numbers: return them in other units"
         )
     step = LevenbergMarquardtStep(
-        named("solver", solver).build({}), _scaling(x_scale, x), acceleration
+        named("solver", solver).build({}), _scaling(x_scale, x), acceleration and jac is None
     )
     limit = _EVALUATIONS_PER_PARAMETER * len(x) if max_nfev is None else max_nfev
     point, status = _iterate(point, step, _Tolerances(ftol, xtol, gtol), limit, callback)
     return _result(point, status)
+
+
+def _given(
+    function: Callable[[Tensor], Any],
+    jac: Any,
+    x: Tensor,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """Return functions of tensors to tensors, which may come of arrays; checked once at x."""
+    if not callable(jac):
+        raise ValueError(
+            f"jac must be a function that returns the Jacobian, or None for autograd's, not "
+            f"{jac!r}: there are no finite differences here"
+        )
+
+    def residuals(w: Tensor) -> Tensor:
+        return torch.as_tensor(function(w)).detach().to(w).reshape(-1)
+
+    def derivative(w: Tensor) -> Tensor:
+        return torch.as_tensor(jac(w, *args, **kwargs)).detach().to(w)
+
+    shape, expected = tuple(derivative(x).shape), (len(residuals(x)), len(x))
+    if shape != expected:
+        raise ValueError(f"jac must return shape {expected}, residuals by parameters, not {shape}")
+    return residuals, derivative
 
 
 def _scaling(x_scale: Any, x: Tensor) -> Any:

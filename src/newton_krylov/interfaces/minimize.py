@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from newton_krylov.errors import suggest
-from newton_krylov.interfaces.arguments import check_function, check_least, start
+from newton_krylov.interfaces.arguments import arguments, check_function, check_least, start
 from newton_krylov.interfaces.parts import built_optimizer
 from newton_krylov.objectives.base import Point
 from newton_krylov.objectives.function import FunctionObjective
@@ -46,7 +46,11 @@ _MESSAGES = {
     0: "Optimization terminated successfully.",
     1: "The limit of iterations came first: raise maxiter.",
     3: "The function or its gradient is not finite where the method arrived.",
+    4: "The function seems to be unbounded below.",
 }
+
+_BOTTOM = 1e32
+"""So many times its size at the start below zero a function is taken for unbounded."""
 
 _UNCONFIRMED = " Second-order conditions were not confirmed: it may be a saddle point."
 
@@ -99,7 +103,8 @@ def minimize(
     scipy.optimize.OptimizeResult
         With SciPy's fields, as tensors: x, fun, jac (the gradient), nit, nfev, njev, nhev
         (products with the Hessian), status, message, success. Status 0 is success, 1 the limit, 2
-        that no step lowers the function beyond its rounding, 3 a number that is not finite.
+        that no step lowers the function beyond its rounding, 3 a number that is not finite, 4 that
+        the function seems to be unbounded below.
 
     Raises
     ------
@@ -123,7 +128,8 @@ def minimize(
         raise ValueError(f"method={method!r} is unknown{suggest(str(method), _LINE_SEARCHES)}")
     if "maxiter" in (options or {}):
         raise ValueError("options has no maxiter: the limit of iterations is minimize(maxiter=)")
-    objective = FunctionObjective(lambda w: fun(w, *args), x)
+    further = arguments(args)
+    objective = FunctionObjective(lambda w: fun(w, *further), x)
     check_function(objective.function, x, scalar=True)
     optimizer = built_optimizer(method, options or {}, _LINE_SEARCHES[method], solver)
     limit = _STEPS_PER_PARAMETER * len(x) if maxiter is None else maxiter
@@ -165,6 +171,9 @@ class _Run:
                 self.status, self.ended = 2, str(end.value)
                 return
             self.number += 1
+            if step.point.value < -_BOTTOM * max(1.0, self.scale):
+                self.point, self.status = step.point, 4
+                return
             if not (math.isfinite(step.point.value) and math.isfinite(step.point.grad_norm)):
                 if self.number == 0:
                     raise ValueError("the function is not finite at x0: start where it is")

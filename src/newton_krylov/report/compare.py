@@ -1,11 +1,13 @@
 """Compares runs: tables, a CSV file, figures and one HTML page, from their folders alone."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from newton_krylov.files import atomic_write
 from newton_krylov.report.context import differences_table, environments_table
+from newton_krylov.report.fields import study_fields
 from newton_krylov.report.figures import draw_profiles, draw_scaling, draw_study, slugs
 from newton_krylov.report.html.page import write_page
 from newton_krylov.report.profiles import profiles
@@ -17,6 +19,8 @@ from newton_krylov.report.study import Study, studies
 from newton_krylov.report.tables import Preface
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 COMPARISON_HTML = "comparison.html"
 COMPARISON_CSV = "comparison.csv"
@@ -73,11 +77,12 @@ def write_comparison(
     out_dir.mkdir(parents=True, exist_ok=True)
     page, sheet, text = (out_dir / n for n in (COMPARISON_HTML, COMPARISON_CSV, COMPARISON_MD))
     write_csv(groups, sheet)
+    fields = [_drawable(study_fields, study) for study in groups]
     with atomic_write(text) as stream:
         stream.write(_markdown(groups, preface).encode())
     with atomic_write(page) as stream:
-        stream.write(write_page(groups, preface).encode())
-    return [page, sheet, text, *_draw(groups, out_dir / "figures")]
+        stream.write(write_page(groups, preface, fields).encode())
+    return [page, sheet, text, *_draw(groups, fields, out_dir / "figures")]
 
 
 def _markdown(groups: Sequence[Study], preface: Preface | None) -> str:
@@ -90,17 +95,28 @@ def _markdown(groups: Sequence[Study], preface: Preface | None) -> str:
     return f"# Comparison\n\n{answer}" + "\n".join(table.markdown() for table in shown)
 
 
-def _draw(groups: Sequence[Study], folder: Path) -> list[Path]:
+def _draw(groups: Sequence[Study], fields: Sequence[bytes | None], folder: Path) -> list[Path]:
     files = []
-    for place, study in zip(_figure_folders(groups, folder), groups, strict=True):
-        try:
-            files += draw_study(study, place)
-        except (ArithmeticError, ValueError, MemoryError) as error:  # numbers that no axis can hold
-            _log.warning("%s cannot be drawn: %s", study.problem.title, error)
+    for place, study, picture in zip(_figure_folders(groups, folder), groups, fields, strict=True):
+        files += _drawable(draw_study, study, place) or []
+        if picture is not None:
+            place.mkdir(parents=True, exist_ok=True)
+            with atomic_write(place / "fields.png") as stream:
+                stream.write(picture)
+            files.append(place / "fields.png")
     growth = scaling(groups)
     if growth is not None:
         files += draw_scaling(growth, folder)
     return files + draw_profiles(profiles(groups), groups[0].family, folder)
+
+
+def _drawable(draw: Callable[..., T], study: Study, *where: Path) -> T | None:
+    """Draw a study; None where it has numbers that no axis can hold."""
+    try:
+        return draw(study, *where)
+    except (ArithmeticError, ValueError, MemoryError) as error:
+        _log.warning("%s cannot be drawn: %s", study.problem.title, error)
+        return None
 
 
 def _figure_folders(groups: Sequence[Study], figures: Path) -> list[Path]:

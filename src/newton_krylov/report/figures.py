@@ -10,6 +10,7 @@ import numpy as np
 from newton_krylov.report.panel import (
     EPOCH,
     GRAD_NORM,
+    L2_ERROR,
     LOSS,
     RESULTS,
     SECONDS,
@@ -168,7 +169,8 @@ def overview_figure(study: Study) -> "Figure":
 @contextmanager
 def _overview_sheet(study: Study) -> Iterator[Sheet]:
     styles = study_styles(study)
-    quantities = [q for q in (_measure(study), LOSS, TRAIN_ACCURACY) if _known(study, q)]
+    shown = (L2_ERROR, _measure(study), LOSS, TRAIN_ACCURACY)
+    quantities = [q for q in shown if _known(study, q)]
     title = ", ".join(q.name for q in quantities).capitalize()
     with sheet(2, len(quantities), title, study.problem.title, key=_key(study)) as page:
         axes = iter(page.axes)

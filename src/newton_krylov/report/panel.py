@@ -74,7 +74,7 @@ def quantity(name: str) -> Quantity:
 EPOCH, SECONDS, PASSES = map(quantity, ("iteration", "seconds", "data_passes"))
 SUBOPTIMALITY, GRAD_NORM, LOSS = map(quantity, ("suboptimality", "grad_norm", "loss"))
 TRAIN_ACCURACY, TEST_ACCURACY = map(quantity, ("train_accuracy", "test_accuracy"))
-TEST_LOSS, PRODUCTS = map(quantity, ("test_loss", "hvp_count"))
+TEST_LOSS, PRODUCTS, L2_ERROR = map(quantity, ("test_loss", "hvp_count", "l2_error"))
 
 _AXES = [column for column in COLUMNS.values() if "axis" in column.shown]
 RESULTS = tuple(quantity(column.name) for column in _AXES if column.kind == "result")

@@ -4,6 +4,7 @@ Matplotlib's layout engines measure every text twice over and cost more than the
 a fixed layout also keeps the figures of a study congruent.
 """
 
+import io
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ _TITLE_AT, _SUBTITLE_AT = 0.16, 0.36
 _TICK_GAP, _AXIS_TITLE_GAP = 0.06, 0.22
 _LEGEND_ROW = 0.21
 _LEGEND_CHARACTER, _LEGEND_HANDLE = 0.068, 0.62
+
+_PNG: dict[str, Any] = {"pil_kwargs": {"compress_level": 3}, "metadata": {"Software": None}}
 
 FORMATS = ("png", "svg")
 """Suffixes of the files that a figure is written to."""
@@ -68,13 +71,16 @@ class Sheet:
         self.finish()
         files = [folder / f"{name}.{suffix}" for suffix in formats]
         for file in files:
-            options: dict[str, Any] = (
-                {"pil_kwargs": {"compress_level": 3}, "metadata": {"Software": None}}
-                if file.suffix == ".png"
-                else {"metadata": {"Date": None}}
-            )
+            options = _PNG if file.suffix == ".png" else {"metadata": {"Date": None}}
             self.figure.savefig(file, **options)
         return files
+
+    def png(self) -> bytes:
+        """Return the figure as a PNG picture; equal figures give equal bytes."""
+        self.finish()
+        stream = io.BytesIO()
+        self.figure.savefig(stream, format="png", **_PNG)
+        return stream.getvalue()
 
     def finish(self) -> "Figure":
         """Return the figure, everything on it in its place.

@@ -20,8 +20,10 @@ _SAME = 1.1
 """Medians within this ratio are a tie, whatever the spread."""
 
 TARGETS = (1e-3, 1e-6, 1e-9, 1e-12)
-_ERRORS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """Suboptimalities whose costs are shown, where the optimum is known."""
+
+_ERRORS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+"""Relative errors of an equation's solution whose costs are shown."""
 
 SHARES_LEFT = (0.5, 0.1, 0.01, 0.001)
 """Where it is not: shares of the way from the first loss to the lowest one that are still left."""

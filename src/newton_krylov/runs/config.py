@@ -71,6 +71,9 @@ class Settings:
     benchmark : str or None
         The label of a method of the study whose final loss is a second benchmark of
         suboptimality, beside the certified optimum.
+    clock : {"wall", "processor"}
+        What the optimizer's seconds are of: the wall's clock, or the time that this process
+        computed, which other work on the machine lengthens less.
     checkpoint_seconds : float
         Between two checkpoints, from which an interrupted run can be continued; 0 for one after
         every step.
@@ -91,6 +94,7 @@ class Settings:
     data_dir: str | None = None
     objective_metric: Metric = "loss"
     benchmark: str | None = None
+    clock: Literal["wall", "processor"] = "wall"
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
     resume: bool = False
     quiet: bool = False

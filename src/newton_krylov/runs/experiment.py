@@ -345,7 +345,9 @@ def _load(
     """Load a data set and move it to its device; a sweep's jobs share the last one."""
     _layouts.clear()  # of other data
     made = GENERATED in (entry("dataset", name).offers or ())
-    say(f"{'generating' if made else 'reading'} the data: {name}")
+    file = dict(options).get("path")
+    what = f"{name} {Path(file).name}" if isinstance(file, str) else name
+    say(f"{'generating' if made else 'reading'} the data: {what}")
     loaded = load_dataset(
         name,
         dict(options),
@@ -624,6 +626,7 @@ class _Experiment:
                     self.config.settings.checkpoint_seconds,
                     self.origin,
                 ),
+                clock_of=self.config.settings.clock,
             )
             watch.end(result)
             return result

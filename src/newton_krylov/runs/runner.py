@@ -141,16 +141,19 @@ class Clock:
     ----------
     device : torch.device
         Whose work is timed.
+    of : {"wall", "processor"}
+        The wall's clock, or the processor time of this process, all of its threads together.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, of: str = "wall") -> None:
         self._device = device
+        self._read = time.perf_counter if of == "wall" else time.process_time
 
     def __call__(self) -> float:
         """Return the time, in seconds from an arbitrary origin."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+        return self._read()
 
 
 class _Meter:
@@ -230,6 +233,7 @@ def run(
     on_step: OnStep = _ignore,
     resume: Checkpoint | None = None,
     on_checkpoint: OnCheckpoint | None = None,
+    clock_of: str = "wall",
 ) -> RunResult:
     """Run an optimizer from w0 until a criterion holds, it ends, or it is interrupted.
 
@@ -261,6 +265,8 @@ def run(
     on_checkpoint : OnCheckpoint, optional
         Given a checkpoint after a step, but the start, if one is due and the optimizer can be
         continued; only then is one made.
+    clock_of : {"wall", "processor"}
+        What the seconds are of.
 
     Returns
     -------
@@ -272,7 +278,8 @@ def run(
     UserError
         If the optimizer refuses to start, or parts cannot be combined.
     """
-    clock, meter = Clock(objective.device), _Meter(objective, train, test, optimum)
+    clock = Clock(objective.device, clock_of)
+    meter = _Meter(objective, train, test, optimum)
     rows: list[Row] = []
     w = w0
     if resume is None:

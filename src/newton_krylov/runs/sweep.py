@@ -150,7 +150,7 @@ def job_in(sweep: Path, folder: Path, overrides: Sequence[str], repository: Path
     except UserError:
         return Job(folder, overrides, repository, sweep=sweep)
     run_id = record.summary.get("mlflow_run_id")
-    several = {key_of(line) for line in record.overrides if _SEVERAL.search(line)}
+    several = {key_of(line) for line in record.overrides if _gives_several(line)}
     return Job(
         folder,
         overrides,
@@ -161,8 +161,10 @@ def job_in(sweep: Path, folder: Path, overrides: Sequence[str], repository: Path
     )
 
 
-_SEVERAL = re.compile("[,(]")
-"""What the values of a key have in a sweep: a=1,2 or a=choice(1,2)."""
+def _gives_several(line: str) -> bool:
+    """Say whether a key has several values, a=1,2 or a=choice(1,2), and not one list or text."""
+    bare = re.sub(r"""\[[^]]*\]|"[^"]*"|'[^']*'""", "", line)
+    return "," in bare or "(" in bare
 
 
 class Sweep:

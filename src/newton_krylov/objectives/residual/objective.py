@@ -16,6 +16,7 @@ from newton_krylov.objectives.base import Counts, Objective, Point
 from newton_krylov.objectives.residual.gauss_newton import GaussNewtonOperator
 from newton_krylov.objectives.residual.jacobian import Jacobian, import_early
 from newton_krylov.operators import FunctionOperator, LinearOperator, RectangularOperator
+from newton_krylov.rectangular import MatrixMap
 
 Blocks = Mapping[str, Tensor]
 Function = Callable[[Tensor], Tensor | Blocks]
@@ -138,6 +139,8 @@ class ResidualObjective(Objective):
         Block name to its weight, at least 0; 1 where it is not named.
     memory : float
         Bytes that a dense Jacobian, and the passes that form it, may take.
+    derivative : callable, optional
+        w to the Jacobian, (n_residuals, dim), where autograd is not to be asked; without weights.
 
     Raises
     ------
@@ -162,9 +165,10 @@ class ResidualObjective(Objective):
         start: Tensor,
         weights: Mapping[str, float] | None = None,
         memory: float = 2 * GIB,
+        derivative: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         import_early()
-        self._function, self.memory = function, memory
+        self._function, self.memory, self._derivative = function, memory, derivative
         self.dim, self.dtype, self.device = len(start), start.dtype, start.device
         self.counts, self.share, self.convexity = Counts(), 1.0, None
         self._rows: Tensor | None = None
@@ -216,6 +220,8 @@ class ResidualObjective(Objective):
         RectangularOperator, Tensor
             (n_residuals, dim); shape (n_residuals,).
         """
+        if self._derivative is not None:
+            return MatrixMap(self._derivative(w)), self.residuals(w)
         J = Jacobian(self.residuals, w, self.memory)
         return J, J.r
 

@@ -104,7 +104,7 @@ class RobustObjective(ResidualObjective):
 
     Parameters
     ----------
-    function, start
+    function, start, derivative
         As in `ResidualObjective`.
     rho : callable
         See `Rho`.
@@ -112,9 +112,16 @@ class RobustObjective(ResidualObjective):
         Residuals well below it count by their squares; above 0.
     """
 
-    def __init__(self, function: Function, start: Tensor, rho: Rho, scale: float) -> None:
+    def __init__(
+        self,
+        function: Function,
+        start: Tensor,
+        rho: Rho,
+        scale: float,
+        derivative: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         self.rho, self.scale = rho, scale
-        super().__init__(function, start)
+        super().__init__(function, start, derivative=derivative)
 
     def at(self, w: Tensor) -> RobustPoint:
         """Evaluate at w, shape (dim,)."""

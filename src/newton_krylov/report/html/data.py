@@ -9,6 +9,7 @@ import numpy as np
 from newton_krylov.report.figures import study_styles
 from newton_krylov.report.panel import (
     COSTS,
+    L2_ERROR,
     RESULTS,
     SUBOPTIMALITY,
     Quantity,
@@ -19,8 +20,9 @@ from newton_krylov.report.scaling import Scaling
 from newton_krylov.report.study import Array, Entry, Study
 from newton_krylov.report.style import CROWD, LineStyle
 
-# The distance to the optimum first; the gradient norm, which stands for it elsewhere, last.
-QUANTITIES = tuple(sorted(RESULTS, key=lambda q: (q is not SUBOPTIMALITY, q.column == "grad_norm")))
+_FIRST = (L2_ERROR, SUBOPTIMALITY)
+# The distance to the solution first; the gradient norm, which stands for it elsewhere, last.
+QUANTITIES = tuple(sorted(RESULTS, key=lambda q: (q not in _FIRST, q.column == "grad_norm")))
 
 _POINTS = 240
 """More points of a curve than this a panel cannot show."""

@@ -42,7 +42,11 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-def write_page(groups: Sequence[Study], preface: Preface | None = None) -> str:
+def write_page(
+    groups: Sequence[Study],
+    preface: Preface | None = None,
+    fields: Sequence[bytes | None] | None = None,
+) -> str:
     """Write a comparison as one HTML document, which loads nothing and needs no network.
 
     What labels, settings and reasons say is text and stays text: the template escapes it, the
@@ -55,6 +59,8 @@ def write_page(groups: Sequence[Study], preface: Preface | None = None) -> str:
         Studies of any problems; at least one.
     preface : Preface, optional
         An answer that stands above everything else.
+    fields : sequence of bytes or None, optional
+        For each study a PNG picture of its solutions, where it is of an equation.
 
     Returns
     -------
@@ -85,7 +91,10 @@ def write_page(groups: Sequence[Study], preface: Preface | None = None) -> str:
             answer=_halves(preface.paragraph) if preface is not None else None,
             answers=preface.table() if preface is not None else None,
             cards=_cards(groups),
-            studies=[_study_view(*each) for each in zip(_names(groups), groups, strict=True)],
+            studies=[
+                _study_view(*each)
+                for each in zip(_names(groups), groups, fields or [None] * len(groups), strict=True)
+            ],
             wrong=[(s.problem.title, *line) for s in groups for line in failures(s)],
             profiles=_profiles_view(made, styles) if made else None,
             growth=_growth_view(growth, growing) if growth else None,
@@ -176,7 +185,7 @@ def _names(groups: Sequence[Study]) -> list[str]:
     ]
 
 
-def _study_view(name: str, study: Study) -> dict[str, Any]:
+def _study_view(name: str, study: Study, fields: bytes | None) -> dict[str, Any]:
     styles = study_styles(study)
     chips = [_chip(i, entry, styles.get(entry.label)) for i, entry in enumerate(study.entries)]
     ranked = replace(study, entries=study.ranked)
@@ -197,6 +206,7 @@ def _study_view(name: str, study: Study) -> dict[str, Any]:
         "times_words": times_words(study),
         "endings": endings_table(ranked),
         "failed": [bool(entry.failures) for entry in ranked.entries],
+        "fields": None if fields is None else base64.b64encode(fields).decode(),
     }
 
 
