@@ -64,6 +64,7 @@ def newton(
     preconditioner: Choice = ("none", {}),
     forcing: Choice = ("superlinear", {}),
     start: str = "none",
+    name: str = "newton",
 ) -> Method:
     """Return Newton's method with one of our solvers, at its defaults or with other parts."""
 
@@ -80,7 +81,7 @@ def newton(
             part: entry(group, name).build(options)
             for part, (group, (name, options)) in chosen.items()
         }
-        return registered("newton", dataset, l2, optimum, parts, {"start": start})
+        return registered(name, dataset, l2, optimum, parts, {"start": start})
 
     return solve
 
@@ -267,7 +268,13 @@ def reached(trace: Iterator[tuple[float, float]]) -> Times:
 
 OURS: dict[str, Method] = {
     # method=newton_auto
-    "newton, automatic": newton("cg", preconditioner=("auto", {}), forcing=ETA, start="auto"),
+    "newton, automatic": newton(
+        "cg", preconditioner=("auto", {}), forcing=ETA, start="auto", name="enriched_newton"
+    ),
+    # method=newton_auto optimizer=newton optimizer.start=auto
+    "newton, automatic, without secants": newton(
+        "cg", preconditioner=("auto", {}), forcing=ETA, start="auto"
+    ),
     "newton cg": newton("cg"),
     "newton cr": newton("cr"),
     "newton gmres": newton("gmres"),

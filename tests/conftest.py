@@ -15,9 +15,14 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / "newt
 import pytest
 import torch
 from command import CONF
+from hypothesis import settings
 from registrations import forgotten
 
 from newton_krylov.cli.offers import offer
+
+# A busy machine is no fault of a test's.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 offer(CONF)  # imports all parts, and lets Hydra find those without a file
 

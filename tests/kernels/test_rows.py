@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from problems import assert_close, make_dataset, matrix, randn, ulps
 
 from newton_krylov.kernels.rows import VARIABLE, Rows, worthwhile
 from newton_krylov.objectives.features import Features
+from newton_krylov.optimizers.lbfgs import LBFGS
+from newton_krylov.optimizers.line_search import FIRST_STEP, armijo
 from newton_krylov.registry import entry
 
 KINDS = ["floats", "integers", "booleans"]
@@ -66,6 +69,10 @@ def test_every_product_is_that_of_dense_algebra(X, columns, seed):
         G = rows.gram(h)
         assert (G == G.T).all()
         np.testing.assert_allclose(G, D.T @ D.multiply(h[:, None]).toarray(), **tolerance)
+    for every, first in ((1, 0), (3, min(n - 1, 2))):
+        part = rows.every(every, first)
+        assert part.shape == D[first::every].shape
+        np.testing.assert_allclose(part.times(v), (D @ v)[first::every], **tolerance)
     D.sum_duplicates()
     rows = Rows(D.astype(X.dtype))
     expected = D.multiply(D).T @ u
@@ -120,6 +127,25 @@ def test_a_loss_in_one_reading_is_the_one_that_torch_evaluates(sparse, loss, dty
     index = torch.tensor([3, 0, 7, 7, 1099])
     assert_close(a.subset(index).grad, b.subset(index).grad, rtol)
     assert_close(ours.subset(index).at(w).grad, torchs.subset(index).at(w).grad, rtol)
+
+
+@pytest.mark.parametrize("loss", ["logistic", "squared_hinge", "least_squares"])
+@pytest.mark.parametrize("start", [0.0, 1.0, 40.0])
+def test_a_descent_in_one_call_makes_the_steps_of_lbfgs(sparse, loss, start):
+    """With weights and a free intercept, from near, and from so far that steps are shortened."""
+    task = "regression" if loss == "least_squares" else "binary"
+    data = make_dataset(task, X=sparse[:-5], sparse=True)
+    weights = randn(len(data.train), seed=3).abs()
+    data = replace(data, train=replace(data.train, weights=weights / weights.mean()))
+    f = entry("loss", loss).build({"l2": 0.3, "intercept": "free"}, dataset=data)
+    compiled(f)
+    w0 = start * randn(f.dim, seed=1)
+    before = f.counts.passes
+    w, made = f.descend(w0, tolerance=1e-7, steps=50, memory=3, first_step=FIRST_STEP)
+    assert f.counts.passes - before >= made + 1
+    steps = list(islice(LBFGS(armijo, 3).steps(f, w0, torch.Generator()), made + 1))
+    assert_close(w, steps[-1].point.w, 1e-8)
+    assert made == 50 or (steps[-1].point.grad_norm <= 1e-7 < steps[-2].point.grad_norm)
 
 
 def compiled(objective):

@@ -93,6 +93,17 @@ def test_the_labels_of_curves_that_go_on_stand_apart_in_the_panel(tmp_path: Path
     assert "to 1,500 ▸" in texts(ax)
 
 
+def test_a_label_stands_by_the_end_of_its_curve(tmp_path: Path) -> None:
+    for i in range(2):
+        write_run(tmp_path / f"n{i}", rows([0.5] * 11, train_accuracy=0.99), label=f"Newton {i}")
+    long = rows([0.5] * 1500, train_accuracy=0.75)
+    write_run(tmp_path / "gd", long, label="Gradient descent")
+    ax, _ = panel(tmp_path, EPOCH, TRAIN_ACCURACY)
+    (height,) = [t.get_position()[1] for t in ax.texts if "▸" in t.get_text()]
+    end = ax.transAxes.inverted().transform(ax.transData.transform((0, 0.75)))[1]
+    assert 0 < height - end < 0.05
+
+
 @given(st.lists(st.floats(-0.5, 1.5), max_size=9))
 def test_labels_move_apart_no_more_than_they_must(heights: list[float]) -> None:
     heights.sort()

@@ -122,7 +122,7 @@ def test_where_a_class_is_rare_its_measures_are_shown_and_a_narrow_table_ends_wh
     print_members(Console(file=text, width=width), [MemberTable("a9a", members)], [], None)
     shown = text.getvalue()
     assert shown.count("converged") == 2 and all(len(s) <= width for s in shown.splitlines())
-    assert ("AUC" in shown, "test acc." in shown) == (width > 80, width > 110)
+    assert ("AUC" in shown, "test acc." in shown) == (width > 80, width > 120)
     without = io.StringIO()
     plain = [MemberLine("0", "newton-cg", [], SUMMARY)]
     print_members(Console(file=without, width=160), [MemberTable("", plain)], [], None)

@@ -26,7 +26,7 @@ _FLAGS = {"reassoc", "contract", "arcp", "nsz"}
 
 def _compiled(function: F) -> F:
     """Compile a function on its first call, and keep the code where that is possible."""
-    dispatcher = numba.njit(nogil=True, fastmath=_FLAGS)(function)
+    dispatcher = numba.njit(**_OPTIONS)(function)
     settings: Any = numba.config
     before = settings.CACHE_DIR
     try:
@@ -40,7 +40,9 @@ def _compiled(function: F) -> F:
     return cast(F, dispatcher)
 
 
-_inlined = numba.njit(inline="always", nogil=True, fastmath=_FLAGS)
+_OPTIONS: Any = {"nogil": True, "error_model": "numpy", "fastmath": _FLAGS}
+_inlined = numba.njit(inline="always", **_OPTIONS)
+_called = numba.njit(**_OPTIONS)
 
 
 @_compiled
@@ -148,6 +150,126 @@ def evaluate(a, b, ptr, col, val, loss, w, y, v, scale, z, h, losses, out):  # t
         losses[begin // BLOCK] = total
         for i in range(np.uintp(begin), np.uintp(end)):
             _add(ptr[i], ptr[i + np.uintp(1)], col, val, u[i - np.uintp(begin)], out)
+
+
+@_compiled
+def copy_rows(first, every, ptr, col, part_ptr, part_col):  # type: ignore[no-untyped-def]
+    """Copy the entries of the rows first, first + every, ... to where part_ptr wants them."""
+    row = np.uintp(first)
+    for i in range(np.uintp(part_ptr.shape[0]) - np.uintp(1)):
+        begin, to = np.uintp(ptr[row]), np.uintp(part_ptr[i])
+        for k in range(np.uintp(part_ptr[i + np.uintp(1)]) - to):
+            part_col[to + k] = col[begin + k]
+        row += np.uintp(every)
+
+
+@_compiled
+def descend(a, b, ptr, col, val, loss, w, y, v, ridge, tolerance, steps, memory, first_step):  # type: ignore[no-untyped-def]
+    """Minimize a mean loss plus sum_j ridge_j w_j^2 / 2 by L-BFGS with Armijo's backtracking.
+
+    From w, which is overwritten, until the gradient is at most `tolerance` or `steps` are made;
+    returns their number, and that of evaluations. It makes the steps of `optimizers.lbfgs` with
+    `line_search.armijo`, in one call for samples that are few: `first_step` is the share of the
+    parameters' size, or of the loss's, that a step without known curvature is to change.
+    """
+    d, n, eps = w.shape[0], b - a, np.finfo(w.dtype).eps
+    z, h = np.empty(n, w.dtype), np.empty(n, w.dtype)
+    losses = np.zeros((n + BLOCK - 1) // BLOCK)
+    # Of the last point, of the trial, and the direction:
+    gradient, trial = np.zeros(d, w.dtype), np.zeros(d, w.dtype)
+    g, p = np.zeros(d, w.dtype), np.zeros(d, w.dtype)
+    S, Y = np.empty((memory, d), w.dtype), np.empty((memory, d), w.dtype)
+    curvature, factors = np.empty(memory), np.empty(memory)
+    oldest, known, stride, size = 0, 0, 0.0, 0.0
+    made, evaluated, trials = -1, 0, 0
+    f, slope, alpha = math.inf, 0.0, 0.0
+    while True:
+        for j in range(d):
+            trial[j], g[j] = w[j] + alpha * p[j], 0.0
+        evaluate(  # type: ignore[no-untyped-call]
+            a, b, ptr, col, val, loss, trial, y, v, 1.0 / n, z, h, losses, g
+        )
+        value, evaluated = _penalized(losses, ridge, trial, g), evaluated + 1
+        if made < 0 or value <= f + 1e-4 * alpha * slope + 10 * eps * abs(f):
+            new = (oldest + known) % memory
+            sy, stride, bend = _moved(trial, g, w, gradient, S[new], Y[new])
+            if made >= 0 and sy > eps * stride * bend:
+                curvature[new] = sy
+                oldest = (oldest + (known == memory)) % memory
+                known = min(known + 1, memory)
+            f, size, made = value, math.sqrt(_inner(gradient, gradient)), made + 1
+            if not size > tolerance or made == steps:
+                return made, evaluated
+        else:
+            alpha, trials = alpha / 2, trials + 1
+            if trials < 40:
+                continue
+            if known == 0:
+                return made, evaluated
+            known, stride = 0, 0.0
+        scale = 2.0 * stride / size
+        if made == 0 or not stride > 0.0:
+            length = math.sqrt(_inner(w, w))
+            scale = first_step * (length if length > 0.0 else abs(f) / size) / size
+        if not 0.0 < scale * size < math.inf:
+            scale = 1.0 / size
+        _descent(gradient, S, Y, curvature, oldest, known, scale, factors, p)
+        slope, alpha, trials = _inner(gradient, p), 1.0, 0
+
+
+@_called
+def _penalized(losses, ridge, w, g):  # type: ignore[no-untyped-def]
+    """Return the losses' sum and the penalty; add the penalty's gradient to g."""
+    value = 0.0
+    for i in range(losses.shape[0]):
+        value += losses[i]
+    for j in range(w.shape[0]):
+        value += ridge[j] * w[j] * w[j] / 2
+        g[j] += ridge[j] * w[j]
+    return value
+
+
+@_called
+def _moved(new_w, new_g, w, g, s, y):  # type: ignore[no-untyped-def]
+    """Move to a new point: s and y become the differences; returns s'y, |s| and |y|."""
+    for j in range(w.shape[0]):
+        s[j], y[j] = new_w[j] - w[j], new_g[j] - g[j]
+        w[j], g[j] = new_w[j], new_g[j]
+    return _inner(s, y), math.sqrt(_inner(s, s)), math.sqrt(_inner(y, y))
+
+
+@_called
+def _descent(g, S, Y, curvature, oldest, known, scale, factors, p):  # type: ignore[no-untyped-def]
+    """Set p to L-BFGS's direction; without known curvature to -scale g."""
+    for j in range(g.shape[0]):
+        p[j] = -g[j]
+    memory = S.shape[0]
+    for i in range(known - 1, -1, -1):
+        k = (oldest + i) % memory
+        factors[i] = _inner(S[k], p) / curvature[k]
+        _add_vector(-factors[i], Y[k], p)
+    if known > 0:
+        k = (oldest + known - 1) % memory
+        scale = curvature[k] / _inner(Y[k], Y[k])
+    for j in range(g.shape[0]):
+        p[j] *= scale
+    for i in range(known):
+        k = (oldest + i) % memory
+        _add_vector(factors[i] - _inner(Y[k], p) / curvature[k], S[k], p)
+
+
+@_called
+def _inner(u, v):  # type: ignore[no-untyped-def]
+    s = 0.0
+    for j in range(u.shape[0]):
+        s += u[j] * v[j]
+    return s
+
+
+@_called
+def _add_vector(a, x, y):  # type: ignore[no-untyped-def]
+    for j in range(x.shape[0]):
+        y[j] += a * x[j]
 
 
 @_inlined

@@ -106,7 +106,7 @@ class Rows:
             Whether the samples have weights.
         """
         empty = copy.copy(self)
-        empty.shape = 0, 0
+        empty.shape, empty._ptr = (0, 0), self._ptr[:1]
         shape = () if columns == 1 else (columns,)
         h, u, v = self._sums(0), self._sums(0, *shape), self._sums(0, *shape)
         empty.adjoint(empty.times(v))
@@ -114,7 +114,11 @@ class Rows:
         empty.gram(h)
         if columns == 1:
             empty.normal(h, v)
-            empty.evaluate("logistic", v, u, h if weighted else None)
+            weights = h if weighted else None
+            empty.evaluate("logistic", v, u, weights)
+            empty.every(1, 0).descend(
+                "logistic", v, u, weights, 0.0, tolerance=0.0, steps=0, memory=1, first_step=0.0
+            )
 
     @property
     def nbytes(self) -> int:
@@ -219,6 +223,71 @@ class Rows:
             z, h, losses, gradient,
         )  # fmt: skip
         return Evaluation(float(losses.sum()), z, gradient, h)
+
+    def every(self, every: int, first: int) -> "Rows":
+        """Return the rows first, first + every, ... as a matrix of their own."""
+        part = copy.copy(self)
+        begin = self._ptr[:-1][first::every]
+        ptr = np.zeros(len(begin) + 1, self._ptr.dtype)
+        np.cumsum(self._ptr[1:][first::every] - begin, out=ptr[1:])
+        part.shape, part._ptr = (len(begin), self.shape[1]), ptr
+
+        def copied(entries: Array) -> Array:
+            found = np.empty(int(ptr[-1]), entries.dtype)
+            _loops().copy_rows(first, every, self._ptr, entries, ptr, found)
+            return found
+
+        part._col = copied(self._col)
+        part._val = None if self._val is None else copied(self._val)
+        return part
+
+    def arrays(self) -> tuple[Array, Array, Array]:
+        """Return the row pointers, column numbers and values as a CSR matrix has them; copies."""
+        values = np.ones(len(self._col), self.dtype) if self._val is None else self._val.copy()
+        return self._ptr.astype(np.int32), self._col.astype(np.int32), values
+
+    def descend(
+        self,
+        loss: Loss,
+        w: Array,
+        y: Array,
+        sample_weight: Array | None,
+        ridge: float | Array,
+        *,
+        tolerance: float,
+        steps: int,
+        memory: int,
+        first_step: float,
+    ) -> tuple[Array, int, int]:
+        """Minimize a mean loss plus sum_j ridge_j w_j^2 / 2 by L-BFGS in one compiled call.
+
+        Parameters
+        ----------
+        loss, w, y, sample_weight
+            As in `evaluate`; w is the start.
+        ridge : float or ndarray, shape (d,)
+            >= 0.
+        tolerance : float
+            Of the gradient's norm.
+        steps, memory : int
+            Most steps, and pairs kept.
+        first_step : float
+            What share of its size a step without known curvature is to change.
+
+        Returns
+        -------
+        tuple of ndarray, int and int
+            Where it ended, shape (d,), the steps made, and how often the loss was evaluated.
+        """
+        found = np.array(w, dtype=self.dtype)
+        ridges = np.empty_like(found)
+        ridges[:] = ridge
+        weights = None if sample_weight is None else _like(self, sample_weight)
+        made, evaluated = _loops().descend(
+            *self._matrix, _NUMBERS[loss], found, _like(self, y), weights, ridges,
+            tolerance, steps, memory, first_step,
+        )  # fmt: skip
+        return found, made, evaluated
 
 
 _NUMBERS: dict[Loss, int] = {"logistic": 0, "squared_hinge": 1, "least_squares": 2}

@@ -54,6 +54,8 @@ class Features:
             _ = self.XT
         else:
             self.compiled.compile(columns, weighted)
+        if self.sparse:
+            _ = self.forming_cost
 
     def times(self, V: Tensor) -> Tensor:
         """Return X V, V of shape (d,) or (d, k)."""
@@ -90,7 +92,7 @@ class Features:
 
     def evaluate(
         self, loss: Loss, w: Tensor, y: Tensor, sample_weight: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[float, Tensor, Tensor, Tensor]:
         """Evaluate a mean loss of the outputs z = X w in one reading of the data.
 
         Only where it is laid out for compiled loops.
@@ -108,7 +110,7 @@ class Features:
 
         Returns
         -------
-        tuple of Tensor
+        tuple of float and Tensor
             The loss, z, the gradient by w, and the second derivatives by z.
         """
         assert self.compiled is not None
@@ -117,7 +119,7 @@ class Features:
         outputs, gradient, second = map(
             torch.from_numpy, (found.outputs, found.gradient, found.weights)
         )
-        return torch.tensor(found.value, dtype=torch.float64), outputs, gradient, second
+        return found.value, outputs, gradient, second
 
     def cast(self, dtype: torch.dtype) -> "Features":
         """Return the same matrix in another precision; sparse ones share the indices.
@@ -163,6 +165,16 @@ class Features:
             part.compiled = None if rows is None else Rows(_to_scipy(part.X), rows.ones)
             return part
         return Features(_csr_rows(self.X, index))
+
+    def every(self, every: int, first: int) -> "Features":
+        """Return the rows first, first + every, ...; a copy."""
+        if self.compiled is None:
+            return self.rows(torch.arange(first, len(self), every, device=self.X.device))
+        rows = self.compiled.every(every, first)
+        ptr, col, values = map(torch.from_numpy, rows.arrays())
+        part = Features(_csr(ptr, col, values, rows.shape))
+        part.compiled = rows
+        return part
 
     def gram(self, weights: Tensor, every: int = 1, first: int = 0) -> Tensor:
         """Return X' diag(weights) X, shape (d, d), dense.

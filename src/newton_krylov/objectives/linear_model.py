@@ -113,7 +113,7 @@ class SingleOutputTerms(Terms):
     def weights(self) -> Tensor:
         """The second derivatives by Z, shape (n_samples,); 1/n included."""
 
-    def take(self, value: Tensor, weights: Tensor) -> Self:
+    def take(self, value: float, weights: Tensor) -> Self:
         """Take the value and the weights as known, which then are not computed."""
         vars(self).update(value=value, weights=weights)
         return self
@@ -214,7 +214,7 @@ class LinearModel(Objective):
         # Now, as loading is no optimizer's time.
         self.features.lay_out(self.n_outputs, self.sample_weight is not None)
 
-    def _bind(self, features: Features, samples: Split) -> None:
+    def _bind(self, features: Features, samples: Split, targets: Tensor | None = None) -> None:
         self.features = features
         self.y, self.sample_weight, self.offset = samples.y, samples.weights, samples.offset
         self.n_samples, width = features.X.shape
@@ -222,7 +222,7 @@ class LinearModel(Objective):
             raise ValueError("a mean over samples needs at least one sample, and these are none")
         self.dim = width * self.n_outputs
         self.dtype, self.device = features.X.dtype, features.X.device
-        self._targets = self._encode(self.y)
+        self._targets = self._encode(self.y) if targets is None else targets
         self._casts: dict[torch.dtype, LinearModel] = {}
 
     def _factors(self, penalty: Factors, dataset: Table) -> Tensor | None:
@@ -261,10 +261,24 @@ class LinearModel(Objective):
 
     def subset(self, index: Tensor) -> "LinearModel":
         """Bind the same loss to the samples `index`, shape (m,), int64."""
-        part = copy.copy(self)
-        part.share = self.share * len(index) / self.n_samples
         features = self.features.rows(index)
-        part._bind(features, self._samples.rows(features.X, index))
+        return self._of(features, self._samples.rows(features.X, index))
+
+    def every(self, every: int, first: int) -> "LinearModel":
+        """Bind the same loss to the samples first, first + every, ..., cheaper than `subset`."""
+        features, which = self.features.every(every, first), slice(first, None, every)
+        weights, offset = (
+            None if each is None else each[which] for each in (self.sample_weight, self.offset)
+        )
+        samples = Split(features.X, self.y[which], weights, offset)
+        return self._of(features, samples, self._targets[which])
+
+    def _of(
+        self, features: Features, samples: Split, targets: Tensor | None = None
+    ) -> "LinearModel":
+        part = copy.copy(self)
+        part.share = self.share * len(features) / self.n_samples
+        part._bind(features, samples, targets)
         return part
 
     @property
@@ -343,6 +357,37 @@ class LinearModel(Objective):
             cast(Loss, kind.loop), w, self._targets, self.sample_weight
         )
         return kind(Z, self._targets, self.sample_weight).take(value, weights), gradient
+
+    def descend(
+        self, w: Tensor, *, tolerance: float, steps: int, memory: int, first_step: float
+    ) -> "tuple[Tensor, int] | None":
+        """Minimize by L-BFGS in one compiled call, where one reading evaluates the loss.
+
+        Parameters
+        ----------
+        w : Tensor, shape (dim,)
+            The start.
+        tolerance, steps, memory, first_step
+            See `kernels.rows.Rows.descend`.
+
+        Returns
+        -------
+        tuple of Tensor and int, or None
+            Where it ended, and the steps made; None where a method has to make the steps.
+        """
+        rows = self.features.compiled
+        if rows is None or not self.reads_once or self.l1 > 0:
+            return None
+        weights = None if self.sample_weight is None else self.sample_weight.numpy()
+        ridge = self.ridge.numpy() if isinstance(self.ridge, Tensor) else self.ridge
+        found, made, evaluated = rows.descend(
+            cast(Loss, cast(type[SingleOutputTerms], self.terms).loop),
+            w.numpy(), self._targets.numpy(), weights, ridge,
+            tolerance=tolerance, steps=steps, memory=memory, first_step=first_step,
+        )  # fmt: skip
+        cost = evaluated * self.share
+        self.counts.add(function=cost, gradient=cost, passes=cost)
+        return torch.from_numpy(found), made
 
     @property
     def reads_once(self) -> bool:
@@ -596,8 +641,10 @@ class LinearModelPoint(Point):
         f.counts.add(function=f.share)
         corners = float((f.lasso * self.w.abs()).sum()) if f.l1 else 0.0
         if isinstance(f.ridge, Tensor):
-            return float(self.terms.value + 0.5 * torch.dot(self.w, f.ridge * self.w)) + corners
-        return float(self.terms.value + 0.5 * f.ridge * torch.dot(self.w, self.w)) + corners
+            penalty = 0.5 * float(torch.dot(self.w, f.ridge * self.w))
+        else:
+            penalty = 0.5 * f.ridge * float(torch.dot(self.w, self.w))
+        return float(self.terms.value) + penalty + corners
 
     @cached_property
     def grad(self) -> Tensor:

@@ -1,27 +1,78 @@
 """Limited-memory BFGS."""
 
-from collections.abc import Sequence
-
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
+from newton_krylov.linear_solvers.result import Preconditioner
 from newton_krylov.norms import euclidean
-from newton_krylov.objectives.base import Objective
+from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.optimizers.base import ContinuedOptimizer, Memory, State, Step, Steps
 from newton_krylov.optimizers.line_search import LineSearch, first_length
 from newton_krylov.registry import register
 
 
-class Pairs(Memory):
-    """The last steps s, changes of the gradient y, and s'y, the newest last.
+class Secants(Memory):
+    """The last steps s, changes of the gradient y, and s'y: an approximation of a Hessian.
 
-    Where there are none, `stride` is the last step's length, if it had no curvature to learn.
+    Pairs without enough curvature are left out.
+
+    Parameters
+    ----------
+    most : int
+        Pairs kept.
+
+    Attributes
+    ----------
+    pairs : list of (Tensor, Tensor, float)
+        s, y and s'y, the newest last.
+    stride : float or None
+        The last step's length, where it had no curvature to learn and there are no pairs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self.pairs: list[tuple[Tensor, Tensor, float]] = []
         self.stride: float | None = None
+
+    def add(self, new: Point, old: Point) -> None:
+        """Learn from a step from one point to another."""
+        s, y = new.w - old.w, new.grad - old.grad
+        sy, self.stride = float(torch.dot(s, y)), euclidean(s)
+        if sy > torch.finfo(s.dtype).eps * euclidean(y) * self.stride:
+            self.pairs.append((s, y, sy))
+            del self.pairs[: -self._most]
+
+    def inverse_times(self, g: Tensor, M: Preconditioner | None = None) -> Tensor:
+        """Apply the approximate inverse to g, by the two-loop recursion.
+
+        Parameters
+        ----------
+        g : Tensor, shape (dim,)
+            Any vector.
+        M : callable, optional
+            The inverse that the pairs correct; by default the unit matrix, times the newest pair's
+            s'y / y'y where there is one.
+
+        Returns
+        -------
+        Tensor, shape (dim,)
+            A new vector.
+        """
+        q = g.clone()
+        weights = []
+        for s, y, sy in reversed(self.pairs):
+            weight = float(torch.dot(s, q)) / sy
+            q.sub_(y, alpha=weight)
+            weights.append(weight)
+        if M is not None:
+            q = M(q)
+        elif self.pairs:
+            _, y, sy = self.pairs[-1]
+            q.mul_(sy / float(torch.dot(y, y)))
+        for (s, y, sy), weight in zip(self.pairs, reversed(weights), strict=True):
+            q.add_(s, alpha=weight - float(torch.dot(y, q)) / sy)
+        return q
 
     def state_dict(self) -> State:
         """Return the pairs as lists, which a checkpoint moves to a device."""
@@ -29,7 +80,7 @@ class Pairs(Memory):
 
 
 @register("optimizer", "lbfgs")
-class LBFGS(ContinuedOptimizer[Pairs]):
+class LBFGS(ContinuedOptimizer[Secants]):
     """Limited-memory BFGS by the two-loop recursion (Nocedal and Wright, algorithms 7.4 and 7.5).
 
     Pairs without enough curvature are skipped, so any line search does; `strong_wolfe` makes
@@ -47,19 +98,19 @@ class LBFGS(ContinuedOptimizer[Pairs]):
         self.line_search = line_search
         self.pairs = memory
 
-    def memory(self, objective: Objective, w0: Tensor) -> Pairs:
+    def memory(self, objective: Objective, w0: Tensor) -> Secants:
         """Return a memory without pairs."""
-        return Pairs()
+        return Secants(self.pairs)
 
     def iterate(
-        self, objective: Objective, w0: Tensor, memory: Pairs, generator: torch.Generator
+        self, objective: Objective, w0: Tensor, memory: Secants, generator: torch.Generator
     ) -> Steps:
         """Iterate from w0; ends where no direction of descent is left."""
         point = objective.at(w0)
         yield Step(point)
         pairs = memory.pairs
         while point.grad_norm > 0:
-            p = _two_loops(point.grad, pairs).neg_()
+            p = memory.inverse_times(point.grad).neg_()
             if not pairs:
                 p.mul_(first_length(point, memory.stride) / point.grad_norm)
             found = self.line_search(point.ray(p))
@@ -69,28 +120,7 @@ class LBFGS(ContinuedOptimizer[Pairs]):
                 pairs.clear()
                 memory.stride = None
                 continue
-            new = found.point
-            s, y = new.w - point.w, new.grad - point.grad
-            sy, memory.stride = float(torch.dot(s, y)), euclidean(s)
-            if sy > torch.finfo(objective.dtype).eps * euclidean(y) * memory.stride:
-                pairs.append((s, y, sy))
-                del pairs[: -self.pairs]
-            point = new
+            memory.add(found.point, point)
+            point = found.point
             yield Step(point, found.alpha)
         return "the gradient is zero"
-
-
-def _two_loops(g: Tensor, pairs: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
-    """Apply the inverse Hessian approximation of the pairs to g."""
-    q = g.clone()
-    weights = []
-    for s, y, sy in reversed(pairs):
-        weight = torch.dot(s, q) / sy
-        q.sub_(y * weight)
-        weights.append(weight)
-    if pairs:
-        _, y, sy = pairs[-1]
-        q.mul_(sy / torch.dot(y, y))
-    for (s, y, sy), weight in zip(pairs, reversed(weights), strict=True):
-        q.add_(s * (weight - torch.dot(y, q) / sy))
-    return q

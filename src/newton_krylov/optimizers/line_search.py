@@ -35,7 +35,8 @@ class LineSearchResult:
         return self.alpha > 0.0
 
 
-_FIRST = 0.01
+FIRST_STEP = 0.01
+"""See `first_length`."""
 
 
 def first_length(point: Point, before: float | None = None) -> float:
@@ -60,7 +61,7 @@ def first_length(point: Point, before: float | None = None) -> float:
     if before is not None:
         return 2 * before
     size = euclidean(point.w)
-    length = _FIRST * (size if size > 0 else abs(point.value) / point.grad_norm)
+    length = FIRST_STEP * (size if size > 0 else abs(point.value) / point.grad_norm)
     return length if 0 < length < math.inf else 1.0
 
 

@@ -81,7 +81,7 @@ class Newton(ContinuedOptimizer[_Memory]):
             notes: tuple[str, ...] = ()
             if not memory.begun and begins_on_a_sample(self.start, objective):
                 yield Step(objective.at(w0), needed=False)
-                w0, note = on_a_sample(self.step.newton, objective, w0, generator)
+                w0, note = on_a_sample(objective, w0, generator)
                 notes = (note,)
             memory.begun = True
             steps = on_all_samples(self.step, objective, w0, memory.step, generator)

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from newton_krylov.capabilities import LINEAR_MODEL
 from newton_krylov.errors import UnsupportedError
-from newton_krylov.objectives.base import Objective, Point
+from newton_krylov.objectives.base import Objective
 from newton_krylov.objectives.linear_model import LinearModel
-from newton_krylov.optimizers.base import Step
-from newton_krylov.optimizers.newton_step import NewtonStep
+from newton_krylov.optimizers.lbfgs import LBFGS
+from newton_krylov.optimizers.line_search import FIRST_STEP, armijo
 
 Start = Literal["none", "sample", "auto"]
 
@@ -19,6 +19,7 @@ _SHARE = 16
 _LEAST = 500
 _ACCURACY = 0.1
 _MOST_STEPS = 50
+_PAIRS = 10
 
 
 def begins_on_a_sample(start: Start, objective: Objective) -> bool:
@@ -54,19 +55,19 @@ def begins_on_a_sample(start: Start, objective: Objective) -> bool:
     return start == "sample" or (linear and convex and objective.n_samples >= _SHARE * _LEAST)
 
 
-def on_a_sample(
-    step: NewtonStep, objective: Objective, w0: Tensor, generator: torch.Generator
-) -> tuple[Tensor, str]:
+def on_a_sample(objective: Objective, w0: Tensor, generator: torch.Generator) -> tuple[Tensor, str]:
     """Minimize over a sixteenth of the samples, about as far as these say anything of all.
 
     Every sixteenth is taken, from a random one on, which costs less than drawing them does.
     At the minimum over m samples the gradient of all is off by the size of a sample's gradient
-    divided by sqrt(m), so a tenth of that is enough.
+    divided by sqrt(m), so a tenth of that is enough. Directions of which m samples say nothing,
+    those whose curvature is below the trace of the Hessian over m, are held back by an L2 term of
+    that size, where the objective's own is smaller.
+
+    Steps are those of L-BFGS, in one compiled call where the loss has a compiled loop.
 
     Parameters
     ----------
-    step : NewtonStep
-        Step to repeat, with a memory of its own.
     objective : LinearModel
         What to minimize in the end; evaluations on the sample count by their share.
     w0 : Tensor, shape (dim,)
@@ -81,17 +82,30 @@ def on_a_sample(
     """
     assert isinstance(objective, LinearModel)
     first = int(torch.randint(min(_SHARE, objective.n_samples), (), generator=generator))
-    part = objective.subset(
-        torch.arange(first, objective.n_samples, _SHARE, device=objective.device)
-    )
-    size = part.n_samples
+    part = objective.every(_SHARE, first)
     start = part.at(w0)
+    size = part.n_samples
     tolerance = _ACCURACY * part.sample_gradient_size(start) / math.sqrt(size)
-    point: Point = start
-    memory, taken = step.memory(), 0
-    while point.grad_norm > tolerance and taken < _MOST_STEPS:
-        made = step(point, memory, generator)
-        if not isinstance(made, Step):
+    A = start.hessian()
+    if A.has_diagonal:
+        trace = float((A.diagonal() - part.ridge).sum())
+        part = part.with_l2(max(part.l2, trace / size))
+    w, taken = _descended(part, w0, tolerance, generator)
+    return w, f"{taken} steps on {size:,} samples"
+
+
+def _descended(
+    part: LinearModel, w0: Tensor, tolerance: float, generator: torch.Generator
+) -> tuple[Tensor, int]:
+    """Minimize by L-BFGS until the gradient's norm is at most the tolerance."""
+    found = part.descend(
+        w0, tolerance=tolerance, steps=_MOST_STEPS, memory=_PAIRS, first_step=FIRST_STEP
+    )
+    if found is not None:
+        return found
+    w, taken = w0, -1
+    for step in LBFGS(armijo, _PAIRS).steps(part, w0, generator):
+        w, taken = step.point.w, taken + 1
+        if step.point.grad_norm <= tolerance or taken == _MOST_STEPS:
             break
-        point, taken = made.point, taken + 1
-    return point.w, f"{taken} steps on {size:,} samples"
+    return w, taken

@@ -14,6 +14,8 @@ from newton_krylov.registry import register
 _FIRST = 8
 _GROWTH = 4
 _MOST_PRODUCTS = 8.0
+_SOLVES = 8
+"""Triangular solves that take the time of an inverse."""
 _SPEED = 8.0
 """How much faster an operation is in a factorization, which uses the cache, than in a product."""
 
@@ -35,7 +37,7 @@ class Auto(PreconditionerBuilder):
     """
 
     def __init__(self) -> None:
-        self._inverse: Tensor | None = None
+        self._inverse: _Inverse | None = None
         self._every = 0
         self._applied = 0
 
@@ -52,7 +54,7 @@ class Auto(PreconditionerBuilder):
 
         def apply(v: Tensor) -> Tensor:
             self._applied += 1
-            return inverse @ v
+            return inverse.times(v)
 
         return apply
 
@@ -74,12 +76,41 @@ class Auto(PreconditionerBuilder):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the preconditioner that is in use."""
-        return {"inverse": self._inverse, "every": self._every, "applied": self._applied}
+        inverse = None if self._inverse is None else vars(self._inverse).copy()
+        return {"inverse": inverse, "every": self._every, "applied": self._applied}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state."""
-        self._inverse, self._every = state["inverse"], state["every"]
+        inverse = state["inverse"]
+        self._inverse = None if inverse is None else _Inverse(**inverse)
+        self._every = state["every"]
         self._applied = state["applied"]
+
+
+class _Inverse:
+    """The inverse of a factorized matrix, formed as soon as it has been of use often.
+
+    Parameters
+    ----------
+    factor : Tensor, shape (n, n)
+        Cholesky's, below the diagonal.
+    uses : int
+        Products so far.
+    matrix : Tensor or None, shape (n, n)
+        The inverse, once it is formed.
+    """
+
+    def __init__(self, factor: Tensor, uses: int = 0, matrix: Tensor | None = None) -> None:
+        self.factor, self.uses, self.matrix = factor, uses, matrix
+
+    def times(self, v: Tensor) -> Tensor:
+        """Multiply a vector of shape (n,)."""
+        self.uses += 1
+        if self.uses > _SOLVES and self.matrix is None:
+            self.matrix = torch.cholesky_inverse(self.factor)
+        if self.matrix is None:
+            return torch.cholesky_solve(v[:, None], self.factor)[:, 0]
+        return self.matrix @ v
 
 
 def _cost(A: LinearOperator, forming: Forming, every: int) -> float:
@@ -87,8 +118,8 @@ def _cost(A: LinearOperator, forming: Forming, every: int) -> float:
     return forming.cost / every + A.shape[0] ** 3 / (_SPEED * 4 * forming.entries)
 
 
-def _inverted(forming: Forming, every: int, generator: torch.Generator) -> Tensor | None:
+def _inverted(forming: Forming, every: int, generator: torch.Generator) -> _Inverse | None:
     """Return the inverse of a part's matrix; None where rounding made that indefinite."""
     first = int(torch.randint(every, (), generator=generator))
     factor, info = torch.linalg.cholesky_ex(forming.part(every, first))
-    return None if int(info) != 0 else torch.cholesky_inverse(factor)
+    return None if int(info) != 0 else _Inverse(factor)

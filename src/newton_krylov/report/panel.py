@@ -273,6 +273,7 @@ def _point_on(ax: "Axes", longer: Sequence[_Longer], limit: float, x: Quantity) 
     from matplotlib.patheffects import withStroke
 
     ends = [(float(np.interp(limit, each.curve.x, each.curve.y)), each) for each in longer]
+    ax.get_ylim()  # settles the limits, which follow the curves
     to_panel = ax.transScale + ax.transLimits
     heights = [float(to_panel.transform((limit, y))[1]) + _ABOVE for y, _ in ends]
     shown = [

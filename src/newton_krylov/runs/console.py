@@ -23,10 +23,11 @@ _SECONDS_BETWEEN_REFRESHES = 0.1
 _SHARE_BETWEEN_LINES = 0.1  # of the time that a sweep's member has taken
 
 _MOST_MEMBERS = 40
-_LABEL, _OVERRIDE = 12, 32
-"""Widths to which a label and an override are folded."""
+_LABEL, _OVERRIDE, _NARROW = 20, 32, 12
+"""Widths to which a label and an override are folded, and both where it is narrow."""
 _FIRST_LEFT_OUT = (
-    "hvp_count", "iteration", "test_accuracy", "test_balanced_accuracy", "loss", "test_auc",
+    "fresh_loss", "hvp_count", "iteration", "test_accuracy", "test_balanced_accuracy", "loss",
+    "test_auc",
 )  # fmt: skip
 """Columns that a narrow terminal does without, the first of them first."""
 
@@ -316,13 +317,17 @@ def _print_table(out: Console, members: MemberTable) -> None:
     columns = [c for c in shown("members") if any(_is_known(each.get(c.name)) for each in known)]
     longest = max(len(line) for m in members.rows for line in ["", *m.overrides])
     own = min(max(longest, len("differs by")), _OVERRIDE) if longest else 0
+    longest = max(len(member.label) for member in members.rows)
+    label = min(longest, _LABEL)
     for name in ("", *_FIRST_LEFT_OUT):  # where it is narrow; comparison.csv has all columns
         columns = [c for c in columns if c.name != name]
-        left = out.width - _width(out, _table_of(members, columns, _LABEL, own))
+        left = out.width - _width(out, _table_of(members, columns, label, own))
         if left >= 0:
             break
-    label = min(max(len(member.label) for member in members.rows), _LABEL + max(left, 0))
-    own = max(own + min(left, 0), min(own, _LABEL))
+    lacking = max(0, -left)
+    spared = min(lacking, max(0, label - _NARROW))
+    label = min(longest, label + max(left, 0)) - spared
+    own = max(own - lacking + spared, min(own, _NARROW))
     out.print()
     out.print(_table_of(members, columns, label, own))
     if (more := len(members.rows) - _MOST_MEMBERS) > 0:
