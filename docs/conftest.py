@@ -10,11 +10,17 @@ from registrations import forgotten
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
+from newton_krylov.runs.parts import register_parts
+
 _BEFORE = Path.cwd()
 
 
 def _elsewhere(namespace: dict[str, Any]) -> None:
-    """Begin a page in a folder of its own, where runs write; forget the parts that it registers."""
+    """Begin a page in a folder of its own, where runs write; forget the parts that it registers.
+
+    Ours are registered before: a module registers them only when it is imported first.
+    """
+    register_parts()
     with ExitStack() as entered:
         os.chdir(entered.enter_context(tempfile.TemporaryDirectory()))
         entered.callback(os.chdir, _BEFORE)

@@ -182,8 +182,7 @@ def test_a_restricted_operator_is_the_submatrix():
     assert torch.equal(part.diagonal(), dense.diagonal())
 
 
-def test_a_loose_forcing_term_is_tight_enough_for_more_columns_than_rows():
-    """The default's first solves, to half the gradient, led nowhere in a hundred steps here."""
+def test_the_default_forcing_term_serves_sparse_columns_that_outnumber_the_rows():
     draw = np.random.default_rng(1)
     X = torch.from_numpy(draw.random((80, 500)) * (draw.random((80, 500)) < 0.05))
     X = X / X.std(0).clamp(min=1e-3)

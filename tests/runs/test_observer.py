@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from newton_krylov.errors import ConfigError
 from newton_krylov.registry import entry
 from newton_krylov.runs.observer import Observation, Observer
 from newton_krylov.runs.runner import Stopping, run
-from newton_krylov.spectral.density import Density
+from newton_krylov.spectral.density import Density, jensen_shannon
 
 EXACT = Observation(every=1, top=4, rtol=1e-9, trace=30, density=True, probes=20, steps=10)
 
@@ -182,3 +183,23 @@ def test_bad_values_are_refused_with_a_sentence():
             entry("spectrum", "observation").validate({key: value})
     with pytest.raises(ConfigError, match=r"spectrum\.trace=2 is not valid: Hutch\+\+ takes"):
         Observation(trace=2)
+
+
+def test_blocks_are_compared_by_the_densities_of_the_layers_alone():
+    f = network()
+    w = f.initial()
+    seen = Observer(Observation(every=1, blocks=True, steps=60), f, HessianProduct(), 0).look(
+        0, 0.0, f.at(w)
+    )
+    names = [*f.blocks]
+    assert [(a, b) for a, b, _ in seen.distances] == [*combinations(names, 2)]
+    dense = f.at(w).hessian().dense()
+    exact = {}
+    for name, block in f.blocks.items():
+        values = torch.linalg.eigvalsh(dense[block, block])
+        exact[name] = Density(values, torch.full((len(values),), 1 / len(values)).double(), 0)
+    for a, b, found in seen.distances:  # the estimate is of five random vectors
+        assert found == pytest.approx(jensen_shannon(exact[a], exact[b]), abs=0.15)
+    assert seen.metrics()["block_heterogeneity"] == pytest.approx(seen.heterogeneity)
+    with pytest.raises(ConfigError, match=r"spectrum\.blocks needs a network"):
+        Observer(Observation(every=1, blocks=True), make("logistic"), HessianProduct(), 0)

@@ -141,10 +141,10 @@ from newton_krylov.runs.parts import register_parts
 register_parts()
 solve = optimum._solve
 
-def logged(objective):
+def logged(*given):
     with Path(sys.argv[1]).open("a") as log:
         log.write("solved\\n")
-    return solve(objective)
+    return solve(*given)
 
 optimum._solve = logged
 found = optimum.certified_optimum(

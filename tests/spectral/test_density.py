@@ -3,9 +3,10 @@
 import pytest
 import torch
 from problems import make, randn
+from scipy.spatial.distance import jensenshannon
 
 from newton_krylov.operators import MatrixOperator
-from newton_krylov.spectral.density import spectral_density
+from newton_krylov.spectral.density import jensen_shannon, spectral_density
 from newton_krylov.spectral.lanczos import gauss_quadrature
 
 
@@ -131,3 +132,23 @@ def test_it_serves_a_linear_model_s_hessian(loss, dtype):
     span = float(eigenvalues[-1] - eigenvalues[0])
     assert distance(density, eigenvalues) < 0.03 * span
     assert density.nodes.dtype == torch.float64
+
+
+def test_the_jensen_shannon_distance_is_a_distance_and_that_of_scipy():
+    """Zero for one density, one for those that are apart, symmetric; SciPy's on the same grid."""
+    a, b, far = (
+        spectral_density(torch.diag(values), generator=generator(), steps=20)
+        for values in (
+            torch.linspace(0, 1, 30).double(),
+            torch.linspace(0, 2, 30).double(),
+            torch.linspace(50, 51, 30).double(),
+        )
+    )
+    assert jensen_shannon(a, a) == 0.0
+    assert jensen_shannon(a, far) == pytest.approx(1.0, abs=1e-6)
+    assert jensen_shannon(a, b) == pytest.approx(jensen_shannon(b, a), rel=1e-12)
+    nodes = torch.cat([a.nodes, b.nodes])
+    width = 0.01 * float(nodes.max() - nodes.min())
+    grid = torch.linspace(float(nodes.min()) - 4 * width, float(nodes.max()) + 4 * width, 2000)
+    p, q = (density.smoothed(grid.double(), width).numpy() for density in (a, b))
+    assert jensen_shannon(a, b) == pytest.approx(jensenshannon(p, q, base=2), rel=1e-5)

@@ -17,7 +17,7 @@ from newton_krylov.errors import UserError
 from newton_krylov.files import atomic_write, read_text, remove_parts, sha256_file
 from newton_krylov.records.fields import FIELDS
 from newton_krylov.records.notes import forget, remember
-from newton_krylov.records.spectrum import DENSITY, SPECTRUM
+from newton_krylov.records.spectrum import BLOCKS, DENSITY, SPECTRUM
 
 try:  # a comparison reads hundreds of configurations, and libyaml is ten times as fast
     from yaml import CSafeLoader as SafeLoader
@@ -67,7 +67,8 @@ class Record:
     config_file = CONFIG
     summary_file = SUMMARY
     _own_files: tuple[str, ...] = (
-        CONFIG, OVERRIDES, SUMMARY, ENVIRONMENT, TRACE, WEIGHTS, SPECTRUM, DENSITY, FIELDS, LOG,
+        CONFIG, OVERRIDES, SUMMARY, ENVIRONMENT, TRACE, WEIGHTS, SPECTRUM, DENSITY, BLOCKS, FIELDS,
+        LOG,
     )  # fmt: skip
 
     def __init__(self, folder: Path) -> None:

@@ -3,7 +3,7 @@
 import csv
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,6 +12,8 @@ from newton_krylov.files import read_text
 SPECTRUM = "spectrum.csv"
 _LARGEST = 2**30
 DENSITY = "spectrum_density.csv"
+BLOCKS = "spectrum_blocks.csv"
+_BLOCK_COLUMNS = ("iteration", "layer", "other", "distance")
 _SCALARS = ("trace", "trace_error", "matvecs", "observation_seconds")
 _DENSITY_COLUMNS = ("iteration", "eigenvalue", "share")
 
@@ -38,6 +40,9 @@ class Snapshot:
         Time that it took.
     nodes, shares : sequence of float
         The spectral density as point masses; empty where it was not asked for.
+    distances : sequence of tuple of str, str and float
+        Pairs of a network's layers with the Jensen-Shannon distance between the densities of their
+        blocks; empty where it was not asked for.
     """
 
     iteration: int
@@ -50,16 +55,24 @@ class Snapshot:
     observation_seconds: float
     nodes: Sequence[float] = field(default=())
     shares: Sequence[float] = field(default=())
+    distances: Sequence[tuple[str, str, float]] = field(default=())
+
+    @property
+    def heterogeneity(self) -> float:
+        """The mean distance between the layers' spectra; nan where it was not asked for."""
+        far = [distance for _, _, distance in self.distances]
+        return sum(far) / len(far) if far else math.nan
 
     def metrics(self) -> dict[str, float]:
         """Return what a tracker shows, name to value."""
         found = {f"eigenvalue_{k}": value for k, value in enumerate(self.values, 1)}
         found |= {f"ritz_residual_{k}": value for k, value in enumerate(self.residuals, 1)}
-        return found | {"hessian_trace": self.trace, "hessian_trace_error": self.trace_error}
+        found |= {"hessian_trace": self.trace, "hessian_trace_error": self.trace_error}
+        return found | ({"block_heterogeneity": self.heterogeneity} if self.distances else {})
 
 
 class SnapshotWriter:
-    """Appends snapshots to two CSV files in a run's folder, each handed over as it is written.
+    """Appends snapshots to CSV files in a run's folder, each handed over as it is written.
 
     Parameters
     ----------
@@ -75,6 +88,8 @@ class SnapshotWriter:
         self._top = top
         self._scalars = _Table(folder / SPECTRUM, _columns(top))
         self._density = _Table(folder / DENSITY, _DENSITY_COLUMNS)
+        self._blocks: _Table | None = None  # where distances are asked for
+        self._folder = folder
         for snapshot in snapshots:
             self(snapshot)
 
@@ -82,6 +97,9 @@ class SnapshotWriter:
         """Append a snapshot; its scalars last, so that what is there is whole."""
         s = snapshot
         self._density.write([s.iteration, x, y] for x, y in zip(s.nodes, s.shares, strict=True))
+        if s.distances:
+            self._blocks = self._blocks or _Table(self._folder / BLOCKS, _BLOCK_COLUMNS)
+            self._blocks.write([s.iteration, *pair] for pair in s.distances)
         scalars = [getattr(s, name) for name in _SCALARS]
         pairs = [*self._fitted(s.values), *self._fitted(s.residuals)]
         self._scalars.write([[s.iteration, s.seconds, *scalars, *pairs]])
@@ -94,6 +112,8 @@ class SnapshotWriter:
         """Close the files."""
         self._scalars.close()
         self._density.close()
+        if self._blocks is not None:
+            self._blocks.close()
 
 
 class _Table:
@@ -144,9 +164,19 @@ def read_snapshots(folder: Path) -> list[Snapshot]:
         nodes, shares = density.setdefault(int(iteration), ([], []))
         nodes.append(float(node))
         shares.append(float(share))
+    distances: dict[int, list[tuple[str, str, float]]] = {}
+    for iteration, layer, other, distance in (
+        _read(folder / BLOCKS) if (folder / BLOCKS).exists() else []
+    ):
+        distances.setdefault(int(iteration), []).append((layer, other, float(distance)))
     width = len(_columns(0))
-    return [_parse(row, density.get(int(row[0]), ((), ())), width) for row in
-            _read(folder / SPECTRUM)]  # fmt: skip
+    return [
+        replace(
+            _parse(row, density.get(int(row[0]), ((), ())), width),
+            distances=distances.get(int(row[0]), ()),
+        )
+        for row in _read(folder / SPECTRUM)
+    ]
 
 
 def _read(path: Path) -> list[list[str]]:

@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Annotated
 
 import torch
@@ -16,7 +17,7 @@ from newton_krylov.objectives.network.layout import layers_below
 from newton_krylov.operators import LinearOperator
 from newton_krylov.records.spectrum import Snapshot
 from newton_krylov.registry import register
-from newton_krylov.spectral.density import spectral_density
+from newton_krylov.spectral.density import jensen_shannon, spectral_density
 from newton_krylov.spectral.estimators import trace
 from newton_krylov.spectral.lanczos import lanczos
 
@@ -54,6 +55,9 @@ class Observation:
         Whether to estimate the spectral density, by stochastic Lanczos quadrature.
     probes, steps : int
         Random vectors of the density, and products for each.
+    blocks : bool
+        Whether to compare the spectra of a network's layers, each with the others held: the
+        distances between their densities, of which the mean is the block heterogeneity.
     """
 
     every: PositiveInt | None = None
@@ -67,6 +71,7 @@ class Observation:
     density: bool = False
     probes: PositiveInt = 5
     steps: PositiveInt = 40
+    blocks: bool = False
 
     def __post_init__(self) -> None:
         if self.trace in (1, 2):
@@ -115,6 +120,10 @@ class Observer:
         self._part = self._sampled(objective)
         self._last = after
         self._every = observation.every
+        if observation.blocks and not isinstance(objective, Layered):
+            raise ConfigError(
+                "spectrum.blocks needs a network, such as that of loss=cross_entropy."
+            )
         if observation.layers is not None:
             self._blocks = _blocks(objective, observation.layers)
 
@@ -173,6 +182,7 @@ class Observer:
                 if o.density
                 else None
             )
+            distances, products = self._distances(point) if o.blocks else ([], 0)
         return Snapshot(
             iteration,
             seconds,
@@ -180,11 +190,31 @@ class Observer:
             residuals,
             math.nan if tr is None else tr.value,
             math.nan if tr is None else tr.error,
-            A.products,
+            A.products + products,
             time.perf_counter() - start,
             () if density is None else density.nodes.tolist(),
             () if density is None else density.weights.tolist(),
+            distances,
         )
+
+    def _distances(self, point: Point) -> tuple[list[tuple[str, str, float]], int]:
+        """Compare the layers' spectra, each pair once; also the products it took."""
+        f, o = self._part or self._objective, self._observation
+        assert isinstance(f, Layered)
+        names = [*f.blocks] if o.layers is None else layers_below(f.blocks, o.layers)
+        found = {}
+        for name, block in f.blocks.items():
+            if name in names:
+                own = f.restricted([name], point.w).at(point.w[block])
+                A = self._curvature.at(own, self._generator)
+                found[name] = spectral_density(
+                    A, probes=o.probes, steps=o.steps, generator=self._generator
+                )
+        pairs = [
+            (one, other, jensen_shannon(found[one], found[other]))
+            for one, other in combinations(found, 2)
+        ]
+        return pairs, sum(density.matvecs for density in found.values())
 
     def _pairs(self, A: LinearOperator) -> tuple[list[float], list[float]]:
         if self.top == 0:

@@ -103,3 +103,39 @@ def spectral_density(
     weights = torch.cat([weight for _, weight in found]).double().cpu() / probes
     order = nodes.argsort()
     return Density(nodes[order], weights[order], len(nodes))
+
+
+def jensen_shannon(a: Density, b: Density, *, points: int = 2000, width: float = 0.01) -> float:
+    """Return the Jensen-Shannon distance between two spectral densities, between 0 and 1.
+
+    The root of the mean of the two Kullback-Leibler divergences, in bits, from the densities' mean;
+    with both smoothed on one grid. By its mean over pairs of a network's blocks Zhang, Chen, Ding,
+    Li, Sun and Luo, "Why transformers need Adam: a Hessian perspective", 2024, tell networks on
+    which SGD is behind Adam (transformers: large) from those where it is not.
+
+    Parameters
+    ----------
+    a, b : Density
+        What to compare.
+    points : int
+        Of the grid, which goes four widths beyond all eigenvalues.
+    width : float
+        Standard deviation of the Gaussians that take the place of point masses, as a share of the
+        range of both densities' eigenvalues. The distance depends on it.
+
+    Returns
+    -------
+    float
+        0 for equal densities, 1 for those that are nowhere positive together.
+    """
+    nodes = torch.cat([a.nodes, b.nodes])
+    low, high = float(nodes.min()), float(nodes.max())
+    if low == high:
+        return 0.0
+    spread = width * (high - low)
+    grid = torch.linspace(low - 4 * spread, high + 4 * spread, points, dtype=torch.float64)
+    p, q = (density.smoothed(grid, spread) for density in (a, b))
+    p, q = p / p.sum(), q / q.sum()
+    middle = ((p + q) / 2).clamp_min(torch.finfo(torch.float64).tiny)
+    divergence = sum(torch.special.xlogy(each, each / middle).sum() for each in (p, q))
+    return math.sqrt(max(0.0, float(divergence) / (2 * math.log(2))))
