@@ -180,3 +180,14 @@ def test_a_restricted_operator_is_the_submatrix():
     assert_close(part @ V[:, 0], dense @ V[:, 0], 1e-14)
     assert torch.equal(part.dense(), dense)
     assert torch.equal(part.diagonal(), dense.diagonal())
+
+
+def test_the_default_forcing_term_serves_sparse_columns_that_outnumber_the_rows():
+    draw = np.random.default_rng(1)
+    X = torch.from_numpy(draw.random((80, 500)) * (draw.random((80, 500)) < 0.05))
+    X = X / X.std(0).clamp(min=1e-3)
+    y = torch.from_numpy(draw.integers(0, 2, 80))
+    f = bind("logistic", make_dataset("binary", X=X, y=y), l1=0.01, l2=0.0)
+    optimizer = make_optimizer("proximal_newton", forcing="superlinear")
+    found = f.at(minimize(f, optimizer, grad_norm=1e-10, epochs=30).w)
+    assert f.suboptimality_bound(found) <= 1e-8

@@ -28,6 +28,7 @@ from newton_krylov.optimizers.line_search import armijo
 from newton_krylov.optimizers.newton import on_all_samples
 from newton_krylov.optimizers.newton_step import NewtonStep
 from newton_krylov.optimizers.proximal_newton import ProximalNewton
+from newton_krylov.preconditioners.base import PreconditionerBuilder
 from newton_krylov.registry import Entry
 
 _CLASSES = ("binary", "multiclass")
@@ -35,7 +36,7 @@ _ABOVE = 1.001
 """The rounding of the first penalty must not let a weight in."""
 _HEAVY = 1e12
 """A penalty, in units of the loss, that leaves the intercept alone."""
-_POINTS = 4
+_POINTS = 5
 """Of a path, whose polynomial guesses the next."""
 _RIDGE = 0.1
 """Stands for a smaller share of the L1 term where the largest lambda is chosen."""
@@ -324,24 +325,32 @@ class Problem:
         """Solve for falling penalties, each from where the last ones point to."""
         known: list[tuple[float, LinearModelPoint]] = []
         last: LinearModelPoint | None = None
+        preconditioner = self._newton.memory().preconditioner
         for value in lambdas:
             f = self.objective.with_l2(float(value * (1 - l1_ratio)), float(value * l1_ratio))
             start = f.at(self.start()) if last is None else LinearModelPoint(f, last.w, last.Z)
             if l1_ratio == 0 and value > 0 and len(known) > 1:
                 start = min(start, _extrapolated(f, known, math.log(value)), key=_value)
-            fit = self.solve(f, start.w)
+            fit = self.solve(f, start.w, preconditioner)
             last = fit.point
             if value > 0:
                 known = [*known[1 - _POINTS :], (math.log(value), last)]
             yield fit
 
-    def solve(self, f: LinearModel, start: Tensor) -> Fit:
-        """Minimize from a start until the tolerance is met."""
+    def solve(
+        self,
+        f: LinearModel,
+        start: Tensor,
+        preconditioner: PreconditionerBuilder | None = None,
+    ) -> Fit:
+        """Minimize from a start until the tolerance is met, with a preconditioner that is kept."""
         generator = torch.Generator().manual_seed(0)
+        memory = self._newton.memory()
+        memory.preconditioner = preconditioner or memory.preconditioner
         if f.l1 > 0:
             steps: Any = self._proximal.steps(f, start, generator)
         else:
-            steps = on_all_samples(self._newton, f, start, self._newton.memory(), generator)
+            steps = on_all_samples(self._newton, f, start, memory, generator)
         taken, size, step = -1, math.inf, None
         for step in steps:
             taken += 1

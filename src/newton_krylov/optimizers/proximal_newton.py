@@ -23,6 +23,8 @@ from newton_krylov.registry import register
 
 _MOST_SOLVES = 8
 _MOST_SHIFT = 1e-3
+_LOOSEST = 0.1
+"""Inner tolerance: of looser solves the wrong weights change their signs, and steps get short."""
 
 
 class ProximalMemory(NewtonMemory):
@@ -100,6 +102,7 @@ class ProximalNewton(ContinuedOptimizer[ProximalMemory]):
         while point.grad_norm > 0:
             A = memory.curvature.at(point, generator)
             eta = self.forcing(Outer(point.grad_norm, memory.last))
+            eta = min(eta, _LOOSEST) if objective.l1 > 0 else eta
             while (step := self._step(point, A, memory, eta, generator)) is None:
                 if eta <= math.sqrt(torch.finfo(A.dtype).eps):
                     return "no step lowers the loss beyond its rounding error"
