@@ -123,6 +123,16 @@ def write_page(sections: Sequence[Section]) -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
+_FORMER: Mapping[str, str] = {
+    "python run.py experiment=time_to_accuracy stop.seconds=190": (
+        "python run.py -m experiment=paper_nonconvex method=newton_network,sgd,adam seed=0,1,2 "
+        "schedule=constant schedule.epochs=1 stop.epochs=null stop.seconds=190 "
+        "name=time_to_accuracy"
+    ),
+}
+"""Commands whose experiment is another one today, to what does the same."""
+
+
 def _summary(sections: Sequence[Section]) -> str:
     rows = [
         (str(number), claim.quote, f"**{claim.verdict}**")
@@ -133,10 +143,11 @@ def _summary(sections: Sequence[Section]) -> str:
 
 
 def _block(commands: Mapping[str, int]) -> str:
-    """Return commands as a block of code, by today's names of keys."""
+    """Return commands as a block of code that does the same today."""
     todays: Counter[str] = Counter()
     for command, count in commands.items():
-        todays[shlex.join(map(rewritten, shlex.split(command)))] += count
+        words = map(rewritten, shlex.split(_FORMER.get(command, command)))
+        todays[shlex.join(words)] += count
     lines = [f"{command}    # {count} run{'s' * (count > 1)}" for command, count in todays.items()]
     return "\n".join(["```", *lines, "```"])
 

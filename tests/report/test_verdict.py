@@ -270,3 +270,24 @@ def test_a_damaged_plan_is_one_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / PLAN).write_text(text)
     with pytest.raises(UserError, match=r"plan\.json"):
         read_race(tmp_path)
+
+
+def test_nobody_wins_where_the_loss_has_no_minimum(tmp_path: Path) -> None:
+    folder = race(tmp_path, dict.fromkeys(FAMILIES, [1.0]), dict.fromkeys(FAMILIES, 0.5))
+    for name in ("gd-tuning-0", "gd-default-1"):
+        shutil.rmtree(folder / name)
+        write_run(folder / name, rows([1.0, -1e20, -1e300]), optimum=None)
+    found = read_race(folder)
+    assert (found.answer, found.comparisons) == ("Not decided", [])
+    assert "unbounded below" in found.paragraph and "-1e+300" in found.paragraph
+    assert all(len(target.text) < 40 for target in found.targets)
+
+
+def test_without_a_target_it_is_said_how_the_first_order_runs_ended(tmp_path: Path) -> None:
+    folder = race(tmp_path, dict.fromkeys(FAMILIES, [1.0]), dict.fromkeys(FAMILIES, 0.5))
+    shutil.rmtree(folder / "gd-tuning-0")
+    write_run(folder / "gd-tuning-0", rows([1.0, 1.0]), optimum=None)
+    found = read_race(folder)
+    ending = read_record(folder / "gd-tuning-0").ending
+    assert found.answer == "Not decided" and found.targets == []
+    assert f"there is no target (Newton-CG: {ending})" in found.paragraph

@@ -1,6 +1,7 @@
 """What a terminal shows."""
 
 import io
+import math
 import re
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from newton_krylov.runs.console import (
     MemberProgress,
     MemberTable,
     Progress,
+    columns_of,
     line,
     print_members,
     print_places,
@@ -144,3 +146,13 @@ def test_an_optional_column_is_shown_only_where_it_is_known():
     assert "l2_error" in [column.name for column in shown("line")]
     assert "l2_error" not in [column.name for column in shown("line", lambda name: False)]
     assert "loss" in [column.name for column in shown("line", lambda name: False)]
+
+
+def test_results_that_a_problem_does_not_have_are_no_columns():
+    unknown = ("suboptimality", "train_accuracy", "test_accuracy")
+    start = replace(row(0, 1e-3, 0.5), **dict.fromkeys((*unknown, "step_size"), math.nan))
+    names = {column.name for column in columns_of(start)}
+    assert {"step_size", "loss"} <= names and not names.intersection(unknown)
+    stream, text = out()
+    print_summary(stream, "x", {**SUMMARY, **dict.fromkeys(unknown, math.nan)}, [])
+    assert "nan" not in text.getvalue()

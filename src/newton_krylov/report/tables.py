@@ -101,7 +101,7 @@ def number_text(value: float, digits: int = 3) -> str:
     """Write a number: counts in full, others with some significant digits."""
     if np.isnan(value):
         return "–"
-    whole = np.isfinite(value) and value == round(value)
+    whole = abs(value) < 1e15 and value == round(value)
     if whole or 10**digits <= abs(value) < 1e9:
         return f"{value:,.0f}"
     return f"{value:.{digits}g}"

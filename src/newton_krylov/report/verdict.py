@@ -56,6 +56,8 @@ _ROUNDING = 10.0
 _DONE = ("finished", "failed", "skipped")
 """Statuses of runs that count as done; any other run is still to be done, or to be repeated."""
 _NOT_RUN = "not run"
+_BOTTOM = 1e32
+"""So many times its size at the start below zero a loss is taken for unbounded."""
 SINGLE_RATIO = 1.5
 """Where each of two methods ran once, there are no ranges: ratios below this one are a tie."""
 
@@ -267,8 +269,28 @@ class Race:
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
-        """One for each target, the loose one first; none before the race is complete."""
-        return [] if self.missing else [self.comparison(target) for target in self.targets]
+        """One for each target, the loose one first; none where nothing can be decided."""
+        return [] if self.undecided else [self.comparison(target) for target in self.targets]
+
+    @cached_property
+    def undecided(self) -> str:
+        """Why there is no answer, whoever was faster; empty where there may be one."""
+        if self.missing:
+            return f"the race is not complete ({self.missing}). Go on by resume=true"
+        runs = [(c, record) for c in self.contestants for _, record in c.tuning if record.rows]
+        for contestant, record in runs:
+            lowest = np.nanmin([0.0, *record.column("loss")])
+            if lowest < -_BOTTOM * max(1.0, abs(record.rows[0].loss)):
+                return (
+                    f"the loss seems to be unbounded below ({contestant.label} came to "
+                    f"{lowest:.3g}), so it has no minimum to run for"
+                )
+        if self.targets:
+            return ""
+        first = [(c, record) for c, record in runs if c.family == FAMILIES[0]] or runs
+        endings = dict.fromkeys(f"{c.label}: {record.ending}" for c, record in first)
+        why = f" ({'; '.join(endings)})" if endings else ""
+        return f"no first-order run made progress, so there is no target{why}"
 
     @property
     def answer(self) -> str:
@@ -282,10 +304,8 @@ class Race:
     @cached_property
     def paragraph(self) -> str:
         """The verdict in plain words."""
-        if self.missing:
-            return f"Not decided: the race is not complete ({self.missing}). Go on by resume=true."
-        if not self.targets:
-            return "Not decided: no first-order run made progress, so there is no target."
+        if self.undecided:
+            return f"Not decided: {self.undecided}."
         decided = [c for c in reversed(self.comparisons) if c.winner != "nobody"]
         nobody = [c for c in self.comparisons if c.winner == "nobody"]
         sentences = "; ".join(c.sentence for c in [*decided, *nobody])

@@ -122,8 +122,15 @@ def named_line(row: Row) -> str:
 
 
 def columns_of(row: Row) -> list[Column]:
-    """Return the columns of a run's lines: the step, where it stands, what it took."""
-    names = {column.name for column in shown("line", lambda n: not math.isnan(getattr(row, n)))}
+    """Return the columns of a run's lines: the step, where it stands, what it took.
+
+    A result that the start does not have, as the accuracy of a regression, no step has.
+    """
+
+    def known(name: str) -> bool:
+        return not math.isnan(getattr(row, name))
+
+    names = {c.name for c in shown("line", known) if c.kind != "result" or known(c.name)}
     there = [column for name, column in COLUMNS.items() if name in names]
     return sorted(there, key=lambda c: (c.name != "iteration", c.kind != "result"))
 
@@ -137,7 +144,7 @@ def line(row: Row, columns: Sequence[Column] | None = None) -> str:
 
 def _cell(value: float, width: int, form: str) -> str:
     text = "-" if isinstance(value, float) and math.isnan(value) else format(value, form)
-    return f"{text:>{width}}"
+    return f" {text:>{width - 1}}"  # what is too wide stays apart from its neighbour
 
 
 def print_heading(out: Console, label: str, summary: Mapping[str, Any]) -> None:
@@ -381,7 +388,7 @@ def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [
         (column.words, format(summary[column.name], column.full))
         for column in shown("summary", lambda name: _is_known(summary.get(name)))
-        if summary.get(column.name) is not None
+        if _is_known(summary.get(column.name))
     ]
     if summary.get("optimum") is not None:
         bound = f"{summary['optimum']:.16g}, certified to {summary['optimum_gap_bound']:.1e}"
