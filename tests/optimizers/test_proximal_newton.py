@@ -191,3 +191,13 @@ def test_the_default_forcing_term_serves_sparse_columns_that_outnumber_the_rows(
     optimizer = make_optimizer("proximal_newton", forcing="superlinear")
     found = f.at(minimize(f, optimizer, grad_norm=1e-10, epochs=30).w)
     assert f.suboptimality_bound(found) <= 1e-8
+
+
+def test_a_nearly_free_lasso_of_sparse_columns_ends_in_few_steps():
+    """A Hessian of rank 60 on 300 columns: steps need a shift of its own size."""
+    draw = np.random.default_rng(0)
+    X = torch.from_numpy(draw.normal(size=(60, 300)) * (draw.random((60, 300)) < 0.05))
+    y = (X @ torch.from_numpy(draw.normal(size=300)) > 0).long()
+    f = bind("logistic", make_dataset("binary", X=X, y=y), l1=1e-5, l2=0.0)
+    found = f.at(minimize(f, make_optimizer("proximal_newton"), grad_norm=1e-10, epochs=60).w)
+    assert f.suboptimality_bound(found) <= 1e-8

@@ -22,7 +22,8 @@ from newton_krylov.preconditioners.base import PreconditionerBuilder
 from newton_krylov.registry import register
 
 _MOST_SOLVES = 8
-_MOST_SHIFT = 1e-3
+_FIRST_SHIFT, _MOST_SHIFT = 1e-3, 1.0
+"""Shift to begin with, and the largest: where columns outnumber samples the first does not do."""
 _LOOSEST = 0.1
 """Inner tolerance: of looser solves the wrong weights change their signs, and steps get short."""
 
@@ -39,7 +40,7 @@ class ProximalMemory(NewtonMemory):
 
     def __init__(self, curvature: Curvature, preconditioner: PreconditionerBuilder) -> None:
         super().__init__(curvature, Fixed(), preconditioner)
-        self.shift = _MOST_SHIFT
+        self.shift = _FIRST_SHIFT
 
 
 @register(
