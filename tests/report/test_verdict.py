@@ -273,7 +273,7 @@ def test_a_damaged_plan_is_one_sentence(tmp_path: Path, text: str) -> None:
 
 
 def test_nobody_wins_where_the_loss_has_no_minimum(tmp_path: Path) -> None:
-    folder = race(tmp_path, dict.fromkeys(FAMILIES, [1.0]), dict.fromkeys(FAMILIES, 0.5))
+    folder = race(tmp_path, dict.fromkeys(FAMILIES, (1.0,)), dict.fromkeys(FAMILIES, 0.5))
     for name in ("gd-tuning-0", "gd-default-1"):
         shutil.rmtree(folder / name)
         write_run(folder / name, rows([1.0, -1e20, -1e300]), optimum=None)
@@ -284,7 +284,7 @@ def test_nobody_wins_where_the_loss_has_no_minimum(tmp_path: Path) -> None:
 
 
 def test_without_a_target_it_is_said_how_the_first_order_runs_ended(tmp_path: Path) -> None:
-    folder = race(tmp_path, dict.fromkeys(FAMILIES, [1.0]), dict.fromkeys(FAMILIES, 0.5))
+    folder = race(tmp_path, dict.fromkeys(FAMILIES, (1.0,)), dict.fromkeys(FAMILIES, 0.5))
     shutil.rmtree(folder / "gd-tuning-0")
     write_run(folder / "gd-tuning-0", rows([1.0, 1.0]), optimum=None)
     found = read_race(folder)
