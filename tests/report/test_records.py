@@ -224,9 +224,10 @@ def test_whatever_the_files_hold_the_comparison_is_made(
     write_csv(groups, folder / "x.csv")
 
 
-def test_what_is_written_in_a_record_leads_nowhere(tmp_path, capfd):
-    """No control character, no formula, no script, whatever names and texts hold."""
+def test_what_is_written_in_a_record_leads_nowhere(tmp_path, capfd, caplog):
+    """No control character, no formula, no script, whatever names and texts hold; nor in logs."""
     runs = tmp_path / "runs"
+    caplog.set_level("INFO")
     marks = "\x1b[2J \x9b31m \u202egnp\u202c \r\0"
     for number, label in enumerate(
         [f"{marks}<script>alert(1)</script>", "x;=1+1", "\ufeff=1+1", "\uff1d1+1", "good"]
@@ -242,7 +243,7 @@ def test_what_is_written_in_a_record_leads_nowhere(tmp_path, capfd):
     (runs / "kernel" / "summary.json").symlink_to("/proc/kmsg")
     (runs / "\x1b[2J.jsonl.gz").write_bytes(b"no archive")
     assert main([str(runs), "--out", str(tmp_path / "out")]) == 0
-    shown = "".join(capfd.readouterr())
+    shown = "".join(capfd.readouterr()) + caplog.text
     page, text, table = (
         (tmp_path / "out" / f"comparison.{kind}").read_bytes().decode()
         for kind in ("html", "md", "csv")

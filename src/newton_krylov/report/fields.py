@@ -13,6 +13,7 @@ from newton_krylov.report.records import RunRecord, read_record
 from newton_krylov.report.sheet import sheet
 from newton_krylov.report.study import Array, Entry, Study, studies
 from newton_krylov.report.style import BLUE
+from newton_krylov.terminal import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +72,7 @@ def _most_accurate(entry: Entry) -> tuple[float, str, Fields, RunRecord] | None:
         try:
             found = read_fields(record.folder)
         except ValueError as problem:
-            _log.warning("%s", problem)
+            _log.warning("%s", one_line(str(problem)))
             continue
         if found is not None:
             return error, entry.label, found, record

@@ -23,6 +23,7 @@ from newton_krylov.records.record import (
     write_json,
 )
 from newton_krylov.records.trace import Row
+from newton_krylov.terminal import one_line
 from newton_krylov.tracking.address import harmless, keep, revealed
 from newton_krylov.tracking.deadline import within
 from newton_krylov.tracking.mlflow_sender import Sender
@@ -84,7 +85,7 @@ def fetch(
         taken = list(pool.map(server.try_to_take, runs, folders))
     problems = [found for found in taken if isinstance(found, DataError)]
     for problem in problems:
-        _log.warning("%s", problem)
+        _log.warning("%s", one_line(str(problem)))
     if problems and not any(found is True for found in taken):
         raise problems[0]
     return {
