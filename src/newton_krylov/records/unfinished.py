@@ -13,7 +13,6 @@ from pathlib import Path
 from newton_krylov.errors import UserError
 from newton_krylov.records.notes import forget, noted, remember
 from newton_krylov.records.record import Record, SweepRecord
-from newton_krylov.terminal import one_line
 
 _log = logging.getLogger(__name__)
 
@@ -75,5 +74,5 @@ def load(folder: Path) -> Record | None:
     try:
         return kind.load(folder)
     except UserError as error:
-        _log.info("%s", one_line(str(error)))
+        _log.info("%r", str(error))  # as repr escapes control characters
         return None
