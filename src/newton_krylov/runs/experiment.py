@@ -21,7 +21,7 @@ from newton_krylov.data import Dataset, LabelledData, Table, load_dataset
 from newton_krylov.data.sparse import by_row_length
 from newton_krylov.device import denormals_flushed
 from newton_krylov.errors import CombinationError, ConfigError, UnsupportedError, UserError
-from newton_krylov.files import expand_home
+from newton_krylov.files import expand_home, remove_parts
 from newton_krylov.models import Interface, initialized
 from newton_krylov.objectives.base import Counts, Objective, Renewed, Started
 from newton_krylov.objectives.function import FunctionObjective
@@ -120,6 +120,8 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
         )
     before = earlier(job.folder, config.plain, resume=config.settings.resume)
     if before is not None and before.finished:
+        for folder in (job.folder, job.folder / FIGURES):  # a kill after its end may have left some
+            remove_parts(folder)
         if before.record.undrawn:
             try:
                 before.record.update(drawn=_draw(before.record.folder))
