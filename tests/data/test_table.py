@@ -247,6 +247,26 @@ def test_a_table_between_semicolons_has_decimal_commas(tmp_path):
     assert data.train.X.tolist() == [[1.5, 1, 0], [-2.25, 0, 1], [3, 1, 0]]
 
 
+def test_columns_between_semicolons_may_have_decimal_points(tmp_path):
+    """As pandas' own to_csv(sep=";") writes them, beside prices with commas."""
+    rows = ["a;b;c;d;y"] + [f"{i}.5;{i},25;1.{i}00;v{i}.0;{i % 2}" for i in range(1, 9)]
+    (tmp_path / "f.csv").write_text("\n".join(rows))
+    data = load(tmp_path / "f.csv", "y", format="dense", categorical=["c"])
+    assert data.train.X[:, :2].tolist() == [[i + 0.5, i + 0.25] for i in range(1, 9)]
+    assert data.train.X.shape[1] == 2 + 8 + 8  # 1.100 among commas may be a thousand: a category
+    (tmp_path / "g.csv").write_text("a;y\n1.234;0\n-2.5e3;1\n.5;1\n")
+    alone = load(tmp_path / "g.csv", "y", format="dense").train.X
+    assert alone.tolist() == [[1.234], [-2500], [0.5]]
+
+
+def test_text_columns_that_are_no_categories_are_named_together(tmp_path):
+    frame = people(1200).assign(**{k: [f"{k} {i}" for i in range(1200)] for k in "ab"})
+    frame.to_csv(tmp_path / "f.csv", index=False)
+    each = r"\('a' 1,200, 'b' 1,200 of 1,200 rows\).*dataset.drop=\[a,b\]"
+    with pytest.raises(UserError, match=each):
+        load(tmp_path / "f.csv")
+
+
 def test_what_was_filled_in_and_what_looks_like_an_identifier_is_said(tmp_path):
     frame = people(50).astype({"age": float})
     frame.loc[[3, 7], "age"] = None

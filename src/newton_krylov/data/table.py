@@ -22,7 +22,7 @@ from newton_krylov.data.columns import Matrix
 from newton_krylov.data.labels import LabelError, encode_labels
 from newton_krylov.data.prepare import RawData, Samples, checksum
 from newton_krylov.data.sources import source
-from newton_krylov.data.table_columns import encode, understand, written_numbers
+from newton_krylov.data.table_columns import encode, point_numbers, understand, written_numbers
 from newton_krylov.errors import ConfigError, DataError, suggest
 from newton_krylov.files import (
     expand_home,
@@ -218,6 +218,7 @@ def _read(file: Path, arrays: list[str]) -> "tuple[pd.DataFrame, sp.csr_array | 
             options |= _separated(file, options)
         with memory_bounded(), _opened(file) as content:
             frame: pd.DataFrame = getattr(pd, _READERS[suffix])(content, **options)
+        frame = point_numbers(frame) if options.get("decimal") == "," else frame
     except DataError:
         raise
     except MemoryError as error:

@@ -5,6 +5,7 @@ numbers written as text, what was put where a value is missing, which columns lo
 """
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ _AROUND = r"^(?:[$€£¥]\s*)?|(?:\s*[%$€£¥])?$"
 """Signs of currency and percent."""
 
 _THOUSANDS = r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?|[+-]?\d+(?:\.\d+)?"
+_DECIMAL_POINT = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_POINTS_BETWEEN_THOUSANDS = r"[+-]?\d{1,3}(?:\.\d{3})*"
 _DECIMAL_COMMA = r"[+-]?(?:\d+|\d{1,3}(?:\.\d{3})+)(?:,\d+)?"
 
 _MANY = 0.5
@@ -167,7 +170,9 @@ def _formats(parts: "list[Column]") -> list[str]:
     text = next((str(value) for part in parts for value in part.dropna().head(1)), "")
     found = []
     for dayfirst in (False, True):
-        form = guess_datetime_format(text, dayfirst=dayfirst) or ""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the other order of day and month fits better
+            form = guess_datetime_format(text, dayfirst=dayfirst) or ""
         year, month = "%Y" in form, any(m in form for m in ("%m", "%b", "%B"))
         if year and month:
             found.append("ISO8601" if form.startswith("%Y-%") else form)
@@ -219,6 +224,23 @@ def written_numbers(parts: "list[Column]") -> "tuple[list[Column], str] | None":
                 found = [pd.Series(v, p.index) for v, p in zip(pieces, parts, strict=True)]
                 return found, f"such as {str(whole[odd].iloc[0])!r}"
     return None
+
+
+def point_numbers(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a frame that was read with decimal commas, its texts with decimal points as numbers.
+
+    A file with semicolons may have either, column by column. Where all of a column's points stand
+    before three digits they part thousands if another column has commas.
+    """
+    import pandas as pd
+
+    commas = any(pd.api.types.is_float_dtype(kind) for kind in frame.dtypes)
+    for name in frame.columns[[pd.api.types.infer_dtype(c) == "string" for _, c in frame.items()]]:
+        known = frame[name].dropna().str.strip()
+        grouped = known.str.fullmatch(_POINTS_BETWEEN_THOUSANDS).all()
+        if known.str.fullmatch(_DECIMAL_POINT).all() and not (grouped and commas):
+            frame[name] = pd.to_numeric(frame[name])
+    return frame
 
 
 def _bare(texts: "Column") -> "Column":
@@ -425,10 +447,12 @@ def _check(
             if bad.any():
                 row = int(frame.index[int(np.argmax(bad))])
                 raise DataError(f"{file}, row {row + 1}: the value of '{name}' {what}.")
-    for name in other:
-        distinct = frames[0][name].nunique()
-        if distinct > _LARGEST_CARDINALITY:
-            raise DataError(
-                f"{files[0]}: the column '{name}' has {distinct:,} different values, too many to "
-                f"be categories; leave it out by {dropped([name])}."
-            )
+    distinct = {name: frames[0][name].nunique() for name in other}
+    many = [name for name, count in distinct.items() if count > _LARGEST_CARDINALITY]
+    if many:
+        each = ", ".join(f"'{name}' {distinct[name]:,}" for name in many)
+        it = "it" if len(many) == 1 else "them"
+        raise DataError(
+            f"{files[0]}: text columns with too many different values to be categories ({each} of "
+            f"{len(frames[0]):,} rows); leave {it} out by {dropped(many)}."
+        )

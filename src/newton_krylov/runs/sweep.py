@@ -332,7 +332,9 @@ class Sweep:
         folder = self.record.folder
         try:
             if (folder / PLAN).exists():
-                return write_verdict(folder)
+                files = write_verdict(folder)
+                self._write(verdict=read_json(folder / VERDICT)["verdict"])
+                return files
             self.studies = studies(read_records([folder]))
             return write_comparison(self.studies, folder)
         except OSError as error:

@@ -523,6 +523,8 @@ def note(record: Record) -> str:
         lines[0] += f" ({data['n_samples']:,} samples, {data.get('n_features', 0):,} features)"
     if outcome or summary.get("status") not in (None, "running"):
         lines.append(f"{outcome or summary['status']}: {summary.get('reason')}")
+    if summary.get("verdict"):
+        lines.append(summary["verdict"])
     if record.overrides:
         lines.append(f"`{' '.join(record.overrides)}`")
     return "\n\n".join(lines)
