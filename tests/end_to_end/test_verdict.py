@@ -8,6 +8,8 @@ import torch
 from command import command
 
 from newton_krylov.data.synthetic import synthetic
+from newton_krylov.records.record import SweepRecord
+from newton_krylov.tracking.mlflow_sender import note
 
 pytestmark = pytest.mark.slow
 SMALL = (
@@ -47,7 +49,11 @@ def test_a_loss_that_fits_the_data_is_chosen(tmp_path: Path) -> None:
         cwd=tmp_path,
     )  # fmt: skip
     assert "\nverdict on iris (multinomial): " in out
-    assert json.loads((tmp_path / "race" / "verdict.json").read_text())["verdict"]
+    found = json.loads((tmp_path / "race" / "verdict.json").read_text())
+    assert not [
+        m["name"] for m in found["methods"] if m["tuning"][0]["ending"].startswith("failed")
+    ]
+    assert f"\n\n{found['verdict']}\n\n" in note(SweepRecord.load(tmp_path / "race"))
 
 
 def test_a_verdict_without_a_time_is_refused(tmp_path: Path) -> None:
