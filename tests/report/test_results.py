@@ -138,3 +138,13 @@ def test_a_difference_within_noise_is_a_tie_and_doubtful_times_are_called_so(
     assert said in str(fastest_text(study))
     found = caution_text(study)
     assert found is None if caution is None else caution in str(found)
+
+
+def test_what_was_made_of_a_table_s_columns_is_shown(tmp_path):
+    described = {"name": "shop.csv", "n_samples": 9, "n_features": 2, "checksum": "c"}
+    remarks = ["categories: 'city' 3", "x" * 9000, 7]
+    write_run(
+        tmp_path / "a", rows([1.0, 0.1]), summary={"dataset": described | {"remarks": remarks}}
+    )
+    text = "".join(table.markdown() for table in tables(studies(read_records([tmp_path]))))
+    assert "categories: 'city' 3." in text and len(text) < 2000

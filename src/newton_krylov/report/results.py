@@ -12,6 +12,9 @@ from newton_krylov.report.records import RunRecord
 from newton_krylov.report.study import Array, Entry, Study, Target, power_text, tied
 from newton_krylov.report.tables import Table, classes_text, count_text, middle, number_text
 
+_REMARKS, _REMARK = 10, 500
+"""So many remarks on a table's columns are shown, and so much of each: a record can hold any."""
+
 
 def tables(groups: Sequence[Study]) -> list[Table]:
     """Tabulate studies: where each method ended, its times to targets, and what went wrong.
@@ -86,6 +89,7 @@ def _remarks(study: Study) -> list[str]:
     remarks = []
     if classes := study.problem.classes:
         remarks.append(f"{classes_text(classes)}.")
+    remarks += _of_the_data(study)
     if study.optimum is None:
         remarks.append("No certified optimum is known, so no suboptimality is shown.")
     elif study.floor is not None:
@@ -98,6 +102,14 @@ def _remarks(study: Study) -> list[str]:
     if text := repeats_text(study):
         remarks.append(f"{text.rstrip('.')}; least and greatest times in brackets.")
     return remarks
+
+
+def _of_the_data(study: Study) -> list[str]:
+    """Return what was made of a table's columns, as its runs say."""
+    described = study.records[0].summary.get("dataset")
+    found = described.get("remarks") if isinstance(described, dict) else None
+    lines = [line for line in found if isinstance(line, str)] if isinstance(found, list) else []
+    return [f"{line[:_REMARK].rstrip('.')}." for line in lines[:_REMARKS]]
 
 
 def repeats_text(study: Study) -> str | None:
