@@ -365,7 +365,8 @@ class Sweep:
         if (folder / FIGURES).is_dir():
             lines.append(("figures", short(folder / FIGURES)))
         if place.run_id is not None:
-            lines.append(("MLflow", str(place.url)))
+            listed = str(place.url).rpartition("/")[0]  # the page of all runs, which it nests
+            lines.append(("MLflow", listed))
         if place.problem is not None:
             command = f"python -m newton_krylov.tracking.upload {shlex.quote(short(folder))}"
             lines += [("not tracked", place.problem), ("send it later", command)]
