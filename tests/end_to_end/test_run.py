@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import re
 import socket
 import subprocess
@@ -228,6 +229,39 @@ def test_a_table_without_an_intercept_is_told_of(tmp_path):
     for name, enough in enumerate(("loss.intercept=free", "dataset.bias=true")):
         out, _ = inside(*go, enough, f"hydra.run.dir=c{name}", cwd=tmp_path)
         assert said not in out
+
+
+OWN_LOSS = """
+from newton_krylov.capabilities import TABLE
+from newton_krylov.objectives.linear_model import SingleOutputModel, SingleOutputTerms
+from newton_krylov.registry import register
+
+
+class Terms(SingleOutputTerms):
+    value = property(lambda self: self.mean((self.Z - self.targets).square() / 2))
+    gradient = property(lambda self: self.averaged(self.Z - self.targets))
+    weights = property(lambda self: self.averaged(0 * self.Z + 1))
+
+
+@register("loss", "own_squares", needs=(TABLE,))
+class Own(SingleOutputModel):
+    name, task, terms, convex = "own_squares", "regression", Terms, True
+
+    def __init__(self, dataset, l2: float = 0.1):
+        super().__init__(dataset, l2)
+
+    def _encode(self, y):
+        return y.to(self.dtype)
+"""
+
+
+def test_a_loss_of_the_user_s_own_without_an_intercept_is_told_of_too(tmp_path):
+    (tmp_path / "own.py").write_text(OWN_LOSS)
+    go = ("loss=own_squares", "dataset=diabetes", "dataset.scaling=standardize", "tracking=none")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    out, _ = command(*go, cwd=tmp_path, NEWTON_KRYLOV_PLUGINS="own", PYTHONPATH=path)
+    assert "and the columns are centred: dataset.bias=true adds one." in out
+    assert "accuracy" not in out and "train acc." not in out
 
 
 def test_the_automatic_method_s_run_and_what_it_spares(tmp_path):

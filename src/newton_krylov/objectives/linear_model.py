@@ -423,7 +423,12 @@ class LinearModel(Objective):
         return w if self.n_outputs == 1 else w.view(-1, self.n_outputs)
 
     def accuracy(self, w: Tensor, split: Split) -> float | None:
-        """Return the share, by weight, of the split's samples that w classifies rightly."""
+        """Return the share, by weight, of the split's samples that w classifies rightly.
+
+        None of a regression's.
+        """
+        if self.task == "regression":
+            return None
         Z = self.outputs_on(w, split)
         predicted = Z.argmax(1) if self.n_outputs > 1 else (Z > 0).long()
         return float(weighted_mean((predicted == split.y).double(), split.weights))

@@ -278,16 +278,20 @@ _MADE_WITHOUT_INTERCEPT = ("a9a", "synthetic")
 
 def _without_intercept(config: RunConfig, dataset: Dataset) -> str | None:
     """Note that a linear model of the user's table has no intercept."""
-    free = config.options_of("loss").get("intercept", "free")  # other losses have no such key
-    if free == "free" or not isinstance(dataset, Table) or dataset.bias:
+    intercept = config.options_of("loss").get("intercept")
+    kind = entry("loss", config.name_of("loss")).target
+    linear = isinstance(kind, type) and issubclass(kind, LinearModel)
+    if intercept == "free" or not linear or not isinstance(dataset, Table) or dataset.bias:
         return None
     if dataset.name in _MADE_WITHOUT_INTERCEPT:
         return None
     centred = config.options_of("dataset").get("scaling") == "standardize"
     centred = centred and dataset.train.X.layout is torch.strided
-    return (
-        f"There is no intercept{', and the columns are centred' if centred else ''}: "
-        "loss.intercept=free adds one that l2 leaves alone, dataset.bias=true one that it does not."
+    return f"There is no intercept{', and the columns are centred' if centred else ''}: " + (
+        "dataset.bias=true adds one."
+        if intercept is None  # a loss of the user's own without such a key
+        else "loss.intercept=free adds one that l2 leaves alone, dataset.bias=true one that it "
+        "does not."
     )
 
 
