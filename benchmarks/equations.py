@@ -1,9 +1,11 @@
 """Time to accuracy on differential equations, and the error of the rivals after a minute.
 
 `python benchmarks/equations.py FOLDER` makes each run by run.py, two at a time on one thread each,
-in about 13 minutes on two quiet cores, and prints two tables of what the traces in FOLDER say. Runs
-that are there already are not made again. Seconds are of processor time; `--seeds 0` takes one
-seed of Levenberg-Marquardt, `--fixed` lets the rivals have fixed points over all of the time, too.
+and prints two tables of what the traces in FOLDER say: about 9 minutes on two quiet cores for
+Levenberg-Marquardt, then half an hour or more for the rivals, whose every step is looked at outside
+the clock. Runs that are there already are not made again. Seconds are of processor time;
+`--seeds 0` takes one seed of Levenberg-Marquardt, `--fixed` lets the rivals have fixed points over
+all of the time, too.
 """
 
 import argparse
