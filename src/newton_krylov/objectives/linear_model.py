@@ -425,9 +425,9 @@ class LinearModel(Objective):
     def accuracy(self, w: Tensor, split: Split) -> float | None:
         """Return the share, by weight, of the split's samples that w classifies rightly.
 
-        None of a regression's.
+        None of a regression's, whose targets are no classes.
         """
-        if self.task == "regression":
+        if self.task not in ("binary", "multiclass"):
             return None
         Z = self.outputs_on(w, split)
         predicted = Z.argmax(1) if self.n_outputs > 1 else (Z > 0).long()

@@ -30,10 +30,6 @@ class Regression(SingleOutputModel):
     def _encode(self, y: Tensor) -> Tensor:
         return y.to(self.dtype)
 
-    def accuracy(self, w: Tensor, split: Split) -> float | None:
-        """Return None: a regression has no accuracy."""
-        return None
-
     def measures(self, w: Tensor, split: Split) -> dict[str, float]:
         """Return the explained share of the loss, and the mean absolute error.
 

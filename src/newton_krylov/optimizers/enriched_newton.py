@@ -12,7 +12,7 @@ from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.optimizers.base import ContinuedOptimizer, State, Step, Steps
 from newton_krylov.optimizers.lbfgs import Secants
 from newton_krylov.optimizers.newton_step import NewtonMemory, NewtonStep
-from newton_krylov.optimizers.sample_start import Start, begins_on_a_sample, on_a_sample
+from newton_krylov.optimizers.sample_start import Start, from_a_sample
 from newton_krylov.registry import register
 
 _PRODUCT = 0.7
@@ -157,11 +157,9 @@ class EnrichedNewton(ContinuedOptimizer[_Memory]):
         self, objective: Objective, w0: Tensor, memory: _Memory, generator: torch.Generator
     ) -> Steps:
         """Iterate from w0; ends where no direction of descent is left."""
-        notes: tuple[str, ...] = ()
-        if not memory.begun and begins_on_a_sample(self.start, objective):
-            yield Step(objective.at(w0), needed=False)
-            w0, note = on_a_sample(objective, w0, generator)
-            notes = (note,)
+        w0, notes = yield from from_a_sample(
+            self.start, objective, w0, generator, begun=memory.begun
+        )
         memory.begun = True
         M = None
         if memory.origin is not None:  # of a continued run

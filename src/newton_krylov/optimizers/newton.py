@@ -13,7 +13,7 @@ from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.optimizers.base import ContinuedOptimizer, Step, Steps
 from newton_krylov.optimizers.newton_step import NewtonMemory
-from newton_krylov.optimizers.sample_start import Start, begins_on_a_sample, on_a_sample
+from newton_krylov.optimizers.sample_start import Start, from_a_sample
 from newton_krylov.optimizers.schedule import Schedule, constant
 from newton_krylov.optimizers.stochastic_step import StochasticMemory, StochasticStep, end_epoch
 from newton_krylov.optimizers.training import EpochMemory, Epochs, Update
@@ -78,11 +78,9 @@ class Newton(ContinuedOptimizer[_Memory]):
     ) -> Steps:
         """Iterate from w0; on all samples it ends where no direction of descent is left."""
         if self.batch_size is None:
-            notes: tuple[str, ...] = ()
-            if not memory.begun and begins_on_a_sample(self.start, objective):
-                yield Step(objective.at(w0), needed=False)
-                w0, note = on_a_sample(objective, w0, generator)
-                notes = (note,)
+            w0, notes = yield from from_a_sample(
+                self.start, objective, w0, generator, begun=memory.begun
+            )
             memory.begun = True
             steps = on_all_samples(self.step, objective, w0, memory.step, generator)
             yield replace(next(steps), notes=notes)

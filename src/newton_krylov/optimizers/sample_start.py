@@ -1,6 +1,7 @@
 """A start on some of the samples."""
 
 import math
+from collections.abc import Generator
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from newton_krylov.capabilities import LINEAR_MODEL
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Objective
 from newton_krylov.objectives.linear_model import LinearModel
+from newton_krylov.optimizers.base import Step
 from newton_krylov.optimizers.lbfgs import LBFGS
 from newton_krylov.optimizers.line_search import FIRST_STEP, armijo
 
@@ -20,6 +22,41 @@ _LEAST = 500
 _ACCURACY = 0.1
 _MOST_STEPS = 50
 _PAIRS = 10
+
+
+def from_a_sample(
+    start: Start, objective: Objective, w0: Tensor, generator: torch.Generator, *, begun: bool
+) -> Generator[Step, None, tuple[Tensor, tuple[str, ...]]]:
+    """Begin on a sample, where that is to be done.
+
+    Parameters
+    ----------
+    start : {"none", "sample", "auto"}
+        See `begins_on_a_sample`.
+    objective : Objective
+        What to minimize.
+    w0 : Tensor, shape (dim,)
+        The start.
+    generator : torch.Generator
+        The run's source of randomness.
+    begun : bool
+        Whether that is over already, in a continued run.
+
+    Yields
+    ------
+    Step
+        The start, where the method goes on from another point.
+
+    Returns
+    -------
+    tuple of (Tensor, tuple of str)
+        Where to go on from, shape (dim,), and what to say of the first step from there.
+    """
+    if begun or not begins_on_a_sample(start, objective):
+        return w0, ()
+    yield Step(objective.at(w0), needed=False)
+    w0, note = on_a_sample(objective, w0, generator)
+    return w0, (note,)
 
 
 def begins_on_a_sample(start: Start, objective: Objective) -> bool:
