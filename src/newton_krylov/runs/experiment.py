@@ -276,22 +276,36 @@ _MADE_WITHOUT_INTERCEPT = ("a9a", "synthetic")
 """The paper's data set, which its authors give a column of ones, and data drawn without a mean."""
 
 
-def _without_intercept(config: RunConfig, dataset: Dataset) -> str | None:
-    """Note that a linear model of the user's table has no intercept."""
+def intercept_of(config: RunConfig, dataset: Dataset) -> str | None:
+    """Say which intercept a linear model of a table has.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Checked configuration.
+    dataset : Dataset
+        Its data.
+
+    Returns
+    -------
+    str or None
+        A sentence; None for what is no such model, and for the paper's and generated data.
+    """
     intercept = config.options_of("loss").get("intercept")
     kind = entry("loss", config.name_of("loss")).target
     linear = isinstance(kind, type) and issubclass(kind, LinearModel)
-    if intercept == "free" or not linear or not isinstance(dataset, Table) or dataset.bias:
+    if not linear or not isinstance(dataset, Table) or dataset.name in _MADE_WITHOUT_INTERCEPT:
         return None
-    if dataset.name in _MADE_WITHOUT_INTERCEPT:
-        return None
+    if intercept == "free":
+        return "There is an intercept without a penalty: loss.intercept=none leaves it out."
+    if dataset.bias:
+        return "There is an intercept, whose weight is penalized like the others."
     centred = config.options_of("dataset").get("scaling") == "standardize"
     centred = centred and dataset.train.X.layout is torch.strided
     return f"There is no intercept{', and the columns are centred' if centred else ''}: " + (
         "dataset.bias=true adds one."
         if intercept is None  # a loss of the user's own without such a key
-        else "loss.intercept=free adds one that l2 leaves alone, dataset.bias=true one that it "
-        "does not."
+        else "loss.intercept=free adds one without a penalty, dataset.bias=true one with it."
     )
 
 
@@ -443,7 +457,7 @@ class _Experiment:
                 say(f"     starts from the weights of {self.before.text}")
             return
         print_heading(self.out, self.config.label, self.record.summary)
-        if sentence := _without_intercept(self.config, dataset):
+        if sentence := intercept_of(self.config, dataset):
             say(sentence)
 
     def _compare(self, before: Mapping[str, str]) -> None:
