@@ -86,6 +86,14 @@ class PlannedRun:
     setting: Sequence[str]
     seed: int
 
+    @property
+    def title(self) -> str:
+        """What tells it from the race's other runs: method, stage and number, setting."""
+        what = f"tune {self.folder.rpartition('-')[2]}"
+        if self.stage != "tuning":
+            what = f"{'best' if self.stage == 'tuned' else 'default'}, seed {self.seed}"
+        return " · ".join([self.method, what, *filter(None, [" ".join(self.setting)])])
+
 
 @dataclass(frozen=True)
 class RaceTarget:
@@ -574,6 +582,30 @@ def read_plan(folder: Path) -> tuple[list[PlannedRun], dict[str, str], dict[str,
         return runs, dict(plan["families"]), rules
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder / PLAN} is no plan of a verdict: {error}.") from None
+
+
+def read_rules(folder: Path) -> dict[str, Any]:
+    """Return what a race is of, in the words of the configuration.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the race.
+
+    Returns
+    -------
+    dict
+        Dotted key to value.
+
+    Raises
+    ------
+    UserError
+        Where the plan is missing or damaged.
+    """
+    plan = read_json(folder / PLAN)
+    rules = {"methods": list(plan.get("families") or [])}
+    rules |= {key: plan[key] for key in ("trials", "seeds", "measure", "cost") if key in plan}
+    return {f"verdict.{key}": value for key, value in rules.items()}
 
 
 def read_race(folder: Path) -> Race:

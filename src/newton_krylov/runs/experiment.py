@@ -76,6 +76,8 @@ class Job:
         Folder of the sweep it belongs to: then lines, not a page, are shown.
     own : sequence of str
         Those of the overrides in which the sweep's members may differ.
+    title : str or None
+        What tells it from the sweep's other members, where its label does not.
     """
 
     folder: Path
@@ -84,6 +86,7 @@ class Job:
     parent: str | None = None
     sweep: Path | None = None
     own: Sequence[str] = ()
+    title: str | None = None
 
 
 def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
@@ -159,6 +162,9 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
     return record
 
 
+_IN_THE_LABEL = ("optimizer", "solver", "hessian_approx", "method")
+
+
 def _begin(
     config: RunConfig, job: Job, before: EarlierRun | None, tracking_uri: str | None
 ) -> Record:
@@ -174,7 +180,9 @@ def _begin(
         tracking_uri=tracking_uri,
         restart=restart,
     )
-    record.update(idle=config.idle)
+    own = [line for line in job.own if line.partition("=")[0] not in _IN_THE_LABEL]
+    title = job.title or " · ".join([config.label, *filter(None, [" ".join(own)])])
+    record.update(idle=config.idle, title=title)
     if before is not None and before.problem is not None:
         console().print(before.problem, markup=False, soft_wrap=True)
     return record
