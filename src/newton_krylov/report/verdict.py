@@ -28,7 +28,7 @@ from newton_krylov.report.panel import seconds_text
 from newton_krylov.report.records import ACCURACIES, RunRecord, read_record
 from newton_krylov.report.results import busy_text
 from newton_krylov.report.study import power_text, studies, tied
-from newton_krylov.report.tables import Table, count_text, number_text
+from newton_krylov.report.tables import Table, count_text, majority_text, number_text
 
 PLAN, DIAGNOSIS, VERDICT = "plan.json", "diagnosis.json", "verdict.json"
 """Files of a race's folder: what is run, what was measured of the problem, what came of it."""
@@ -394,8 +394,10 @@ class Race:
     @cached_property
     def reasons(self) -> list[str]:
         """Why, each with its number."""
-        busy = busy_text([record for c in self.contestants for record in c.runs])
-        found = [*_reasons(self.facts), *self._reasons_from_traces()]
+        runs = [record for c in self.contestants for record in c.runs]
+        busy = busy_text(runs)
+        unequal = majority_text(runs[0].summary.get("dataset")) if runs else None
+        found = [*_reasons(self.facts), *self._reasons_from_traces(), *filter(None, [unequal])]
         if any(len(c.runs) == 1 for c in self.contestants):
             found.append(
                 f"One run each: no ranges of times, so a ratio below {SINGLE_RATIO:g} counts as a "

@@ -734,4 +734,6 @@ def _description(dataset: Dataset) -> dict[str, Any]:
     origin = {"source": dataset.source, "checksum": dataset.checksum}
     remarks = list(dataset.remarks) if isinstance(dataset, Table) else []
     found = {"name": dataset.name, **dataset.facts(), **origin}
+    if isinstance(dataset, LabelledData) and (majority := dataset.majority) is not None:
+        found["majority"] = majority
     return found | ({"remarks": remarks} if remarks else {})
