@@ -570,6 +570,25 @@ class LinearModel(Objective):
     def reach(self, point: Point, radius: float) -> float:
         """Bound how far a free intercept is from its value at a minimum w*, |w*| <= radius."""
 
+    def curvature_bounds(self) -> tuple[float, Tensor]:
+        """Bound the loss's second derivatives everywhere, the L2 term left out.
+
+        Returns
+        -------
+        times : float
+            The Hessian's largest curvature anywhere is at most so many times that of `steepest`.
+        bounds : Tensor, shape (n_samples,)
+            Of the second derivatives by a sample's outputs, with the 1/n of the mean.
+
+        Raises
+        ------
+        ConfigError
+            If none is known for this loss.
+        """
+        raise ConfigError(
+            f"optimizer.step_size is missing: no default is known for loss={self.name}."
+        )
+
     def _encode(self, y: Tensor) -> Tensor:
         """Return the targets as the loss's formula wants them."""
         return y
@@ -971,6 +990,12 @@ class SingleOutputModel(LinearModel):
         zero = torch.zeros(self.dim, dtype=self.dtype, device=self.device)
         Z = None if self.offset is None else torch.zeros_like(self.offset)
         return LinearModelPoint(self, zero, Z).gauss_newton()
+
+    def curvature_bounds(self) -> tuple[float, Tensor]:
+        """Bound the curvature by that of `steepest`."""
+        gram = self.steepest()
+        assert isinstance(gram, WeightedGram)
+        return 1.0, gram.weights
 
     def hessian_at(self, point: LinearModelPoint) -> LinearOperator:
         """Return the Hessian of f at a point."""
