@@ -6,21 +6,20 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from joblib import register_parallel_backend
-from joblib.parallel import BACKENDS
+from joblib._parallel_backends import LokyBackend
 
 from newton_krylov.runs.interruption import end_with
 
-_LOKY = "loky"
 _CTRL_C = {signal.SIGINT}
 
 
-class _Watched(BACKENDS[_LOKY]):  # type: ignore[misc]
+class _Watched(LokyBackend):
     """The backend that starts processes, which look after their parent before they have work."""
 
     def configure(self, *args: Any, **options: Any) -> Any:
         """Set up, with what a process does first."""
-        begin = {"initializer": _begin, "initargs": (os.getpid(),)}
-        return super().configure(*args, **options, **begin)
+        options |= {"initializer": _begin, "initargs": (os.getpid(),)}
+        return super().configure(*args, **options)  # type: ignore[no-untyped-call]
 
     def submit(self, *args: Any, **options: Any) -> Any:
         """Hand work on, for which processes may be started.
@@ -31,7 +30,7 @@ class _Watched(BACKENDS[_LOKY]):  # type: ignore[misc]
         resource_tracker.ensure_running()  # it would end the blocking where it is started by this
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _CTRL_C)
         try:
-            return super().submit(*args, **options)
+            return super().submit(*args, **options)  # type: ignore[no-untyped-call]
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -45,4 +44,4 @@ def _begin(parent: int) -> None:
 
 def let_workers_end_with_us() -> None:
     """Let the processes that joblib starts from now on end when this one does, if by SIGKILL."""
-    register_parallel_backend(_LOKY, _Watched)
+    register_parallel_backend("loky", _Watched)  # type: ignore[no-untyped-call]
