@@ -506,7 +506,7 @@ class _Experiment:
             say(f"sending the run: tracking={self.config.name_of('tracking')}")
         self.tracker.finish()
         place = self.tracker.place
-        self._write(lambda: self.record.end(tracking_problem=place.problem))
+        self._write(lambda: self.record.end(sent=not place.open, tracking_problem=place.problem))
         if self.job.sweep is not None:
             so_far = standing(self.job.sweep)
             text = "" if so_far is None else so_far.text

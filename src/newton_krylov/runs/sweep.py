@@ -313,7 +313,8 @@ class Sweep:
         self.tracker.finish()
         self._print(members, files)
         try:
-            self.record.end(tracking_problem=self.tracker.place.problem)
+            place = self.tracker.place
+            self.record.end(sent=not place.open, tracking_problem=place.problem)
         except OSError as error:
             self._cannot_write(error)
         return members

@@ -15,7 +15,7 @@ from newton_krylov.records.record import Record, flatten
 from newton_krylov.records.trace import Measured
 from newton_krylov.tracking.address import harmless, masked, revealed
 from newton_krylov.tracking.database import is_locked, prepare
-from newton_krylov.tracking.deadline import within
+from newton_krylov.tracking.deadline import until_unlocked, within
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -34,6 +34,9 @@ NOTE_TAG = "mlflow.note.content"
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Lets MLflow's interface open an experiment in the mode that shows runs and charts."""
 
+_LAST = "seconds"
+"""The metric of a row that is sent last: a row that has it is there whole."""
+
 _DIGEST_LENGTH = 36  # MLflow's limit
 
 DEADLINE = 30.0
@@ -42,6 +45,14 @@ DEADLINE = 30.0
 _OF_A_FILE = 10
 """How many times the deadline a database file gets: no server stalls there, but this machine's own
 processes, of which two dozen may begin at once."""
+
+_LEVELS = {
+    "mlflow": "WARNING",
+    "mlflow.store.db.utils": "CRITICAL",  # prints what it raises, too
+    "alembic": "WARNING",
+    "urllib3": "ERROR",
+}
+"""How loud MLflow's loggers are."""
 
 EVERY_STEP_UP_TO = 128
 """How many steps of a run are all sent; see `wanted`."""
@@ -124,7 +135,7 @@ class Sender:
             raise TimeoutError(self._gave_up)
         import mlflow  # noqa: F401 - seconds that are not the server's
 
-        prepare(self.uri)
+        prepare(self.uri, self._deadline)
         seconds = self._deadline * (_OF_A_FILE if self.uri.startswith("sqlite:") else 1)
         try:
             return within(seconds, action)
@@ -158,9 +169,9 @@ class Sender:
     def _client(self) -> Any:
         from mlflow import MlflowClient
 
-        for name, level in (("mlflow", "WARNING"), ("alembic", "WARNING"), ("urllib3", "ERROR")):
+        for name, level in _LEVELS.items():
             logging.getLogger(name).setLevel(level)
-        return MlflowClient(revealed(self.uri))
+        return _Patient(MlflowClient(revealed(self.uri)), self._deadline)
 
     def experiment(self, name: str) -> str:
         """Return the identifier of the experiment with a name; make it if need be.
@@ -268,7 +279,7 @@ class Sender:
         int
             An iteration; every row of the trace has its seconds.
         """
-        history = self._client.get_metric_history(run_id, "seconds")
+        history = self._client.get_metric_history(run_id, _LAST)
         return max((metric.step for metric in history), default=-1)
 
     def ended(self, run_id: str) -> bool:
@@ -398,6 +409,21 @@ class Sender:
         else:
             end = None if time is None else _milliseconds(time)
             self._client.set_terminated(run_id, mark, end_time=end)
+
+
+class _Patient:
+    """MLflow's client, each call of which, a transaction, waits for a database that is locked."""
+
+    def __init__(self, client: Any, seconds: float) -> None:
+        self._client, self._seconds = client, seconds
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            return until_unlocked(self._seconds, lambda: method(*args, **options))
+
+        return call
 
 
 def log_failure(error: Exception) -> str:
@@ -597,7 +623,10 @@ def finish(
 
 def _row_metrics(rows: Iterable[Measured], started: float) -> Iterator[Any]:
     for row in rows:
-        yield from _metrics(row.metrics(), started + row.seconds, row.iteration)
+        values = dict(row.metrics())
+        if _LAST in values:
+            values[_LAST] = values.pop(_LAST)
+        yield from _metrics(values, started + row.seconds, row.iteration)
 
 
 def _metrics(values: Mapping[str, Any], time: float, step: int) -> Iterator[Any]:
