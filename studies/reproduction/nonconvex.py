@@ -464,7 +464,8 @@ def _convex_only(facts: _Facts) -> Claim | None:
     by_epochs, tuned = _raced_by_epochs(facts)
     qualified = (
         " Factors of the layers' curvature do more: by epochs they are ahead on the smaller "
-        "problem ([what a step costs beside](kronecker.md)). Whether they are by the clock, on the paper's network and all images, is not "
+        "problem ([what a step costs beside](kronecker.md)). "
+        "Whether they are by the clock, on the paper's network and all images, is not "
         "decided: they were not run there."
         if by_epochs
         else ""
