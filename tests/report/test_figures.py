@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -293,4 +294,4 @@ def test_labels_of_a_horizontal_axis_stand_apart(tmp_path: Path) -> None:
         made.figure.canvas.draw()
         boxes = [t.get_window_extent() for t in ax.texts if "passes" in t.get_text()]
     boxes.sort(key=lambda box: box.x0)
-    assert len(boxes) > 2 and all(a.x1 < b.x0 for a, b in zip(boxes, boxes[1:], strict=False))
+    assert len(boxes) > 2 and all(a.x1 < b.x0 for a, b in pairwise(boxes))
