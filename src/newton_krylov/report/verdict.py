@@ -717,6 +717,11 @@ def _reasons(facts: Mapping[str, Any]) -> Iterable[str]:
             f"(eigenvalues {facts['smallest_eigenvalue']:.2g} to {facts['largest_eigenvalue']:.2g})"
             f": a first-order method needs steps in proportion to it, or to its root."
         )
+        if flat := facts.get("flat_directions"):
+            yield (
+                f"Left out there: {count_text(flat, 'direction')} along which the loss does not "
+                f"change."
+            )
     elif facts.get("largest_eigenvalue"):
         largest = facts["largest_eigenvalue"]
         yield f"Largest eigenvalue of the Hessian at the solution {largest:.2g}."
