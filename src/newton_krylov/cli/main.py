@@ -132,8 +132,8 @@ def _help(config_dir: Path, options: argparse.Namespace, prog: str) -> str:
         others = parts_without_files(config_dir)
         return "\n\n".join(part_help(folders, *choice, others) for choice in chosen)
     if words := [line.partition("=")[0] for line in options.overrides]:
-        others = summaries_of(config_dir)
-        return "\n\n".join(word_help(config_dir, word, others, prog) for word in words)
+        summaries = summaries_of(config_dir)
+        return "\n\n".join(word_help(config_dir, word, summaries, prog) for word in words)
     return help_text(config_dir, summaries_of(config_dir), prog)
 
 

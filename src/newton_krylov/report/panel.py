@@ -303,7 +303,7 @@ def _beside_curves(ax: "Axes", heights: Sequence[float]) -> Array:
     from matplotlib.collections import LineCollection
 
     across = np.linspace(1 - _LABEL_WIDTH, 1.0, 24)
-    drawn = [(line, line.get_xydata()) for line in ax.lines]
+    drawn: list[tuple[Any, Any]] = [(line, line.get_xydata()) for line in ax.lines]
     crowds = [each for each in ax.collections if isinstance(each, LineCollection)]
     drawn += [(crowd, segment) for crowd in crowds for segment in crowd.get_segments()]
     crossed = []
@@ -311,7 +311,8 @@ def _beside_curves(ax: "Axes", heights: Sequence[float]) -> Array:
         points = (artist.get_transform() - ax.transAxes).transform(data)
         points = points[np.isfinite(points).all(axis=1)]
         if len(points) > 1:
-            crossed.append(np.interp(across, *points.T, left=np.nan, right=np.nan))
+            xs, ys = points[:, 0], points[:, 1]
+            crossed.append(np.interp(across, xs, ys, left=np.nan, right=np.nan))
     taken = np.concatenate([each[np.isfinite(each)] for each in crossed] or [np.empty(0)])
     slots = np.arange(0.0, 1.0 - _LINE, _LINE / 4)
     near = (slots[:, None] - _CLEAR < taken) & (taken < slots[:, None] + _LINE + _CLEAR)

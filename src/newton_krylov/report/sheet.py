@@ -146,7 +146,7 @@ def _apart(
 ) -> Iterator[tuple[float, str]]:
     """Yield the labels of a horizontal axis that are not over the one before."""
     end = -math.inf
-    width = ax.get_position().width * ax.figure.get_figwidth()
+    width = float(ax.bbox.transformed(ax.figure.dpi_scale_trans.inverted()).width)
     for place, text in zip(places, texts, strict=True):
         at = width * float((ax.transData - ax.transAxes).transform((place, ax.get_ylim()[0]))[0])
         half = len(text) * _LEGEND_CHARACTER / 2
