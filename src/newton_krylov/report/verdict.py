@@ -296,7 +296,9 @@ class Race:
         if self.targets:
             return ""
         first = [c for c in self.contestants if c.family == FAMILIES[0]]
-        why = "; ".join(_endings(first or self.contestants))
+        if not first:
+            return "there is no first-order method, from whose runs the targets are fixed"
+        why = "; ".join(_endings(first))
         return f"no first-order run made progress, so there is no target ({why})"
 
     @property
