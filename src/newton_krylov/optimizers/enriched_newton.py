@@ -11,6 +11,7 @@ from newton_krylov.linear_solvers.result import Preconditioner
 from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.optimizers.base import ContinuedOptimizer, State, Step, Steps
 from newton_krylov.optimizers.lbfgs import Secants
+from newton_krylov.optimizers.line_search import armijo
 from newton_krylov.optimizers.newton_step import NewtonMemory, NewtonStep
 from newton_krylov.optimizers.sample_start import Start, from_a_sample
 from newton_krylov.registry import register
@@ -94,8 +95,8 @@ class _Memory(NewtonMemory):
         """Return whether a secant step is to be next, by what the last one has gained for its cost.
 
         A gain is the decimal digits by which the root of the decrement has fallen, an evaluation.
-        Once made, secant steps go on while they are of full length and gain more than Newton steps,
-        and are tried again after a Newton step whose solve was short.
+        Once made, secant steps go on while they gain more than Newton steps, and are tried again
+        after a Newton step of full length whose solve was short.
         """
         if self.made is not None:
             tiny = torch.finfo(torch.float64).tiny
@@ -110,10 +111,13 @@ class _Memory(NewtonMemory):
             return
         self.gains = [*self.gains[1 - _WATCHED :], gain]
         mean = sum(self.gains) / len(self.gains)
-        quick = len(self.gains) < _WATCHED or mean >= max(self.newton, _EXPECTED)
-        self.secant = made.easy and quick
-        if not self.secant:
-            self.pause = self.wait = 2 * self.pause
+        if len(self.gains) == _WATCHED and mean < max(self.newton, _EXPECTED):
+            self.stop_secants()
+
+    def stop_secants(self) -> None:
+        """Let Newton steps follow, twice as many as the last time."""
+        self.secant, self.pause = False, 2 * self.pause
+        self.wait = self.pause
 
     def state_dict(self) -> State:
         """Return the attributes, the last step as a dict."""
@@ -133,8 +137,10 @@ class EnrichedNewton(ContinuedOptimizer[_Memory]):
     interlace steps of L-BFGS and of Newton's method with conjugate gradients. Here the
     preconditioner is the matrix from which L-BFGS begins: with that of a sample's Hessian a secant
     step, one evaluation, often gains what a Newton step gains by a few products more. Steps are
-    judged by what they take off the decrement g'Bg, B the secants' inverse, for their cost. All are
-    Newton steps where the loss is not convex, and where there is no preconditioner.
+    judged by what they take off the decrement g'Bg, B the secants' inverse, for their cost. A
+    secant step is of full length or not made: where the secants' matrix is too small, shortened
+    steps lead to where the Newton steps that follow have to be short, too. All are Newton steps
+    where the loss is not convex, and where there is no preconditioner.
 
     Parameters
     ----------
@@ -174,7 +180,10 @@ class EnrichedNewton(ContinuedOptimizer[_Memory]):
                 if M is not None:
                     p = memory.secants.inverse_times(point.grad, M).neg_()
                     decrement = -float(torch.dot(point.grad, p))
-                    made = self._secant(point, p) if memory.wants_secant(decrement) else None
+                    if memory.wants_secant(decrement):
+                        made = self._secant(point, p)
+                        if made is None:
+                            memory.stop_secants()
             secant = made is not None
             if made is None:
                 made = self.step(point, memory, generator)
@@ -196,5 +205,6 @@ class EnrichedNewton(ContinuedOptimizer[_Memory]):
         return memory.preconditioner.build(A, generator)
 
     def _secant(self, point: Point, p: Tensor) -> Step | None:
-        found = self.step.line_search(point.ray(p))
+        """Make a secant step of full length; None where that does not lower the loss enough."""
+        found = armijo(point.ray(p), max_steps=1)
         return Step(found.point, found.alpha, notes=("secant",)) if found.accepted else None
