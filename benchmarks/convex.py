@@ -54,8 +54,8 @@ DEFAULT = ["a9a", "w8a", "large"]
 LIMIT_SECONDS = 120.0
 SEEDS = itertools.count()
 """Every run draws a sample of its own."""
-cost = "seconds"
-"""What is measured: `seconds`, or `data_passes`, which other libraries do not count."""
+COST = "data_passes" if "--passes" in sys.argv else "seconds"
+"""What is measured; other libraries do not count their passes."""
 
 Times = list[float]
 Method = Callable[[Dataset, float, float], Times]
@@ -112,7 +112,7 @@ def registered(
     optimizer = entry("optimizer", name).build(options, **parts)
     generator = torch.Generator().manual_seed(next(SEEDS))
     rows = run(optimizer, objective, w0, stopping, generator, optimum=optimum).rows
-    return reached((getattr(row, cost), row.suboptimality) for row in rows)
+    return reached((getattr(row, COST), row.suboptimality) for row in rows)
 
 
 def by_hand(method: str) -> Method:
@@ -353,7 +353,7 @@ def measure(
 def report(times: dict[str, list[Times]]) -> None:
     """Print a problem's table."""
     print(f"{'':38}" + "".join(f"{f'to {target:.0e}':>12}{'ratio':>8}" for target in TARGETS))
-    peers = PEERS if cost == "seconds" else OUR_PRODUCTS
+    peers = PEERS if COST == "seconds" else OUR_PRODUCTS
     middle = {
         key: [statistics.median(run[i] for run in runs) for i in range(len(TARGETS))]
         for key, runs in times.items()
@@ -372,7 +372,7 @@ def report(times: dict[str, list[Times]]) -> None:
 
 def shown(value: float) -> str:
     """Return milliseconds, or passes."""
-    return f"{1e3 * value:.2f} ms" if cost == "seconds" else f"{value:.1f}"
+    return f"{1e3 * value:.2f} ms" if COST == "seconds" else f"{value:.1f}"
 
 
 def layout(dataset: Dataset) -> str:
@@ -411,9 +411,6 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true", help="one thread's own time")
     parser.add_argument("--passes", action="store_true", help="passes over the data, not time")
     options = parser.parse_args()
-    if options.passes:
-        global cost
-        cost = "data_passes"
     if options.cpu:
         torch.set_num_threads(1)
         time.perf_counter = time.process_time  # what every clock here reads
@@ -422,7 +419,7 @@ def main() -> None:
         for name, method in METHODS.items()
         if any(word in name for word in options.only)
         and not any(word in name for word in options.without)
-        and (cost == "seconds" or name in OURS | OUR_PRODUCTS)
+        and (COST == "seconds" or name in OURS | OUR_PRODUCTS)
     }
     for name in options.problems:
         source, keys = PROBLEMS[name]

@@ -40,8 +40,8 @@ LIBRARY = {
     },
     "distributed": {"capabilities", "data", "errors", "objectives", "operators", "registry"},
     "optimizers": {
-        "capabilities", "curvature", "errors", "linear_solvers", "norms", "objectives", "operators",
-        "preconditioners", "rectangular", "registry", "spectral",
+        "capabilities", "curvature", "errors", "kernels", "linear_solvers", "norms", "objectives",
+        "operators", "preconditioners", "rectangular", "registry", "spectral",
     },
     "interfaces": {
         "curvature", "data", "errors", "linear_solvers", "norms", "objectives", "operators",

@@ -63,11 +63,29 @@ def euclidean(v: Tensor) -> float:
         The Euclidean norm; infinite only where it is beyond double precision itself.
     """
     size = float(norm(v))
-    low, high = _SAFE[v.dtype]
-    if low < size < high or v.numel() == 0:
+    if is_safe(size, v.dtype) or v.numel() == 0:
         return size
     k = exponent(v)
     return scaled(float(norm(scaled_by_power(v, -k))), k)
+
+
+def is_safe(size: float, dtype: torch.dtype) -> bool:
+    """Return whether no square that counts was too small or too large.
+
+    Parameters
+    ----------
+    size : float
+        A norm.
+    dtype : torch.dtype
+        The type in which the squares were added up.
+
+    Returns
+    -------
+    bool
+        False for zero, too.
+    """
+    low, high = _SAFE[dtype]
+    return low < size < high
 
 
 def exponent(v: Tensor) -> int:

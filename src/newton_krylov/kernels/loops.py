@@ -21,6 +21,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 BLOCK = 512
 """Rows that are read twice while they are in the cache: for their outputs, and for the sums."""
 
+_BLOCKS = 32
+"""Blocks whose sums are added up by themselves."""
+
 _FLAGS = {"reassoc", "contract", "arcp", "nsz"}
 
 
@@ -98,13 +101,13 @@ def normal_many(a, b, ptr, col, val, h, V, out):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def half_gram(a, b, every, ptr, col, val, h, out):  # type: ignore[no-untyped-def]
-    """Add to out, (d, d), what gives the sum of x_i h_i x_i' when its transpose is added.
+def half_gram(a, b, every, ptr, col, val, h, scale, out):  # type: ignore[no-untyped-def]
+    """Add to out, (d, d), what gives the sum of x_i scale h_i x_i' when its transpose is added.
 
     Of the rows a, a + every, ... alone.
     """
     for i in range(np.uintp(a), np.uintp(b), np.uintp(every)):
-        begin, end, s = ptr[i], ptr[i + np.uintp(1)], h[i]
+        begin, end, s = ptr[i], ptr[i + np.uintp(1)], scale * h[i]
         for k in range(np.uintp(begin), np.uintp(end)):
             row = out[col[k]]
             t = s if val is None else s * val[k]
@@ -126,15 +129,14 @@ def squares(a, b, ptr, col, val, U, out):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def evaluate(a, b, ptr, col, val, loss, w, y, v, scale, z, h, losses, out):  # type: ignore[no-untyped-def]
-    """Evaluate a loss in one reading of the rows.
+def evaluate(a, b, ptr, col, val, loss, w, y, v, scale, z, h, out):  # type: ignore[no-untyped-def]
+    """Evaluate a loss in one reading of the rows; return the sum of `scale` v_i times the losses.
 
     Sets the outputs z_i = x_i'w, and h_i to `scale` v_i times the loss's second derivative by z_i;
-    adds `scale` v_i x_i times the first derivative to out; sets the entries of `losses`, one for
-    every `BLOCK` rows of the whole matrix, to the sums of `scale` v_i times the losses. v is None
-    where all are 1.
+    adds `scale` v_i x_i times the first derivative to out. v is None where all are 1.
     """
-    u = np.empty(BLOCK, dtype=out.dtype)
+    u, e = np.empty(BLOCK, dtype=out.dtype), np.empty(BLOCK)
+    whole, part, blocks = 0.0, 0.0, 0
     for begin in range(a, b, BLOCK):
         end = min(b, begin + BLOCK)
         for i in range(np.uintp(begin), np.uintp(end)):
@@ -142,14 +144,31 @@ def evaluate(a, b, ptr, col, val, loss, w, y, v, scale, z, h, losses, out):  # t
         zs, ys, hs = z[begin:end], y[begin:end], h[begin:end]
         vs = None if v is None else v[begin:end]
         if loss == 0:
-            total = _logistic(zs, ys, vs, scale, u, hs)
+            part += _logistic(zs, ys, vs, scale, u, hs, e)
         elif loss == 1:
-            total = _squared_hinge(zs, ys, vs, scale, u, hs)
+            part += _squared_hinge(zs, ys, vs, scale, u, hs)
         else:
-            total = _least_squares(zs, ys, vs, scale, u, hs)
-        losses[begin // BLOCK] = total
+            part += _least_squares(zs, ys, vs, scale, u, hs)
+        blocks += 1
+        if blocks == _BLOCKS:  # sums of sums, whose rounding errors are small
+            whole, part, blocks = whole + part, 0.0, 0
         for i in range(np.uintp(begin), np.uintp(end)):
             _add(ptr[i], ptr[i + np.uintp(1)], col, val, u[i - np.uintp(begin)], out)
+    return whole + part
+
+
+@_compiled
+def penalize(parts, ridge, w, g):  # type: ignore[no-untyped-def]
+    """Set g to the sum of the parts' rows plus ridge_j w_j; return the penalty and g'g."""
+    penalty, squares = 0.0, 0.0
+    for j in range(g.shape[0]):
+        s = ridge[j] * w[j]
+        penalty += s * w[j] / 2
+        for t in range(parts.shape[0]):
+            s += parts[t, j]
+        g[j] = s
+        squares += np.float64(s) * np.float64(s)
+    return penalty, squares
 
 
 @_compiled
@@ -174,30 +193,32 @@ def descend(a, b, ptr, col, val, loss, w, y, v, ridge, tolerance, steps, memory,
     """
     d, n, eps = w.shape[0], b - a, np.finfo(w.dtype).eps
     z, h = np.empty(n, w.dtype), np.empty(n, w.dtype)
-    losses = np.zeros((n + BLOCK - 1) // BLOCK)
     # Of the last point, of the trial, and the direction:
     gradient, trial = np.zeros(d, w.dtype), np.zeros(d, w.dtype)
-    g, p = np.zeros(d, w.dtype), np.zeros(d, w.dtype)
-    S, Y = np.empty((memory, d), w.dtype), np.empty((memory, d), w.dtype)
-    curvature, factors = np.empty(memory), np.empty(memory)
+    of_data, g, p = np.zeros((1, d), w.dtype), np.zeros(d, w.dtype), np.zeros(d, w.dtype)
+    # One more than are kept: a new pair is looked at before the oldest one goes.
+    S, Y = np.empty((memory + 1, d), w.dtype), np.empty((memory + 1, d), w.dtype)
+    curvature, factors = np.empty(memory + 1), np.empty(memory)
     oldest, known, stride, size = 0, 0, 0.0, 0.0
     made, evaluated, trials = -1, 0, 0
     f, slope, alpha = math.inf, 0.0, 0.0
     while True:
         for j in range(d):
-            trial[j], g[j] = w[j] + alpha * p[j], 0.0
-        evaluate(  # type: ignore[no-untyped-call]
-            a, b, ptr, col, val, loss, trial, y, v, 1.0 / n, z, h, losses, g
+            trial[j], of_data[0, j] = w[j] + alpha * p[j], 0.0
+        value = evaluate(  # type: ignore[no-untyped-call]
+            a, b, ptr, col, val, loss, trial, y, v, 1.0 / n, z, h, of_data[0]
         )
-        value, evaluated = _penalized(losses, ridge, trial, g), evaluated + 1
+        penalty, squares = penalize(of_data, ridge, trial, g)  # type: ignore[no-untyped-call]
+        value, evaluated = value + penalty, evaluated + 1
         if made < 0 or value <= f + 1e-4 * alpha * slope + 10 * eps * abs(f):
-            new = (oldest + known) % memory
-            sy, stride, bend = _moved(trial, g, w, gradient, S[new], Y[new])
+            new = (oldest + known) % (memory + 1)
+            sy, stride, bend = secant(trial, g, w, gradient, S[new], Y[new])  # type: ignore[no-untyped-call]
+            w[:], gradient[:] = trial, g
             if made >= 0 and sy > eps * stride * bend:
                 curvature[new] = sy
-                oldest = (oldest + (known == memory)) % memory
+                oldest = (oldest + (known == memory)) % (memory + 1)
                 known = min(known + 1, memory)
-            f, size, made = value, math.sqrt(_inner(gradient, gradient)), made + 1
+            f, size, made = value, math.sqrt(squares), made + 1
             if not size > tolerance or made == steps:
                 return made, evaluated
         else:
@@ -213,49 +234,56 @@ def descend(a, b, ptr, col, val, loss, w, y, v, ridge, tolerance, steps, memory,
             scale = first_step * (length if length > 0.0 else abs(f) / size) / size
         if not 0.0 < scale * size < math.inf:
             scale = 1.0 / size
-        _descent(gradient, S, Y, curvature, oldest, known, scale, factors, p)
+        _descent(gradient, S, Y, curvature, oldest, known, scale, None, factors, p)
         slope, alpha, trials = _inner(gradient, p), 1.0, 0
 
 
-@_called
-def _penalized(losses, ridge, w, g):  # type: ignore[no-untyped-def]
-    """Return the losses' sum and the penalty; add the penalty's gradient to g."""
-    value = 0.0
-    for i in range(losses.shape[0]):
-        value += losses[i]
-    for j in range(w.shape[0]):
-        value += ridge[j] * w[j] * w[j] / 2
-        g[j] += ridge[j] * w[j]
-    return value
-
-
-@_called
-def _moved(new_w, new_g, w, g, s, y):  # type: ignore[no-untyped-def]
-    """Move to a new point: s and y become the differences; returns s'y, |s| and |y|."""
+@_compiled
+def secant(new_w, new_g, w, g, s, y):  # type: ignore[no-untyped-def]
+    """Set s and y to the differences; return s'y, |s| and |y|."""
     for j in range(w.shape[0]):
         s[j], y[j] = new_w[j] - w[j], new_g[j] - g[j]
-        w[j], g[j] = new_w[j], new_g[j]
     return _inner(s, y), math.sqrt(_inner(s, s)), math.sqrt(_inner(y, y))
 
 
+@_compiled
+def descent(g, S, Y, curvature, oldest, known, factor, p):  # type: ignore[no-untyped-def]
+    """Set p to the secants' direction of descent from g, beginning from a factorized matrix."""
+    _descent(g, S, Y, curvature, oldest, known, 1.0, factor, np.empty(known), p)
+
+
 @_called
-def _descent(g, S, Y, curvature, oldest, known, scale, factors, p):  # type: ignore[no-untyped-def]
-    """Set p to L-BFGS's direction; without known curvature to -scale g."""
+def _descent(g, S, Y, curvature, oldest, known, scale, factor, factors, p):  # type: ignore[no-untyped-def]
+    """Set p to L-BFGS's direction; without known curvature and without a factor to -scale g."""
     for j in range(g.shape[0]):
         p[j] = -g[j]
-    memory = S.shape[0]
+    places = S.shape[0]
     for i in range(known - 1, -1, -1):
-        k = (oldest + i) % memory
+        k = (oldest + i) % places
         factors[i] = _inner(S[k], p) / curvature[k]
         _add_vector(-factors[i], Y[k], p)
-    if known > 0:
-        k = (oldest + known - 1) % memory
-        scale = curvature[k] / _inner(Y[k], Y[k])
-    for j in range(g.shape[0]):
-        p[j] *= scale
+    if factor is not None:
+        _solve(factor, p)
+    else:
+        if known > 0:
+            k = (oldest + known - 1) % places
+            scale = curvature[k] / _inner(Y[k], Y[k])
+        for j in range(g.shape[0]):
+            p[j] *= scale
     for i in range(known):
-        k = (oldest + i) % memory
+        k = (oldest + i) % places
         _add_vector(factors[i] - _inner(Y[k], p) / curvature[k], S[k], p)
+
+
+@_called
+def _solve(R, p):  # type: ignore[no-untyped-def]
+    """Overwrite p with the solution x of R'R x = p, R upper triangular."""
+    d = p.shape[0]
+    for i in range(d):
+        p[i] /= R[i, i]
+        _add_vector(-p[i], R[i, i + 1 :], p[i + 1 :])
+    for i in range(d - 1, -1, -1):
+        p[i] = (p[i] - _inner(R[i, i + 1 :], p[i + 1 :])) / R[i, i]
 
 
 @_called
@@ -343,14 +371,14 @@ def _log1p(e):  # type: ignore[no-untyped-def]
 
 
 @_inlined
-def _logistic(z, y, v, scale, u, h):  # type: ignore[no-untyped-def]
+def _logistic(z, y, v, scale, u, h, e):  # type: ignore[no-untyped-def]
     """log(1 + exp(-m)) = max(-m, 0) + log(1 + exp(-|m|)), m = y z, y = -1 or 1.
 
     Without weights the second part's sum is the logarithm of a product, which is at most 2^512.
+    `e` is working memory.
     """
     total, product = 0.0, 1.0
     n = np.uintp(z.shape[0])
-    e = np.empty(BLOCK)
     for i in range(n):
         e[i] = _exp(-abs(np.float64(z[i])))
     if v is None:
@@ -365,10 +393,10 @@ def _logistic(z, y, v, scale, u, h):  # type: ignore[no-untyped-def]
             total += v[i] * ((abs(m) - m) / 2 + _log1p(e[i]))
     for i in range(n):
         c = scale if v is None else scale * v[i]
-        q = c / (1.0 + e[i])
-        wrong = q if y[i] * z[i] <= 0 else q * e[i]
-        u[i] = -y[i] * wrong
-        h[i] = q * e[i] / (1.0 + e[i])
+        larger = 1.0 / (1.0 + e[i])  # of the two classes' probabilities
+        smaller = e[i] * larger
+        u[i] = -y[i] * c * (larger if y[i] * z[i] <= 0 else smaller)
+        h[i] = c * larger * smaller
     return total * scale
 
 

@@ -4,9 +4,8 @@ import copy
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -41,25 +40,28 @@ def worthwhile(entries: int) -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """A mean loss of the outputs z = X w.
+class Evaluation(NamedTuple):
+    """A mean loss of the outputs z = X w, and the penalty sum_j ridge_j w_j^2 / 2.
 
     Attributes
     ----------
-    value : float
-        The loss.
+    loss, penalty : float
+        The two.
+    gradient : ndarray, shape (d,)
+        Of their sum.
+    squares : float
+        The gradient's squared norm.
     outputs : ndarray, shape (n,)
         z.
-    gradient : ndarray, shape (d,)
-        By w.
     weights : ndarray, shape (n,)
-        Second derivatives by z.
+        Second derivatives of the loss by z.
     """
 
-    value: float
-    outputs: Array
+    loss: float
+    penalty: float
     gradient: Array
+    squares: float
+    outputs: Array
     weights: Array
 
 
@@ -115,9 +117,9 @@ class Rows:
         if columns == 1:
             empty.normal(h, v)
             weights = h if weighted else None
-            empty.evaluate("logistic", v, u, weights)
+            empty.evaluate("logistic", v, u, weights, v)
             empty.every(1, 0).descend(
-                "logistic", v, u, weights, 0.0, tolerance=0.0, steps=0, memory=1, first_step=0.0
+                "logistic", v, u, weights, v, tolerance=0.0, steps=0, memory=1, first_step=0.0
             )
 
     @property
@@ -137,7 +139,7 @@ class Rows:
         if _few(v):
             return _by_column(self.times, v)
         out = np.empty((self.shape[0], *v.shape[1:]), dtype=self.dtype)
-        loop = _loops().times if v.ndim == 1 else _loops().times_many
+        loop = load().times if v.ndim == 1 else load().times_many
         loop(*self._matrix, _like(self, v), out)
         return out
 
@@ -146,7 +148,7 @@ class Rows:
         if _few(u):
             return _by_column(self.adjoint, u)
         out = self._sums(self.shape[1], *u.shape[1:])
-        loop = _loops().adjoint if u.ndim == 1 else _loops().adjoint_many
+        loop = load().adjoint if u.ndim == 1 else load().adjoint_many
         loop(*self._matrix, _like(self, u), out)
         return out
 
@@ -155,12 +157,12 @@ class Rows:
         if _few(v):
             return _by_column(lambda column: self.normal(weights, column), v)
         out = self._sums(*v.shape)
-        loop = _loops().normal if v.ndim == 1 else _loops().normal_many
+        loop = load().normal if v.ndim == 1 else load().normal_many
         loop(*self._matrix, _like(self, weights), _like(self, v), out)
         return out
 
-    def gram(self, weights: Array, every: int = 1, first: int = 0) -> Array:
-        """Return X' diag(weights) X, shape (d, d), exactly symmetric.
+    def gram(self, weights: Array, every: int = 1, first: int = 0, scale: float = 1.0) -> Array:
+        """Return X' diag(scale weights) X, shape (d, d), exactly symmetric.
 
         Parameters
         ----------
@@ -168,6 +170,8 @@ class Rows:
             Any sign.
         every, first : int
             Only the rows first, first + every, ... are taken.
+        scale : float
+            A factor.
 
         Returns
         -------
@@ -176,7 +180,9 @@ class Rows:
         """
         half = self._sums(self.shape[1], self.shape[1])
         _, n, *matrix = self._matrix
-        _loops().half_gram(first, n, every, *matrix, _like(self, weights), half)
+        load().half_gram(
+            first, n, every, *matrix, _like(self, weights), self.dtype.type(scale), half
+        )
         return half + half.T
 
     def row_square_norms(self) -> Array:
@@ -191,11 +197,13 @@ class Rows:
             return self.adjoint(weights)
         many = _like(self, weights if weights.ndim == 2 else weights[:, None])
         out = self._sums(self.shape[1], many.shape[1])
-        _loops().squares(*self._matrix, many, out)
+        load().squares(*self._matrix, many, out)
         return out.reshape(self.shape[1], *weights.shape[1:])
 
-    def evaluate(self, loss: Loss, w: Array, y: Array, sample_weight: Array | None) -> Evaluation:
-        """Return a mean loss and its derivatives, in one reading.
+    def evaluate(
+        self, loss: Loss, w: Array, y: Array, sample_weight: Array | None, ridge: Array
+    ) -> Evaluation:
+        """Return a mean loss with a penalty, and the derivatives, in one reading.
 
         Parameters
         ----------
@@ -207,22 +215,24 @@ class Rows:
             Targets.
         sample_weight : ndarray or None, shape (n,)
             Factors of the samples' losses; None where all are 1.
+        ridge : ndarray, shape (d,)
+            >= 0.
 
         Returns
         -------
         Evaluation
             With new arrays.
         """
-        loops, n = _loops(), self.shape[0]
+        loops, (n, d) = load(), self.shape
         z, h = np.empty(n, self.dtype), np.empty(n, self.dtype)
-        losses, gradient = np.empty(-(-n // loops.BLOCK)), self._sums(self.shape[1])
-        weights = None if sample_weight is None else _like(self, sample_weight)
-        number = _NUMBERS[loss]
-        loops.evaluate(
-            *self._matrix, number, _like(self, w), _like(self, y), weights, 1 / max(n, 1),
-            z, h, losses, gradient,
+        of_data, gradient = self._sums(1, d), np.empty(d, self.dtype)
+        w, weights = _like(self, w), None if sample_weight is None else _like(self, sample_weight)
+        value = loops.evaluate(
+            *self._matrix, _NUMBERS[loss], w, _like(self, y), weights, 1 / max(n, 1),
+            z, h, of_data[0],
         )  # fmt: skip
-        return Evaluation(float(losses.sum()), z, gradient, h)
+        penalty, squares = loops.penalize(of_data, _like(self, ridge), w, gradient)
+        return Evaluation(value, penalty, gradient, squares, z, h)
 
     def every(self, every: int, first: int) -> "Rows":
         """Return the rows first, first + every, ... as a matrix of their own."""
@@ -234,7 +244,7 @@ class Rows:
 
         def copied(entries: Array) -> Array:
             found = np.empty(int(ptr[-1]), entries.dtype)
-            _loops().copy_rows(first, every, self._ptr, entries, ptr, found)
+            load().copy_rows(first, every, self._ptr, entries, ptr, found)
             return found
 
         part._col = copied(self._col)
@@ -252,7 +262,7 @@ class Rows:
         w: Array,
         y: Array,
         sample_weight: Array | None,
-        ridge: float | Array,
+        ridge: Array,
         *,
         tolerance: float,
         steps: int,
@@ -263,10 +273,8 @@ class Rows:
 
         Parameters
         ----------
-        loss, w, y, sample_weight
+        loss, w, y, sample_weight, ridge
             As in `evaluate`; w is the start.
-        ridge : float or ndarray, shape (d,)
-            >= 0.
         tolerance : float
             Of the gradient's norm.
         steps, memory : int
@@ -280,12 +288,10 @@ class Rows:
             Where it ended, shape (d,), the steps made, and how often the loss was evaluated.
         """
         found = np.array(w, dtype=self.dtype)
-        ridges = np.empty_like(found)
-        ridges[:] = ridge
         weights = None if sample_weight is None else _like(self, sample_weight)
-        made, evaluated = _loops().descend(
-            *self._matrix, _NUMBERS[loss], found, _like(self, y), weights, ridges,
-            tolerance, steps, memory, first_step,
+        made, evaluated = load().descend(
+            *self._matrix, _NUMBERS[loss], found, _like(self, y), weights,
+            _like(self, ridge),             tolerance, steps, memory, first_step,
         )  # fmt: skip
         return found, made, evaluated
 
@@ -318,7 +324,8 @@ def _like(rows: Rows, x: Array) -> Array:
     return np.ascontiguousarray(x, dtype=rows.dtype)
 
 
-def _loops() -> ModuleType:
+def load() -> ModuleType:
+    """Return the compiled loops; the first call imports Numba."""
     from newton_krylov.kernels import loops
 
     return loops

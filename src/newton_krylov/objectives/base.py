@@ -49,8 +49,9 @@ class Counts:
             Count name to amount.
         """
         if self.active:
+            mine = vars(self)
             for name, amount in amounts.items():
-                setattr(self, name, getattr(self, name) + amount)
+                mine[name] += amount
 
     @contextmanager
     def paused(self) -> Iterator[None]:

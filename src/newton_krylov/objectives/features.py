@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from newton_krylov.data.on_disk import OnDisk
-from newton_krylov.kernels.rows import Loss, Rows, worthwhile
+from newton_krylov.kernels.rows import Rows, worthwhile
 
 _COMPILED = (torch.float32, torch.float64)
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class Features:
@@ -31,6 +32,24 @@ class Features:
     def __init__(self, X: Tensor) -> None:
         self.X = X
         self.sparse = X.layout is torch.sparse_csr
+        self.shape = (X.shape[0], X.shape[1])
+        self.dtype, self.device = X.dtype, X.device
+
+    @classmethod
+    def of(cls, rows: Rows) -> "Features":
+        """Return what was laid out for compiled loops alone; a tensor is made when asked for."""
+        found = cls.__new__(cls)
+        found.sparse, found.shape = True, rows.shape
+        found.dtype, found.device = _DTYPES[rows.dtype.name], torch.device("cpu")
+        found.compiled = rows
+        return found
+
+    @cached_property
+    def X(self) -> Tensor:
+        """The matrix, shape (n, d), sparse CSR, where it was laid out for compiled loops alone."""
+        assert self.compiled is not None
+        crow, col, values = map(torch.from_numpy, self.compiled.arrays())
+        return _csr(crow, col, values, self.shape)
 
     @cached_property
     def compiled(self) -> Rows | None:
@@ -88,38 +107,7 @@ class Features:
         return _csr(XT.ccol_indices(), XT.row_indices(), XT.values(), shape)
 
     def __len__(self) -> int:
-        return self.X.shape[0]
-
-    def evaluate(
-        self, loss: Loss, w: Tensor, y: Tensor, sample_weight: Tensor | None
-    ) -> tuple[float, Tensor, Tensor, Tensor]:
-        """Evaluate a mean loss of the outputs z = X w in one reading of the data.
-
-        Only where it is laid out for compiled loops.
-
-        Parameters
-        ----------
-        loss : str
-            Its name.
-        w : Tensor, shape (d,)
-            Parameters.
-        y : Tensor, shape (n,)
-            Targets as the loss's formula wants them, in the data's precision.
-        sample_weight : Tensor or None, shape (n,)
-            Factors of the samples' losses.
-
-        Returns
-        -------
-        tuple of float and Tensor
-            The loss, z, the gradient by w, and the second derivatives by z.
-        """
-        assert self.compiled is not None
-        weights = None if sample_weight is None else sample_weight.numpy()
-        found = self.compiled.evaluate(loss, w.numpy(), y.numpy(), weights)
-        outputs, gradient, second = map(
-            torch.from_numpy, (found.outputs, found.gradient, found.weights)
-        )
-        return found.value, outputs, gradient, second
+        return self.shape[0]
 
     def cast(self, dtype: torch.dtype) -> "Features":
         """Return the same matrix in another precision; sparse ones share the indices.
@@ -170,14 +158,10 @@ class Features:
         """Return the rows first, first + every, ...; a copy."""
         if self.compiled is None:
             return self.rows(torch.arange(first, len(self), every, device=self.X.device))
-        rows = self.compiled.every(every, first)
-        ptr, col, values = map(torch.from_numpy, rows.arrays())
-        part = Features(_csr(ptr, col, values, rows.shape))
-        part.compiled = rows
-        return part
+        return Features.of(self.compiled.every(every, first))
 
-    def gram(self, weights: Tensor, every: int = 1, first: int = 0) -> Tensor:
-        """Return X' diag(weights) X, shape (d, d), dense.
+    def gram(self, weights: Tensor, every: int = 1, first: int = 0, scale: float = 1.0) -> Tensor:
+        """Return X' diag(scale weights) X, shape (d, d), dense.
 
         Parameters
         ----------
@@ -185,6 +169,8 @@ class Features:
             Any sign.
         every, first : int
             Only the rows first, first + every, ... are taken.
+        scale : float
+            A factor.
 
         Returns
         -------
@@ -192,10 +178,10 @@ class Features:
             Exactly symmetric.
         """
         if self.compiled is not None:
-            return torch.from_numpy(self.compiled.gram(weights.numpy(), every, first))
+            return torch.from_numpy(self.compiled.gram(weights.numpy(), every, first, scale))
         if every > 1:
             index = torch.arange(first, len(self), every, device=self.X.device)
-            return self.rows(index).gram(weights[index])
+            return self.rows(index).gram(weights[index], scale=scale)
         if isinstance(self.X, OnDisk):
             product = self.X.gram(weights)
         elif self.sparse and self.X.device.type == "cpu":
@@ -207,7 +193,7 @@ class Features:
             product = torch.from_numpy((scaled @ _to_scipy(self.X)).toarray())
         else:
             product = self._blocked_gram(weights)
-        return (product + product.T).mul_(0.5)
+        return (product + product.T).mul_(0.5 * scale)
 
     def _blocked_gram(self, weights: Tensor, block: int = 8192) -> Tensor:
         """Sum over blocks of rows, so that no second copy of X is ever held."""

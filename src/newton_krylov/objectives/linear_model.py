@@ -14,9 +14,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from typing import ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
+from numpy.typing import NDArray
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
@@ -25,8 +26,8 @@ from newton_krylov.data.dataset import Dataset, ImageSet, Split, Table, Transpor
 from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.data.sparse import coalesced
 from newton_krylov.errors import CombinationError, ConfigError, UnsupportedError
-from newton_krylov.kernels.rows import Loss
-from newton_krylov.norms import euclidean
+from newton_krylov.kernels.rows import Evaluation, Loss
+from newton_krylov.norms import euclidean, is_safe
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
 from newton_krylov.objectives.classification import area_under_curve, balanced_accuracy, unequal
 from newton_krylov.objectives.features import Features, with_ones
@@ -209,19 +210,26 @@ class LinearModel(Objective):
                 "loss.intercept=free adds a column to the data, and data on disk keep their own: "
                 "write them with a column of ones (--bias), or set loss.intercept=none."
             )
-        self._bind(Features(with_ones(X) if self._adds_ones else X), dataset.train)
+        self._bind(Features(with_ones(X) if self._adds_ones else X), *_of_samples(dataset.train))
         self._penalize(l2, l1, self._factors(penalty, dataset))
         # Now, as loading is no optimizer's time.
         self.features.lay_out(self.n_outputs, self.sample_weight is not None)
 
-    def _bind(self, features: Features, samples: Split, targets: Tensor | None = None) -> None:
+    def _bind(
+        self,
+        features: Features,
+        y: Tensor,
+        weights: Tensor | None,
+        offset: Tensor | None,
+        targets: Tensor | None = None,
+    ) -> None:
         self.features = features
-        self.y, self.sample_weight, self.offset = samples.y, samples.weights, samples.offset
-        self.n_samples, width = features.X.shape
+        self.y, self.sample_weight, self.offset = y, weights, offset
+        self.n_samples, width = features.shape
         if self.n_samples == 0:
             raise ValueError("a mean over samples needs at least one sample, and these are none")
         self.dim = width * self.n_outputs
-        self.dtype, self.device = features.X.dtype, features.X.device
+        self.dtype, self.device = features.dtype, features.device
         self._targets = self._encode(self.y) if targets is None else targets
         self._casts: dict[torch.dtype, LinearModel] = {}
 
@@ -252,6 +260,12 @@ class LinearModel(Objective):
         self.lasso: float | Tensor = l1 if of_corners is None else l1 * of_corners
         least = 1.0 if factors is None else float(factors.min())
         self.convexity = l2 * least if self.convex else None
+        vars(self).pop("_ridges", None)
+
+    @cached_property
+    def _ridges(self) -> NDArray[Any]:
+        """`ridge` of every weight, as the compiled loops take it."""
+        return (self.ridge * torch.ones(self.dim, dtype=self.dtype)).numpy()
 
     def at(self, w: Tensor) -> "LinearModelPoint":
         """Evaluate at w, shape (dim,)."""
@@ -261,29 +275,25 @@ class LinearModel(Objective):
 
     def subset(self, index: Tensor) -> "LinearModel":
         """Bind the same loss to the samples `index`, shape (m,), int64."""
-        features = self.features.rows(index)
-        return self._of(features, self._samples.rows(features.X, index))
+        others = (
+            None if each is None else each[index] for each in (self.sample_weight, self.offset)
+        )
+        return self._of(self.features.rows(index), self.y[index], *others)
 
     def every(self, every: int, first: int) -> "LinearModel":
         """Bind the same loss to the samples first, first + every, ..., cheaper than `subset`."""
-        features, which = self.features.every(every, first), slice(first, None, every)
-        weights, offset = (
-            None if each is None else each[which] for each in (self.sample_weight, self.offset)
+        which = slice(first, None, every)
+        others = (
+            None if each is None else each[which]
+            for each in (self.sample_weight, self.offset, self._targets)
         )
-        samples = Split(features.X, self.y[which], weights, offset)
-        return self._of(features, samples, self._targets[which])
+        return self._of(self.features.every(every, first), self.y[which], *others)
 
-    def _of(
-        self, features: Features, samples: Split, targets: Tensor | None = None
-    ) -> "LinearModel":
+    def _of(self, features: Features, y: Tensor, *others: Tensor | None) -> "LinearModel":
         part = copy.copy(self)
         part.share = self.share * len(features) / self.n_samples
-        part._bind(features, samples, targets)
+        part._bind(features, y, *others)
         return part
-
-    @property
-    def _samples(self) -> Split:
-        return Split(self.features.X, self.y, self.sample_weight, self.offset)
 
     def cast(self, dtype: torch.dtype) -> "LinearModel":
         """Return the same function in another precision; made once.
@@ -311,8 +321,7 @@ class LinearModel(Objective):
             other = copy.copy(self)
             y = self.y.to(dtype) if self.y.is_floating_point() else self.y
             features = self.features.cast(dtype)
-            weights, offset = _cast(self.sample_weight, dtype), _cast(self.offset, dtype)
-            other._bind(features, Split(features.X, y, weights, offset))
+            other._bind(features, y, _cast(self.sample_weight, dtype), _cast(self.offset, dtype))
             other._lasso_factors = _cast(self._lasso_factors, dtype)
             other._penalize(self.l2, self.l1, _cast(self.factors, dtype))
             if other.features.compiled is not None:
@@ -336,7 +345,7 @@ class LinearModel(Objective):
         self.counts.add(passes=0.5 * self.share)
         return self.features.times(self._columns(w))
 
-    def in_one_reading(self, w: Tensor) -> "tuple[Terms, Tensor] | None":
+    def in_one_reading(self, w: Tensor) -> "tuple[Terms, Evaluation] | None":
         """Evaluate the loss at w in one reading of the data, where a compiled loop does it.
 
         Parameters
@@ -346,17 +355,24 @@ class LinearModel(Objective):
 
         Returns
         -------
-        tuple of Terms and Tensor, or None
-            The terms, whose value and weights are known, and the data's part of the gradient.
+        tuple of Terms and Evaluation, or None
+            The terms, whose value and weights are known, and the whole objective's value and
+            gradient but for an L1 term.
         """
-        if not self.reads_once:
+        rows = self.features.compiled
+        if rows is None or not self.reads_once:
             return None
         self.counts.add(passes=self.share)
         kind = cast(type[SingleOutputTerms], self.terms)
-        value, Z, gradient, weights = self.features.evaluate(
-            cast(Loss, kind.loop), w, self._targets, self.sample_weight
+        found = rows.evaluate(
+            cast(Loss, kind.loop), w.numpy(), self._targets.numpy(), self._weights, self._ridges
         )
-        return kind(Z, self._targets, self.sample_weight).take(value, weights), gradient
+        terms = kind(torch.from_numpy(found.outputs), self._targets, self.sample_weight)
+        return terms.take(found.loss, torch.from_numpy(found.weights)), found
+
+    @property
+    def _weights(self) -> NDArray[Any] | None:
+        return None if self.sample_weight is None else self.sample_weight.numpy()
 
     def descend(
         self, w: Tensor, *, tolerance: float, steps: int, memory: int, first_step: float
@@ -378,11 +394,9 @@ class LinearModel(Objective):
         rows = self.features.compiled
         if rows is None or not self.reads_once or self.l1 > 0:
             return None
-        weights = None if self.sample_weight is None else self.sample_weight.numpy()
-        ridge = self.ridge.numpy() if isinstance(self.ridge, Tensor) else self.ridge
         found, made, evaluated = rows.descend(
             cast(Loss, cast(type[SingleOutputTerms], self.terms).loop),
-            w.numpy(), self._targets.numpy(), weights, ridge,
+            w.numpy(), self._targets.numpy(), self._weights, self._ridges,
             tolerance=tolerance, steps=steps, memory=memory, first_step=first_step,
         )  # fmt: skip
         cost = evaluated * self.share
@@ -556,6 +570,25 @@ class LinearModel(Objective):
     def reach(self, point: Point, radius: float) -> float:
         """Bound how far a free intercept is from its value at a minimum w*, |w*| <= radius."""
 
+    def curvature_bounds(self) -> tuple[float, Tensor]:
+        """Bound the loss's second derivatives everywhere, the L2 term left out.
+
+        Returns
+        -------
+        times : float
+            The Hessian's largest curvature anywhere is at most so many times that of `steepest`.
+        bounds : Tensor, shape (n_samples,)
+            Of the second derivatives by a sample's outputs, with the 1/n of the mean.
+
+        Raises
+        ------
+        ConfigError
+            If none is known for this loss.
+        """
+        raise ConfigError(
+            f"optimizer.step_size is missing: no default is known for loss={self.name}."
+        )
+
     def _encode(self, y: Tensor) -> Tensor:
         """Return the targets as the loss's formula wants them."""
         return y
@@ -567,6 +600,10 @@ class LinearModel(Objective):
     def gauss_newton_at(self, point: "LinearModelPoint") -> LinearOperator:
         """Return the generalized Gauss-Newton matrix of f at a point, shape (dim, dim)."""
         return self.hessian_at(point)
+
+
+def _of_samples(split: Split) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    return split.y, split.weights, split.offset
 
 
 def _cast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -627,7 +664,8 @@ class LinearModelPoint(Point):
         f = self.objective
         return f.terms(self.Z, f._targets, f.sample_weight)
 
-    _data_gradient: Tensor | None = None
+    _evaluation: Evaluation | None = None
+    """What one reading of the data has found."""
 
     def _read(self) -> None:
         """Evaluate all at once, where nothing is known yet and one reading of the data does it."""
@@ -635,7 +673,7 @@ class LinearModelPoint(Point):
             return
         found = self.objective.in_one_reading(self.w)
         if found is not None:
-            self.terms, self._data_gradient = found
+            self.terms, self._evaluation = found
             self.Z = self.terms.Z
 
     @cached_property
@@ -645,6 +683,8 @@ class LinearModelPoint(Point):
         f = self.objective
         f.counts.add(function=f.share)
         corners = float((f.lasso * self.w.abs()).sum()) if f.l1 else 0.0
+        if self._evaluation is not None:
+            return self._evaluation.loss + self._evaluation.penalty + corners
         if isinstance(f.ridge, Tensor):
             penalty = 0.5 * float(torch.dot(self.w, f.ridge * self.w))
         else:
@@ -669,9 +709,19 @@ class LinearModelPoint(Point):
         self._read()
         f = self.objective
         f.counts.add(gradient=f.share)
-        known, self._data_gradient = self._data_gradient, None
-        of_data = f.adjoint(self.terms.gradient) if known is None else known
-        return add_diagonal(of_data, self.w, f.ridge)
+        if self._evaluation is not None:
+            return torch.from_numpy(self._evaluation.gradient)
+        return add_diagonal(f.adjoint(self.terms.gradient), self.w, f.ridge)
+
+    @cached_property
+    def grad_norm(self) -> float:
+        """The gradient's Euclidean norm."""
+        g, known = self.grad, self._evaluation
+        if known is not None and self.objective.l1 == 0:
+            size = math.sqrt(known.squares)
+            if is_safe(size, torch.float64):
+                return size
+        return euclidean(g)
 
     def hessian(self) -> LinearOperator:
         """Return the Hessian at w, matrix-free."""
@@ -843,7 +893,7 @@ class WeightedGram(LinearOperator):
         f, n = self._objective, len(self.weights)
         size = len(range(first, n, every))
         f.counts.add(hessian=f.share * size / n, passes=f.share * size / n)
-        matrix = self._features.gram(self.weights, every, first).mul_(n / size)
+        matrix = self._features.gram(self.weights, every, first, n / size)
         matrix.diagonal().add_(f.ridge)
         return matrix
 
@@ -940,6 +990,12 @@ class SingleOutputModel(LinearModel):
         zero = torch.zeros(self.dim, dtype=self.dtype, device=self.device)
         Z = None if self.offset is None else torch.zeros_like(self.offset)
         return LinearModelPoint(self, zero, Z).gauss_newton()
+
+    def curvature_bounds(self) -> tuple[float, Tensor]:
+        """Bound the curvature by that of `steepest`."""
+        gram = self.steepest()
+        assert isinstance(gram, WeightedGram)
+        return 1.0, gram.weights
 
     def hessian_at(self, point: LinearModelPoint) -> LinearOperator:
         """Return the Hessian of f at a point."""

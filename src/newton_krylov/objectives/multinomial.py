@@ -77,6 +77,14 @@ class Multinomial(LinearModel):
         """Return the Hessian of f at a point."""
         return SoftmaxGram(self, cast(MultinomialTerms, point.terms).probabilities)
 
+    def curvature_bounds(self) -> tuple[float, Tensor]:
+        """Bound diag(p) - p p' by (I - 1 1'/K) / 2; at w = 0, where p is 1/K, it is 2/K of that.
+
+        Boehning, "Multinomial logistic regression algorithm" (1992).
+        """
+        halves = torch.full_like(self.features.row_square_norms, 0.5)
+        return self.n_outputs / 2, averaged(halves, self.sample_weight)
+
     def reach(self, point: Point, radius: float) -> float:
         """Bound how far free intercepts are from their values at a minimum W*, |W*| <= radius."""
         classes = class_means(self.features, self.y, self.sample_weight, self.n_outputs)

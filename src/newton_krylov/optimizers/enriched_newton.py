@@ -8,8 +8,9 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from newton_krylov.linear_solvers.result import Preconditioner
-from newton_krylov.objectives.base import Objective, Point
+from newton_krylov.objectives.base import Objective, Point, Ray
 from newton_krylov.optimizers.base import ContinuedOptimizer, State, Step, Steps
+from newton_krylov.optimizers.compiled_secants import secants_for
 from newton_krylov.optimizers.lbfgs import Secants
 from newton_krylov.optimizers.line_search import armijo
 from newton_krylov.optimizers.newton_step import NewtonMemory, NewtonStep
@@ -80,9 +81,9 @@ class _Memory(NewtonMemory):
         Whether the start on a sample is over.
     """
 
-    def __init__(self, newton: NewtonMemory, pairs: int) -> None:
+    def __init__(self, newton: NewtonMemory, secants: Secants) -> None:
         super().__init__(newton.curvature, newton.damping, newton.preconditioner)
-        self.secants = Secants(pairs)
+        self.secants = secants
         self.origin: Tensor | None = None
         self.gains: list[float] = []
         self.newton = _EXPECTED
@@ -157,7 +158,7 @@ class EnrichedNewton(ContinuedOptimizer[_Memory]):
 
     def memory(self, objective: Objective, w0: Tensor) -> _Memory:
         """Return the step's memory, and no secants."""
-        return _Memory(self.step.memory(), self.pairs)
+        return _Memory(self.step.memory(), secants_for(objective, self.pairs))
 
     def iterate(
         self, objective: Objective, w0: Tensor, memory: _Memory, generator: torch.Generator
@@ -178,10 +179,10 @@ class EnrichedNewton(ContinuedOptimizer[_Memory]):
             if objective.convexity is not None and point.grad_norm > 0.0:
                 M = M or self._preconditioner(point, memory, generator)
                 if M is not None:
-                    p = memory.secants.inverse_times(point.grad, M).neg_()
-                    decrement = -float(torch.dot(point.grad, p))
+                    ray = point.ray(memory.secants.descent(point.grad, M))
+                    decrement = -ray.slope
                     if memory.wants_secant(decrement):
-                        made = self._secant(point, p)
+                        made = _secant(ray)
                         if made is None:
                             memory.stop_secants()
             secant = made is not None
@@ -193,8 +194,8 @@ class EnrichedNewton(ContinuedOptimizer[_Memory]):
             memory.secants.add(made.point, point)
             memory.made = _made(made, decrement, secant)
             point = made.point
-            noted = filter(None, [memory.curvature.note])
-            yield replace(made, notes=(*noted, *made.notes))
+            note = memory.curvature.note
+            yield replace(made, notes=(note, *made.notes)) if note else made
 
     def _preconditioner(
         self, point: Point, memory: _Memory, generator: torch.Generator
@@ -204,7 +205,8 @@ class EnrichedNewton(ContinuedOptimizer[_Memory]):
         A = memory.damping.damped(memory.curvature.at(point, generator), generator)
         return memory.preconditioner.build(A, generator)
 
-    def _secant(self, point: Point, p: Tensor) -> Step | None:
-        """Make a secant step of full length; None where that does not lower the loss enough."""
-        found = armijo(point.ray(p), max_steps=1)
-        return Step(found.point, found.alpha, notes=("secant",)) if found.accepted else None
+
+def _secant(ray: Ray) -> Step | None:
+    """Make a secant step of full length; None where that does not lower the loss enough."""
+    found = armijo(ray, max_steps=1)
+    return Step(found.point, found.alpha, notes=("secant",)) if found.accepted else None

@@ -74,6 +74,10 @@ class Secants(Memory):
             q.add_(s, alpha=weight - float(torch.dot(y, q)) / sy)
         return q
 
+    def descent(self, g: Tensor, M: Preconditioner | None = None) -> Tensor:
+        """Return -B g, B the approximate inverse; see `inverse_times`."""
+        return self.inverse_times(g, M).neg_()
+
     def state_dict(self) -> State:
         """Return the pairs as lists, which a checkpoint moves to a device."""
         return {"pairs": [list(pair) for pair in self.pairs], "stride": self.stride}

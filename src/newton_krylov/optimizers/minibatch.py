@@ -5,15 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from newton_krylov.errors import ConfigError, UnsupportedError
+from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Objective
-from newton_krylov.objectives.linear_model import (
-    LinearModel,
-    SingleOutputModel,
-    WeightedGram,
-    averaged,
-)
-from newton_krylov.objectives.multinomial import Multinomial
+from newton_krylov.objectives.linear_model import LinearModel
 from newton_krylov.optimizers.gd import largest_curvature
 
 
@@ -129,7 +123,7 @@ def smoothness(objective: LinearModel, generator: torch.Generator) -> tuple[floa
     Parameters
     ----------
     objective : LinearModel
-        With one output.
+        What is to be minimized.
     generator : torch.Generator
         For Lanczos.
 
@@ -143,28 +137,10 @@ def smoothness(objective: LinearModel, generator: torch.Generator) -> tuple[floa
     ConfigError
         If no bound is known for this loss.
     """
-    if isinstance(objective, Multinomial):
-        return _softmax_smoothness(objective, generator)
-    if not isinstance(objective, SingleOutputModel):
-        raise ConfigError(
-            f"optimizer.step_size is missing: no default is known for loss={objective.name}."
-        )
-    gram = objective.steepest()
-    assert isinstance(gram, WeightedGram)
-    of_samples = gram.weights * objective.features.row_square_norms * objective.n_samples
-    return largest_curvature(objective, generator), float(of_samples.max()) + objective.l2
-
-
-def _softmax_smoothness(f: Multinomial, generator: torch.Generator) -> tuple[float, float]:
-    """Return the constants by Boehning's bound: diag(p) - p p' is below (I - 1 1'/K) / 2.
-
-    Boehning, "Multinomial logistic regression algorithm" (1992). At w = 0, where p is 1/K, the
-    Hessian is 2/K of the bound.
-    """
-    at_zero = largest_curvature(f, generator) - f.l2
-    weights = averaged(torch.full_like(f.features.row_square_norms, 0.5), f.sample_weight)
-    of_samples = weights * f.features.row_square_norms * f.n_samples
-    return at_zero * f.n_outputs / 2 + f.l2, float(of_samples.max()) + f.l2
+    times, bounds = objective.curvature_bounds()
+    of_samples = bounds * objective.features.row_square_norms * objective.n_samples
+    steepest = largest_curvature(objective, generator) - objective.l2
+    return times * steepest + objective.l2, float(of_samples.max()) + objective.l2
 
 
 def batch_smoothness(L: float, L_max: float, n: int, size: int) -> tuple[float, float]:

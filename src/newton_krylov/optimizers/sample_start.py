@@ -122,6 +122,7 @@ def on_a_sample(objective: Objective, w0: Tensor, generator: torch.Generator) ->
     part = objective.every(_SHARE, first)
     start = part.at(w0)
     size = part.n_samples
+    _ = start.value  # with all else that is known after one reading
     tolerance = _ACCURACY * part.sample_gradient_size(start) / math.sqrt(size)
     A = start.hessian()
     if A.has_diagonal:

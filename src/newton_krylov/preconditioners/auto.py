@@ -1,13 +1,14 @@
 """The preconditioner that the sizes suggest."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from scipy.linalg import lapack
 from torch import Tensor
 
 from newton_krylov.linear_solvers.result import Preconditioner
 from newton_krylov.operators import Forming, LinearOperator
-from newton_krylov.preconditioners.base import PreconditionerBuilder
+from newton_krylov.preconditioners.base import Factored, PreconditionerBuilder
 from newton_krylov.preconditioners.jacobi import Jacobi
 from newton_krylov.registry import register
 
@@ -18,6 +19,17 @@ _SOLVES = 8
 """Triangular solves that take the time of an inverse."""
 _SPEED = 8.0
 """How much faster an operation is in a factorization, which uses the cache, than in a product."""
+
+
+class _Lapack(NamedTuple):
+    potrf: Any
+    potrs: Any
+
+
+_LAPACK = {
+    torch.float32: _Lapack(lapack.spotrf, lapack.spotrs),
+    torch.float64: _Lapack(lapack.dpotrf, lapack.dpotrs),
+}
 
 
 @register("preconditioner", "auto")
@@ -51,12 +63,11 @@ class Auto(PreconditionerBuilder):
         if inverse is None:
             return Jacobi().build(A, generator) if A.has_diagonal else None
         self._applied = 0
+        return _Applied(self, inverse)
 
-        def apply(v: Tensor) -> Tensor:
-            self._applied += 1
-            return inverse.times(v)
-
-        return apply
+    def count(self) -> None:
+        """Count a use of the preconditioner that was built last."""
+        self._applied += 1
 
     def _next(self, A: LinearOperator, forming: Forming) -> int:
         """Return of every how many samples one would be in the next matrix."""
@@ -93,7 +104,7 @@ class _Inverse:
     Parameters
     ----------
     factor : Tensor, shape (n, n)
-        Cholesky's, below the diagonal.
+        Cholesky's, below the diagonal, column by column.
     uses : int
         Products so far.
     matrix : Tensor or None, shape (n, n)
@@ -108,9 +119,29 @@ class _Inverse:
         self.uses += 1
         if self.uses > _SOLVES and self.matrix is None:
             self.matrix = torch.cholesky_inverse(self.factor)
-        if self.matrix is None:
-            return torch.cholesky_solve(v[:, None], self.factor)[:, 0]
-        return self.matrix @ v
+        if self.matrix is not None:
+            return self.matrix @ v
+        if v.device.type == "cpu":  # LAPACK's own, which copies no matrix
+            solve = _LAPACK[v.dtype].potrs
+            return torch.from_numpy(solve(self.factor.numpy(), v.numpy(), lower=1)[0])
+        return torch.cholesky_solve(v[:, None], self.factor)[:, 0]
+
+
+class _Applied(Factored):
+    """What was built, for one system."""
+
+    def __init__(self, builder: Auto, inverse: _Inverse) -> None:
+        self._builder, self._inverse = builder, inverse
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Multiply a vector of shape (n,)."""
+        self._builder.count()
+        return self._inverse.times(v)
+
+    def factor(self) -> Tensor:
+        """Return Cholesky's factor, transposed."""
+        self._builder.count()
+        return self._inverse.factor.T
 
 
 def _cost(A: LinearOperator, forming: Forming, every: int) -> float:
@@ -121,5 +152,11 @@ def _cost(A: LinearOperator, forming: Forming, every: int) -> float:
 def _inverted(forming: Forming, every: int, generator: torch.Generator) -> _Inverse | None:
     """Return the inverse of a part's matrix; None where rounding made that indefinite."""
     first = int(torch.randint(every, (), generator=generator))
-    factor, info = torch.linalg.cholesky_ex(forming.part(every, first))
+    matrix = forming.part(every, first)
+    if matrix.device.type == "cpu":
+        # In place: the matrix is symmetric, so its rows are the columns that LAPACK asks for.
+        found, info = _LAPACK[matrix.dtype].potrf(matrix.numpy().T, lower=1, clean=0, overwrite_a=1)
+        factor = torch.from_numpy(found)
+    else:
+        factor, info = torch.linalg.cholesky_ex(matrix)
     return None if int(info) != 0 else _Inverse(factor)

@@ -4,9 +4,28 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from newton_krylov.linear_solvers.result import Preconditioner
 from newton_krylov.operators import LinearOperator
+
+
+class Factored(ABC):
+    """A preconditioner v -> (L L')^-1 v that shows its factor, on the CPU."""
+
+    @abstractmethod
+    def __call__(self, v: Tensor) -> Tensor:
+        """Multiply a vector of shape (n,)."""
+
+    @abstractmethod
+    def factor(self) -> Tensor:
+        """Return L' to solve with once by the caller, which counts as a product.
+
+        Returns
+        -------
+        Tensor, shape (n, n)
+            Upper triangular, row by row; what is below the diagonal is not to be read.
+        """
 
 
 class PreconditionerBuilder(ABC):
