@@ -171,12 +171,45 @@ class EnrichedNewton(ContinuedOptimizer[_Memory]):
         M = None
         if memory.origin is not None:  # of a continued run
             M = self._preconditioner(objective.at(memory.origin), memory, generator)
-        point = objective.at(w0)
-        yield Step(point, notes=notes)
+        steps = self.from_point(objective.at(w0), memory, generator, M)
+        yield replace(next(steps), notes=notes)
+        return (yield from steps)
+
+    def from_point(
+        self,
+        point: Point,
+        memory: _Memory,
+        generator: torch.Generator,
+        M: Preconditioner | None = None,
+    ) -> Steps:
+        """Iterate from a point, of which something may be known already.
+
+        Parameters
+        ----------
+        point : Point
+            The start.
+        memory : _Memory
+            As `memory` returns it; changed.
+        generator : torch.Generator
+            The run's source of randomness.
+        M : callable, optional
+            The preconditioner of the secants, where there is one.
+
+        Yields
+        ------
+        Step
+            The start, then each iterate.
+
+        Returns
+        -------
+        str
+            Why there is no direction of descent left.
+        """
+        yield Step(point)
         while True:
             made: Step | str | None = None
             decrement = math.nan
-            if objective.convexity is not None and point.grad_norm > 0.0:
+            if point.objective.convexity is not None and point.grad_norm > 0.0:
                 M = M or self._preconditioner(point, memory, generator)
                 if M is not None:
                     ray = point.ray(memory.secants.descent(point.grad, M))
