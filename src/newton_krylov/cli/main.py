@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import current_process
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,9 +31,6 @@ _CODES = {
     "interrupted": INTERRUPTED,
     "killed": TERMINATED,
 }
-_WORKER = "LokyProcess"
-"""How joblib names its processes, which would stay when the command is killed."""
-
 _CONFIG = "config"
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 REPOSITORY = Path(__file__).resolve().parent
@@ -316,6 +312,10 @@ def _sweep(
 ) -> tuple[int, dict[str, Any]]:
     from newton_krylov.runs.sweep import Sweep
 
+    if "joblib" in str(command.config.hydra.launcher.get("_target_")):
+        from newton_krylov.runs.workers import let_workers_end_with_us
+
+        let_workers_end_with_us()
     overrides = list(command.config.hydra.overrides.task)
     verdict = command.config.get("verdict") is not None
     sweep = Sweep.begin(
@@ -366,11 +366,8 @@ def job(config: Any) -> Any:
 
 def member(config: Any) -> float:
     """Run a sweep's member; Hydra's launchers call it, perhaps in another process."""
-    from newton_krylov.runs.interruption import end_with_parent
     from newton_krylov.runs.sweep import run_member
 
-    if current_process().name.startswith(_WORKER):
-        end_with_parent()
     with _spoken(config):
         return run_member(composed(config), _job())
 
