@@ -23,6 +23,9 @@ _EXPECTED = 0.25
 """The gain of a Newton step where none has been made: a decimal digit in four evaluations."""
 _PAUSE = 4
 """Half the Newton steps after the first failure of secant steps."""
+_AGREEMENT = 0.25
+"""The share of a secant step's slope by which the loss has to fall; where the secants' matrix is
+right it is a half."""
 _WATCHED = 3
 """Secant steps whose mean gain decides."""
 _SHORT = 3
@@ -139,8 +142,9 @@ class EnrichedNewton(ContinuedOptimizer[_Memory]):
     preconditioner is the matrix from which L-BFGS begins: with that of a sample's Hessian a secant
     step, one evaluation, often gains what a Newton step gains by a few products more. Steps are
     judged by what they take off the decrement g'Bg, B the secants' inverse, for their cost. A
-    secant step is of full length or not made: where the secants' matrix is too small, shortened
-    steps lead to where the Newton steps that follow have to be short, too. All are Newton steps
+    secant step is made at full length, where the loss falls by half of what the secants' matrix
+    predicts, or not at all: where that matrix is too small, others lead to where the Newton steps
+    that follow have to be short, too. All are Newton steps
     where the loss is not convex, and where there is no preconditioner.
 
     Parameters
@@ -241,5 +245,5 @@ class EnrichedNewton(ContinuedOptimizer[_Memory]):
 
 def _secant(ray: Ray) -> Step | None:
     """Make a secant step of full length; None where that does not lower the loss enough."""
-    found = armijo(ray, max_steps=1)
+    found = armijo(ray, c1=_AGREEMENT, max_steps=1)
     return Step(found.point, found.alpha, notes=("secant",)) if found.accepted else None
