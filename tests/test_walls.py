@@ -181,8 +181,10 @@ def test_a_library_stays_in_its_room(library):
 def test_nothing_unpickles(name):
     for path in modules():
         if name in {module.partition(".")[0] for module in imported(path)}:
-            # CIFAR-10's own files are pickles: read by an unpickler that finds no class.
-            assert (name, path.name) == ("pickle", "cifar10.py"), f"{path} imports {name}"
+            # CIFAR-10's own files are pickles: read by an unpickler that finds no class. Joblib
+            # starts the processes of its launcher, and is not asked for anything that it can load.
+            allowed = {("pickle", "cifar10.py"), ("joblib", "workers.py")}
+            assert (name, path.name) in allowed, f"{path} imports {name}"
 
 
 def test_what_is_loaded_is_data():

@@ -100,7 +100,8 @@ def test_sigkill_loses_nothing_and_the_next_start_says_so(tmp_path):
 
 def test_joblib_s_processes_end_with_the_command_that_is_killed(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    parallel = ("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=s")
+    # The third has no work.
+    parallel = ("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=3", "hydra.sweep.dir=s")
     process = start(*parallel, *LONG, "seed=0,1", "tracking=none", cwd=tmp_path)
     for number in range(2):
         wait_for_rows(tmp_path / "s" / str(number) / "trace.csv", 20, process)

@@ -5,10 +5,13 @@ import os
 import shutil
 import signal
 import socket
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from command import QUICK, artifacts, command, inside, start, tracked
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from newton_krylov.report.command import main as compare
 from newton_krylov.tracking.afterwards import upload
@@ -159,3 +162,41 @@ def test_mlflow_s_telemetry_is_switched_off(monkeypatch):
     monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)
     Sender("sqlite:///x.db", 1)
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_a_locked_database_is_waited_for_and_what_it_refused_is_sent_by_the_next_command(
+    tmp_path, monkeypatch
+):
+    """SQLite refuses one of two that read both and want to write; MLflow repeats that to us."""
+    refusals = Counter()
+
+    def refuse(patch, name, times):
+        method = getattr(MlflowClient, name)
+
+        def call(*args, **options):
+            refusals[name] += 1
+            if refusals[name] <= times:
+                raise MlflowException("(sqlite3.OperationalError) database is locked")
+            return method(*args, **options)
+
+        patch.setattr(MlflowClient, name, call)
+
+    with monkeypatch.context() as patch:
+        for name in ("create_experiment", "create_run", "log_batch", "set_terminated"):
+            refuse(patch, name, 2)
+        inside(*QUICK, "hydra.run.dir=waits", cwd=tmp_path)
+    assert min(refusals.values()) >= 3 and problem_of(tmp_path / "waits") is None
+    with monkeypatch.context() as patch:
+        refuse(patch, "set_terminated", 10**6)
+        out, _ = inside(*QUICK, "tracking.deadline=0.5", "hydra.run.dir=late", cwd=tmp_path)
+    assert "not tracked the database is locked" in " ".join(out.split())
+    assert [run.info.status for run in tracked(tmp_path)] == ["FINISHED", "RUNNING"]
+    inside(*QUICK, "tracking=none", "hydra.run.dir=next", cwd=tmp_path)
+    assert [run.info.status for run in tracked(tmp_path)] == ["FINISHED"] * 2
+    assert problem_of(tmp_path / "late") is None
+    assert not list((tmp_path / ".cache" / "unfinished").glob("*.json"))
+
+
+def problem_of(folder: Path) -> str | None:
+    found: str | None = json.loads((folder / "summary.json").read_text())["tracking_problem"]
+    return found

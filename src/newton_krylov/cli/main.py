@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import current_process
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,9 +31,6 @@ _CODES = {
     "interrupted": INTERRUPTED,
     "killed": TERMINATED,
 }
-_WORKER = "LokyProcess"
-"""How joblib names its processes, which would stay when the command is killed."""
-
 _CONFIG = "config"
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 REPOSITORY = Path(__file__).resolve().parent
@@ -121,7 +117,7 @@ def _announce(overrides: Sequence[str]) -> None:
 
 def _help(config_dir: Path, options: argparse.Namespace, prog: str) -> str:
     """Return the help on the parts that are chosen, or on everything."""
-    from newton_krylov.cli.choices import groups, help_text, part_help
+    from newton_krylov.cli.choices import groups, help_text, part_help, word_help
 
     known, folders = set(groups(config_dir)), [config_dir]
     if options.config_dir is not None:
@@ -135,6 +131,9 @@ def _help(config_dir: Path, options: argparse.Namespace, prog: str) -> str:
     if chosen:
         others = parts_without_files(config_dir)
         return "\n\n".join(part_help(folders, *choice, others) for choice in chosen)
+    if words := [line.partition("=")[0] for line in options.overrides]:
+        summaries = summaries_of(config_dir)
+        return "\n\n".join(word_help(config_dir, word, summaries, prog) for word in words)
     return help_text(config_dir, summaries_of(config_dir), prog)
 
 
@@ -316,6 +315,10 @@ def _sweep(
 ) -> tuple[int, dict[str, Any]]:
     from newton_krylov.runs.sweep import Sweep
 
+    if "joblib" in str(command.config.hydra.launcher.get("_target_")):
+        from newton_krylov.runs.workers import let_workers_end_with_us
+
+        let_workers_end_with_us()
     overrides = list(command.config.hydra.overrides.task)
     verdict = command.config.get("verdict") is not None
     sweep = Sweep.begin(
@@ -366,11 +369,8 @@ def job(config: Any) -> Any:
 
 def member(config: Any) -> float:
     """Run a sweep's member; Hydra's launchers call it, perhaps in another process."""
-    from newton_krylov.runs.interruption import end_with_parent
     from newton_krylov.runs.sweep import run_member
 
-    if current_process().name.startswith(_WORKER):
-        end_with_parent()
     with _spoken(config):
         return run_member(composed(config), _job())
 

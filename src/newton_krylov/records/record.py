@@ -203,11 +203,21 @@ class Record:
         self.summary |= values
         write_json(self.folder / self.summary_file, self.summary)
 
-    def end(self, **values: Any) -> None:
-        """Write the last of the summary, and let go of the folder."""
+    def end(self, *, sent: bool = True, **values: Any) -> None:
+        """Write the last of the summary, and let go of the folder.
+
+        Parameters
+        ----------
+        sent : bool
+            False where it is tracked without its end: its note stays, by which the next command
+            sends the rest.
+        **values : object
+            The summary's.
+        """
         try:
             self.update(**values)
-            forget(self.summary["id"])
+            if sent:
+                forget(self.summary["id"])
         finally:
             self._lock.release(force=True)
 

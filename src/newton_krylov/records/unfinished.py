@@ -23,8 +23,9 @@ def mark_killed() -> list[Record]:
     Returns
     -------
     list of Record
-        Killed while running, or after that, while the record was being sent. Each keeps its note
-        until it is sent (`notes.forget`), and is returned once an hour at most.
+        Killed while running, or after that, while the record was being sent; or ended while it
+        could not be. Each keeps its note until it is sent (`notes.forget`), and is returned once an
+        hour at most.
     """
     found = []
     for identifier, folder in noted():

@@ -28,7 +28,7 @@ from newton_krylov.report.panel import seconds_text
 from newton_krylov.report.records import ACCURACIES, RunRecord, read_record
 from newton_krylov.report.results import busy_text
 from newton_krylov.report.study import power_text, studies, tied
-from newton_krylov.report.tables import Table, count_text, number_text
+from newton_krylov.report.tables import Table, count_text, majority_text, number_text
 
 PLAN, DIAGNOSIS, VERDICT = "plan.json", "diagnosis.json", "verdict.json"
 """Files of a race's folder: what is run, what was measured of the problem, what came of it."""
@@ -85,6 +85,14 @@ class PlannedRun:
     stage: Stage
     setting: Sequence[str]
     seed: int
+
+    @property
+    def title(self) -> str:
+        """What tells it from the race's other runs: method, stage and number, setting."""
+        what = f"tune {self.folder.rpartition('-')[2]}"
+        if self.stage != "tuning":
+            what = f"{'best' if self.stage == 'tuned' else 'default'}, seed {self.seed}"
+        return " · ".join([self.method, what, *filter(None, [" ".join(self.setting)])])
 
 
 @dataclass(frozen=True)
@@ -287,10 +295,11 @@ class Race:
                 )
         if self.targets:
             return ""
-        first = [(c, record) for c, record in runs if c.family == FAMILIES[0]] or runs
-        endings = dict.fromkeys(f"{c.label}: {record.ending}" for c, record in first)
-        why = f" ({'; '.join(endings)})" if endings else ""
-        return f"no first-order run made progress, so there is no target{why}"
+        first = [c for c in self.contestants if c.family == FAMILIES[0]]
+        if not first:
+            return "there is no first-order method, from whose runs the targets are fixed"
+        why = "; ".join(_endings(first))
+        return f"no first-order run made progress, so there is no target ({why})"
 
     @property
     def answer(self) -> str:
@@ -386,8 +395,10 @@ class Race:
     @cached_property
     def reasons(self) -> list[str]:
         """Why, each with its number."""
-        busy = busy_text([record for c in self.contestants for record in c.runs])
-        found = [*_reasons(self.facts), *self._reasons_from_traces()]
+        runs = [record for c in self.contestants for record in c.runs]
+        busy = busy_text(runs)
+        unequal = majority_text(runs[0].summary.get("dataset")) if runs else None
+        found = [*_reasons(self.facts), *self._reasons_from_traces(), *filter(None, [unequal])]
         if any(len(c.runs) == 1 for c in self.contestants):
             found.append(
                 f"One run each: no ranges of times, so a ratio below {SINGLE_RATIO:g} counts as a "
@@ -576,6 +587,30 @@ def read_plan(folder: Path) -> tuple[list[PlannedRun], dict[str, str], dict[str,
         raise DataError(f"{folder / PLAN} is no plan of a verdict: {error}.") from None
 
 
+def read_rules(folder: Path) -> dict[str, Any]:
+    """Return what a race is of, in the words of the configuration.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the race.
+
+    Returns
+    -------
+    dict
+        Dotted key to value.
+
+    Raises
+    ------
+    UserError
+        Where the plan is missing or damaged.
+    """
+    plan = read_json(folder / PLAN)
+    rules = {"methods": list(plan.get("families") or [])}
+    rules |= {key: plan[key] for key in ("trials", "seeds", "measure", "cost") if key in plan}
+    return {f"verdict.{key}": value for key, value in rules.items()}
+
+
 def read_race(folder: Path) -> Race:
     """Read a race from its folder.
 
@@ -683,6 +718,11 @@ def _reasons(facts: Mapping[str, Any]) -> Iterable[str]:
             f"(eigenvalues {facts['smallest_eigenvalue']:.2g} to {facts['largest_eigenvalue']:.2g})"
             f": a first-order method needs steps in proportion to it, or to its root."
         )
+        if flat := facts.get("flat_directions"):
+            yield (
+                f"Left out there: {count_text(flat, 'direction')} along which the loss does not "
+                f"change."
+            )
     elif facts.get("largest_eigenvalue"):
         largest = facts["largest_eigenvalue"]
         yield f"Largest eigenvalue of the Hessian at the solution {largest:.2g}."
@@ -702,6 +742,15 @@ def _reasons(facts: Mapping[str, Any]) -> Iterable[str]:
         )
     if "dtype" in facts:
         yield f"Arithmetic in {facts['dtype']}."
+
+
+def _endings(contestants: Sequence[Contestant]) -> Iterable[str]:
+    """Say how the tuning runs ended, each ending with the methods that had it."""
+    methods: dict[str, dict[str, None]] = {}
+    for contestant in contestants:
+        for _, record in contestant.tuning:
+            methods.setdefault(record.ending, {})[contestant.label] = None
+    return (f"{', '.join(labels)}: {ending}" for ending, labels in methods.items())
 
 
 def _without_group(override: str) -> str:

@@ -91,9 +91,14 @@ def interruptible() -> Iterator[Interruption]:
 
 
 @cache
-def end_with_parent() -> None:
-    """Let this process end when the one that started it is killed and cannot tell it to."""
-    parent = os.getppid()
+def end_with(parent: int) -> None:
+    """Let this process end when the one that started it is killed and cannot tell it to.
+
+    Parameters
+    ----------
+    parent : int
+        Its identifier, which this process may come too late to ask for.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:

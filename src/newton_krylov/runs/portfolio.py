@@ -130,7 +130,12 @@ class Portfolio:
     def write(self, folder: Path, runs: Sequence[PlannedRun]) -> None:
         """Keep the plan with the race."""
         families = {method.name: method.family for method in self.methods}
-        rules = {"measure": self.measure, "cost": self.cost}
+        rules = {
+            "measure": self.measure,
+            "cost": self.cost,
+            "trials": self.trials,
+            "seeds": self.seeds,
+        }
         listed_runs = [asdict(run) for run in runs]
         write_json(folder / PLAN, {"families": families, **rules, "runs": listed_runs})
 
@@ -147,7 +152,8 @@ class Portfolio:
 
     def most_runs_of(self, method: Method) -> int:
         """How many runs a method has at most: its trials, then its first and its best setting."""
-        return len(method.settings) + (1 + self.untuned) * self.seeds
+        both = self.untuned and len(method.settings) > 1
+        return len(method.settings) + (1 + both) * self.seeds
 
 
 def _method(name: str, entry: Any, trials: int) -> Method:

@@ -1,6 +1,7 @@
 """Sends records afterwards: the server was down, or the run was killed."""
 
 import csv
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,10 +121,10 @@ def send(sender: Sender, record: Record) -> UploadResult:
         else:
             sender.nest(run_id, parent)
         known = sender.last_step(run_id)
-        seen: list[Measured] = [*_thinned(record, rows), *snapshots]
-        missing = [row for row in seen if row.iteration > known]
+        missing: list[Measured] = [row for row in _thinned(record, rows) if row.iteration > known]
         if what == "was there" and (missing or not sender.ended(run_id)):
             what = "completed"
+        missing += [seen for seen in snapshots if seen.iteration >= known]  # after the step's row
         last = rows[-1].iteration if rows else -1
         mlflow_sender.finish(sender, run_id, record, missing, last, with_config=True)
         return what, run_id
@@ -137,8 +138,10 @@ def send(sender: Sender, record: Record) -> UploadResult:
 def settle() -> None:
     """Mark the records that killed processes left on this machine, and send the rest of them.
 
-    What cannot be sent is tried again by a command an hour later, and keeps nothing else back.
+    So are those sent that ended while their tracker could not be reached. What cannot be sent
+    within the deadline is tried again by a command an hour later, and keeps nothing else back.
     """
+    end = time.monotonic() + DEADLINE
     dead = list(mark_killed())
     places = {record.summary.get("tracking_uri") for record in dead} - {None}
     senders = {place: Sender(place, _PATIENCE, DEADLINE / len(places)) for place in places}
@@ -147,6 +150,8 @@ def settle() -> None:
         if place is None:  # it was not tracked, or had not begun to be
             forget(record.summary["id"])
             continue
+        if time.monotonic() > end:
+            return
         try:
             send(senders[place], record)
         except Exception as error:

@@ -19,11 +19,14 @@ class Place:
         What a person would open.
     problem : str or None
         One sentence if something could not be sent.
+    open : bool
+        Whether the run is there, or may be, without its end: it would count as running for ever.
     """
 
     run_id: str | None = None
     url: str | None = None
     problem: str | None = None
+    open: bool = False
 
 
 class Tracker(ABC):

@@ -14,11 +14,10 @@ from newton_krylov.errors import DataError
 from newton_krylov.files import cache_dir
 
 _PREFIX = "sqlite:///"
-_LOCKED_FOR = 10.0  # seconds to wait while another process writes to a database
 _PATIENCE = 300  # seconds to wait for another process that makes the same database
 
 
-def prepare(uri: str) -> None:
+def prepare(uri: str, patience: float = 10.0) -> None:
     """Make the database if there is none, and check that it is one that MLflow can use.
 
     MLflow builds its tables by some sixty migrations, in seconds; a kill in one of them leaves a
@@ -29,6 +28,8 @@ def prepare(uri: str) -> None:
     ----------
     uri : str
         Other addresses than of SQLite files are left alone.
+    patience : float
+        Seconds to wait while another process writes to the database.
 
     Raises
     ------
@@ -43,7 +44,7 @@ def prepare(uri: str) -> None:
         with _one_at_a_time(path):
             if not _begun(path):
                 _build(path)
-    _require_whole(path)
+    _require_whole(path, patience)
 
 
 def is_locked(error: Exception) -> bool:
@@ -88,14 +89,14 @@ def _build(path: Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def _require_whole(path: Path) -> None:
+def _require_whole(path: Path, patience: float) -> None:
     from mlflow.store.db.utils import _get_latest_schema_revision as head
 
     if not path.is_file():
         raise DataError(f"{path} is no file of a database; give another tracking.uri.")
     try:
         address = f"file:{quote(str(path.absolute()))}?mode=rw"
-        with closing(sqlite3.connect(address, uri=True, timeout=_LOCKED_FOR)) as connection:
+        with closing(sqlite3.connect(address, uri=True, timeout=patience)) as connection:
             row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     except sqlite3.Error as error:
         if is_locked(error):

@@ -15,13 +15,16 @@ from newton_krylov.records.record import Record, flatten
 from newton_krylov.records.trace import Measured
 from newton_krylov.tracking.address import harmless, masked, revealed
 from newton_krylov.tracking.database import is_locked, prepare
-from newton_krylov.tracking.deadline import within
+from newton_krylov.tracking.deadline import until_unlocked, within
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 RECORD_TAG = "newton_krylov.record"
 """The tag that carries a record's own identifier, by which a second sending finds the first."""
+
+LABEL_TAG = "newton_krylov.label"
+"""The tag that carries what tables and figures call a run, which its title may say more of."""
 
 PARENT_TAG = "mlflow.parentRunId"
 
@@ -31,6 +34,9 @@ NOTE_TAG = "mlflow.note.content"
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Lets MLflow's interface open an experiment in the mode that shows runs and charts."""
 
+_LAST = "seconds"
+"""The metric of a row that is sent last: a row that has it is there whole."""
+
 _DIGEST_LENGTH = 36  # MLflow's limit
 
 DEADLINE = 30.0
@@ -39,6 +45,14 @@ DEADLINE = 30.0
 _OF_A_FILE = 10
 """How many times the deadline a database file gets: no server stalls there, but this machine's own
 processes, of which two dozen may begin at once."""
+
+_LEVELS = {
+    "mlflow": "WARNING",
+    "mlflow.store.db.utils": "CRITICAL",  # prints what it raises, too
+    "alembic": "WARNING",
+    "urllib3": "ERROR",
+}
+"""How loud MLflow's loggers are."""
 
 EVERY_STEP_UP_TO = 128
 """How many steps of a run are all sent; see `wanted`."""
@@ -121,7 +135,7 @@ class Sender:
             raise TimeoutError(self._gave_up)
         import mlflow  # noqa: F401 - seconds that are not the server's
 
-        prepare(self.uri)
+        prepare(self.uri, self._deadline)
         seconds = self._deadline * (_OF_A_FILE if self.uri.startswith("sqlite:") else 1)
         try:
             return within(seconds, action)
@@ -155,9 +169,9 @@ class Sender:
     def _client(self) -> Any:
         from mlflow import MlflowClient
 
-        for name, level in (("mlflow", "WARNING"), ("alembic", "WARNING"), ("urllib3", "ERROR")):
+        for name, level in _LEVELS.items():
             logging.getLogger(name).setLevel(level)
-        return MlflowClient(revealed(self.uri))
+        return _Patient(MlflowClient(revealed(self.uri)), self._deadline)
 
     def experiment(self, name: str) -> str:
         """Return the identifier of the experiment with a name; make it if need be.
@@ -192,7 +206,7 @@ class Sender:
         return str(found.experiment_id)
 
     def create(
-        self, name: str, label: str, tags: Mapping[str, Any], started: float, parent: str | None
+        self, name: str, title: str, tags: Mapping[str, Any], started: float, parent: str | None
     ) -> str:
         """Make a run.
 
@@ -200,8 +214,8 @@ class Sender:
         ----------
         name : str
             Name of the experiment.
-        label : str
-            Label of the run.
+        title : str
+            What to call the run.
         tags : mapping
             The run's tags.
         started : float
@@ -219,7 +233,7 @@ class Sender:
             self.experiment(name),
             start_time=_milliseconds(started),
             tags=_texts(tags, _MAX_TAG_LENGTH),
-            run_name=label,
+            run_name=title,
         )
         return str(run.info.run_id)
 
@@ -265,7 +279,7 @@ class Sender:
         int
             An iteration; every row of the trace has its seconds.
         """
-        history = self._client.get_metric_history(run_id, "seconds")
+        history = self._client.get_metric_history(run_id, _LAST)
         return max((metric.step for metric in history), default=-1)
 
     def ended(self, run_id: str) -> bool:
@@ -397,6 +411,21 @@ class Sender:
             self._client.set_terminated(run_id, mark, end_time=end)
 
 
+class _Patient:
+    """MLflow's client, each call of which, a transaction, waits for a database that is locked."""
+
+    def __init__(self, client: Any, seconds: float) -> None:
+        self._client, self._seconds = client, seconds
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            return until_unlocked(self._seconds, lambda: method(*args, **options))
+
+        return call
+
+
 def log_failure(error: Exception) -> str:
     """Log an error with its traceback, and return it as one line without passwords.
 
@@ -458,7 +487,8 @@ def start(sender: Sender, record: Record, parent: str | None) -> str:
         MLflow's identifier of the new run.
     """
     name, summary = record.config["name"], record.summary
-    return sender.create(name, summary["label"], opening_tags(record), summary["started"], parent)
+    title = str(summary.get("title") or summary["label"])
+    return sender.create(name, title, opening_tags(record), summary["started"], parent)
 
 
 def opening_tags(record: Record) -> dict[str, Any]:
@@ -478,6 +508,7 @@ def opening_tags(record: Record) -> dict[str, Any]:
     dataset = summary.get("dataset") or {}
     return {
         RECORD_TAG: summary["id"],
+        LABEL_TAG: summary["label"],
         "git_commit": environment.get("git_commit"),
         "git_dirty": environment.get("git_dirty"),
         "hostname": environment.get("hostname"),
@@ -503,6 +534,22 @@ def _source(environment: Mapping[str, Any]) -> str:
     return Path(str(script)).name
 
 
+def parameters(record: Record) -> dict[str, Any]:
+    """Return the parameters of a run, or those that a sweep's members have in common.
+
+    Parameters
+    ----------
+    record : Record
+        With configuration and summary.
+
+    Returns
+    -------
+    dict
+        Plain values; of a sweep that has no end yet what it was given for all.
+    """
+    return record.summary.get("parameters") or record.config
+
+
 def note(record: Record) -> str:
     """Describe a run or a sweep in Markdown, as MLflow's page shows it above everything else.
 
@@ -518,7 +565,9 @@ def note(record: Record) -> str:
     """
     summary = record.summary
     data, outcome = summary.get("dataset") or {}, summary.get("outcome")
-    lines = [f"**{summary.get('label')}**" + (f" on {data['name']}" if data.get("name") else "")]
+    label = str(summary.get("label"))
+    where = f" on {data['name']}" if data.get("name") else ""
+    lines = [f"**{label}**" + ("" if label.endswith(where) else where)]
     if data.get("n_samples"):
         lines[0] += f" ({data['n_samples']:,} samples, {data.get('n_features', 0):,} features)"
     if outcome or summary.get("status") not in (None, "running"):
@@ -564,7 +613,7 @@ def finish(
         run_id,
         rows=rows,
         started=summary["started"],
-        plain=record.config if with_config else None,
+        plain=parameters(record) if with_config else None,
         tags={**known, "steps": steps, NOTE_TAG: note(record)},
     )
     sender.input(run_id, summary.get("dataset") or {})
@@ -574,7 +623,10 @@ def finish(
 
 def _row_metrics(rows: Iterable[Measured], started: float) -> Iterator[Any]:
     for row in rows:
-        yield from _metrics(row.metrics(), started + row.seconds, row.iteration)
+        values = dict(row.metrics())
+        if _LAST in values:
+            values[_LAST] = values.pop(_LAST)
+        yield from _metrics(values, started + row.seconds, row.iteration)
 
 
 def _metrics(values: Mapping[str, Any], time: float, step: int) -> Iterator[Any]:

@@ -59,6 +59,7 @@ class MLflowTracker(Tracker):
         self._record: Record | None = None
         self._run_id: str | None = None
         self._problem: str | None = None
+        self._open = False
         self._rows: list[Measured] = []
         self._seen = 0
         self._left_out: Row | None = None
@@ -86,6 +87,8 @@ class MLflowTracker(Tracker):
             if run_id is not None and record.restarted:
                 sender.delete(run_id)
                 run_id = None
+            sender.experiment(record.config["name"])  # fails where there is no server
+            self._open = True
             if run_id is None:
                 return mlflow_sender.start(sender, record, parent), -1
             sender.mark(run_id, "running")
@@ -120,7 +123,7 @@ class MLflowTracker(Tracker):
             self._last_step = self._rows[-1].iteration
         sender, run_id, record = self._sender, self._run_id, self._record
 
-        def send() -> None:
+        def send() -> bool:
             mlflow_sender.finish(
                 sender,
                 run_id,
@@ -129,9 +132,10 @@ class MLflowTracker(Tracker):
                 self._last_step,
                 with_config=not self._config_sent,
             )
+            return True
 
         try:
-            self._attempt(lambda: sender.attempt(send))
+            self._open = not self._attempt(lambda: sender.attempt(send))
         except KeyboardInterrupt:  # the second one: the first waited for this
             self._problem = self._problem or "interrupted while the rest was being sent"
 
@@ -147,9 +151,9 @@ class MLflowTracker(Tracker):
     def place(self) -> Place:
         """Where the run shows."""
         if self._run_id is None or self._record is None:
-            return Place(problem=self._problem)
+            return Place(problem=self._problem, open=self._open)
         url = self._sender.url(self._record.config["name"], self._run_id)
-        return Place(self._run_id, url, self._problem)
+        return Place(self._run_id, url, self._problem, self._open)
 
     def _wanted(self, row: Row) -> bool:
         number, self._seen = self._seen, self._seen + 1

@@ -196,6 +196,12 @@ class ResidualObjective(Objective):
             Differentiable by w.
         """
         found = named(self._function(w))
+        sizes = {name: block.numel() for name, block in found.items()}
+        if sizes != {name: place.stop - place.start for name, place in self.blocks.items()}:
+            raise UnsupportedError(
+                f"The residual function returned {sum(sizes.values()):,} residuals, and "
+                f"{self.n_residuals:,} when it was first called: there must always be as many."
+            )
         r = torch.cat([self._roots[name] * found[name].reshape(-1) for name in self.blocks])
         if self._rows is None:
             return r

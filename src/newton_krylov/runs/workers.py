@@ -1,0 +1,47 @@
+"""Processes of joblib's, in which a sweep's members run: they end with the command."""
+
+import os
+import signal
+from multiprocessing import resource_tracker
+from typing import Any
+
+from joblib import register_parallel_backend
+from joblib._parallel_backends import LokyBackend
+
+from newton_krylov.runs.interruption import end_with
+
+_CTRL_C = {signal.SIGINT}
+
+
+class _Watched(LokyBackend):
+    """The backend that starts processes, which look after their parent before they have work."""
+
+    def configure(self, *args: Any, **options: Any) -> Any:
+        """Set up, with what a process does first."""
+        options |= {"initializer": _begin, "initargs": (os.getpid(),)}
+        return super().configure(*args, **options)  # type: ignore[no-untyped-call]
+
+    def submit(self, *args: Any, **options: Any) -> Any:
+        """Hand work on, for which processes may be started.
+
+        A terminal's Ctrl-C goes to all of them. It is blocked meanwhile, which they inherit: among
+        its imports, a process would answer it by a traceback.
+        """
+        resource_tracker.ensure_running()  # it would end the blocking where it is started by this
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _CTRL_C)
+        try:
+            return super().submit(*args, **options)  # type: ignore[no-untyped-call]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin(parent: int) -> None:
+    """Do what a process does before its first work: what does not, would stay for 300 s."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # outside of a run the parent ends it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _CTRL_C)
+    end_with(parent)
+
+
+def let_workers_end_with_us() -> None:
+    """Let the processes that joblib starts from now on end when this one does, if by SIGKILL."""
+    register_parallel_backend("loky", _Watched)  # type: ignore[no-untyped-call]
