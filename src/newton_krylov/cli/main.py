@@ -318,6 +318,7 @@ def _sweep(
         let_workers_end_with_us()
     overrides = list(command.config.hydra.overrides.task)
     verdict = command.config.get("verdict") is not None
+    interruption.hold()  # what has begun is ended
     sweep = Sweep.begin(
         command.folder,
         composed(command.config),
@@ -327,6 +328,8 @@ def _sweep(
     )
     status, reason = "finished", None
     try:
+        interruption.obey()
+        sweep.track()
         carry_out()
     except KeyboardInterrupt:
         status = interruption.status

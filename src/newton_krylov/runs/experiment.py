@@ -138,12 +138,15 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
         if job.sweep is None and config.name_of("tracking") != "none":
             say(f"opening the run: tracking={config.name_of('tracking')}")
         tracker: Tracker = config.build("tracking")
-        record = _begin(config, job, before, tracker.address)
+        address = tracker.address
+        interruption.hold()  # what has begun is ended
+        record = _begin(config, job, before, address)
         checkpoint = None if before is None else before.checkpoint
         experiment = _Experiment(
             config, job, record, tracker, place, parts, interruption, checkpoint, started
         )
         try:
+            interruption.obey()
             experiment.run()
         except BaseException as error:
             experiment.fail(error)

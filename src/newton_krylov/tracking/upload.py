@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from newton_krylov.errors import UserError
-from newton_krylov.terminal import end_on_interrupt
+from newton_krylov.terminal import end_on_interrupt, interrupts
 
 
 def main(
@@ -48,14 +48,15 @@ def main(
     console, errors = Console(), Console(stderr=True)
     whole = True
     try:
-        for sent in upload(options.folders, None if options.uri is None else keep(options.uri)):
-            place = f" as run {sent.run_id}" if sent.run_id else ""
-            text = f"{sent.folder}: {sent.what}{place}"
-            if sent.problem is None:
-                console.print(text, markup=False, soft_wrap=True)
-            else:
-                whole = False
-                errors.print(f"{text}: {sent.problem}", markup=False, soft_wrap=True)
+        with interrupts():
+            for sent in upload(options.folders, options.uri and keep(options.uri)):
+                place = f" as run {sent.run_id}" if sent.run_id else ""
+                text = f"{sent.folder}: {sent.what}{place}"
+                if sent.problem is None:
+                    console.print(text, markup=False, soft_wrap=True)
+                else:
+                    whole = False
+                    errors.print(f"{text}: {sent.problem}", markup=False, soft_wrap=True)
     except UserError as error:
         errors.print(f"Error: {error}", markup=False, soft_wrap=True)
         return 2
