@@ -93,6 +93,33 @@ def test_the_top_level_s_keys_are_the_settings():
     assert check(composed()).settings == check(composed() | top).settings
 
 
+TABLE_OF_ONE_S_OWN = ("dataset=table", "dataset.path=t.csv", "dataset.target=y")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "intercept", "bias"),
+    [
+        (TABLE_OF_ONE_S_OWN, "free", False),
+        ((*TABLE_OF_ONE_S_OWN, "loss=poisson"), "free", False),
+        ((*TABLE_OF_ONE_S_OWN, "optimizer=sklearn_lbfgs"), "free", False),
+        (("dataset=libsvm", "dataset.path=d.svm", "loss=multinomial"), "free", False),
+        ((*TABLE_OF_ONE_S_OWN, "loss.intercept=none"), "none", False),
+        ((*TABLE_OF_ONE_S_OWN, "dataset.bias=true"), "none", True),
+        ((*TABLE_OF_ONE_S_OWN, "dataset.bias=false"), "none", False),
+        ((*TABLE_OF_ONE_S_OWN, "dataset.bias=true", "loss.intercept=free"), "free", True),
+        ((*TABLE_OF_ONE_S_OWN, "optimizer=sklearn_liblinear"), "none", True),
+        ((*TABLE_OF_ONE_S_OWN, "loss=cross_entropy", "model=mlp"), None, False),
+        ((), "none", False),
+        (("dataset=breast_cancer",), "none", False),
+    ],
+)
+def test_a_table_of_one_s_own_has_an_intercept_without_a_penalty_where_that_can_be(
+    overrides, intercept, bias
+):
+    plain = check(composed(*overrides)).plain
+    assert (plain["loss"].get("intercept"), plain["dataset"]["bias"]) == (intercept, bias)
+
+
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_study_composes_and_passes_the_check(study):
     config = check(composed(f"experiment={study}"))

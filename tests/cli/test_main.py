@@ -90,6 +90,8 @@ MISTAKES = [
     (["hydra.run.dir=a,b"], r"hydra\.run\.dir=a,b gives several values: write "),
     (["label=a b=c"], "'label=a b=c' cannot be read"),
     (["solver=cr,cg"], "solver=cr,cg gives several values: add -m to sweep over them"),
+    (["-m", "solver=cg", "seed=a,b"], "seed='a' is not valid: it should be a valid integer"),
+    (["-m", "solver=cg,cr", "loss.l2=1,x"], "loss.l2='x' is not valid"),
     (["-m", "solver=cr,bogus"], "solver=bogus is unknown. Choices: cg"),
     (["-m", "solver.rtoll=1,2"], "solver.rtoll is not a key of solver; did you mean 'rtol'"),
     (["-m", "hydra/launcher=joblibb"], "hydra/launcher=joblibb is unknown.*'joblib'"),

@@ -30,6 +30,18 @@ def test_every_kind_has_facts_a_device_and_float64(name):
     assert all(x.dtype == torch.float64 for x in tensors) and tensors
 
 
+def test_the_most_frequent_class_is_named_where_classes_are_unequal():
+    y = torch.tensor([0, 0, 0, 1])
+    weights = torch.tensor([0.5, 0.5, 0.5, 2.5], dtype=torch.float64)
+    train, test = Split(torch.ones(4, 1), y, weights), Split(torch.ones(2, 1), y[2:])
+    data = Table("t", train, test, "binary", 2, "", "", classes=("no", "yes"))
+    assert data.majority == {"class": "'no'", "share": 0.375, "test_share": 0.5}
+    unnamed = replace(data, test=None, classes=())
+    assert unnamed.majority == {"class": "class 0", "share": 0.375}
+    assert replace(data, train=Split(torch.ones(4, 1), torch.arange(4) % 2)).majority is None
+    assert load_dataset("diabetes").majority is None
+
+
 def test_weights_go_with_their_split():
     split = Split(torch.ones(2, 1), torch.zeros(2), torch.tensor([0.5, 1.5]))
     assert split.double().weights.dtype == torch.float64

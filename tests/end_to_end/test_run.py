@@ -19,6 +19,7 @@ import pytest
 import yaml
 from command import ROOT, artifacts, client, command, environment, inside, tracked
 
+from newton_krylov.data import load_dataset
 from newton_krylov.records.trace import Row, read_trace
 
 pytestmark = pytest.mark.slow
@@ -220,8 +221,15 @@ def test_weights_and_a_free_intercept_in_a_run(tmp_path):
 def test_a_table_without_an_intercept_is_told_of(tmp_path):
     rows = [f"{1 if k % 9 == 0 else -1} 1:{(7 * k) % 11 + 1} 2:{k % 4 + 1}" for k in range(40)]
     (tmp_path / "d.svm").write_text("\n".join(rows))
-    go = ("dataset=libsvm", f"dataset.path={tmp_path / 'd.svm'}", "tracking=none", "stop.epochs=2")
-    said = "There is no intercept"
+    go = ("dataset=libsvm", f"dataset.path={tmp_path / 'd.svm'}", "tracking=none", "stop.epochs=20")
+    out, _ = inside(*go, "hydra.run.dir=free", cwd=tmp_path)
+    assert "There is an intercept without a penalty: loss.intercept=none leaves it out." in out
+    w = np.load(tmp_path / "free" / "weights.npy")
+    train = load_dataset("libsvm", {"path": str(tmp_path / "d.svm"), "format": "dense"}).train
+    shares = 1 / (1 + np.exp(-(train.X.numpy() @ w[:-1] + w[-1])))
+    mean = float(train.y.double().mean())
+    assert shares.mean() == pytest.approx(mean, abs=1e-8)  # the intercept's derivative is 0
+    go, said = (*go, "loss.intercept=none"), "There is no intercept"
     out, _ = inside(*go, "hydra.run.dir=a", cwd=tmp_path)
     assert f"{said}: loss.intercept=free adds one" in out
     out, _ = inside(*go, "dataset.scaling=standardize", "hydra.run.dir=b", cwd=tmp_path)

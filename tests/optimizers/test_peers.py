@@ -72,6 +72,31 @@ def test_the_multinomial_loss_too(name):
     assert result.rows[-1].loss == pytest.approx(minimize(f, "newton").rows[-1].loss, rel=1e-9)
 
 
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+@pytest.mark.parametrize("name", ["sklearn_newton_cg", "sklearn_newton_cholesky", "sklearn_lbfgs"])
+def test_an_intercept_without_a_penalty_is_scikit_learn_s_own(name, sparse):
+    f = entry("loss", "logistic").build(
+        {"l2": 0.05, "intercept": "free"}, dataset=small(sparse=sparse)
+    )
+    w0 = randn(f.dim, seed=3)
+    rows = minimize(f, make_optimizer(name), w0, grad_norm=None, epochs=200).rows
+    assert rows[0].loss == f.at(w0).value
+    assert rows[-1].loss == pytest.approx(minimize(f, "newton").rows[-1].loss, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("sklearn_liblinear", {"intercept": "free"}, "liblinear penalizes the intercept; take"),
+        ("sklearn_lbfgs", {"penalty": [0.0] + [1.0] * 6}, "penalizes all columns alike"),
+    ],
+)
+def test_a_penalty_that_scikit_learn_does_not_have_is_refused(name, options, says):
+    f = entry("loss", "logistic").build({"l2": 0.05, **options}, dataset=make_dataset("binary"))
+    with pytest.raises(UnsupportedError, match=says):
+        minimize(f, make_optimizer(name))
+
+
 @pytest.mark.parametrize("name", PEERS)
 def test_all_but_liblinear_start_where_the_run_does(name):
     f = logistic(small())

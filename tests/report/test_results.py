@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,14 @@ import pytest
 from run_folders import row, rows, write_run
 
 from newton_krylov.report.records import read_records
-from newton_krylov.report.results import caution_text, failures, fastest_text, tables, times
+from newton_krylov.report.results import (
+    caution_text,
+    endings_table,
+    failures,
+    fastest_text,
+    tables,
+    times,
+)
 from newton_krylov.report.study import Study, studies
 
 
@@ -138,6 +146,30 @@ def test_a_difference_within_noise_is_a_tie_and_doubtful_times_are_called_so(
     assert said in str(fastest_text(study))
     found = caution_text(study)
     assert found is None if caution is None else caution in str(found)
+
+
+def test_a_table_has_the_measures_that_say_something(tmp_path):
+    """Beside accuracy where classes are unequal the test loss; none of it for a regression."""
+    nan = math.nan
+    none = {"train_accuracy": nan, "test_accuracy": nan}
+    kinds = {
+        "unequal": {"test_balanced_accuracy": 0.5, "test_auc": 0.6},
+        "regression": {**none, "test_d2": 0.9},
+    }
+    heads = {}
+    for kind, columns in kinds.items():
+        majority = {"class": "'no'", "share": 0.98, "test_share": 0.97}
+        write_run(
+            tmp_path / kind, rows([1e-1, 1e-9], **columns),
+            summary={"dataset": {"name": "d", "majority": majority}} if kind == "unequal" else {},
+        )  # fmt: skip
+        table = endings_table(read(tmp_path / kind))
+        heads[kind] = table.heads
+        said = "always answering 'no' is right for 98.0% of the samples (97.0% of the test samples)"
+        assert any(said in remark for remark in table.remarks) == (kind == "unequal")
+    assert {"Test acc.", "Test loss", "AUC"} <= {*heads["unequal"]}
+    assert "D2" in heads["regression"]
+    assert not {"Train acc.", "Test acc.", "Test loss", "AUC"} & {*heads["regression"]}
 
 
 def test_what_was_made_of_a_table_s_columns_is_shown(tmp_path):

@@ -122,6 +122,18 @@ def test_a_server_that_goes_away_in_the_middle_is_waited_for_once(tmp_path):
     assert len(metrics(tmp_path, run)) == len(read_trace(tmp_path / "r" / "trace.csv"))
 
 
+def test_names_and_parameters_tell_a_sweep_from_its_members_and_these_apart(tmp_path):
+    inside("-m", *QUICK, "solver=cg,cr", "seed=0,1", "hydra.sweep.dir=s", cwd=tmp_path)
+    runs = {run.info.run_name: run for run in tracked(tmp_path)}
+    members = {f"newton-{solver} · seed={seed}" for solver in ("cg", "cr") for seed in (0, 1)}
+    assert runs.keys() == {*members, "sweep of solver and seed on synthetic"}
+    parent = runs["sweep of solver and seed on synthetic"]
+    assert parent.data.params["solver"] == "cg,cr" and parent.data.params["seed"] == "0,1"
+    assert "solver.name" not in parent.data.params and parent.data.params["loss.l2"] == "0.01"
+    assert parent.inputs.dataset_inputs[0].dataset.name == "synthetic"
+    assert runs["newton-cr · seed=1"].data.tags["newton_krylov.label"] == "newton-cr"
+
+
 def test_a_sweep_is_sent_afterwards_as_parent_and_children(tmp_path):
     inside("-m", *QUICK, "solver=cg,cr", "tracking=none", "hydra.sweep.dir=outputs/s", cwd=tmp_path)
     out, _ = module(

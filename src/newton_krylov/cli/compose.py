@@ -23,8 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 from newton_krylov.cli.syntax import quoted_override, unreadable
 from newton_krylov.cli.trust import bound_file, is_foreign, judge, too_much
 from newton_krylov.data.table import is_table
-from newton_krylov.errors import ConfigError, listed, renamed, suggest
-from newton_krylov.registry import entry, names, owners
+from newton_krylov.errors import CombinationError, ConfigError, listed, renamed, suggest
+from newton_krylov.registry import entry, import_plugins, names, owners
+from newton_krylov.runs.config import check
 from newton_krylov.runs.parts import register_parts
 from newton_krylov.tracking.address import keep
 
@@ -317,13 +318,58 @@ def check_sweep(config: DictConfig, loader: CheckedLoader) -> int | None:
     first = {name: values[0] for name, values in swept.items() if values}
     # Every choice brings keys of its own, which the other values must fit.
     others = [{**first, name: v} for name, vs in swept.items() if name in choices for v in vs[1:]]
-    for member in (first, *others):
+    members = [
         loader.compose_member(config, [f"{name}={value}" for name, value in member.items()])
+        for member in (first, *others)
+    ]
+    _check_values({k: values for k, values in swept.items() if k not in choices}, members)
     trials = OmegaConf.select(config, "hydra.sweeper.n_trials")
     if trials is not None:
         return int(trials)
     basic = str(OmegaConf.select(config, "hydra.sweeper._target_")).endswith(".BasicSweeper")
     return math.prod(map(len, swept.values())) if basic else None
+
+
+def _check_values(swept: Mapping[str, Sequence[str]], members: Sequence[DictConfig]) -> None:
+    """Refuse a value that no choice of parts takes.
+
+    What the parts make of one another is each member's own affair: one that makes no sense is
+    skipped, with its reason.
+    """
+    register_parts()
+    import_plugins()
+    configurations = [plain_values(member) for member in members]
+    for key, values in swept.items():
+        for value in values:
+            if "${" in value or "@" in key or key.partition(".")[0] in ("hydra", "verdict"):
+                continue
+            (override,) = OverridesParser.create().parse_overrides([f"{key}={value}"])
+            refused = []
+            for plain in configurations:
+                refused.append(_refused(_with(plain, key.split("."), override.value())))
+                if refused[-1] is None:
+                    break
+            else:
+                raise ConfigError(str(refused[0]))
+
+
+def _with(plain: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """Return nested values with another one at a path."""
+    first, *rest = path
+    inner = plain.get(first)
+    below = inner if isinstance(inner, dict) else {}
+    return {**plain, first: _with(below, rest, value) if rest else value}
+
+
+def _refused(plain: Mapping[str, Any]) -> str | None:
+    """Return which key or value of a configuration is wrong by itself."""
+    try:
+        check(plain)
+    except CombinationError:
+        return None
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def _values(override: Override) -> list[str]:

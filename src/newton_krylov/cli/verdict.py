@@ -151,6 +151,7 @@ class VerdictCommand:
             f"each method tries up to {count_text(portfolio.trials, 'setting')}, then {who} with "
             f"{count_text(portfolio.seeds, 'fresh seed')}",
             f"at most {portfolio.most_runs} runs of {self._budget}",
+            *filter(None, [self.question.intercept]),
         ):
             show(line, markup=False, highlight=False, soft_wrap=True)
 

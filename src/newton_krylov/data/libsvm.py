@@ -177,7 +177,7 @@ def _widen(X: sp.csr_array, width: int) -> sp.csr_array:
     return sp.csr_array((X.data, X.indices, X.indptr), shape=(X.shape[0], width))
 
 
-@source("libsvm", test_fraction=0.2)
+@source("libsvm", test_fraction=0.2, bias="auto")
 def libsvm(
     *,
     path: str | None = None,

@@ -37,8 +37,9 @@ class Options:
 
     Attributes
     ----------
-    bias : bool
+    bias : bool or "auto"
         Append a column of ones, after the scaling. Its weight is an ordinary weight to a loss.
+        `auto`: where a run's loss cannot add an intercept without a penalty by itself; else not.
     scaling : {"none", "standardize", "maxabs", "unit_rows"}
         `standardize`: columns of mean 0 and variance 1 (sparse ones are divided by their standard
         deviation and not centred, which would fill them); `maxabs`: columns divided by their
@@ -52,7 +53,7 @@ class Options:
         `auto` is dense when more than `DENSE_FROM` of the entries are nonzero.
     """
 
-    bias: bool = False
+    bias: bool | Literal["auto"] = False
     scaling: Literal["none", "standardize", "maxabs", "unit_rows"] = "none"
     test_fraction: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
     seed: pydantic.NonNegativeInt = 0
@@ -171,7 +172,8 @@ def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Ta
     """
     if dtype not in NUMPY_DTYPES:
         raise ConfigError(f"Data sets are float32 or float64, not {_short(dtype)}.")
-    effective = asdict(options)
+    bias = options.bias is True
+    effective = asdict(options) | {"bias": bias}
     if raw.test is None and options.test_fraction:
         raw = _hold_out(name, raw, options)
     else:  # options that changed nothing must not distinguish equal data
@@ -180,7 +182,7 @@ def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Ta
     parts = [raw.train] if raw.test is None else [raw.train, raw.test]
     matrices = [_in_layout(part.X, layout) for part in parts]
     matrices = _scale(matrices, options.scaling, parts[0].weights)
-    if options.bias:
+    if bias:
         matrices = [_with_ones(X) for X in matrices]
     splits = [
         Split(
@@ -203,7 +205,7 @@ def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Ta
         n_classes=raw.n_classes,
         source=raw.source,
         checksum=checksum({"data": raw.fingerprint} | effective),
-        bias=options.bias,
+        bias=bias,
         remarks=raw.remarks,
         classes=raw.classes,
     )

@@ -60,7 +60,7 @@ _MOST_NAMED = 6
     "table",
     needs_with={"offset": (LINEAR_MODEL,), "exposure": (LOG_LINK,)},
     scaling="standardize",
-    bias=True,
+    bias="auto",
 )
 def table(
     *,

@@ -78,7 +78,7 @@ class Huber(Regression):
         self,
         dataset: Dataset,
         l2: NonNegativeFloat = 0.01,
-        intercept: Intercept = "none",
+        intercept: Intercept = "auto",
         l1: NonNegativeFloat = 0.0,
         penalty: Factors = None,
         delta: PositiveFloat = 1.35,

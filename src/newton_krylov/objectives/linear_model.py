@@ -39,7 +39,7 @@ from newton_krylov.operators import Forming, LinearOperator, add_diagonal
 _REFRESH_AFTER = 64
 
 
-Intercept = Literal["none", "free"]
+Intercept = Literal["none", "free", "auto"]
 Factors = list[NonNegativeFloat] | None
 
 
@@ -137,9 +137,10 @@ class LinearModel(Objective):
         Data set; the mean is over its train split.
     l2 : float
         The factor lambda >= 0 of |w|^2 / 2.
-    intercept : {"none", "free"}
-        `free` adds an intercept that the L2 term leaves alone, as scikit-learn's
+    intercept : {"auto", "none", "free"}
+        `free` adds an intercept that the penalty leaves alone, as scikit-learn's
         `LogisticRegression` has; a data set's own column of ones (`dataset.bias=true`) serves.
+        `auto` is `free` where a configuration has a table of the user's own, else `none`.
     l1 : float
         The factor >= 0 of sum_j |w_j|. With it f has corners, `Point.grad` is the subgradient of
         least norm, and `LinearModelPoint.smooth_grad` the gradient of the rest.
@@ -175,7 +176,7 @@ class LinearModel(Objective):
         self,
         dataset: Dataset,
         l2: NonNegativeFloat = 0.01,
-        intercept: Intercept = "none",
+        intercept: Intercept = "auto",
         l1: NonNegativeFloat = 0.0,
         penalty: Factors = None,
     ) -> None:
@@ -521,6 +522,14 @@ class LinearModel(Objective):
             return False
         rest = len(self._free) - self.free_intercept * self.n_outputs
         return rest == 0
+
+    @property
+    def of_unequal_penalties(self) -> bool:
+        """Whether the penalty's factors tell one column from another."""
+        if self.factors is None:
+            return False
+        of_columns = self.factors[: self.dim - self.free_intercept * self.n_outputs]
+        return bool((of_columns != 1).any())
 
     @property
     def _free(self) -> Tensor:

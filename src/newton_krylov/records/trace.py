@@ -133,7 +133,7 @@ class Row:
     test_accuracy: Annotated[
         float, Column("test accuracy", brief="test acc.", form=".4f", rising=True, unit="share")
     ]
-    test_loss: Annotated[float, Column("test loss", shown=("summary", "axis"))]
+    test_loss: Annotated[float, Column("test loss", shown=("summary", "table", "axis"))]
     step_size: Annotated[float, Column("step size", kind="step", form=".3g", shown=("line",))]
     inner_iterations: Annotated[
         float,

@@ -568,7 +568,7 @@ def _unsaid(loss: Mapping[str, Any]) -> Set[str]:
     A loss without an intercept of its own is that of the records from before there was the key; a
     column of ones may be the intercept. The same holds of a penalty that is not there.
     """
-    without = {"intercept"} if loss.get("intercept") == "none" else set()
+    without = {"intercept"} if loss.get("intercept") in ("none", "auto") else set()
     without |= {key for key in ("l1", "penalty") if not loss.get(key)}
     return _COMPUTATION_KEYS | {"name"} | without
 

@@ -10,7 +10,14 @@ from newton_krylov.records.trace import Column, shown
 from newton_krylov.report.panel import SECONDS_PER, seconds_text
 from newton_krylov.report.records import RunRecord
 from newton_krylov.report.study import Array, Entry, Study, Target, power_text, tied
-from newton_krylov.report.tables import Table, classes_text, count_text, middle, number_text
+from newton_krylov.report.tables import (
+    Table,
+    classes_text,
+    count_text,
+    majority_text,
+    middle,
+    number_text,
+)
 
 _REMARKS, _REMARK = 10, 500
 """So many remarks on a table's columns are shown, and so much of each: a record can hold any."""
@@ -58,9 +65,7 @@ def repetition_text(record: RunRecord) -> str:
 def endings_table(study: Study) -> Table:
     """Tabulate what each method reached, and at what cost."""
     benchmark = None if study.benchmark is None else study.final_loss(study.benchmark)
-    columns = shown(
-        "table", lambda name: any(np.isfinite(e.last(name)).any() for e in study.entries)
-    )
+    columns = [column for column in shown("table") if _has_place(study, column)]
     heads = ["Method", *(column.heading for column in columns), "Ending"]
     if benchmark is not None:
         heads.insert(3, f"f − {str(study.benchmark).lower()}'s")
@@ -71,6 +76,16 @@ def endings_table(study: Study) -> Table:
             row.insert(3, _gap(middle(entry.last("loss")) - benchmark))
         rows.append(row)
     return Table(study.problem.title, heads, rows, _remarks(study))
+
+
+def _has_place(study: Study, column: Column) -> bool:
+    """Say whether a table shows a column: a result where any run ended with a number in it.
+
+    The test loss stands beside the measures for unequal classes, whose accuracy says little.
+    """
+    name = "test_balanced_accuracy" if column.name == "test_loss" else column.name
+    known = any(np.isfinite(entry.last(name)).any() for entry in study.entries)
+    return known or column.unit == "gap" or (column.kind != "result" and not column.optional)
 
 
 def _reached(entry: Entry, column: Column) -> str:
@@ -89,6 +104,8 @@ def _remarks(study: Study) -> list[str]:
     remarks = []
     if classes := study.problem.classes:
         remarks.append(f"{classes_text(classes)}.")
+    if text := majority_text(study.records[0].summary.get("dataset")):
+        remarks.append(text)
     remarks += _of_the_data(study)
     if study.optimum is None:
         remarks.append("No certified optimum is known, so no suboptimality is shown.")

@@ -1,9 +1,9 @@
 """A table as text cells, for Markdown and for the terminal."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -110,6 +110,23 @@ def number_text(value: float, digits: int = 3) -> str:
 def count_text(count: int, noun: str) -> str:
     """Write a count with its noun: 1 run, 1,200 runs."""
     return f"{number_text(count)} {noun}{'' if count == 1 else 's'}"
+
+
+def majority_text(described: Any) -> str | None:
+    """Say what answering the most frequent class always is worth, as a record describes its data.
+
+    None where the classes are about equal, or the record does not say.
+    """
+    found = described.get("majority") if isinstance(described, Mapping) else None
+    share = found.get("share") if isinstance(found, Mapping) else None
+    if not isinstance(found, Mapping) or not isinstance(share, float):
+        return None
+    of_test = found.get("test_share")
+    test = f" ({of_test:.1%} of the test samples)" if isinstance(of_test, float) else ""
+    return (
+        f"The classes are unequal: always answering {str(found.get('class'))[:40]} is right for "
+        f"{share:.1%} of the samples{test}, which accuracies are to be compared with."
+    )
 
 
 def classes_text(names: Sequence[str]) -> str:

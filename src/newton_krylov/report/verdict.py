@@ -28,7 +28,7 @@ from newton_krylov.report.panel import seconds_text
 from newton_krylov.report.records import ACCURACIES, RunRecord, read_record
 from newton_krylov.report.results import busy_text
 from newton_krylov.report.study import power_text, studies, tied
-from newton_krylov.report.tables import Table, count_text, number_text
+from newton_krylov.report.tables import Table, count_text, majority_text, number_text
 
 PLAN, DIAGNOSIS, VERDICT = "plan.json", "diagnosis.json", "verdict.json"
 """Files of a race's folder: what is run, what was measured of the problem, what came of it."""
@@ -85,6 +85,14 @@ class PlannedRun:
     stage: Stage
     setting: Sequence[str]
     seed: int
+
+    @property
+    def title(self) -> str:
+        """What tells it from the race's other runs: method, stage and number, setting."""
+        what = f"tune {self.folder.rpartition('-')[2]}"
+        if self.stage != "tuning":
+            what = f"{'best' if self.stage == 'tuned' else 'default'}, seed {self.seed}"
+        return " · ".join([self.method, what, *filter(None, [" ".join(self.setting)])])
 
 
 @dataclass(frozen=True)
@@ -386,8 +394,10 @@ class Race:
     @cached_property
     def reasons(self) -> list[str]:
         """Why, each with its number."""
-        busy = busy_text([record for c in self.contestants for record in c.runs])
-        found = [*_reasons(self.facts), *self._reasons_from_traces()]
+        runs = [record for c in self.contestants for record in c.runs]
+        busy = busy_text(runs)
+        unequal = majority_text(runs[0].summary.get("dataset")) if runs else None
+        found = [*_reasons(self.facts), *self._reasons_from_traces(), *filter(None, [unequal])]
         if any(len(c.runs) == 1 for c in self.contestants):
             found.append(
                 f"One run each: no ranges of times, so a ratio below {SINGLE_RATIO:g} counts as a "
@@ -574,6 +584,30 @@ def read_plan(folder: Path) -> tuple[list[PlannedRun], dict[str, str], dict[str,
         return runs, dict(plan["families"]), rules
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder / PLAN} is no plan of a verdict: {error}.") from None
+
+
+def read_rules(folder: Path) -> dict[str, Any]:
+    """Return what a race is of, in the words of the configuration.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the race.
+
+    Returns
+    -------
+    dict
+        Dotted key to value.
+
+    Raises
+    ------
+    UserError
+        Where the plan is missing or damaged.
+    """
+    plan = read_json(folder / PLAN)
+    rules = {"methods": list(plan.get("families") or [])}
+    rules |= {key: plan[key] for key in ("trials", "seeds", "measure", "cost") if key in plan}
+    return {f"verdict.{key}": value for key, value in rules.items()}
 
 
 def read_race(folder: Path) -> Race:

@@ -193,6 +193,7 @@ def check(plain: Mapping[str, Any]) -> RunConfig:
     settings = _SETTINGS.validate({key: plain[key] for key in top if key in plain})
     settings["name"] = _study(plain.get("name", Settings.name))
     _choose(settings, checked["loss"])
+    _choose_intercept(checked)
     whole = {**checked, **settings}
     for key in OF_THE_COMMAND:
         del whole[key]
@@ -259,6 +260,22 @@ def _choose(settings: dict[str, Any], loss: Mapping[str, Any]) -> None:
     for key, choice in choices.items():
         if settings[key] == "auto":
             settings[key] = choice
+
+
+def _choose_intercept(checked: Mapping[str, dict[str, Any]]) -> None:
+    """Put the intercept of a table of the user's own in place of `auto`.
+
+    It has no penalty where the loss can leave it out and the optimizer can do without, and is a
+    column of ones elsewhere; a network's layers have their own. Who sets either key decides alone.
+    """
+    dataset, loss, optimizer = (checked[group] for group in ("dataset", "loss", "optimizer"))
+    asks, chooses = dataset.get("bias") == "auto", loss.get("intercept") == "auto"
+    able = getattr(entry("optimizer", optimizer["name"]).target, "takes_free_intercept", True)
+    if chooses:
+        loss["intercept"] = "free" if asks and able else "none"
+    if asks:
+        known = "intercept" in loss
+        dataset["bias"] = (chooses and not able) if known else not _takes_network(loss)
 
 
 def _mapping(key: str, node: Any) -> Mapping[str, Any]:

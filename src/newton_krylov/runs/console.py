@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from newton_krylov.records.trace import COLUMNS, Column, Row, shown
-from newton_krylov.report.tables import classes_text
+from newton_krylov.report.tables import classes_text, majority_text
 from newton_krylov.report.verdict import Race
 from newton_krylov.terminal import console, say
 
@@ -165,6 +165,8 @@ def print_heading(out: Console, label: str, summary: Mapping[str, Any]) -> None:
     out.print(f"{label} on {data['name']}: {shape}, {where}", markup=False, highlight=False)
     if classes := data.get("classes"):
         out.print(classes_text(classes), markup=False, highlight=False)
+    if text := majority_text(data):
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_member_heading(number: str, label: str, own: Sequence[str], name: str) -> None:

@@ -130,7 +130,12 @@ class Portfolio:
     def write(self, folder: Path, runs: Sequence[PlannedRun]) -> None:
         """Keep the plan with the race."""
         families = {method.name: method.family for method in self.methods}
-        rules = {"measure": self.measure, "cost": self.cost}
+        rules = {
+            "measure": self.measure,
+            "cost": self.cost,
+            "trials": self.trials,
+            "seeds": self.seeds,
+        }
         listed_runs = [asdict(run) for run in runs]
         write_json(folder / PLAN, {"families": families, **rules, "runs": listed_runs})
 

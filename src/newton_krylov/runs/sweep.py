@@ -13,14 +13,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from newton_krylov.errors import TakenError, UnsupportedError, UserError
-from newton_krylov.records.record import FIGURES, Record, SweepRecord, read_json, read_yaml
+from newton_krylov.errors import TakenError, UnsupportedError, UserError, listed
+from newton_krylov.records.record import (
+    FIGURES,
+    Record,
+    SweepRecord,
+    flatten,
+    read_json,
+    read_yaml,
+)
 from newton_krylov.records.trace import COLUMNS
 from newton_krylov.registry import import_plugins
 from newton_krylov.report.records import read_records
 from newton_krylov.report.study import Study, studies
 from newton_krylov.report.tables import count_text
-from newton_krylov.report.verdict import PLAN, VERDICT, read_race
+from newton_krylov.report.verdict import PLAN, VERDICT, read_plan, read_race, read_rules
 from newton_krylov.runs.config import OF_THE_COMMAND, build_part, label_of
 from newton_krylov.runs.console import (
     print_line,
@@ -150,15 +157,34 @@ def job_in(sweep: Path, folder: Path, overrides: Sequence[str], repository: Path
     except UserError:
         return Job(folder, overrides, repository, sweep=sweep)
     run_id = record.summary.get("mlflow_run_id")
-    several = {key_of(line) for line in record.overrides if _gives_several(line)}
+    several = _several(record.overrides)
+    own: Sequence[str] = [line for line in overrides if key_of(line) in several]
+    title = None
+    if (sweep / PLAN).exists():
+        run = next((run for run in read_plan(sweep)[0] if run.folder == folder.name), None)
+        own, title = ([], None) if run is None else (run.setting, run.title)
     return Job(
-        folder,
-        overrides,
-        repository,
-        None if run_id is None else str(run_id),
-        sweep,
-        [line for line in overrides if key_of(line) in several],
+        folder, overrides, repository, None if run_id is None else str(run_id), sweep, own, title
     )
+
+
+def _several(overrides: Sequence[str]) -> list[str]:
+    """Return the keys of which a sweep tries several values."""
+    return [key_of(line) for line in overrides if _gives_several(line)]
+
+
+def _title(plain: Mapping[str, Any], overrides: Sequence[str]) -> str:
+    """Return what a tracker calls a sweep: short, where the command is long."""
+    several, node = _several(overrides), plain.get("dataset")
+    named = node if isinstance(node, Mapping) else {}
+    data = f" on {Path(str(named.get('path') or named.get('name'))).name}"
+    study = next((line for line in overrides if key_of(line) == "experiment"), None)
+    what = f"sweep of {listed(several, 'and')}" if several else "sweep"
+    if plain.get("verdict"):
+        what = "verdict"
+    elif study is not None:
+        what = study.partition("=")[2]
+    return what if "dataset" in several else what + data
 
 
 def _gives_several(line: str) -> bool:
@@ -231,19 +257,19 @@ class Sweep:
         tracker: Tracker = build_part("tracking", plain.get("tracking"))
         previous = _previous(folder, overrides, resume=bool(plain.get("resume")))
         shared = {key: value for key, value in plain.items() if key not in OF_THE_COMMAND}
-        label = " ".join(task_overrides(overrides)) or "sweep"
+        command = " ".join(task_overrides(overrides)) or "sweep"
         record = SweepRecord.begin(
             folder,
             shared,
             task_overrides(overrides),
             describe(repository),
-            label,
+            _title(plain, task_overrides(overrides)),
             previous,
             tracker.address,
         )
         record.update(**planned(members, folder))
         runs = "runs" if members is None else count_text(members, "run")
-        say(f"{runs} of {label}, into {short(folder)}")
+        say(f"{runs} of {command}, into {short(folder)}")
         return cls(record, tracker, quiet=bool(plain.get("quiet")))
 
     def track(self) -> None:
@@ -269,7 +295,7 @@ class Sweep:
         failed = [member for member in members if member.failed]
         n_failed = len(failed) + len(self.damaged)
         self._write(status=status, reason=reason)  # a second signal may cut the rest short
-        say(f"comparing {count_text(len(members), 'run')}: tables and figures")
+        say(f"comparing {self._counted(members)}: tables and figures")
         files = self._compare() if members else []
         # In a race, a setting with which a method diverges is a result.
         broken = self.damaged or (failed and not (self.record.folder / PLAN).exists())
@@ -281,6 +307,8 @@ class Sweep:
             drawn=[str(path.relative_to(self.record.folder)) for path in files],
             failed_members=n_failed,
             runs=[_facts(member) for member in members],
+            parameters=self._parameters(members),
+            **_shared_data(members),
             wall_seconds=time.perf_counter() - self._started,
         )
         if self.tracker.place.run_id is not None:
@@ -294,12 +322,30 @@ class Sweep:
             self._cannot_write(error)
         return members
 
+    def _counted(self, members: Sequence[Member]) -> str:
+        """Say how many runs are compared, and of a verdict how many chose the settings."""
+        text, folder = count_text(len(members), "run"), self.record.folder
+        if not (folder / PLAN).exists():
+            return text
+        tuning = {run.folder for run in read_plan(folder)[0] if run.stage == "tuning"}
+        raced = sum(member.number not in tuning for member in members)
+        return f"{count_text(raced, 'run')} of the race, after {len(members) - raced} of tuning"
+
     @property
     def result(self) -> dict[str, Any]:
         """What came of it: its summary, with its folder, and the verdict where it is one."""
         folder = self.record.folder
         verdict = {"verdict": read_json(folder / VERDICT)} if (folder / VERDICT).exists() else {}
         return {"folder": str(folder), **self.record.summary, **verdict}
+
+    def _parameters(self, members: Sequence[Member]) -> dict[str, Any]:
+        """Return what all members have in common, the values that were typed, a verdict's rules."""
+        first, *others = [flatten(member.record.config) for member in members] or [{}]
+        shared = {k: v for k, v in first.items() if all(other.get(k, ...) == v for other in others)}
+        lines = (line for line in self.record.overrides if _gives_several(line))
+        several = {key_of(line): line.partition("=")[2] for line in lines}
+        folder = self.record.folder
+        return shared | several | (read_rules(folder) if (folder / PLAN).exists() else {})
 
     def _write(self, **values: Any) -> None:
         """Write to the record; on a full disk the sweep's end is shown all the same."""
@@ -386,6 +432,13 @@ class Sweep:
             return f"{best}: {self.record.config['objective_metric']} {found['best_value']:g}"
         except (UserError, KeyError, AttributeError, ValueError):
             return None
+
+
+def _shared_data(members: Sequence[Member]) -> dict[str, Any]:
+    """Return the data of all members, where they are the same."""
+    data = [found for m in members if (found := m.record.summary.get("dataset")) is not None]
+    same = data and all(each == data[0] for each in data)
+    return {"dataset": data[0]} if same else {}
 
 
 def _facts(member: Member) -> dict[str, Any]:

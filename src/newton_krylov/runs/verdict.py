@@ -14,7 +14,7 @@ from newton_krylov.report.records import RunRecord
 from newton_krylov.report.verdict import DIAGNOSIS, read_race
 from newton_krylov.runs.config import check
 from newton_krylov.runs.diagnosis import diagnose, read_weights
-from newton_krylov.runs.experiment import dataset_of, objective_of, start_of
+from newton_krylov.runs.experiment import dataset_of, intercept_of, objective_of, start_of
 
 _PORTFOLIOS = {LAYERS: "network", SUM_OF_SQUARES: "residual", FUNCTION: "function"}
 """What a loss offers to the portfolio that fits; a linear model's losses offer none of these."""
@@ -35,11 +35,14 @@ class Question:
         the user.
     portfolio : str
         The name of the portfolio that fits, as in `verdict=NAME`.
+    intercept : str or None
+        What there is to say of a linear model's intercept.
     """
 
     dataset: str
     loss: str
     portfolio: str
+    intercept: str | None = None
 
 
 def question_of(plain: Mapping[str, Any], *, loss_chosen: bool) -> Question:
@@ -72,12 +75,12 @@ def question_of(plain: Mapping[str, Any], *, loss_chosen: bool) -> Question:
     if not loss_chosen and not residual:
         loss = _fitting_loss(dataset_of(config), loss, network=own_model)
         config = check({**plain, "loss": {"name": loss}})
-    dataset_of(config)  # a mistake in the data is found here, once, and not by every run
+    dataset = dataset_of(config)  # a mistake in it is found here, once, and not by every run
     path = config.options_of("dataset").get("path")
     name = Path(path).name if path else config.name_of("dataset")
     offered = config.entry_of("loss").offers or ()
     fitting = (portfolio for word, portfolio in _PORTFOLIOS.items() if word in offered)
-    return Question(name, loss, next(fitting, "linear"))
+    return Question(name, loss, next(fitting, "linear"), intercept_of(config, dataset))
 
 
 def _is_residual(node: Any) -> bool:

@@ -26,7 +26,7 @@ from newton_krylov.records.trace import Row
 from newton_krylov.terminal import one_line
 from newton_krylov.tracking.address import harmless, keep, revealed
 from newton_krylov.tracking.deadline import within
-from newton_krylov.tracking.mlflow_sender import Sender
+from newton_krylov.tracking.mlflow_sender import LABEL_TAG, Sender
 
 _FILES = (TRACE, CONFIG, SUMMARY, ENVIRONMENT)
 _PARENT_TAG = "mlflow.parentRunId"
@@ -225,7 +225,7 @@ def _complete(run: Any, path: Path) -> None:
     tags = run.data.tags
     optimum = tags.get("optimum", run.data.metrics.get("optimum"))  # once it was a metric
     known = {
-        "label": tags.get("mlflow.runName"),
+        "label": tags.get(LABEL_TAG) or tags.get("mlflow.runName"),
         "outcome": tags.get("outcome"),
         "reason": tags.get("reason"),
         "device": tags.get("device"),

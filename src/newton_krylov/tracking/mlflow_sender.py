@@ -23,6 +23,9 @@ _log = logging.getLogger(__name__)
 RECORD_TAG = "newton_krylov.record"
 """The tag that carries a record's own identifier, by which a second sending finds the first."""
 
+LABEL_TAG = "newton_krylov.label"
+"""The tag that carries what tables and figures call a run, which its title may say more of."""
+
 PARENT_TAG = "mlflow.parentRunId"
 
 NOTE_TAG = "mlflow.note.content"
@@ -203,7 +206,7 @@ class Sender:
         return str(found.experiment_id)
 
     def create(
-        self, name: str, label: str, tags: Mapping[str, Any], started: float, parent: str | None
+        self, name: str, title: str, tags: Mapping[str, Any], started: float, parent: str | None
     ) -> str:
         """Make a run.
 
@@ -211,8 +214,8 @@ class Sender:
         ----------
         name : str
             Name of the experiment.
-        label : str
-            Label of the run.
+        title : str
+            What to call the run.
         tags : mapping
             The run's tags.
         started : float
@@ -230,7 +233,7 @@ class Sender:
             self.experiment(name),
             start_time=_milliseconds(started),
             tags=_texts(tags, _MAX_TAG_LENGTH),
-            run_name=label,
+            run_name=title,
         )
         return str(run.info.run_id)
 
@@ -484,7 +487,8 @@ def start(sender: Sender, record: Record, parent: str | None) -> str:
         MLflow's identifier of the new run.
     """
     name, summary = record.config["name"], record.summary
-    return sender.create(name, summary["label"], opening_tags(record), summary["started"], parent)
+    title = str(summary.get("title") or summary["label"])
+    return sender.create(name, title, opening_tags(record), summary["started"], parent)
 
 
 def opening_tags(record: Record) -> dict[str, Any]:
@@ -504,6 +508,7 @@ def opening_tags(record: Record) -> dict[str, Any]:
     dataset = summary.get("dataset") or {}
     return {
         RECORD_TAG: summary["id"],
+        LABEL_TAG: summary["label"],
         "git_commit": environment.get("git_commit"),
         "git_dirty": environment.get("git_dirty"),
         "hostname": environment.get("hostname"),
@@ -529,6 +534,22 @@ def _source(environment: Mapping[str, Any]) -> str:
     return Path(str(script)).name
 
 
+def parameters(record: Record) -> dict[str, Any]:
+    """Return the parameters of a run, or those that a sweep's members have in common.
+
+    Parameters
+    ----------
+    record : Record
+        With configuration and summary.
+
+    Returns
+    -------
+    dict
+        Plain values; of a sweep that has no end yet what it was given for all.
+    """
+    return record.summary.get("parameters") or record.config
+
+
 def note(record: Record) -> str:
     """Describe a run or a sweep in Markdown, as MLflow's page shows it above everything else.
 
@@ -544,7 +565,9 @@ def note(record: Record) -> str:
     """
     summary = record.summary
     data, outcome = summary.get("dataset") or {}, summary.get("outcome")
-    lines = [f"**{summary.get('label')}**" + (f" on {data['name']}" if data.get("name") else "")]
+    label = str(summary.get("label"))
+    where = f" on {data['name']}" if data.get("name") else ""
+    lines = [f"**{label}**" + ("" if label.endswith(where) else where)]
     if data.get("n_samples"):
         lines[0] += f" ({data['n_samples']:,} samples, {data.get('n_features', 0):,} features)"
     if outcome or summary.get("status") not in (None, "running"):
@@ -590,7 +613,7 @@ def finish(
         run_id,
         rows=rows,
         started=summary["started"],
-        plain=record.config if with_config else None,
+        plain=parameters(record) if with_config else None,
         tags={**known, "steps": steps, NOTE_TAG: note(record)},
     )
     sender.input(run_id, summary.get("dataset") or {})

@@ -39,7 +39,8 @@ class _Fit:
 class SklearnPeer(Optimizer):
     """A solver of scikit-learn's `LogisticRegression` (or of its `LinearSVC`).
 
-    It minimizes exactly our loss: the bias column is in the data, and C = 1 / (n l2). The library
+    It minimizes exactly our loss: C = 1 / (n l2), a bias column is in the data, and an intercept
+    without a penalty is the library's own. The library
     has no stable callback (scikit-learn 1.9 has an experimental one, for one solver), and a warm
     restart would forget what a solver remembers of its past steps. So `fit` is called from the
     same start with `max_iter` = 1, 2, 3, ...: the row of iteration k is what the algorithm reaches
@@ -62,6 +63,7 @@ class SklearnPeer(Optimizer):
     losses: tuple[type[LinearModel], ...] = (Logistic, Multinomial)
     one_blas_thread = True
     starts_at_zero = False
+    takes_free_intercept = True
 
     def __init__(self, tol: PositiveFloat = 2.2e-16) -> None:
         self.tol = tol
@@ -113,17 +115,22 @@ class SklearnPeer(Optimizer):
         vectors_only = self.one_blas_thread and scipy.sparse.issparse(X)
         conditions = Conditions(one_blas_thread=vectors_only)
         start = w0.detach().cpu().numpy().reshape(-1, f.n_outputs).T
+        if f.free_intercept:
+            X = X[:, :-1].copy()
 
         def fit(max_iter: int) -> _Fit:
             model = estimator(max_iter=max_iter)
             if not self.starts_at_zero:
                 model.set_params(warm_start=True)
-                model.coef_ = start.copy()
+                model.coef_ = start[:, : X.shape[1]].copy()
+                model.intercept_ = start[:, X.shape[1] :].ravel()
             with conditions() as caught:
                 begin = time.perf_counter()
                 model.fit(X, y, sample_weight=weights)
                 seconds = time.perf_counter() - begin
-            w = torch.from_numpy(np.ascontiguousarray(model.coef_.T).reshape(-1))
+            free = [model.intercept_[:, None]] if f.free_intercept else []
+            W = np.hstack([model.coef_, *free])
+            w = torch.from_numpy(np.ascontiguousarray(W.T).reshape(-1))
             return _Fit(
                 w=w.to(f.device, f.dtype),
                 iterations=int(np.max(model.n_iter_)),
@@ -140,10 +147,14 @@ class SklearnPeer(Optimizer):
             raise UnsupportedError(
                 f"scikit-learn's {self.solver} minimizes loss={names}, not loss={given}"
             )
-        if objective.free_intercept:
+        if objective.free_intercept and not self.takes_free_intercept:
             raise UnsupportedError(
-                f"scikit-learn's {self.solver} gets the intercept as a column of the data here, "
-                f"where its weight is penalized; take loss.intercept=none and dataset.bias=true"
+                f"scikit-learn's {self.solver} penalizes the intercept; take loss.intercept=none "
+                f"and dataset.bias=true"
+            )
+        if objective.of_unequal_penalties:
+            raise UnsupportedError(
+                f"scikit-learn's {self.solver} penalizes all columns alike; leave out loss.penalty"
             )
         if objective.offset is not None:
             raise UnsupportedError(
@@ -155,7 +166,7 @@ class SklearnPeer(Optimizer):
 
     def _estimator(self, f: LinearModel) -> Callable[..., Any]:
         C = 1 / (f.n_samples * f.l2) if f.l2 > 0 else math.inf
-        common = {"C": C, "fit_intercept": False, "tol": self.tol}
+        common = {"C": C, "fit_intercept": f.free_intercept, "tol": self.tol}
         if isinstance(f, SquaredHinge):
             return partial(load("sklearn.svm").LinearSVC, dual=False, **common)
         logistic = load("sklearn.linear_model").LogisticRegression
@@ -210,3 +221,4 @@ class SklearnLiblinear(SklearnPeer):
     solver = "liblinear"
     losses = (Logistic, SquaredHinge)
     starts_at_zero = True
+    takes_free_intercept = False
