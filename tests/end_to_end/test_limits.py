@@ -5,13 +5,15 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
-from command import QUICK, ROOT, environment, inside, start, tracked
+from command import CONF, QUICK, ROOT, environment, inside, start, tracked
 from mlflow import MlflowClient
 
 from newton_krylov import files
+from newton_krylov.cli.main import main
 from newton_krylov.errors import DataError
 
 
@@ -32,6 +34,14 @@ def test_a_network_larger_than_memory_is_a_sentence(tmp_path):
     _, err = inside(*given, *large, cwd=tmp_path, code=2)
     assert err.startswith("Error: out of memory")
     assert json.loads((tmp_path / "r" / "summary.json").read_text())["outcome"] == "out_of_memory"
+
+
+def test_standard_output_on_a_full_disk_is_a_sentence_whoever_writes_to_it(tmp_path, capfd):
+    for given in (["--version"], ["--cfg", "job", *QUICK]):
+        with Path("/dev/full").open("w") as full, redirect_stdout(full):
+            assert main(CONF, given) == 1
+        err = capfd.readouterr().err
+        assert err == "The standard output cannot be written: No space left on device.\n"
 
 
 @pytest.mark.slow

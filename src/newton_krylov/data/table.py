@@ -345,8 +345,7 @@ def _take_memory_singly() -> None:
 
     By itself it lays in a gibibyte, which no limit bounds that is set afterwards.
     """
-    import pyarrow as pa
-
+    pa: Any = import_module("pyarrow")  # its types leave these out
     pa.set_memory_pool(pa.system_memory_pool())
 
 

@@ -730,7 +730,9 @@ def _draw(folder: Path) -> list[str]:
 
 
 def _cannot_write(path: Path, error: OSError) -> str:
-    return f"{short(path)} cannot be written: {error.strerror or error}."
+    # NumPy counts what it wrote, and has no word of the system's for why that was not all.
+    reason = error.strerror or f"is the disk full? ({error})"
+    return f"{short(path)} cannot be written: {reason}."
 
 
 def _description(dataset: Dataset) -> dict[str, Any]:
