@@ -1,6 +1,7 @@
 """Networks by the command: full-batch Newton and gradient descent, starts, precisions, refusals."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from command import inside
@@ -62,6 +63,34 @@ def test_a_transformer_and_an_autoencoder_are_trained(run):
         "stop.epochs=4", name="digits",
     )  # fmt: skip
     assert digits.column("test_loss")[-1] < 0.8 * digits.column("test_loss")[0]
+
+
+def test_by_iterations_layerwise_gauss_newton_is_ahead_on_a_transformer(run):
+    """After eight steps, against the best of the rivals' rates; with the layers' spectra beside."""
+    always = (
+        "dataset=text", "dataset.context=8", "dataset.limit=128", "loss=cross_entropy",
+        "model=transformer", "model.width=8", "model.heads=2", "model.depth=1", "dtype=float32",
+        "start=model", "optimum=none", "tracking=none", "checkpoint_seconds=0", "stop.epochs=4",
+    )  # fmt: skip
+    layerwise = run(
+        *always, "method=layerwise_gauss_newton", "optimizer.batch_size=64",
+        "optimizer.curvature_samples=64", "solver.maxiter=10", "spectrum.every=4",
+        "spectrum.blocks=true", "spectrum.of=ggn", "spectrum.top=1", "spectrum.trace=3",
+        "spectrum.probes=2", "spectrum.steps=10", "spectrum.samples=32",
+    )  # fmt: skip
+    rivals = [
+        run(*always, f"method={name}", "optimizer.batch_size=64", "schedule=constant",
+            "schedule.epochs=1", f"optimizer.learning_rate={rate}", name=f"{name}{rate}")
+        for name in ("soap", "muon")
+        for rate in (0.03, 0.1, 0.3)
+    ]  # fmt: skip
+    best = min(record.column("loss")[-1] for record in rivals)
+    assert layerwise.column("loss")[-1] < best < 3.5
+    blocks = pd.read_csv(layerwise.folder / "spectrum_blocks.csv")
+    assert set(blocks["iteration"]) == {0, 4}
+    assert {"characters", "blocks.0.attention.qkv"} <= {*blocks["layer"], *blocks["other"]}
+    # Zhang et al.: a transformer's layers have spectra of their own; alike would be a mean of 0.
+    assert 0.3 < blocks["distance"].mean() <= 1
 
 
 def test_the_start_is_the_model_s_own_by_the_seed_alone(run):

@@ -1,16 +1,21 @@
 """`experiment=verdict`: one command answers, on problems whose answer is known."""
 
 import json
+import re
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from command import command
+import yaml
+from command import CONF, command, inside, start
 
 from newton_krylov.data.synthetic import synthetic
 from newton_krylov.records.record import SweepRecord
 from newton_krylov.tracking.mlflow_sender import note
 
+RACE = (CONF / "verdict" / "race.yaml").read_text()
 pytestmark = pytest.mark.slow
 SMALL = (
     "experiment=verdict", "verdict.trials=2", "verdict.seeds=2", "stop.seconds=1", "tracking=none",
@@ -34,6 +39,7 @@ def test_second_order_wins_on_an_ill_conditioned_problem_and_the_race_is_fair(
         assert len(method["tuning"]) == 2  # the same number of settings for all
         assert all(len(times) == 2 for times in method["default_seconds"].values())
     assert (tmp_path / "race" / "comparison.html").exists()
+    assert same_for_all(tmp_path / "race") == {"seconds": 1, "epochs": None}
     # The overall time is announced beforehand, and what was finished is not run again.
     assert any("at most" in line for line in out.splitlines()[:8])  # before the first run
     again, _ = command(*SMALL, *problem, "resume=true", cwd=tmp_path)
@@ -78,6 +84,28 @@ ONE_STEP = {
 }  # fmt: skip
 
 
+def same_for_all(race: Path) -> dict[str, Any]:
+    """Return the limits of all runs of a race, which had one start on one problem."""
+    configs = [yaml.safe_load(path.read_text()) for path in race.glob("*/config.yaml")]
+    keys = ("stop", "dataset", "loss", "model", "start", "dtype", "device")
+    (common,) = {json.dumps([config[key] for key in keys], sort_keys=True) for config in configs}
+    stop = json.loads(common)[0]
+    return {key: stop[key] for key in ("seconds", "epochs")}
+
+
+def counted(value: Any) -> Any:
+    """Leave out of a verdict what the clock has measured."""
+    clocks = {"seconds", "tuning_seconds", "product_in_gradients"}
+    if isinstance(value, dict):
+        return {key: counted(each) for key, each in value.items() if key not in clocks}
+    if isinstance(value, list):
+        timed = re.compile("A curvature product costs|The machine was busy")
+        return [
+            counted(each) for each in value if not (isinstance(each, str) and timed.match(each))
+        ]
+    return value
+
+
 def asked(folder: Path, pair: dict, *overrides: str) -> dict:
     """Ask for the verdict of a pair of methods."""
     (folder / "own" / "verdict").mkdir(parents=True)
@@ -116,6 +144,39 @@ def test_on_a_quadratic_the_ratio_is_what_the_spectrum_says(
     assert all(abs(k - steps) <= 1 for k in by_name["gd"])  # the step's length is Lanczos's
     assert found["answer"] == ("No difference" if condition == 1 else "Yes")
     assert comparison["ratio"] == by_name["gd"][0]
+
+
+def test_counted_budgets_give_the_same_verdict_again_and_after_a_kill(tmp_path: Path) -> None:
+    """By steps instead of seconds nothing but the clock's own figures may differ."""
+    words = (
+        "experiment=verdict", "verdict=race", "verdict.trials=2", "verdict.seeds=2",
+        "verdict.cost=iteration", "verdict.measure=loss", "stop.seconds=null", "stop.epochs=2",
+        "dataset=iris", "model=mlp", "model.hidden=[4]", "loss=cross_entropy", "tracking=none",
+        "checkpoint_seconds=0", "hydra.sweep.dir=race",
+        *(f"verdict.methods.{name}=null" for name in yaml.safe_load(RACE)["methods"] if name not in
+          ("adamw", "kfac", "adahessian")),
+    )  # fmt: skip
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    process = start(*words, cwd=killed)
+    while not (killed / "race" / "kfac-tuning-0" / "summary.json").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    inside(*words, cwd=whole)
+    out, _ = inside(*words, "resume=true", cwd=killed)
+    assert "finished before" in out
+    first, second = (
+        json.loads((each / "race/verdict.json").read_text()) for each in (whole, killed)
+    )
+    assert first["complete"] and first["comparisons"]
+    assert counted(first) == counted(second)
+    assert same_for_all(whole / "race") == {"seconds": None, "epochs": 2}
+    for method in first["methods"]:
+        assert len(method["tuning"]) == 2
+        assert all(len(costs) == 2 for costs in method["iteration"].values())
 
 
 def test_where_noise_rules_stochastic_gradients_win(tmp_path: Path) -> None:

@@ -230,6 +230,8 @@ def array(part: Any, name: str) -> np.ndarray[Any, Any]:
     """
     if _is_sparse(part):
         raise DataError(f"{name} is sparse, and should be an array: give {name}.toarray().")
+    if np.ndim(part) == 0:
+        raise DataError(f"{name} is {part!r:.60}: it should be an array with a row per sample.")
     found = part.numpy(force=True) if isinstance(part, Tensor) else np.asarray(part)
     if found.dtype.kind in "OUS":
         found = _of_one_kind(part, name)

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from newton_krylov.calls.commands import carry_out_sweep, heard, run_one
 from newton_krylov.calls.given import array, named, registered_model
@@ -99,6 +100,11 @@ def _with_data(node: Any, data: Any) -> Any:
 
 def _for_module(module: nn.Module, data: Any, node: Any) -> Words:
     """Return the words for a module and its samples, which are kept flat and taken as they are."""
+    if isinstance(data, list | np.ndarray | Tensor):
+        raise ConfigError(
+            "A module needs targets beside its samples: give data=(X, y), a data frame with "
+            "dataset={'target': ...}, or a data set's name."
+        )
     if not isinstance(data, tuple):
         return {"model": module, "dataset": _with_data(node, data)}
     X = array(data[0], "X")

@@ -422,13 +422,20 @@ def _unknown_key(key: str, loader: ConfigLoader, overrides: Sequence[str]) -> st
     """Name the first part of a dotted key that is wrong, with what would be right there."""
     if sentence := renamed(key):
         return sentence
-    node = _without(key, loader, overrides)
+    config = node = _without(key, loader, overrides)
     parts = key.split(".")
     for depth, part in enumerate(parts):
         above = ".".join(parts[:depth])
         if not isinstance(node, Mapping):
             return f"{key} is not a key: {above} holds a single value."
         if part not in node:
+            if depth > 1 and not node:
+                group, chosen = parts[0], config[parts[0]].get("name")
+                others = [name for name in loader.get_group_options(group) if name != chosen]
+                return (
+                    f"{above}.{part} is not a key: {above} is empty in {group}={chosen}. Choose "
+                    f"{group}={listed(others, 'or')} beside it, or add it by +{above}.{part}=..."
+                )
             if depth:
                 wrong, where, choices = f"{above}.{part}", f"a key of {above}", set(node)
             else:

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean
+from statistics import median
 from typing import Any
 
 from newton_krylov.cli.compose import plain_values
 from newton_krylov.cli.trust import may_vary
-from newton_krylov.errors import ConfigError, UserError
+from newton_krylov.errors import ConfigError, UserError, suggest
 from newton_krylov.registry import import_plugins
 from newton_krylov.report.panel import seconds_text
 from newton_krylov.report.records import read_record
@@ -56,7 +56,7 @@ class VerdictCommand:
     seconds: float | None
     epochs: int | None
     _took: dict[str, list[float]] = field(default_factory=dict)
-    _before: Counter[str] = field(default_factory=Counter)
+    _todo: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of(
@@ -105,6 +105,11 @@ class VerdictCommand:
             composed = loader.load_configuration(_CONFIG, overrides, RunMode.MULTIRUN)
             node = plain_values(composed)["verdict"]
         portfolio = Portfolio.of(node)
+        known = loader.get_group_options("method")
+        for method in portfolio.methods:
+            if method.name not in known:
+                wrong = f"verdict.methods: method={method.name} is unknown"
+                raise ConfigError(f"{wrong}{suggest(method.name, known)}")
         for line in portfolio.overrides:
             if not may_vary(line):
                 raise ConfigError(f"verdict.methods: {line} is no setting of a method.")
@@ -124,10 +129,11 @@ class VerdictCommand:
         self.announce(out.print)
         tuning = self.portfolio.tuning()
         self.portfolio.write(self.folder, tuning)
-        self.run(tuning)
+        most = {m.name: self.portfolio.most_runs_of(m) for m in self.portfolio.methods}
+        self.run(tuning, Counter(most))
         judged = self.portfolio.judged(self.folder)
         self.portfolio.write(self.folder, [*tuning, *judged])
-        self.run(judged)
+        self.run(judged, Counter(run.method for run in judged))
         out.print(
             "measuring the problem: spectrum, cost of a product, gradient noise", highlight=False
         )
@@ -165,38 +171,39 @@ class VerdictCommand:
 
     @property
     def _most(self) -> str:
-        """Say how long all of it takes at most."""
+        """Say how much of the optimizer's time all of it takes at most."""
         most = seconds_text(self.portfolio.most_runs * (self.seconds or math.nan))
-        return f"at most {most}, evaluation not counted"
+        return f"at most {most} of it in all; with evaluation and records it takes longer"
 
-    def run(self, runs: Sequence[PlannedRun]) -> None:
-        """Run what is planned, method by method."""
+    def run(self, runs: Sequence[PlannedRun], todo: Counter[str]) -> None:
+        """Run what is planned, method by method; `todo` counts each method's runs ahead."""
+        self._todo = todo
         for method in dict.fromkeys(run.method for run in runs):
             mine = [run for run in runs if run.method == method]
             stage = "tuning" if mine[0].stage == "tuning" else "race"
-            text = f"{method}: {stage}, {count_text(len(mine), 'run')}; {self._left()}"
-            console().print(text, markup=False, highlight=False, soft_wrap=True)
+            self._say(f"{method}: {stage}, {count_text(len(mine), 'run')}{self._left}")
             for run in mine:
                 before = read_record(self.folder / run.folder).status == "finished"
+                first = not (before or self._took)
                 started = time.monotonic()
                 self._one(run)
-                if before:
-                    self._before[method] += 1
-                else:
+                self._todo[method] -= 1
+                if not before:
                     self._took.setdefault(method, []).append(time.monotonic() - started)
+                if first:
+                    self._say(f"by the first run{self._left}")
 
+    @property
     def _left(self) -> str:
-        """Say how long the rest will take, evaluation included, by what was run so far."""
+        """Say how long the runs ahead will take, evaluation included, by those that have ended."""
         known = [seconds for each in self._took.values() for seconds in each]
         if not known:
-            return "how long it takes is not known yet" if self.seconds is None else self._most
-        left = sum(
-            max(0, self.portfolio.most_runs_of(method) - len(took) - self._before[method.name])
-            * mean(took or known)
-            for method in self.portfolio.methods
-            for took in [self._took.get(method.name, [])]
-        )
-        return f"about {seconds_text(left)} left, with evaluation and records"
+            return ""
+        left = sum(runs * median(self._took.get(name, known)) for name, runs in self._todo.items())
+        return f": about {seconds_text(left)} left, with evaluation and records"
+
+    def _say(self, text: str) -> None:
+        console().print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _one(self, run: PlannedRun) -> None:
         self.run_one(

@@ -295,10 +295,9 @@ class Race:
                 )
         if self.targets:
             return ""
-        first = [(c, record) for c, record in runs if c.family == FAMILIES[0]] or runs
-        endings = dict.fromkeys(f"{c.label}: {record.ending}" for c, record in first)
-        why = f" ({'; '.join(endings)})" if endings else ""
-        return f"no first-order run made progress, so there is no target{why}"
+        first = [c for c in self.contestants if c.family == FAMILIES[0]]
+        why = "; ".join(_endings(first or self.contestants))
+        return f"no first-order run made progress, so there is no target ({why})"
 
     @property
     def answer(self) -> str:
@@ -736,6 +735,15 @@ def _reasons(facts: Mapping[str, Any]) -> Iterable[str]:
         )
     if "dtype" in facts:
         yield f"Arithmetic in {facts['dtype']}."
+
+
+def _endings(contestants: Sequence[Contestant]) -> Iterable[str]:
+    """Say how the tuning runs ended, each ending with the methods that had it."""
+    methods: dict[str, dict[str, None]] = {}
+    for contestant in contestants:
+        for _, record in contestant.tuning:
+            methods.setdefault(record.ending, {})[contestant.label] = None
+    return (f"{', '.join(labels)}: {ending}" for ending, labels in methods.items())
 
 
 def _without_group(override: str) -> str:

@@ -152,7 +152,8 @@ class Portfolio:
 
     def most_runs_of(self, method: Method) -> int:
         """How many runs a method has at most: its trials, then its first and its best setting."""
-        return len(method.settings) + (1 + self.untuned) * self.seeds
+        both = self.untuned and len(method.settings) > 1
+        return len(method.settings) + (1 + both) * self.seeds
 
 
 def _method(name: str, entry: Any, trials: int) -> Method:
