@@ -14,6 +14,8 @@ above 1 is faster than all.
     python benchmarks/convex.py a9a --rounds 15 --l2 1e-2 1e-4 1e-6 1e-8
     python benchmarks/convex.py memory --rounds 3 --only automatic L-BFGS-B
     python benchmarks/convex.py a9a --cpu            # one thread's own time, for a busy machine
+    python benchmarks/convex.py a9a w8a --threads 2  # for those who use them, ours included
+    python benchmarks/convex.py --slope --cpu        # time against the number of entries
 """
 
 import argparse
@@ -376,6 +378,33 @@ def layout(dataset: Dataset) -> str:
     )
 
 
+def slope(l2: float, rounds: int) -> None:
+    """Print the times of a solve and of a product against the entries, and their exponents."""
+    method, sizes = METHODS["newton, automatic"], [62_500 * 2**k for k in range(4)]
+    table = []
+    for n in sizes:
+        dataset = load_dataset("synthetic", PROBLEMS["large"][1] | {"n": n})
+        optimum = certified_optimum(dataset, entry("loss", "logistic"), {"l2": l2}, torch.float64)
+        assert optimum is not None
+        objective: Objective = entry("loss", "logistic").build({"l2": l2}, dataset=dataset)
+        w = torch.zeros(objective.dim, dtype=objective.dtype)
+        A = objective.at(w).hessian()
+        products, solves = [], []
+        for _ in range(rounds + 1):
+            for _ in range(5):
+                start = time.perf_counter()
+                A.matvec(w)
+                products.append(time.perf_counter() - start)
+            solves.append(method(dataset, l2, optimum.value)[-1])
+        entries = dataset.train.X.values().numel()
+        row = entries, statistics.median(products[5:]), statistics.median(solves[1:])
+        table.append(row)
+        print(f"{entries:>12,} entries: product {1e3 * row[1]:8.2f} ms, solve {1e3 * row[2]:8.1f}")
+    logs = np.log(np.array(table))
+    exponents = [np.polyfit(logs[:, 0], logs[:, k], 1)[0] for k in (1, 2)]
+    print("time ~ entries^{:.2f} of a product, ^{:.2f} of a solve to 1e-12".format(*exponents))
+
+
 def bandwidth() -> float:
     """Return the bytes a second that one thread reads from memory: the best of some sums."""
     x = np.ones(50_000_000)
@@ -390,13 +419,17 @@ def bandwidth() -> float:
 def main() -> None:
     """Measure the chosen problems."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("problems", nargs="*", choices=[*PROBLEMS, []], default=DEFAULT)
+    parser.add_argument("problems", nargs="*", choices=[*PROBLEMS, []], default=[])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--l2", type=float, nargs="+", default=[0.01])
     parser.add_argument("--only", nargs="+", default=[""], help="methods with one of these words")
     parser.add_argument("--without", nargs="+", default=[], help="and none of these")
+    parser.add_argument("--threads", type=int, help="of torch, and so of our products")
+    parser.add_argument("--slope", action="store_true", help="time against entries, no peers")
     parser.add_argument("--cpu", action="store_true", help="one thread's own time")
     options = parser.parse_args()
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     if options.cpu:
         torch.set_num_threads(1)
         time.perf_counter = time.process_time  # what every clock here reads
@@ -406,7 +439,10 @@ def main() -> None:
         if any(word in name for word in options.only)
         and not any(word in name for word in options.without)
     }
-    for name in options.problems:
+    if options.slope:
+        slope(options.l2[0], options.rounds)
+        return
+    for name in options.problems or DEFAULT:
         source, keys = PROBLEMS[name]
         try:
             dataset = load_dataset(source, keys)

@@ -88,6 +88,8 @@ def scipys(method: str) -> Solver:
             derivatives = {"hessp": product}
         tolerance = "xtol" if method == "Newton-CG" else "gtol"
         limits = {"maxiter": ITERATIONS, tolerance: TOLERANCE}
+        if method == "L-BFGS-B":  # it stops by the change of the value, too, unless that is 0
+            limits |= {"ftol": 0.0, "maxfun": 100 * ITERATIONS}
         found = scipy.optimize.minimize(
             lambda x: float(f(torch.from_numpy(x))), np.array(problem.start), method=method,
             jac=lambda x: grad(f)(torch.from_numpy(x)).numpy(), options=limits, **derivatives,

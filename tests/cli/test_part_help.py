@@ -1,10 +1,13 @@
 """`solver=gmres --help`: every key of a part, with its default and its meaning."""
 
+import re
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import yaml
 from command import CONF, ROOT
+from pydantic import Field
 
 from newton_krylov.cli.choices import part_help
 from newton_krylov.cli.main import MISTAKE, main
@@ -107,3 +110,63 @@ def test_an_unknown_name_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_the_readme_s_promise() -> None:
     assert "solver=gmres --help" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        (["stop"], [r"stop  the first criterion that holds", r"  stop\.epochs=100 +outer iter"]),
+        (["stop.epochs"], [r"  stop\.seconds=null +the optimizer's own time"]),
+        (["spectrum"], [r"  spectrum\.rtol=1\.0e-3 +their residuals"]),
+        (
+            ["verdict"],
+            [r"verdict=", r"  linear +linear models: each", r"The keys .*=auto --h"],
+        ),
+        (["solver"], [r"solver=", r"  gmres +\S+"]),
+        (["dataset"], [r"  phishing +\S+", r"  table +\S+"]),
+        (["start"], [r"start: auto +# w0: zeros", r" +#     previous: in a sweep"]),
+        (["seed=3"], [r"seed: 0 +# of the start"]),
+    ],
+)
+def test_a_group_a_section_and_a_key_have_help_of_their_own(words, lines, capsys) -> None:
+    assert main(CONF, [*words, "--help"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    for line in lines:
+        assert any(re.match(line, each) for each in out), out
+    assert "Examples" not in out
+
+
+def test_help_on_what_is_not_there_names_the_closest(capsys) -> None:
+    assert main(CONF, ["stp", "--help"]) == MISTAKE
+    assert "stp is no group and no key; did you mean 'stop'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "Args:\n    size (int): How much\n        of it.\n    rate: Else.\n\nReturns:\n    None.",
+        ":param size: How much\n    of it.\n:param float rate: Else.\n:returns: None.",
+    ],
+    ids=["Google", "Sphinx"],
+)
+def test_other_styles_of_docstrings_are_read(section: str) -> None:
+    def mine(*, size: Annotated[int, Field(gt=0)] = 3, rate: float = 0.5) -> None: ...
+
+    mine.__doc__ = f"Do something.\n\n{section}\n"
+    text = part_help([CONF], "solver", "mine", {"solver": [Entry("solver", "mine", mine)]})
+    assert text.splitlines()[2:] == [
+        "  solver.size=3    How much of it.",
+        "  solver.rate=0.5  Else.",
+    ]
+
+
+def test_a_docstring_without_parameters_is_shown_whole() -> None:
+    def mine(*, size: Annotated[int, Field(gt=0)] = 3) -> None:
+        """Do something.
+
+        The size says how much.
+        """
+
+    text = part_help([CONF], "solver", "mine", {"solver": [Entry("solver", "mine", mine)]})
+    assert "solver.size=3  int (not described by its author)" in text
+    assert text.endswith("The size says how much.")

@@ -83,6 +83,15 @@ def test_a_network_of_any_kind(tmp_path):
     assert rows[-1].loss < 1e-2 * rows[0].loss
 
 
+def test_adam_of_networks_runs_where_only_seconds_limit_it(tmp_path):
+    """`method=adam` lowers its rate over `stop.epochs`, of which there are none."""
+    inside(
+        *EQUATION, "method=adam", "stop.epochs=null", "stop.seconds=0.05",
+        f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path,
+    )  # fmt: skip
+    assert math.isfinite(trace(tmp_path / "run")[-1].loss)
+
+
 def test_first_order_methods_take_the_same_problem(tmp_path):
     inside(
         *EQUATION, "optimizer=lbfgs", "stop.epochs=30", f"hydra.run.dir={tmp_path / 'run'}",

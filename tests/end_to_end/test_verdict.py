@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from command import CONF, command, inside, start
+from command import CONF, QUICK, command, inside, start
 
 from newton_krylov.data.synthetic import synthetic
 from newton_krylov.records.record import SweepRecord
@@ -177,6 +177,28 @@ def test_counted_budgets_give_the_same_verdict_again_and_after_a_kill(tmp_path: 
     for method in first["methods"]:
         assert len(method["tuning"]) == 2
         assert all(len(costs) == 2 for costs in method["iteration"].values())
+
+
+def test_methods_of_one_s_own_race_and_those_that_nobody_has_are_refused(tmp_path: Path) -> None:
+    """Two names for one method tie, whatever families they are said to be of."""
+    pair = {"trials": 1, "cost": "iteration", "first": "one: {family: first order}",
+            "second": "two: {family: second order}"}  # fmt: skip
+    (tmp_path / "own" / "verdict").mkdir(parents=True)
+    (tmp_path / "own" / "verdict" / "pair.yaml").write_text(PAIR.format(**pair))
+    words = (
+        "--config-dir", "own", "experiment=verdict", "verdict=pair", "tracking=none", *QUICK,
+        "stop.seconds=null", "stop.epochs=6", "hydra.sweep.dir=race",
+    )  # fmt: skip
+    _, err = inside(*words, cwd=tmp_path, code=2)
+    assert "verdict.methods: method=one is unknown" in err
+    (tmp_path / "own" / "method").mkdir()
+    for name in ("one", "two"):
+        text = (CONF / "method" / "newton_cg.yaml").read_text()
+        (tmp_path / "own" / "method" / f"{name}.yaml").write_text(text)
+    inside(*words, cwd=tmp_path)
+    found = json.loads((tmp_path / "race" / "verdict.json").read_text())
+    assert found["answer"] == "No difference", found["verdict"]
+    assert {c["winner"] for c in found["comparisons"]} <= {"tie", "nobody"}
 
 
 def test_where_noise_rules_stochastic_gradients_win(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import newton_krylov
 from newton_krylov import least_squares
 from newton_krylov.data import load_dataset
 from newton_krylov.data.nist import FORMULAS
+from newton_krylov.errors import UserError
 
 START = [-1.2, 1.0]
 
@@ -231,3 +232,117 @@ def test_columns_that_shrink_fast_beside_one_that_does_not() -> None:
     result = least_squares(lambda x: torch.exp(50 * x) - 1, [2.0, 0.5], max_nfev=2000)
     assert result.success
     assert result.x.abs().max() < 1e-6
+
+
+def soft_l1(z: Any) -> Any:
+    """Return rho and its derivatives as SciPy takes them; of arrays and of tensors."""
+    return (2 * ((1 + z) ** 0.5 - 1), (1 + z) ** -0.5, -0.5 * (1 + z) ** -1.5)
+
+
+@pytest.mark.parametrize("rho", [lambda z: np.array(soft_l1(z.numpy())),
+                                 lambda z: torch.stack(soft_l1(z))])  # fmt: skip
+def test_a_loss_of_one_s_own(rho, data):
+    start, tight = [1.0, 1.0, 0.0], {"ftol": 1e-14, "xtol": 1e-14, "gtol": 1e-14}
+    mine = least_squares(decay, start, args=data, loss=rho, f_scale=0.1, **tight)
+    named = least_squares(decay, start, args=data, loss="soft_l1", f_scale=0.1, **tight)
+    assert torch.allclose(mine.x, named.x, rtol=1e-9)
+    with pytest.raises(ValueError, match=r"loss must return shape \(3, 40\)"):
+        least_squares(decay, start, args=data, loss=lambda z: z)
+
+
+def test_scipy_s_documented_calls_as_they_are_written():
+    """Lists, whole numbers, single numbers, arrays beside a Jacobian in third place, in place."""
+
+    def of_lists(x):
+        return [10 * (x[1] - x[0] ** 2), 1 - x[0]]
+
+    def of_arrays(x):
+        return np.array([10 * (x[1] - x[0] ** 2), (1 - x[0])])
+
+    def jacobian(x):
+        return np.array([[-20 * x[0], 10], [-1, 0]])
+
+    def broyden(x):
+        f = (3 - x) * x + 1
+        f[1:] -= x[:-1]
+        f[:-1] -= 2 * x[1:]
+        return f
+
+    one = torch.ones(2, dtype=torch.float64)
+    for x0 in ([2, 2], np.array([2, 2])):
+        assert torch.allclose(least_squares(of_lists, x0, bounds=(-np.inf, np.inf)).x, one)
+    assert torch.allclose(least_squares(of_arrays, np.array([2, 2]), jacobian).x, one)
+    assert float(least_squares(lambda x, a: x[0] - a, 1, kwargs={"a": 3}).x) == pytest.approx(3)
+    expected = scipy.optimize.least_squares(broyden, -np.ones(50)).x
+    assert least_squares(broyden, -np.ones(50)).x.numpy() == pytest.approx(expected, rel=1e-6)
+
+
+def test_verbose_prints_the_steps_and_the_end(capsys):
+    result = least_squares(rosenbrock, START, verbose=1)
+    assert capsys.readouterr().out.startswith(result.message)
+    costs: list[float] = []
+    least_squares(rosenbrock, START, verbose=2, callback=lambda x, cost: costs.append(cost))
+    out = capsys.readouterr().out.splitlines()
+    assert [f"cost {cost:.4e}" in line for cost, line in zip(costs, out, strict=False)]
+    assert len(out) == len(costs) + 1
+
+
+def test_residuals_whose_number_changes():
+    calls = iter(range(100))
+    with pytest.raises(UserError, match=r"returned \d residuals, and \d when it was first"):
+        least_squares(lambda x: torch.cat([x - 1] * (1 + next(calls) % 2)), START)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"bounds": ([0, 0], [1, 1])}, "has no bounds: take scipy.optimize.least_squares"),
+        ({"bounds": scipy.optimize.Bounds([0, 0], [1, 1])}, "has no bounds"),
+        ({"method": "trf"}, "method must be 'lm'"),
+        ({"jac": "2-point"}, "no finite differences here, but scipy.optimize.least_squares"),
+        ({"diff_step": 1e-3}, "has no diff_step: derivatives are exact"),
+        ({"jac_sparsity": np.eye(2)}, "solver='lsmr'"),
+        ({"verbose": 3}, "verbose must be 0, 1 or 2"),
+    ],
+)
+def test_what_scipy_has_besides_is_answered_by_what_would_do(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        least_squares(rosenbrock, START, **options)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'foo'"):
+        least_squares(rosenbrock, START, foo=1)
+
+
+def fitted_by(module: torch.nn.Module) -> Any:
+    """Return the fit of a module's weights to random targets."""
+    generator = torch.Generator().manual_seed(0)
+    X, y = (torch.randn(*n, generator=generator).double() for n in ((12, 4, 3), (12,)))
+    names, weights = zip(*module.double().named_parameters(), strict=True)
+    sizes = [p.numel() for p in weights]
+
+    def residuals(w: Tensor) -> Tensor:
+        parts = zip(names, w.split(sizes), weights, strict=True)
+        named = {n: v.view_as(p) for n, v, p in parts}
+        return torch.func.functional_call(module, named, (X,)).sum((1, 2)) - y
+
+    start = torch.cat([p.detach().reshape(-1) for p in weights])
+    return least_squares(residuals, start, max_nfev=4), residuals(start)
+
+
+def test_attention_has_no_kernel_that_forward_mode_cannot_follow() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(3, 1, 4, batch_first=True)
+    result, first = fitted_by(layer.eval())
+    assert result.cost < float(first @ first) / 2
+
+
+@pytest.mark.parametrize(
+    ("layer", "error", "sentence"),
+    [
+        (torch.nn.BatchNorm1d(4), UserError, "running averages of batch norm: put the network"),
+        (torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Dropout(0.5)), ValueError,
+         "called again at x0: what is random in it must be fixed, such as dropout"),
+    ],
+)  # fmt: skip
+def test_a_network_in_training_mode_that_is_no_one_function(layer, error, sentence) -> None:
+    with pytest.raises(error, match=sentence):
+        fitted_by(layer)

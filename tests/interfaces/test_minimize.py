@@ -321,3 +321,19 @@ def test_a_function_without_a_minimum_is_said_to_have_none(method):
     found = minimize(lambda x: x[0] ** 2 - x[1] ** 2, [1.0, 0.1], method=method)
     assert (found.status, found.success) == (4, False)
     assert "unbounded below" in found.message
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"method": "BFGS"}, "did you mean 'bfgs'"),
+        ({"jac": True}, "has no jac: derivatives are exact"),
+        ({"bounds": [(0, 1)]}, "take scipy.optimize.minimize"),
+        ({"tol": 1e-3}, "gtol is the tolerance"),
+    ],
+)
+def test_what_scipy_has_besides_is_answered_by_what_would_do(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        minimize(lambda x: x.square().sum(), [1, 2], **options)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'foo'"):
+        minimize(lambda x: x.square().sum(), 1, foo=1)

@@ -1,6 +1,8 @@
 """Points that are drawn again as a run goes: which draw a step is of, growth, and resumption."""
 
+import math
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +12,9 @@ from newton_krylov.models import Interface, initialized
 from newton_krylov.models.mlp import mlp
 from newton_krylov.objectives.residual.loss import ResidualLoss
 from newton_krylov.optimizers.base import Optimizer
+from newton_krylov.records.checkpoint import Checkpoint, Saver
 from newton_krylov.registry import entry
+from newton_krylov.runs.runner import Stopping, run
 
 SMALL = {"points": 60, "start": 9, "boundary": 5, "seed": 3}
 OPTIONS = {
@@ -92,6 +96,28 @@ def test_resume_equals_uninterrupted(name: str):
     generator.set_state(kept[2])
     for w, step in zip(expected, steps, strict=False):
         assert torch.allclose(w, step.point.w, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["adam", "lbfgs"])
+def test_a_run_that_is_resumed_between_two_rows_has_the_rows_of_an_uninterrupted_one(
+    name: str, tmp_path: Path
+):
+    def go(epochs: int, **more: object):
+        f = loss(resample=3)
+        stopping, generator = Stopping(epochs=epochs), torch.Generator().manual_seed(1)
+        return run(optimizer(name), f, f.initial(), stopping, generator, **more)
+
+    path, kept = tmp_path / "checkpoint.pt", []
+    go(67, on_checkpoint=Saver(path, 0.0), on_row=kept.append)
+    assert [row.iteration for row in kept][-4:] == [63, 64, 66, 67]
+    cut = Checkpoint.load(path)
+    assert cut.rows[-1].iteration == 67  # of a limit's last row: the steps after it go on as ever
+    whole, resumed = go(70), go(70, resume=cut)
+    assert torch.allclose(resumed.w, whole.w, rtol=1e-9, atol=1e-12)
+    assert all(math.isfinite(row.l2_error) for row in whole.rows)
+    numbers = [row.iteration for row in whole.rows]
+    assert numbers[-4:] == [64, 66, 68, 70]
+    assert [r.iteration for r in resumed.rows if r.iteration != 67] == numbers
 
 
 def test_the_window_grows_as_it_is_solved():

@@ -202,3 +202,8 @@ assert not new, sorted(new)[:5]
 def test_nesterov_without_momentum_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"optimizer\.nesterov needs a momentum"):
         optimizer("sgd", momentum=0.0, nesterov=True)
+
+
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine"])
+def test_a_schedule_without_a_known_end_leaves_the_step_as_it_is(name: str) -> None:
+    assert factor({"name": name, "epochs": None}, 7.5) == 1.0

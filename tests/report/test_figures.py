@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -263,3 +264,34 @@ def test_methods_of_one_colour_differ_by_dash_and_by_marker() -> None:
         styles = line_styles([*known[:taken], *(f"method {i}" for i in range(DISTINCT - taken))])
         assert len({(s.color, s.dash) for s in styles.values()}) == DISTINCT
         assert len({(s.color, s.marker) for s in styles.values()}) == DISTINCT
+
+
+def test_labels_at_the_edge_are_over_no_curve_where_there_is_room(tmp_path: Path) -> None:
+    for i in range(6):  # they end one below the other, at the right edge
+        trace = rows([10.0 ** (-k * (i + 1) / 10) for k in range(11)])
+        write_run(tmp_path / f"n{i}", trace, label=f"Newton {i}")
+    for i in range(3):
+        trace = rows([10.0 ** (-k * (2 * i + 1) / 1500) for k in range(1500)])
+        write_run(tmp_path / f"gd{i}", trace, label=f"Gradient descent {i}")
+    ax, _ = panel(tmp_path, EPOCH, SUBOPTIMALITY)
+    heights = [t.get_position()[1] for t in ax.texts if "▸" in t.get_text()]
+    assert len(heights) == 3
+    for line in ax.lines:
+        points = (line.get_transform() - ax.transAxes).transform(line.get_xydata())
+        across = np.linspace(0.82, 1.0, 40)
+        curve = np.interp(across, *points.T, left=np.nan, right=np.nan)
+        for height in heights:
+            assert not np.any((height < curve) & (curve < height + 0.055))
+
+
+def test_labels_of_a_horizontal_axis_stand_apart(tmp_path: Path) -> None:
+    with sheet(1, 1, "title", "subtitle") as made:
+        (ax,) = made.axes
+        ax.set_xlim(0, 9_000_000)
+        ax.set_xticks([1e6 * k for k in range(10)])
+        ax.xaxis.set_major_formatter("{x:,.0f} passes")
+        made.finish()
+        made.figure.canvas.draw()
+        boxes = [t.get_window_extent() for t in ax.texts if "passes" in t.get_text()]
+    boxes.sort(key=lambda box: box.x0)
+    assert len(boxes) > 2 and all(a.x1 < b.x0 for a, b in pairwise(boxes))

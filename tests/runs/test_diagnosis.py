@@ -5,6 +5,7 @@ from problems import randn
 
 from newton_krylov.data.dataset import Split, Table
 from newton_krylov.objectives.logistic import Logistic
+from newton_krylov.objectives.multinomial import Multinomial
 from newton_krylov.runs.diagnosis import diagnose
 
 
@@ -29,3 +30,16 @@ def test_spectrum_and_noise_are_those_of_the_dense_matrices() -> None:
     noise = float((G - g).square().sum(1).mean() / (g @ g))
     assert abs(facts["gradient_noise_scale"] / noise - 1) < 5e-2
     assert facts["product_in_gradients"] > 0
+
+
+def test_directions_in_which_the_loss_is_flat_are_counted_and_left_out() -> None:
+    """Intercepts of many classes without a penalty: a common constant changes nothing."""
+    X, y = randn(150, 4, seed=1), torch.arange(150) % 3
+    data = Table("made-up", Split(X, y), None, "multiclass", 3, "synthetic", "0")
+    f = Multinomial(data, l2=0.1, intercept="free")
+    end = 0.1 * randn(f.dim, seed=3)
+    facts = diagnose(f, data, torch.zeros(f.dim, dtype=torch.float64), end)
+    values = torch.linalg.eigvalsh(f.at(end).hessian().dense())
+    assert abs(values[0]) < 1e-15 < values[1]
+    assert facts["flat_directions"] == 1 and facts["negative_curvature"] is False
+    assert abs(facts["condition_number"] / float(values[-1] / values[1]) - 1) < 1e-6

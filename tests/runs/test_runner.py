@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from newton_krylov.data.dataset import Split
 from newton_krylov.errors import ConfigError, UnsupportedError
 from newton_krylov.optimizers.base import Optimizer, Step
 from newton_krylov.registry import entry
-from newton_krylov.runs.runner import Outcome, RunResult, Stopping, run
+from newton_krylov.runs.runner import Outcome, RunResult, Stopping, run, spacing
 
 
 class Halving(Optimizer):
@@ -34,11 +35,15 @@ class Halving(Optimizer):
             w, number = w / 2, number + 1
 
 
-def go(optimizer: Optimizer, w0: float = 1.0, **stopping: Any) -> RunResult:
+def go(
+    optimizer: Optimizer, w0: float = 1.0, *, every: int | None = None, costly: bool = False,
+    **stopping: Any,
+) -> RunResult:  # fmt: skip
     objective = make("logistic")
+    objective.quickly_measured = not costly
     start = torch.full((objective.dim,), w0, dtype=objective.dtype)
     made = Stopping(**({"epochs": 30} | stopping))
-    return run(optimizer, objective, start, made, torch.Generator())
+    return run(optimizer, objective, start, made, torch.Generator(), every=every)
 
 
 def raiser(error: BaseException) -> Callable[[], None]:
@@ -171,3 +176,39 @@ def test_what_seconds_are_of(clock):
     start = torch.zeros(objective.dim, dtype=objective.dtype)
     result = run(waiting, objective, start, Stopping(), torch.Generator(), clock_of=clock)
     assert (result.rows[-1].seconds >= 0.1) == (clock == "wall")
+
+
+def test_rows_are_at_most_a_thirty_second_of_the_steps_apart():
+    """And depend on a step's number alone: each spacing divides the next one."""
+    scheduled = [k for k in range(100_000) if k % spacing(k) == 0]
+    assert scheduled[:65] == list(range(65))
+    assert all(32 * (b - a) <= max(32, a) for a, b in pairwise(scheduled))
+    assert len(scheduled) < 64 + 32 * math.log2(100_000 / 64) + 1
+
+
+@pytest.mark.parametrize("every", [None, 7])
+@pytest.mark.parametrize("epochs", [20, 63, 150, 301])
+def test_where_a_row_is_costly_only_some_steps_have_one_and_the_last_one_always(every, epochs):
+    whole = go(Halving(), epochs=epochs).rows
+    rows = go(Halving(), epochs=epochs, every=every, costly=True).rows
+    apart = (lambda k: every) if every else spacing
+    wanted = [k for k in range(epochs) if k % apart(k) == 0] + [epochs]
+    assert [row.iteration for row in rows] == wanted
+    for row in rows:
+        assert (row.loss, row.data_passes) == (
+            whole[row.iteration].loss, whole[row.iteration].data_passes
+        )  # fmt: skip
+    assert sum(row.step_seconds for row in rows) == pytest.approx(rows[-1].seconds)
+
+
+def test_criteria_that_cost_nothing_are_looked_at_after_each_step_whatever_has_a_row():
+    f = make("logistic")
+    norm = 1.01 * f.at(torch.zeros(f.dim, dtype=f.dtype)).grad_norm
+    for criterion in ({"grad_norm": norm}, {"loss_change": 1e-20}, {"epochs": 77}):
+        whole = go(Halving(), **({"epochs": None} | criterion))
+        found = go(Halving(), every=50, **({"epochs": None} | criterion))
+        assert (found.reason, found.rows[-1].loss) == (whole.reason, whole.rows[-1].loss)
+        assert len(found.rows) == 2 + (whole.rows[-1].iteration - 1) // 50
+    ended = go(Halving(last=70), every=50, epochs=None)
+    assert [row.iteration for row in ended.rows] == [0, 50, 69]
+    assert torch.equal(ended.w, go(Halving(last=70), epochs=None).w)

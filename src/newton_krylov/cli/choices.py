@@ -3,14 +3,16 @@
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 from newton_krylov.errors import ConfigError, suggest
 from newton_krylov.registry import Entry
 
 _LAST = ("experiment", "method")
 _KEY = re.compile(r"(?P<key>\w+): *(?P<value>[^#]*?) *(?:# *(?P<meaning>.*))?$")
+_SPHINX = re.compile(r":param (?:\w+ )?(\w+): *(.*?)(?=\n *:|\n\n|\Z)", re.DOTALL)
 _EXAMPLES = """\
 Examples
   {prog} solver=cr dataset=a9a
@@ -65,18 +67,69 @@ def part_help(
         known = {*parts, *(choice for folder in folders for choice in choices(folder, group))}
         raise ConfigError(f"{group}={name} is unknown{suggest(name, known)}")
     part = parts[name]
-    meanings = _meanings(inspect.getdoc(part.target) or "")
+    doc = inspect.getdoc(part.target) or ""
+    of_class = inspect.getdoc(part.target.__init__) if inspect.isclass(part.target) else None
+    meanings = {**_meanings(of_class or ""), **_meanings(doc)}
     lines = [
         f"{key}: {_typed(value)}  # {meanings.get(key) or _undescribed(part.parameters[key][0])}"
         for key, value in part.defaults.items()
     ]
-    return _keys(group, name, part.summary, [_KEY.match(line) for line in lines])
+    text = _keys(group, name, part.summary, [_KEY.match(line) for line in lines])
+    rest = doc.partition("\n")[2].strip()
+    return text if meanings or not rest else f"{text}\n\n{rest}"  # it may speak of them there
 
 
 def _undescribed(hint: Any) -> str:
     """Return what is known of a key whose author has not described it."""
+    while get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
     kind = hint.__name__ if isinstance(hint, type) else str(hint)
     return f"{kind.replace('typing.', '')} (not described by its author)"
+
+
+def word_help(
+    config_dir: Path, word: str, others: Mapping[str, Mapping[str, str]], prog: str
+) -> str:
+    """Return what `WORD --help` prints: a group's choices, or keys of the top level.
+
+    Parameters
+    ----------
+    config_dir : Path
+        Our own files.
+    word : str
+        A group, a key of the top level, or a key below one (`stop.epochs`).
+    others : mapping
+        Choices without files, by group: name to summary.
+    prog : str
+        How the program was called.
+
+    Returns
+    -------
+    str
+        Lines.
+
+    Raises
+    ------
+    ConfigError
+        For another word.
+    """
+    first = word.partition(".")[0]
+    if first in (known := groups(config_dir)):
+        named = dict(sorted({**others.get(first, {}), **choices(config_dir, first)}.items()))
+        width = max(map(len, named))
+        lines = [f"  {name:<{width}}  {summary}".rstrip() for name, summary in named.items()]
+        hint = f"The keys of a choice: {prog} {first}={next(iter(named))} --help"
+        return "\n".join([f"{first}=", *lines, "", hint])
+    lines = [line.removeprefix("  ") for line in _top_level(config_dir)]
+    tops = [line.partition(":")[0] for line in lines if line[:1].strip()]
+    if first not in tops:
+        raise ConfigError(f"{word} is no group and no key{suggest(first, [*known, *tops])}")
+    begin = next(i for i, line in enumerate(lines) if line.startswith(f"{first}:"))
+    inner = list(takewhile(lambda line: line.startswith(" "), lines[begin + 1 :]))
+    found = _KEY.match(lines[begin])
+    if found is None or found["value"]:  # a single value, and what goes on in a comment
+        return "\n".join([lines[begin], *inner])
+    return _keys(first, None, found["meaning"] or "", [_KEY.match(line.strip()) for line in inner])
 
 
 def _typed(value: Any) -> str:
@@ -86,7 +139,7 @@ def _typed(value: Any) -> str:
     )
 
 
-def _keys(group: str, name: str, summary: str, found: Iterable[re.Match[str] | None]) -> str:
+def _keys(group: str, name: str | None, summary: str, found: Iterable[re.Match[str] | None]) -> str:
     """Write a part's keys as one would type them, with their defaults, and what they mean."""
     keys = {
         f"{group}.{match['key']}={match['value'].replace(', ', ',')}": match["meaning"] or ""
@@ -95,13 +148,18 @@ def _keys(group: str, name: str, summary: str, found: Iterable[re.Match[str] | N
     }
     width = max(map(len, keys), default=0)
     lines = [f"  {key:<{width}}  {meaning}".rstrip() for key, meaning in keys.items()]
-    return "\n".join([f"{group}={name}  {summary}", "", *(lines or ["  It has no keys."])])
+    head = group if name is None else f"{group}={name}"
+    return "\n".join([f"{head}  {summary}", "", *(lines or ["  It has no keys."])])
 
 
 def _meanings(docstring: str) -> dict[str, str]:
-    """Return what a docstring in NumPy's style says of each parameter."""
+    """Return what a docstring says of each parameter, in NumPy's, Google's or Sphinx's style."""
     section = docstring.partition("Parameters\n----------\n")[2].partition("\n\n")[0]
-    found: dict[str, str] = {}
+    found = {name: " ".join(text.split()) for name, text in _SPHINX.findall(docstring)}
+    of_google = inspect.cleandoc(docstring.partition("\nArgs:\n")[2].partition("\n\n")[0])
+    for part in re.split(r"\n(?=\S)", of_google):
+        if described := re.match(r"(\w+)(?: \(.*?\))?: *(.*)", part, re.DOTALL):
+            found[described[1]] = " ".join(described[2].split())
     names: list[str] = []
     for line in section.splitlines():
         if line and not line[0].isspace():

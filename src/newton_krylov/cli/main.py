@@ -119,7 +119,7 @@ def _announce(overrides: Sequence[str]) -> None:
 
 def _help(config_dir: Path, options: argparse.Namespace, prog: str) -> str:
     """Return the help on the parts that are chosen, or on everything."""
-    from newton_krylov.cli.choices import groups, help_text, part_help
+    from newton_krylov.cli.choices import groups, help_text, part_help, word_help
 
     known, folders = set(groups(config_dir)), [config_dir]
     if options.config_dir is not None:
@@ -133,6 +133,9 @@ def _help(config_dir: Path, options: argparse.Namespace, prog: str) -> str:
     if chosen:
         others = parts_without_files(config_dir)
         return "\n\n".join(part_help(folders, *choice, others) for choice in chosen)
+    if words := [line.partition("=")[0] for line in options.overrides]:
+        summaries = summaries_of(config_dir)
+        return "\n\n".join(word_help(config_dir, word, summaries, prog) for word in words)
     return help_text(config_dir, summaries_of(config_dir), prog)
 
 

@@ -105,7 +105,8 @@ class VerdictCommand:
             composed = loader.load_configuration(_CONFIG, overrides, RunMode.MULTIRUN)
             node = plain_values(composed)["verdict"]
         portfolio = Portfolio.of(node)
-        known = loader.get_group_options("method")
+        where = [s for s in config.hydra.overrides.hydra if s.startswith("hydra.searchpath=")]
+        known = loader.get_group_options("method", overrides=where)
         for method in portfolio.methods:
             if method.name not in known:
                 wrong = f"verdict.methods: method={method.name} is unknown"

@@ -12,6 +12,8 @@ _NO_GRADIENT = "compute it of x by torch operations, without detach, item, numpy
 def start(x0: Tensor | Sequence[float]) -> Tensor:
     """Return a copy of the start, shape (n,): float64 unless it is a tensor of float32.
 
+    A single number is a vector of one, as in SciPy.
+
     Raises
     ------
     ValueError
@@ -25,6 +27,7 @@ def start(x0: Tensor | Sequence[float]) -> Tensor:
             raise ValueError(
                 f"x0 must be a vector of real numbers, not {type(x0).__name__}: {x0!r:.80}"
             ) from None
+    x = x.reshape(1) if x.ndim == 0 else x
     if x.ndim != 1 or len(x) == 0 or x.dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"x0 must be a vector of float32 or float64, not {x.dtype} of shape {tuple(x.shape)}"
@@ -65,6 +68,23 @@ def check_function(function: Callable[[Tensor], Any], x: Tensor, *, scalar: bool
         raise ValueError(
             f"what fun returns does not depend on x in autograd's eyes: {_NO_GRADIENT}"
         )
+
+
+def refuse(name: str, given: Mapping[str, Any], elsewhere: Mapping[str, str]) -> None:
+    """Refuse what SciPy's function of the name takes and ours does not; None asks for nothing.
+
+    Raises
+    ------
+    ValueError
+        If one of those is given, with what would do in its place.
+    TypeError
+        If SciPy does not know it either.
+    """
+    for key, value in given.items():
+        if key not in elsewhere:
+            raise TypeError(f"{name}() got an unexpected keyword argument '{key}'")
+        if value is not None:
+            raise ValueError(f"{name} has no {key}: {elsewhere[key]}")
 
 
 def check_least(lowest: float, **values: float | None) -> None:

@@ -1,6 +1,7 @@
 """Nonlinear least squares with the interface of SciPy's `least_squares`."""
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from newton_krylov.errors import suggest
-from newton_krylov.interfaces.arguments import arguments, check_function, check_least, start
+from newton_krylov.interfaces.arguments import arguments, check_function, check_least, refuse, start
 from newton_krylov.interfaces.parts import named
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.residual.objective import (
@@ -18,13 +19,22 @@ from newton_krylov.objectives.residual.objective import (
     ResidualObjective,
     ResidualPoint,
 )
-from newton_krylov.objectives.residual.robust import LOSSES, RobustObjective
+from newton_krylov.objectives.residual.robust import LOSSES, Rho, RobustObjective
 from newton_krylov.optimizers.levenberg_marquardt import LevenbergMarquardtStep, TrialStep
 
 Loss = Literal["linear", "soft_l1", "huber", "cauchy", "arctan"]
 
 _INNER = 1e-12
 _EVALUATIONS_PER_PARAMETER = 100
+
+_ELSEWHERE = {
+    "diff_step": "derivatives are exact, by autograd or by jac",
+    "tr_solver": "solver= chooses who solves the damped systems",
+    "tr_options": "solver= chooses who solves the damped systems",
+    "jac_sparsity": "solver='lsmr' or 'cg' needs no dense Jacobian",
+    "workers": "derivatives are exact, so that no differences are taken side by side",
+}
+"""What SciPy's function takes besides, to what does in its place."""
 
 _MESSAGES = {
     0: "The limit of function evaluations came first: raise max_nfev.",
@@ -38,21 +48,25 @@ _MESSAGES = {
 def least_squares(
     fun: Callable[..., Tensor | Mapping[str, Tensor]],
     x0: Tensor | Sequence[float],
-    *,
     jac: Callable[..., Any] | None = None,
+    *,
+    bounds: Any = None,
+    method: Literal["lm"] = "lm",
     ftol: float | None = 1e-8,
     xtol: float | None = 1e-8,
     gtol: float | None = 1e-8,
     x_scale: float | Sequence[float] | Tensor | Literal["jac"] | None = None,
-    loss: Loss = "linear",
+    loss: Loss | Callable[[Any], Any] = "linear",
     f_scale: float = 1.0,
     max_nfev: int | None = None,
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
     callback: Callable[[Tensor, float], None] | None = None,
+    verbose: Literal[0, 1, 2] = 0,
     solver: str = "qr",
     acceleration: bool = True,
     memory: float = 2.0,
+    **others: Any,
 ) -> Any:
     """Minimize half a sum of squares by Levenberg-Marquardt with exact Jacobians.
 
@@ -64,14 +78,18 @@ def least_squares(
     Parameters
     ----------
     fun : callable
-        (x, *args, **kwargs) -> residuals, a tensor of any shape or several by name; x has shape
-        (n,).
+        (x, *args, **kwargs) -> residuals, a tensor of any shape, a list of numbers, or several
+        tensors by name; x has shape (n,).
     x0 : Tensor or sequence of float, shape (n,)
-        Start; float64 unless it is a tensor of float32.
+        Start, or a single number; float64 unless it is a tensor of float32.
     jac : callable, optional
         (x, *args, **kwargs) -> the Jacobian, shape (m, n), a tensor or an array; then `fun` may
         return an array, too (NumPy's functions take x by `numpy.asarray(x)`), and there is no
         geodesic acceleration. None differentiates `fun` by autograd.
+    bounds : None or (-inf, inf)
+        There are none: any others are refused.
+    method : {"lm"}
+        The one there is.
     ftol, xtol, gtol : float or None
         Stop where a step lowers the cost by less than ftol of it (and the model foretold that),
         where a step is shorter than xtol (xtol + |x|), or where the largest cosine of the angle
@@ -79,8 +97,9 @@ def least_squares(
         left out it goes on to the rounding of the cost.
     x_scale : float, sequence of float, "jac" or None, shape (n,)
         The parameters' sizes; "jac", which None stands for, takes the norms of J's columns.
-    loss : {"linear", "soft_l1", "huber", "cauchy", "arctan"}
-        rho in the cost, half the sum of f_scale^2 rho((r / f_scale)^2).
+    loss : {"linear", "soft_l1", "huber", "cauchy", "arctan"} or callable
+        rho in the cost, half the sum of f_scale^2 rho((r / f_scale)^2); or a function of z, shape
+        (m,), that returns rho(z) and its two derivatives, shape (3, m), as tensors or arrays.
     f_scale : float
         See `loss`; no part of "linear".
     max_nfev : int, optional
@@ -89,6 +108,8 @@ def least_squares(
         Given to `fun` beside x.
     callback : callable, optional
         Called with (x, cost) after every step.
+    verbose : {0, 1, 2}
+        Print nothing, how it ended, or every step besides.
     solver : str
         Solver of the damped systems: "qr", "exact" (in the smaller of the spaces of parameters and
         of residuals, by Cholesky factors), "lsmr", "lsqr" or "cg".
@@ -96,6 +117,8 @@ def least_squares(
         Whether to follow the geodesic to second order (Transtrum and Sethna 2012).
     memory : float
         GiB that a dense Jacobian may take.
+    **others
+        What else SciPy's function takes is refused, with what would do in its place.
 
     Returns
     -------
@@ -118,18 +141,19 @@ def least_squares(
     >>> result.x.round(decimals=6).tolist(), result.success
     ([1.0, 1.0], True)
     """
+    refuse("least_squares", others, _ELSEWHERE)
+    _check_kind(bounds, method, verbose)
     x = start(x0)
     check_least(0, ftol=ftol, xtol=xtol, gtol=gtol, memory=memory)
     check_least(1, max_nfev=max_nfev)
-    if loss != "linear" and loss not in LOSSES:
-        raise ValueError(f"loss={loss!r} is unknown{suggest(str(loss), ['linear', *LOSSES])}")
+    rho = _loss(loss)
     if not 0 < f_scale < math.inf:
         raise ValueError(f"f_scale must be above zero and finite, not {f_scale}")
 
     further = arguments(args)
 
     def function(w: Tensor) -> Any:
-        return fun(w, *further, **(kwargs or {}))
+        return _joined(fun(w, *further, **(kwargs or {})), w)
 
     residuals: Function = function
     derivative: Callable[[Tensor], Tensor] | None = None
@@ -138,25 +162,106 @@ def least_squares(
     else:
         residuals, derivative = _given(function, jac, x, further, kwargs or {})
     objective: ResidualObjective
-    if loss == "linear":
+    if rho is None:
         objective = ResidualObjective(residuals, x, None, memory * GIB, derivative)
     else:
-        objective = RobustObjective(residuals, x, LOSSES[loss], f_scale, derivative)
+        objective = RobustObjective(residuals, x, rho, f_scale, derivative)
     point = objective.at(x)
-    size = euclidean(point.r)
+    size, value = euclidean(point.r), point.value
     if not math.isfinite(size):
         raise ValueError("the residuals are not finite at x0: start where they are")
-    if not math.isfinite(point.value) or (point.value == 0.0 and size > 0.0):
+    if not math.isfinite(value) or (value == 0.0 and size > 0.0):
         raise ValueError(
             f"the residuals are of size {size:.3g} at x0, and their squares are beyond the range "
             f"of the numbers: return them in other units"
+        )
+    with torch.no_grad():
+        again = objective.residuals(x)
+    if not euclidean(again - point.r) <= torch.finfo(x.dtype).eps ** 0.5 * size:
+        raise ValueError(
+            "fun returns other residuals when it is called again at x0: what is random in it must "
+            "be fixed, such as dropout by eval() of the network"
         )
     step = LevenbergMarquardtStep(
         named("solver", solver).build({}), _scaling(x_scale, x), acceleration and jac is None
     )
     limit = _EVALUATIONS_PER_PARAMETER * len(x) if max_nfev is None else max_nfev
+    if verbose == 2:
+        callback = _printing(objective, callback)
     point, status = _iterate(point, step, _Tolerances(ftol, xtol, gtol), limit, callback)
+    if verbose:
+        way = f"cost {value:.4e} -> {point.value:.4e}, optimality {_optimality(point):.2e}"
+        _say(f"{_MESSAGES[status]} Evaluations {objective.counts.function:.0f}, {way}.")
     return _result(point, status)
+
+
+def _check_kind(bounds: Any, method: Any, verbose: Any) -> None:
+    """Refuse the kinds of problem and of method that there are not."""
+    if bounds is not None:
+        low, high = (bounds.lb, bounds.ub) if hasattr(bounds, "lb") else bounds
+        if bool(
+            (torch.as_tensor(low) > -math.inf).any() | (torch.as_tensor(high) < math.inf).any()
+        ):
+            raise ValueError(
+                "least_squares has no bounds: take scipy.optimize.least_squares, or let x be a "
+                "function of free parameters, such as exp of one for x > 0"
+            )
+    if method != "lm":
+        raise ValueError(
+            f"method must be 'lm', Levenberg-Marquardt's, not {method!r}: leave it out"
+        )
+    if verbose not in (0, 1, 2):
+        raise ValueError(f"verbose must be 0, 1 or 2, not {verbose!r}")
+
+
+def _loss(loss: Any) -> Rho | None:
+    """Return the rho of a name, or of a function like SciPy's; None for "linear"."""
+    if callable(loss):
+
+        def rho(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            found = loss(z)
+            if not isinstance(found, Tensor):
+                found = torch.stack([torch.as_tensor(part).to(z) for part in found])
+            if found.shape != (3, *z.shape):
+                raise ValueError(
+                    f"loss must return shape {(3, *z.shape)}, rho and its two derivatives, not "
+                    f"{tuple(found.shape)}"
+                )
+            return tuple(found.to(z))
+
+        return rho
+    if loss != "linear" and loss not in LOSSES:
+        raise ValueError(f"loss={loss!r} is unknown{suggest(str(loss), ['linear', *LOSSES])}")
+    return None if loss == "linear" else LOSSES[loss]
+
+
+def _joined(found: Any, w: Tensor) -> Any:
+    """Return a list of numbers, each a residual, as one tensor; anything else as it is."""
+    if not isinstance(found, list | tuple) or not found:
+        return found
+    if not all(isinstance(r, int | float) or getattr(r, "shape", None) == () for r in found):
+        return found
+    return torch.stack([torch.as_tensor(r).to(w) for r in found])
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def _printing(
+    objective: ResidualObjective, callback: Callable[[Tensor, float], None] | None
+) -> Callable[[Tensor, float], None]:
+    """Return a callback that prints a line a step, and then calls the user's."""
+    number = 0
+
+    def shown(x: Tensor, cost: float) -> None:
+        nonlocal number
+        number += 1
+        _say(f"step {number}: evaluations {objective.counts.function:.0f}, cost {cost:.4e}")
+        if callback is not None:
+            callback(x, cost)
+
+    return shown
 
 
 def _given(
@@ -170,7 +275,8 @@ def _given(
     if not callable(jac):
         raise ValueError(
             f"jac must be a function that returns the Jacobian, or None for autograd's, not "
-            f"{jac!r}: there are no finite differences here"
+            f"{jac!r}: there are no finite differences here, but scipy.optimize.least_squares has "
+            f"them for a function that is not made of torch operations"
         )
 
     def residuals(w: Tensor) -> Tensor:
@@ -254,6 +360,10 @@ def _iterate(
             return point, status or 1
 
 
+def _optimality(point: ResidualPoint) -> float:
+    return float(point.grad.abs().max())
+
+
 def _result(point: ResidualPoint, status: int) -> Any:
     from scipy.optimize import OptimizeResult
 
@@ -265,7 +375,7 @@ def _result(point: ResidualPoint, status: int) -> Any:
         "fun": point.r,
         "jac": point.jacobian.dense() if normal.has_diagonal else None,
         "grad": grad,
-        "optimality": float(grad.abs().max()),
+        "optimality": _optimality(point),
         "active_mask": torch.zeros(len(grad), dtype=torch.int64),
         "nfev": int(counts.function),
         "njev": int(counts.gradient),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from newton_krylov.errors import suggest
-from newton_krylov.interfaces.arguments import arguments, check_function, check_least, start
+from newton_krylov.interfaces.arguments import arguments, check_function, check_least, refuse, start
 from newton_krylov.interfaces.parts import built_optimizer
 from newton_krylov.objectives.base import Point
 from newton_krylov.objectives.function import FunctionObjective
@@ -49,6 +49,13 @@ _MESSAGES = {
     4: "The function seems to be unbounded below.",
 }
 
+_ELSEWHERE = {
+    **dict.fromkeys(("jac", "hess", "hessp"), "derivatives are exact, by autograd: leave it out"),
+    **dict.fromkeys(("bounds", "constraints"), "take scipy.optimize.minimize"),
+    "tol": "gtol is the tolerance",
+}
+"""What SciPy's function takes besides, to what does in its place."""
+
 _BOTTOM = 1e32
 """So many times its size at the start below zero a function is taken for unbounded."""
 
@@ -66,6 +73,7 @@ def minimize(
     solver: str = "cg",
     options: Mapping[str, Any] | None = None,
     callback: Callable[[Tensor, float], None] | None = None,
+    **others: Any,
 ) -> Any:
     """Minimize a function of one vector, with exact derivatives.
 
@@ -97,6 +105,8 @@ def minimize(
         not among them.
     callback : callable, optional
         Called with (x, value) after every iteration.
+    **others
+        What else SciPy's function takes is refused, with what would do in its place.
 
     Returns
     -------
@@ -122,10 +132,13 @@ def minimize(
     >>> result.x.round(decimals=4).tolist(), result.success
     ([1.0, 1.0], True)
     """
+    refuse("minimize", others, _ELSEWHERE)
     x = start(x0)
     check_least(0, gtol=gtol, maxiter=maxiter)
     if method not in _LINE_SEARCHES:
-        raise ValueError(f"method={method!r} is unknown{suggest(str(method), _LINE_SEARCHES)}")
+        raise ValueError(
+            f"method={method!r} is unknown{suggest(str(method).lower(), _LINE_SEARCHES)}"
+        )
     if "maxiter" in (options or {}):
         raise ValueError("options has no maxiter: the limit of iterations is minimize(maxiter=)")
     further = arguments(args)

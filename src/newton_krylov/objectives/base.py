@@ -348,6 +348,8 @@ class Objective(ABC):
     offers: frozenset[str] = frozenset()
     threads: int | None = None
     """Threads of the processor that its work is worth, where the user chooses none; None: all."""
+    quickly_measured: bool = True
+    """Whether what a trace records beside the method's own work costs little compared with it."""
     dim: int
     n_samples: int
     dtype: torch.dtype
@@ -617,6 +619,8 @@ class Started(Protocol):
 
 class Layered(Objective):
     """An objective of named layers' weights: a network, in one process or in several."""
+
+    quickly_measured = False  # mini-batch methods need no loss of all samples
 
     @property
     @abstractmethod

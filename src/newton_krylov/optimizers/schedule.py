@@ -31,14 +31,14 @@ class Schedule(Protocol):
 
 
 @register("schedule", "constant", idle=("epochs",))
-def constant(progress: Progress, *, epochs: PositiveInt = 4) -> float:
+def constant(progress: Progress, *, epochs: PositiveInt | None = 4) -> float:
     """Leave the step as it is.
 
     Parameters
     ----------
     progress : Progress
         The epochs so far.
-    epochs : int
+    epochs : int or None
         Changes nothing; every schedule has it, so that one can take another's place.
 
     Returns
@@ -50,26 +50,27 @@ def constant(progress: Progress, *, epochs: PositiveInt = 4) -> float:
 
 
 @register("schedule", "linear")
-def linear(progress: Progress, *, epochs: PositiveInt = 4) -> float:
+def linear(progress: Progress, *, epochs: PositiveInt | None = 4) -> float:
     """Go from 1 down to 0 along a line.
 
     Parameters
     ----------
     progress : Progress
         The epochs so far.
-    epochs : int
-        When it has come to its end, where it stays.
+    epochs : int or None
+        When it has come to its end, where it stays; None, where no end is known, leaves the step as
+        it is.
 
     Returns
     -------
     float
         Between 0 and 1.
     """
-    return 1 - min(progress.epochs / epochs, 1.0)
+    return 1 - _share(progress, epochs)
 
 
 @register("schedule", "cosine")
-def cosine(progress: Progress, *, epochs: PositiveInt = 4) -> float:
+def cosine(progress: Progress, *, epochs: PositiveInt | None = 4) -> float:
     """Go from 1 down to 0 along half a cosine.
 
     Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017, without
@@ -79,12 +80,18 @@ def cosine(progress: Progress, *, epochs: PositiveInt = 4) -> float:
     ----------
     progress : Progress
         The epochs so far.
-    epochs : int
-        When it has come to its end, where it stays.
+    epochs : int or None
+        When it has come to its end, where it stays; None, where no end is known, leaves the step as
+        it is.
 
     Returns
     -------
     float
         Between 0 and 1.
     """
-    return 0.5 * (1 + math.cos(math.pi * min(progress.epochs / epochs, 1.0)))
+    return 0.5 * (1 + math.cos(math.pi * _share(progress, epochs)))
+
+
+def _share(progress: Progress, epochs: int | None) -> float:
+    """Return which part of its way a schedule has come."""
+    return 0.0 if epochs is None else min(progress.epochs / epochs, 1.0)

@@ -28,6 +28,8 @@ _MARKERS = 26
 """Up to so many points, each gets a marker."""
 _LINE = 0.06
 """Height of a label at the edge, in panels."""
+_LABEL_WIDTH, _CLEAR = 0.2, 0.012
+"""Width of a label at the edge, and how far it keeps from curves, in panels."""
 _ABOVE = 0.024
 """How far above its curve a label stands, in panels."""
 _MOST_LABELS = 9
@@ -269,7 +271,7 @@ class _Longer:
 
 
 def _point_on(ax: "Axes", longer: Sequence[_Longer], limit: float, x: Quantity) -> None:
-    """Say at the right edge how far curves go beyond it, no text over another."""
+    """Say at the right edge how far curves go beyond it, over no other text and no curve."""
     from matplotlib.patheffects import withStroke
 
     ends = [(float(np.interp(limit, each.curve.x, each.curve.y)), each) for each in longer]
@@ -285,11 +287,43 @@ def _point_on(ax: "Axes", longer: Sequence[_Longer], limit: float, x: Quantity) 
         farthest = amount_text(x, max(each.extent for each in longer))
         shown = [(1.0, f"{len(shown)} methods go on, to {farthest} at most ▸", FAINT_TEXT)]
     shown.sort(key=lambda label: label[0])
-    for height, (_, text, color) in zip(spread([s[0] for s in shown]), shown, strict=True):
+    places = _beside_curves(ax, [height for height, *_ in shown])
+    for height, (_, text, color) in zip(places, shown, strict=True):
         ax.text(
             1.0, height, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=7.5,
             color=color, zorder=5, path_effects=[withStroke(linewidth=2, foreground="white")],
         )  # fmt: skip
+
+
+def _beside_curves(ax: "Axes", heights: Sequence[float]) -> Array:
+    """Move labels at the right edge, in their order, to the nearest places that no curve crosses.
+
+    Where there are not enough of these, they stand as near to their curves as they can.
+    """
+    from matplotlib.collections import LineCollection
+
+    across = np.linspace(1 - _LABEL_WIDTH, 1.0, 24)
+    drawn: list[tuple[Any, Any]] = [(line, line.get_xydata()) for line in ax.lines]
+    crowds = [each for each in ax.collections if isinstance(each, LineCollection)]
+    drawn += [(crowd, segment) for crowd in crowds for segment in crowd.get_segments()]
+    crossed = []
+    for artist, data in drawn:
+        points = (artist.get_transform() - ax.transAxes).transform(data)
+        points = points[np.isfinite(points).all(axis=1)]
+        if len(points) > 1:
+            xs, ys = points[:, 0], points[:, 1]
+            crossed.append(np.interp(across, xs, ys, left=np.nan, right=np.nan))
+    taken = np.concatenate([each[np.isfinite(each)] for each in crossed] or [np.empty(0)])
+    slots = np.arange(0.0, 1.0 - _LINE, _LINE / 4)
+    near = (slots[:, None] - _CLEAR < taken) & (taken < slots[:, None] + _LINE + _CLEAR)
+    free = slots[~near.any(axis=1)]
+    chosen: list[float] = []
+    for height in heights:
+        apart = [s for s in free if all(abs(s - other) >= _LINE for other in chosen)]
+        if not apart:
+            return spread(heights)
+        chosen.append(min(apart, key=lambda slot: abs(slot - height)))
+    return np.sort(chosen)
 
 
 def spread(heights: Sequence[float]) -> Array:
@@ -317,6 +351,8 @@ def spread(heights: Sequence[float]) -> Array:
 def _mark_floor(ax: "Axes", floor: float, dtype: str) -> None:
     """Shade what lies below the rounding error of the loss."""
     bottom = floor / 40
+    if not bottom > 0:  # the optimal value is 0, and so is its rounding error
+        return
     ax.axhspan(bottom, floor, color=LIGHT, linewidth=0, zorder=0.5)
     ax.axhline(floor, color=GREY, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0.6)
     ax.set_ylim(bottom=bottom)

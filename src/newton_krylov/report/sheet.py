@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from newton_krylov.report.style import FAINT_TEXT, RC, LineStyle
 
 if TYPE_CHECKING:
@@ -129,7 +131,7 @@ def _bundle_ticks(ax: "Axes") -> None:
         axis.set_visible(False)
         if upright:
             below = across + ScaledTranslation(0, -_TICK_GAP, inch)
-            for place, text in zip(places, texts, strict=True):
+            for place, text in _apart(ax, places, texts):
                 ax.text(place, 0, text, transform=below, ha="center", va="top", **style)
             title = ax.transAxes + ScaledTranslation(0, -_AXIS_TITLE_GAP, inch)
             ax.text(0.5, 0, ax.get_xlabel(), transform=title, ha="center", va="top")
@@ -137,6 +139,20 @@ def _bundle_ticks(ax: "Axes") -> None:
             beside = across + ScaledTranslation(-_TICK_GAP, 0, inch)
             for place, text in zip(places, texts, strict=True):
                 ax.text(0, place, text, transform=beside, ha="right", va="center", **style)
+
+
+def _apart(
+    ax: "Axes", places: Sequence[float], texts: Sequence[str]
+) -> Iterator[tuple[float, str]]:
+    """Yield the labels of a horizontal axis that are not over the one before."""
+    end = -math.inf
+    width = float(ax.bbox.transformed(ax.figure.dpi_scale_trans.inverted()).width)
+    for place, text in zip(places, texts, strict=True):
+        at = width * float((ax.transData - ax.transAxes).transform((place, ax.get_ylim()[0]))[0])
+        half = len(text) * _LEGEND_CHARACTER / 2
+        if at - half > end:
+            end = at + half + _TICK_GAP
+            yield place, text
 
 
 @contextmanager
@@ -174,7 +190,8 @@ def sheet(
     key_rows, key_columns = _key_shape(key, width)
     bottom = _BOTTOM + (key_rows * _LEGEND_ROW + 0.1 if key else 0.0)
     height = _TOP + rows * _PANEL_HEIGHT + (rows - 1) * _GAP_Y + bottom
-    with rc_context(RC):
+    # A run that diverges has numbers whose differences no float holds; the axes end before them.
+    with rc_context(RC), np.errstate(over="ignore", invalid="ignore"):
         figure = Figure(figsize=(width, height), dpi=dpi)
         axes = figure.subplots(
             rows,

@@ -296,7 +296,9 @@ class Race:
         if self.targets:
             return ""
         first = [c for c in self.contestants if c.family == FAMILIES[0]]
-        why = "; ".join(_endings(first or self.contestants))
+        if not first:
+            return "there is no first-order method, from whose runs the targets are fixed"
+        why = "; ".join(_endings(first))
         return f"no first-order run made progress, so there is no target ({why})"
 
     @property
@@ -716,6 +718,11 @@ def _reasons(facts: Mapping[str, Any]) -> Iterable[str]:
             f"(eigenvalues {facts['smallest_eigenvalue']:.2g} to {facts['largest_eigenvalue']:.2g})"
             f": a first-order method needs steps in proportion to it, or to its root."
         )
+        if flat := facts.get("flat_directions"):
+            yield (
+                f"Left out there: {count_text(flat, 'direction')} along which the loss does not "
+                f"change."
+            )
     elif facts.get("largest_eigenvalue"):
         largest = facts["largest_eigenvalue"]
         yield f"Largest eigenvalue of the Hessian at the solution {largest:.2g}."

@@ -76,7 +76,9 @@ class Settings:
         computed, which other work on the machine lengthens less.
     checkpoint_seconds : float
         Between two checkpoints, from which an interrupted run can be continued; 0 for one after
-        every step.
+        every row of the trace.
+    trace_every : int or None
+        Steps from one row of the trace to the next; see `runner.spacing` for None.
     resume : bool
         Whether to continue the run in the folder; no part of what is run, so `RunConfig.plain`
         lacks it.
@@ -96,6 +98,7 @@ class Settings:
     benchmark: str | None = None
     clock: Literal["wall", "processor"] = "wall"
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
+    trace_every: Annotated[int, Field(ge=1)] | None = None
     resume: bool = False
     quiet: bool = False
     json: bool = False

@@ -41,7 +41,8 @@ def diagnose(objective: Objective, dataset: Dataset, start: Tensor, end: Tensor)
     -------
     dict
         `parameters`, `samples`, `dtype`; of the Hessian at the end `largest_eigenvalue`,
-        `smallest_eigenvalue` and `condition_number` (where it is definite and Lanczos converges),
+        `smallest_eigenvalue` and `condition_number` (where it is definite and Lanczos converges;
+        of a small one but for its `flat_directions`, in which rounding errors are all there is),
         `negative_curvature`, `effective_dimension` (trace over largest eigenvalue);
         `product_in_gradients`, a Hessian product's time over that of a value with its gradient;
         `gradient_noise_scale` at the start, tr(Cov g_i) / |g|^2 (McCandlish et al., "An empirical
@@ -83,10 +84,14 @@ def read_weights(file: Path, like: Tensor) -> Tensor:
 
 def _spectrum(point: Point, generator: torch.Generator) -> dict[str, Any]:
     H = point.hessian()
+    flat = 0
     if H.shape[0] <= _DENSE:
         values = torch.linalg.eigvalsh(H.dense().double())
         top = float(values[-1])
-        smallest: float | None = float(values[0])
+        rounding = len(values) * torch.finfo(H.dtype).eps * float(values.abs().max())
+        curved = values[values.abs() > rounding]
+        flat = len(values) - len(curved)
+        smallest: float | None = float(curved[0]) if len(curved) else None
         total = float(values.sum())
     else:
         top = float(
@@ -100,6 +105,7 @@ def _spectrum(point: Point, generator: torch.Generator) -> dict[str, Any]:
         facts["negative_curvature"] = smallest < -_TOLERANCE * abs(top)
         if smallest > 0:
             facts["condition_number"] = top / smallest
+            facts["flat_directions"] = flat
     if top > 0:
         facts["effective_dimension"] = total / top
     return facts

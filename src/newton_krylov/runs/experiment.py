@@ -662,6 +662,7 @@ class _Experiment:
                     self.origin,
                 ),
                 clock_of=self.config.settings.clock,
+                every=self.config.settings.trace_every,
             )
             watch.end(result)
             return result

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
@@ -22,7 +23,7 @@ from newton_krylov.registry import register
 _log = logging.getLogger(__name__)
 
 OnStep = Callable[[Row, Point], None]
-"""Called after every step with its row and its point, outside the timed region."""
+"""Called after every row with its step's point, outside the timed region."""
 
 
 def _ignore(row: Row, point: Point) -> None:
@@ -44,6 +45,16 @@ class Outcome(StrEnum):
     def failed(self) -> bool:
         """Whether the run is to be marked as failed."""
         return self in (Outcome.DIVERGED, Outcome.OUT_OF_MEMORY, Outcome.ERROR)
+
+
+class Glance(NamedTuple):
+    """What a method knows of a step of its own accord, where that gets no row."""
+
+    iteration: int
+    loss: float
+    suboptimality: float
+    grad_norm: float
+    seconds: float
 
 
 @register("stop", "criteria")
@@ -75,16 +86,16 @@ class Stopping:
     seconds: PositiveFloat | None = None
 
     def reason(
-        self, row: Row, previous: Row | None, gap: float = math.inf
+        self, row: Row | Glance, previous: float = math.nan, gap: float = math.inf
     ) -> tuple[Outcome, str] | None:
-        """Return why to stop after this row, or None to go on.
+        """Return why to stop after this step, or None to go on.
 
         Parameters
         ----------
-        row : Row
+        row : Row or Glance
             The step just made.
-        previous : Row or None
-            The one before.
+        previous : float
+            The loss at the one before; nan where there is none.
         gap : float
             The certified bound at its point.
 
@@ -95,19 +106,22 @@ class Stopping:
         """
         if not math.isfinite(row.loss):
             return Outcome.DIVERGED, f"the loss is {row.loss} at iteration {row.iteration}"
-        change = math.inf if previous is None else abs(previous.loss - row.loss)
         small = {
             "suboptimality": (row.suboptimality, self.suboptimality),
             "gradient norm": (row.grad_norm, self.grad_norm),
             "certified gap": (gap, self.gap),
-            "change of the loss": (change, self.loss_change),
+            "change of the loss": (abs(previous - row.loss), self.loss_change),
         }
         for what, (value, limit) in small.items():
             if limit is not None and value <= limit:
                 return Outcome.CONVERGED, f"{what} <= {limit:g}"
-        if self.epochs is not None and row.iteration >= self.epochs:
+        return self.limit(row.iteration, row.seconds)
+
+    def limit(self, iteration: int, seconds: float) -> tuple[Outcome, str] | None:
+        """Return the limit of steps or seconds that a run has come to, or None."""
+        if self.epochs is not None and iteration >= self.epochs:
             return Outcome.LIMIT, f"{self.epochs} epochs"
-        if self.seconds is not None and row.seconds >= self.seconds:
+        if self.seconds is not None and seconds >= self.seconds:
             return Outcome.LIMIT, f"{self.seconds:g} seconds"
         return None
 
@@ -156,27 +170,69 @@ class Clock:
         return self._read()
 
 
+def spacing(iteration: int) -> int:
+    """Return how many steps apart rows are where one may cost as much as a step.
+
+    Each of the first 63 steps has one. From there on it is a power of two, at most a 32nd of the
+    steps so far, and depends on their number alone: a run that was resumed has the rows of one that
+    was not interrupted.
+    """
+    return 1 << max(0, iteration.bit_length() - 6)
+
+
 class _Meter:
     """Turns steps into rows; evaluates metrics outside the timed region and the counts."""
 
     def __init__(
-        self, objective: Objective, train: Split | None, test: Split | None, optimum: float | None
+        self,
+        objective: Objective,
+        train: Split | None,
+        test: Split | None,
+        optimum: float | None,
+        every: int | None,
     ) -> None:
         self.objective, self.train, self.test, self.optimum = objective, train, test, optimum
+        self.every = 1 if every is None and objective.quickly_measured else every
         self.iteration, self.seconds = -1, 0.0  # the first step, the start, makes it 0
+        self.due = False  # whether the number of the last step asks for a row
+        self._begin()
 
-    def row(self, step: Step, seconds: float) -> Row:
-        self.seconds += seconds
+    def _begin(self) -> None:
+        """Begin what belongs to the steps since the last row, of which the last is kept."""
+        self.step: Step | None = None
+        self._took, self._inner, self._notes = 0.0, 0.0, dict[str, None]()
+
+    def add(self, step: Step, seconds: float) -> None:
+        """Count a step."""
+        self.step, before = step, self.iteration
         self.iteration += step.iterations
-        counts = self.objective.counts
+        self.seconds += seconds
+        self._took += seconds
+        self._inner += step.inner_iterations
+        self._notes.update(dict.fromkeys(step.notes))
+        apart = self.every or spacing(self.iteration)
+        self.due = self.iteration // apart > before // apart
+
+    def stops(self, step: Step, stopping: Stopping, previous: float) -> bool:
+        """Return whether a step is the last, as far as it shows without being measured."""
+        if not step.needed:
+            return stopping.limit(self.iteration, self.seconds) is not None
+        point, gap = step.point, self._suboptimality(step.point)
+        known = Glance(self.iteration, point.value, gap, _grad_norm(step), self.seconds)
+        return stopping.reason(known, previous) is not None
+
+    def row(self) -> Row:
+        """Measure the last step; notes and costs are of all steps since the row before."""
+        assert self.step is not None
+        step, counts = self.step, self.objective.counts
         with counts.paused():
             test = self.test
             measures = {} if test is None else self.objective.measures(step.point.w, test)
-            return Row(
+            row = Row(
                 iteration=self.iteration,
                 loss=step.point.value,
                 suboptimality=self._suboptimality(step.point),
-                grad_norm=step.point.grad_norm if step.grad_norm is None else step.grad_norm,
+                grad_norm=_grad_norm(step),
                 train_accuracy=self._accuracy(step.point, self.train),
                 test_accuracy=self._accuracy(step.point, self.test),
                 test_loss=self._test_loss(step.point),
@@ -187,16 +243,18 @@ class _Meter:
                 test_d2=measures.get("d2", math.nan),
                 test_mean_absolute_error=measures.get("mean_absolute_error", math.nan),
                 step_size=step.step_size,
-                inner_iterations=step.inner_iterations,
+                inner_iterations=self._inner,
                 function_count=counts.function,
                 gradient_count=counts.gradient,
                 hvp_count=counts.hvp,
                 hessian_count=counts.hessian,
                 data_passes=counts.passes,
-                step_seconds=seconds,
+                step_seconds=self._took,
                 seconds=self.seconds,
-                notes=step.notes,
+                notes=tuple(self._notes),
             )
+        self._begin()
+        return row
 
     def gap(self, point: Point) -> float:
         """Return the certified bound at a point, uncounted."""
@@ -213,6 +271,10 @@ class _Meter:
 
     def _test_loss(self, point: Point) -> float:
         return _known(None if self.test is None else self.objective.data_loss(point.w, self.test))
+
+
+def _grad_norm(step: Step) -> float:
+    return step.point.grad_norm if step.grad_norm is None else step.grad_norm
 
 
 def _known(value: float | None) -> float:
@@ -234,6 +296,7 @@ def run(
     resume: Checkpoint | None = None,
     on_checkpoint: OnCheckpoint | None = None,
     clock_of: str = "wall",
+    every: int | None = None,
 ) -> RunResult:
     """Run an optimizer from w0 until a criterion holds, it ends, or it is interrupted.
 
@@ -263,10 +326,13 @@ def run(
     resume : Checkpoint, optional
         Go on from here instead of w0: of the same optimizer, objective and generator.
     on_checkpoint : OnCheckpoint, optional
-        Given a checkpoint after a step, but the start, if one is due and the optimizer can be
+        Given a checkpoint after a row, but the start, if one is due and the optimizer can be
         continued; only then is one made.
     clock_of : {"wall", "processor"}
         What the seconds are of.
+    every : int, optional
+        Steps from one row to the next. By default each step has a row, but where measuring it may
+        cost as much as making it; see `spacing`. The last step of a run that ends has one always.
 
     Returns
     -------
@@ -279,38 +345,50 @@ def run(
         If the optimizer refuses to start, or parts cannot be combined.
     """
     clock = Clock(objective.device, clock_of)
-    meter = _Meter(objective, train, test, optimum)
+    meter = _Meter(objective, train, test, optimum, every)
     rows: list[Row] = []
-    w = w0
+    w, previous = w0, math.nan
     if resume is None:
         steps = optimizer.steps(objective, w0, generator)
     else:
         w, rows = resume.w.to(w0), list(resume.rows)
         meter.iteration, meter.seconds = rows[-1].iteration, rows[-1].seconds
-        stop = stopping.reason(*_last_two(rows))
+        stop = stopping.reason(rows[-1], rows[-2].loss if len(rows) > 1 else math.nan)
         if stop is not None:
             return RunResult(*stop, rows, w)
+        previous = rows[-1].loss
         steps = _continued(optimizer, objective, w, generator, resume)
+
+    def record(step: Step) -> Row:
+        rows.append(row := meter.row())
+        if on_row is not None:
+            on_row(row)
+        on_step(row, step.point)
+        return row
+
     try:
         while True:
             start = clock()
             try:
                 step = next(steps).evaluated()
             except StopIteration as end:
+                if (last := meter.step) is not None:
+                    w = last.point.w
+                    record(last)
                 return RunResult(Outcome.ENDED, str(end.value), rows, w)
             seconds = clock() - start if step.seconds is None else step.seconds
-            row = meter.row(step, objective.from_rank_zero(seconds))
+            meter.add(step, objective.from_rank_zero(seconds))
+            if not meter.due and not meter.stops(step, stopping, previous):
+                previous = step.point.value if step.needed else previous
+                continue
+            row = record(step)
             w = step.point.w if math.isfinite(row.loss) else w
-            rows.append(row)
-            if on_row is not None:
-                on_row(row)
-            on_step(row, step.point)
-            if on_checkpoint is not None and on_checkpoint.due and len(rows) > 1:
-                _keep(on_checkpoint, optimizer, objective, step.point.w, generator, rows)
+            _keep(on_checkpoint, optimizer, objective, step.point.w, generator, rows)
             gap = math.inf if stopping.gap is None else meter.gap(step.point)
-            stop = stopping.reason(*_last_two(rows), gap)
+            stop = stopping.reason(row, previous, gap)
             if stop is not None:
                 return RunResult(*stop, rows, w)
+            previous = row.loss
     except KeyboardInterrupt:
         return RunResult(Outcome.INTERRUPTED, "interrupted by the user", rows, w)
     except Exception as error:
@@ -320,10 +398,6 @@ def run(
         return RunResult(*failure(error), rows, w)
     finally:
         steps.close()
-
-
-def _last_two(rows: list[Row]) -> tuple[Row, Row | None]:
-    return rows[-1], rows[-2] if len(rows) > 1 else None
 
 
 def failure(error: Exception) -> tuple[Outcome, str]:
@@ -356,13 +430,16 @@ def _continued(
 
 
 def _keep(
-    on_checkpoint: OnCheckpoint,
+    on_checkpoint: OnCheckpoint | None,
     optimizer: Optimizer,
     objective: Objective,
     w: Tensor,
     generator: torch.Generator,
     rows: list[Row],
 ) -> None:
+    """Make a checkpoint after a row, if one is wanted and the method can be continued."""
+    if on_checkpoint is None or not on_checkpoint.due or len(rows) < 2:
+        return
     state = optimizer.state_dict()
     if state is None or not math.isfinite(rows[-1].loss):
         return

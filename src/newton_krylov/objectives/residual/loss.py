@@ -74,6 +74,7 @@ class ResidualLoss(ResidualObjective):
         self, dataset: Dataset, model: nn.Module, residual: str | None = None, memory: Memory = 2.0
     ) -> None:
         self._solved = dataset.equation if isinstance(dataset, EquationProblem) else None
+        self.quickly_measured = self._solved is None  # else there are test points, fresh points
         self._draw, self.renewal = Draw(0, 1.0), 0
         self._network: Perceptron | None = None
         self._posing: tuple[Block, ...] = ()
