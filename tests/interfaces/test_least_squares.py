@@ -310,3 +310,39 @@ def test_what_scipy_has_besides_is_answered_by_what_would_do(options, sentence):
         least_squares(rosenbrock, START, **options)
     with pytest.raises(TypeError, match="unexpected keyword argument 'foo'"):
         least_squares(rosenbrock, START, foo=1)
+
+
+def fitted_by(module: torch.nn.Module) -> Any:
+    """Return the fit of a module's weights to random targets."""
+    generator = torch.Generator().manual_seed(0)
+    X, y = (torch.randn(*n, generator=generator).double() for n in ((12, 4, 3), (12,)))
+    names, weights = zip(*module.double().named_parameters(), strict=True)
+    sizes = [p.numel() for p in weights]
+
+    def residuals(w: Tensor) -> Tensor:
+        parts = zip(names, w.split(sizes), weights, strict=True)
+        named = {n: v.view_as(p) for n, v, p in parts}
+        return torch.func.functional_call(module, named, (X,)).sum((1, 2)) - y
+
+    start = torch.cat([p.detach().reshape(-1) for p in weights])
+    return least_squares(residuals, start, max_nfev=4), residuals(start)
+
+
+def test_attention_has_no_kernel_that_forward_mode_cannot_follow() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(3, 1, 4, batch_first=True)
+    result, first = fitted_by(layer.eval())
+    assert result.cost < float(first @ first) / 2
+
+
+@pytest.mark.parametrize(
+    ("layer", "error", "sentence"),
+    [
+        (torch.nn.BatchNorm1d(4), UserError, "running averages of batch norm: put the network"),
+        (torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Dropout(0.5)), ValueError,
+         "called again at x0: what is random in it must be fixed, such as dropout"),
+    ],
+)  # fmt: skip
+def test_a_network_in_training_mode_that_is_no_one_function(layer, error, sentence) -> None:
+    with pytest.raises(error, match=sentence):
+        fitted_by(layer)

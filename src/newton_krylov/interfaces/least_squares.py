@@ -175,6 +175,13 @@ def least_squares(
             f"the residuals are of size {size:.3g} at x0, and their squares are beyond the range "
             f"of the numbers: return them in other units"
         )
+    with torch.no_grad():
+        again = objective.residuals(x)
+    if not euclidean(again - point.r) <= torch.finfo(x.dtype).eps ** 0.5 * size:
+        raise ValueError(
+            "fun returns other residuals when it is called again at x0: what is random in it must "
+            "be fixed, such as dropout by eval() of the network"
+        )
     step = LevenbergMarquardtStep(
         named("solver", solver).build({}), _scaling(x_scale, x), acceleration and jac is None
     )

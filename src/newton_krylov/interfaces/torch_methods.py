@@ -142,9 +142,10 @@ class BFGS(_Method):
 
     Like `torch.optim.LBFGS` it takes a closure that returns the loss (and may call `backward`),
     and makes several iterations a step. The closure is one function of the weights during a step;
-    its batch is chosen outside of it. What the method has learned goes on from step to step, and
-    is part of `state_dict`. After a step `.grad` holds the gradient where it ended, and `note` says
-    what happened.
+    its batch is chosen outside of it, and dropout has one mask a step (another one in the next, so
+    that long steps fit to one: lower `max_iter`). What the method has learned goes on from step to
+    step, and is part of `state_dict`. After a step `.grad` holds the gradient where it ended, and
+    `note` says what happened.
 
     Parameters
     ----------

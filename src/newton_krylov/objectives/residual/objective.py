@@ -13,6 +13,7 @@ from newton_krylov.capabilities import NORMAL_EQUATIONS, SUM_OF_SQUARES
 from newton_krylov.errors import ConfigError, UnsupportedError, suggest
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.base import Counts, Objective, Point
+from newton_krylov.objectives.network.kernels import plain_attention, plain_recurrence
 from newton_krylov.objectives.residual.gauss_newton import GaussNewtonOperator
 from newton_krylov.objectives.residual.jacobian import Jacobian, import_early
 from newton_krylov.operators import FunctionOperator, LinearOperator, RectangularOperator
@@ -173,7 +174,7 @@ class ResidualObjective(Objective):
         self.counts, self.share, self.convexity = Counts(), 1.0, None
         self._rows: Tensor | None = None
         with torch.no_grad():
-            found = named(function(start))
+            found = self._called(start)
         self._arrange({name: block.numel() for name, block in found.items()}, weights or {})
         self.n_residuals = self.n_samples = sum(block.numel() for block in found.values())
         self.threads = 1 if self.n_residuals * self.dim < _SMALL else None
@@ -195,7 +196,7 @@ class ResidualObjective(Objective):
         Tensor, shape (n_residuals,)
             Differentiable by w.
         """
-        found = named(self._function(w))
+        found = self._called(w)
         sizes = {name: block.numel() for name, block in found.items()}
         if sizes != {name: place.stop - place.start for name, place in self.blocks.items()}:
             raise UnsupportedError(
@@ -206,6 +207,20 @@ class ResidualObjective(Objective):
         if self._rows is None:
             return r
         return r[self._rows] * math.sqrt(self.n_residuals / len(self._rows))
+
+    def _called(self, w: Tensor) -> Blocks:
+        """Call the function, with kernels that forward mode can differentiate."""
+        try:
+            with plain_attention(), plain_recurrence():
+                return named(self._function(w))
+        except RuntimeError as error:
+            if "mutate a captured Tensor" not in str(error):
+                raise
+            raise UnsupportedError(
+                "The residual function changes a tensor in place that is no part of x, such as "
+                "running averages of batch norm: put the network into eval mode, or give batch "
+                "norm track_running_stats=False."
+            ) from None
 
     def evaluated(self, w: Tensor) -> tuple[Tensor, Any]:
         """Return the residuals at w, shape (dim,), and what of it `linearized` can use."""
