@@ -1,8 +1,12 @@
 """The command: `python compare.py outputs/<date>/<time>`; `python compare.py --help` says more."""
 
-import sys
+import signal
 
-from newton_krylov.terminal import end_on_interrupt, end_quickly
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the first imports
+
+import sys  # noqa: E402
+
+from newton_krylov.terminal import end_on_interrupt, end_quickly  # noqa: E402
 
 end_on_interrupt()  # the imports take seconds
 end_quickly()

@@ -63,6 +63,17 @@ class _Patient:
             return None
 
 
+@contextmanager
+def patiently() -> Iterator[None]:
+    """Let standard output that cannot be written be a sentence, whoever writes to it."""
+    stream: Any = _Patient(sys.stdout)
+    with redirect_stdout(stream):
+        try:
+            yield
+        finally:
+            stream.flush()
+
+
 def say(text: str, *, stderr: bool = False) -> None:
     """Write a line as it stands, whole and at once: processes that share a terminal mix no halves.
 

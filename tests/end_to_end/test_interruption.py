@@ -1,16 +1,18 @@
 """Interrupted work: signals, kills at random moments, and going on with what was left undone."""
 
 import json
+import os
 import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import QUICK, command, end, inside, module, start, tracked
+from command import QUICK, ROOT, command, end, environment, inside, module, start, tracked
 
 from newton_krylov.records.trace import Row, read_trace
 
@@ -115,6 +117,24 @@ def test_joblib_s_processes_end_with_the_command_that_is_killed(tmp_path):
             time.sleep(0.1)
         assert not Path(f"/proc/{child}").exists()
     assert [summary(tmp_path / "s" / str(k))["status"] for k in range(2)] == ["killed"] * 2
+
+
+def test_a_terminal_s_ctrl_c_while_joblib_s_processes_start_is_no_traceback(tmp_path):
+    """It goes to all processes: those that are starting have imports to do."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    parallel = ("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=s")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *parallel, *LONG, "seed=0,1", "tracking=none"],
+        cwd=tmp_path, env=environment(tmp_path), text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(children.read_text().split()) < 3 and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = end(process, 130)
+    assert "KeyboardInterrupt" not in err
+    assert json.loads((tmp_path / "s" / "sweep.json").read_text())["status"] == "interrupted"
 
 
 def test_upload_marks_the_killed_too_and_leaves_the_living_alone(tmp_path):

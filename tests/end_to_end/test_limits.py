@@ -5,12 +5,15 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
-from command import QUICK, ROOT, environment, inside, start
+from command import CONF, QUICK, ROOT, environment, inside, start, tracked
+from mlflow import MlflowClient
 
 from newton_krylov import files
+from newton_krylov.cli.main import main
 from newton_krylov.errors import DataError
 
 
@@ -33,6 +36,14 @@ def test_a_network_larger_than_memory_is_a_sentence(tmp_path):
     assert json.loads((tmp_path / "r" / "summary.json").read_text())["outcome"] == "out_of_memory"
 
 
+def test_standard_output_on_a_full_disk_is_a_sentence_whoever_writes_to_it(tmp_path, capfd):
+    for given in (["--version"], ["--cfg", "job", *QUICK]):
+        with Path("/dev/full").open("w") as full, redirect_stdout(full):
+            assert main(CONF, given) == 1
+        err = capfd.readouterr().err
+        assert err == "The standard output cannot be written: No space left on device.\n"
+
+
 @pytest.mark.slow
 def test_standard_output_on_a_full_disk_loses_no_run(tmp_path):
     command = [sys.executable, str(ROOT / "run.py"), *QUICK, "tracking=none", "hydra.run.dir=r"]
@@ -44,6 +55,24 @@ def test_standard_output_on_a_full_disk_loses_no_run(tmp_path):
     assert "Traceback" not in done.stderr and "cannot be written" in done.stderr
     assert done.returncode == 1
     assert json.loads((tmp_path / "r" / "summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("given", [("hydra.run.dir=r",), ("-m", "seed=0", "hydra.sweep.dir=r")])
+def test_ctrl_c_while_a_run_or_a_sweep_is_opened_is_in_its_record(given, tmp_path, monkeypatch):
+    """What MLflow has not heard of it then, the next command says."""
+    create_run = MlflowClient.create_run
+
+    def interrupted(*args, **options):
+        signal.raise_signal(signal.SIGINT)
+        return create_run(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "create_run", interrupted)
+        inside(*QUICK, *given, cwd=tmp_path, code=130)
+    name = "sweep.json" if "-m" in given else "summary.json"
+    assert json.loads((tmp_path / "r" / name).read_text())["status"] == "interrupted"
+    inside(*QUICK, "tracking=none", "hydra.run.dir=next", cwd=tmp_path)
+    assert not [run for run in tracked(tmp_path) if run.info.status == "RUNNING"]
 
 
 @pytest.mark.slow

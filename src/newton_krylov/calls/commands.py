@@ -163,8 +163,11 @@ def carry_out_sweep(
         If it was interrupted.
     """
     with interruptible() as interruption:
+        interruption.hold()  # what has begun is ended
         begun = Sweep.begin(shared.folder, shared.plain, shared.overrides, REPOSITORY, members)
         try:
+            interruption.obey()
+            begun.track()
             carry_out()
         except BaseException as error:
             begun.finish(*_ending(error, interruption))

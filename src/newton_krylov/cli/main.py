@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from newton_krylov.cli.offers import offer, offer_names, parts_without_files, summaries_of
 from newton_krylov.errors import ConfigError, UserError
-from newton_krylov.terminal import inert, output_lost, say, spoken
+from newton_krylov.terminal import inert, output_lost, patiently, say, spoken
 from newton_krylov.tracking.address import keep
 from newton_krylov.version import __version__
 
@@ -65,7 +65,9 @@ def main(
         # of times slower. This many turns, some 0.03 ms, cost nothing on an idle machine.
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        return _command(config_dir, given, prog)
+        with patiently():
+            code = _command(config_dir, given, prog)
+        return FAILED if output_lost() and code == DONE else code
     except UserError as error:
         if "RANK" in os.environ:
             from newton_krylov.distributed import let_rank_zero_report
@@ -201,7 +203,7 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
                 from newton_krylov.records.record import json_text
 
                 write(json_text(result))
-            return FAILED if output_lost() and code == DONE else code
+            return code
         except (KeyboardInterrupt, Exception) as error:
             # What a signal breaks off inside a library may come out as another error.
             if not isinstance(error, KeyboardInterrupt) and interruption.signal is None:
@@ -321,6 +323,7 @@ def _sweep(
         let_workers_end_with_us()
     overrides = list(command.config.hydra.overrides.task)
     verdict = command.config.get("verdict") is not None
+    interruption.hold()  # what has begun is ended
     sweep = Sweep.begin(
         command.folder,
         composed(command.config),
@@ -330,6 +333,8 @@ def _sweep(
     )
     status, reason = "finished", None
     try:
+        interruption.obey()
+        sweep.track()
         carry_out()
     except KeyboardInterrupt:
         status = interruption.status

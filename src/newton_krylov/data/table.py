@@ -282,6 +282,7 @@ def _require_memory(file: Path, suffix: str) -> None:
 def _opened(file: Path) -> Iterator[Any]:
     """Give pandas the file, or the text in it, no more of which is read than memory holds."""
     if _kind(file) not in (".csv", ".tsv"):
+        _take_memory_singly()
         yield file
         return
     with file.open("rb") as raw, _unpacked(file, raw) as stream:
@@ -337,6 +338,15 @@ class _Bounded(io.RawIOBase):
                 )
             self._stretch, self._place = 0, place
         return n_bytes
+
+
+def _take_memory_singly() -> None:
+    """Let Arrow take memory from the system as it needs it.
+
+    By itself it lays in a gibibyte, which no limit bounds that is set afterwards.
+    """
+    pa: Any = import_module("pyarrow")  # its types leave these out
+    pa.set_memory_pool(pa.system_memory_pool())
 
 
 def _too_large(file: Path) -> DataError:

@@ -201,7 +201,7 @@ def descend(a, b, ptr, col, val, loss, w, y, v, ridge, tolerance, steps, memory,
     curvature, factors = np.empty(memory + 1), np.empty(memory)
     oldest, known, stride, size = 0, 0, 0.0, 0.0
     made, evaluated, trials = -1, 0, 0
-    f, slope, alpha = math.inf, 0.0, 0.0
+    f, slope, alpha, length = math.inf, 0.0, 0.0, 0.0
     while True:
         for j in range(d):
             trial[j], of_data[0, j] = w[j] + alpha * p[j], 0.0
@@ -212,8 +212,11 @@ def descend(a, b, ptr, col, val, loss, w, y, v, ridge, tolerance, steps, memory,
         value, evaluated = value + penalty, evaluated + 1
         if made < 0 or value <= f + 1e-4 * alpha * slope + 10 * eps * abs(f):
             new = (oldest + known) % (memory + 1)
-            sy, stride, bend = secant(trial, g, w, gradient, S[new], Y[new])  # type: ignore[no-untyped-call]
-            w[:], gradient[:] = trial, g
+            sy, stride, bend = secant(trial, g, w, gradient, S, Y, new)  # type: ignore[no-untyped-call]
+            length = 0.0
+            for j in range(d):
+                w[j], gradient[j] = trial[j], g[j]
+                length += w[j] * w[j]
             if made >= 0 and sy > eps * stride * bend:
                 curvature[new] = sy
                 oldest = (oldest + (known == memory)) % (memory + 1)
@@ -230,20 +233,27 @@ def descend(a, b, ptr, col, val, loss, w, y, v, ridge, tolerance, steps, memory,
             known, stride = 0, 0.0
         scale = 2.0 * stride / size
         if made == 0 or not stride > 0.0:
-            length = math.sqrt(_inner(w, w))
-            scale = first_step * (length if length > 0.0 else abs(f) / size) / size
+            share = math.sqrt(length) if length > 0.0 else abs(f) / size
+            scale = first_step * share / size
         if not 0.0 < scale * size < math.inf:
             scale = 1.0 / size
         _descent(gradient, S, Y, curvature, oldest, known, scale, None, factors, p)
-        slope, alpha, trials = _inner(gradient, p), 1.0, 0
+        slope, alpha, trials = 0.0, 1.0, 0
+        for j in range(d):
+            slope += gradient[j] * p[j]
 
 
 @_compiled
-def secant(new_w, new_g, w, g, s, y):  # type: ignore[no-untyped-def]
-    """Set s and y to the differences; return s'y, |s| and |y|."""
+def secant(new_w, new_g, w, g, S, Y, k):  # type: ignore[no-untyped-def]
+    """Set the rows s and y, number k of S and Y, to the differences; return s'y, |s| and |y|."""
+    sy, ss, yy = 0.0, 0.0, 0.0
     for j in range(w.shape[0]):
-        s[j], y[j] = new_w[j] - w[j], new_g[j] - g[j]
-    return _inner(s, y), math.sqrt(_inner(s, s)), math.sqrt(_inner(y, y))
+        s, y = new_w[j] - w[j], new_g[j] - g[j]
+        S[k, j], Y[k, j] = s, y
+        sy += s * y
+        ss += s * s
+        yy += y * y
+    return sy, math.sqrt(ss), math.sqrt(yy)
 
 
 @_compiled
@@ -260,19 +270,19 @@ def _descent(g, S, Y, curvature, oldest, known, scale, factor, factors, p):  # t
     places = S.shape[0]
     for i in range(known - 1, -1, -1):
         k = (oldest + i) % places
-        factors[i] = _inner(S[k], p) / curvature[k]
-        _add_vector(-factors[i], Y[k], p)
+        factors[i] = _inner(S, k, p) / curvature[k]
+        _add_row(-factors[i], Y, k, p)
     if factor is not None:
         _solve(factor, p)
     else:
         if known > 0:
             k = (oldest + known - 1) % places
-            scale = curvature[k] / _inner(Y[k], Y[k])
+            scale = curvature[k] / _squares(Y, k)
         for j in range(g.shape[0]):
             p[j] *= scale
     for i in range(known):
         k = (oldest + i) % places
-        _add_vector(factors[i] - _inner(Y[k], p) / curvature[k], S[k], p)
+        _add_row(factors[i] - _inner(Y, k, p) / curvature[k], S, k, p)
 
 
 @_called
@@ -280,24 +290,37 @@ def _solve(R, p):  # type: ignore[no-untyped-def]
     """Overwrite p with the solution x of R'R x = p, R upper triangular."""
     d = p.shape[0]
     for i in range(d):
-        p[i] /= R[i, i]
-        _add_vector(-p[i], R[i, i + 1 :], p[i + 1 :])
+        x = p[i] / R[i, i]
+        p[i] = x
+        for j in range(i + 1, d):
+            p[j] -= x * R[i, j]
     for i in range(d - 1, -1, -1):
-        p[i] = (p[i] - _inner(R[i, i + 1 :], p[i + 1 :])) / R[i, i]
+        x = p[i]
+        for j in range(i + 1, d):
+            x -= R[i, j] * p[j]
+        p[i] = x / R[i, i]
 
 
 @_called
-def _inner(u, v):  # type: ignore[no-untyped-def]
+def _inner(A, k, p):  # type: ignore[no-untyped-def]
     s = 0.0
-    for j in range(u.shape[0]):
-        s += u[j] * v[j]
+    for j in range(p.shape[0]):
+        s += A[k, j] * p[j]
     return s
 
 
 @_called
-def _add_vector(a, x, y):  # type: ignore[no-untyped-def]
-    for j in range(x.shape[0]):
-        y[j] += a * x[j]
+def _squares(A, k):  # type: ignore[no-untyped-def]
+    s = 0.0
+    for j in range(A.shape[1]):
+        s += A[k, j] * A[k, j]
+    return s
+
+
+@_called
+def _add_row(a, A, k, p):  # type: ignore[no-untyped-def]
+    for j in range(p.shape[0]):
+        p[j] += a * A[k, j]
 
 
 @_inlined

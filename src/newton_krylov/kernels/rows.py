@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import itertools
 import os
 from collections.abc import Callable
 from types import ModuleType
@@ -10,6 +11,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
+
+from newton_krylov.kernels.threads import together
 
 Array = NDArray[Any]
 Loss = Literal["logistic", "squared_hinge", "least_squares"]
@@ -20,6 +23,11 @@ VARIABLE = "NEWTON_KRYLOV_KERNELS"
 _LEAST = 50_000
 """Entries from which on the compiled loops are worth loading Numba, which takes some tenths of a
 second; torch needs about a tenth of a millisecond for the product of such a matrix."""
+
+
+_LEAST_OF_A_THREAD = 200_000
+"""Entries of a thread: they take a tenth of a millisecond or two, and handing work to a thread and
+waiting for it some hundredths."""
 
 
 def worthwhile(entries: int) -> bool:
@@ -75,20 +83,64 @@ class Rows:
     Parameters
     ----------
     X : csr_matrix or csr_array, shape (n, d)
-        In float32 or float64, of any order within the rows; not copied.
+        In float32 or float64; not copied where rows are sorted and have no column twice. Else they
+        are sorted, and entries given twice are added, in a copy.
     ones : bool, optional
         Whether all values are 1, where that is known.
+    threads : int
+        Threads that may share a product, each of which is to have entries enough. Their sums are
+        added in a fixed order, so the same number of threads gives the same result.
     """
 
     def __init__(
-        self, X: scipy.sparse.csr_matrix | scipy.sparse.csr_array, ones: bool | None = None
+        self,
+        X: scipy.sparse.csr_matrix | scipy.sparse.csr_array,
+        ones: bool | None = None,
+        threads: int = 1,
     ) -> None:
+        if not X.has_canonical_format:
+            X, ones = X.copy(), None
+            X.sum_duplicates()
         self.shape: tuple[int, int] = X.shape
         self.dtype = X.dtype
         self.ones = bool((X.data == 1).all()) if ones is None else ones
         self._ptr = X.indptr.view(f"u{X.indptr.itemsize}")
         self._col = _small(X.indices, self.shape[1])
         self._val = None if self.ones else X.data
+        self.threads = threads
+        self._parts = self._divided()
+
+    def _divided(self) -> list[tuple[int, int]]:
+        """Return the rows begin <= i < end of each thread: whole blocks with equal work."""
+        n, entries = self.shape[0], len(self._col)
+        parts = max(1, min(self.threads, entries // _LEAST_OF_A_THREAD))
+        if parts == 1:
+            return [(0, n)]
+        block = load().BLOCK
+        # A row costs about as much as its entries and four more.
+        work = self._ptr[::block].astype(np.int64) + 4 * np.arange(0, n + 1, block)
+        wanted = np.arange(1, parts) * (entries + 4 * n) / parts
+        cuts = [0, *(int(k) * block for k in np.searchsorted(work, wanted)), n]
+        return list(itertools.pairwise(cuts))
+
+    def _shared(self, loop: Callable[..., Any], *operands: Any) -> list[Any]:
+        """Call loop(a, b, ptr, col, val, *operands) for each thread's rows a to b.
+
+        A function among the operands is called with the thread's number, and gives its own.
+        """
+
+        def work(t: int, a: int, b: int) -> Callable[[], Any]:
+            own = [each(t) if callable(each) else each for each in operands]
+            return lambda: loop(a, b, self._ptr, self._col, self._val, *own)
+
+        return together([work(t, a, b) for t, (a, b) in enumerate(self._parts)])
+
+    def _summed(self, loop: Callable[..., Any], shape: tuple[int, ...], *operands: Any) -> Array:
+        """Return the sum over all rows that a loop adds up in its last argument."""
+        sums = self._sums(len(self._parts), *shape)
+        self._shared(loop, *operands, sums.__getitem__)
+        total: Array = sums[0] if len(sums) == 1 else sums.sum(0)
+        return total
 
     def cast(self, values: Array) -> "Rows":
         """Return the same matrix with its values in another precision; all else is shared."""
@@ -108,7 +160,7 @@ class Rows:
             Whether the samples have weights.
         """
         empty = copy.copy(self)
-        empty.shape, empty._ptr = (0, 0), self._ptr[:1]
+        empty.shape, empty._ptr, empty._parts = (0, 0), self._ptr[:1], [(0, 0)]
         shape = () if columns == 1 else (columns,)
         h, u, v = self._sums(0), self._sums(0, *shape), self._sums(0, *shape)
         empty.adjoint(empty.times(v))
@@ -140,26 +192,22 @@ class Rows:
             return _by_column(self.times, v)
         out = np.empty((self.shape[0], *v.shape[1:]), dtype=self.dtype)
         loop = load().times if v.ndim == 1 else load().times_many
-        loop(*self._matrix, _like(self, v), out)
+        self._shared(loop, _like(self, v), out)
         return out
 
     def adjoint(self, u: Array) -> Array:
         """Return X'u, u of shape (n,) or (n, k)."""
         if _few(u):
             return _by_column(self.adjoint, u)
-        out = self._sums(self.shape[1], *u.shape[1:])
         loop = load().adjoint if u.ndim == 1 else load().adjoint_many
-        loop(*self._matrix, _like(self, u), out)
-        return out
+        return self._summed(loop, (self.shape[1], *u.shape[1:]), _like(self, u))
 
     def normal(self, weights: Array, v: Array) -> Array:
         """Return X' diag(weights) X v in one reading, v of shape (d,) or (d, k)."""
         if _few(v):
             return _by_column(lambda column: self.normal(weights, column), v)
-        out = self._sums(*v.shape)
         loop = load().normal if v.ndim == 1 else load().normal_many
-        loop(*self._matrix, _like(self, weights), _like(self, v), out)
-        return out
+        return self._summed(loop, v.shape, _like(self, weights), _like(self, v))
 
     def gram(self, weights: Array, every: int = 1, first: int = 0, scale: float = 1.0) -> Array:
         """Return X' diag(scale weights) X, shape (d, d), exactly symmetric.
@@ -196,8 +244,7 @@ class Rows:
         if self.ones:
             return self.adjoint(weights)
         many = _like(self, weights if weights.ndim == 2 else weights[:, None])
-        out = self._sums(self.shape[1], many.shape[1])
-        load().squares(*self._matrix, many, out)
+        out = self._summed(load().squares, (self.shape[1], many.shape[1]), many)
         return out.reshape(self.shape[1], *weights.shape[1:])
 
     def evaluate(
@@ -225,14 +272,14 @@ class Rows:
         """
         loops, (n, d) = load(), self.shape
         z, h = np.empty(n, self.dtype), np.empty(n, self.dtype)
-        of_data, gradient = self._sums(1, d), np.empty(d, self.dtype)
+        of_data, gradient = self._sums(len(self._parts), d), np.empty(d, self.dtype)
         w, weights = _like(self, w), None if sample_weight is None else _like(self, sample_weight)
-        value = loops.evaluate(
-            *self._matrix, _NUMBERS[loss], w, _like(self, y), weights, 1 / max(n, 1),
-            z, h, of_data[0],
+        losses = self._shared(
+            loops.evaluate, _NUMBERS[loss], w, _like(self, y), weights, 1 / max(n, 1),
+            z, h, of_data.__getitem__,
         )  # fmt: skip
         penalty, squares = loops.penalize(of_data, _like(self, ridge), w, gradient)
-        return Evaluation(value, penalty, gradient, squares, z, h)
+        return Evaluation(sum(losses), penalty, gradient, squares, z, h)
 
     def every(self, every: int, first: int) -> "Rows":
         """Return the rows first, first + every, ... as a matrix of their own."""
@@ -249,6 +296,7 @@ class Rows:
 
         part._col = copied(self._col)
         part._val = None if self._val is None else copied(self._val)
+        part._parts = part._divided()
         return part
 
     def arrays(self) -> tuple[Array, Array, Array]:

@@ -32,6 +32,12 @@ class Pairs:
             k = (self._oldest + i) % len(self._s)
             yield self._s[k], self._y[k], float(self._curvature[k])
 
+    def compile(self) -> None:
+        """Compile the loops, or load them, so that no step has to."""
+        w = np.zeros(self._s.shape[1], self._s.dtype)
+        self.add(w, w, w, w)
+        self.descent(w, np.eye(len(w), dtype=w.dtype))
+
     def take(self, pairs: Iterable[tuple[Array, Array, float]]) -> None:
         """Keep these pairs in place of all others, the oldest first."""
         self._oldest = self._known = 0
@@ -44,7 +50,7 @@ class Pairs:
         """Learn from a step from w to new_w, shape (d,) each, with their gradients; return |s|."""
         places = len(self._s)
         new = (self._oldest + self._known) % places
-        sy, stride, bend = load().secant(new_w, new_g, w, g, self._s[new], self._y[new])
+        sy, stride, bend = load().secant(new_w, new_g, w, g, self._s, self._y, new)
         if sy > np.finfo(w.dtype).eps * bend * stride:
             self._curvature[new] = sy
             if self._known < places - 1:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.kernels.rows import Rows, worthwhile
+from newton_krylov.kernels.secants import Pairs
 
 _COMPILED = (torch.float32, torch.float64)
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -57,7 +58,9 @@ class Features:
         X = self.X
         if not self.sparse or X.device.type != "cpu" or X.dtype not in _COMPILED:
             return None
-        return Rows(_to_scipy(X)) if worthwhile(X.values().numel()) else None
+        if not worthwhile(X.values().numel()):
+            return None
+        return Rows(_to_scipy(X), threads=torch.get_num_threads())
 
     def lay_out(self, columns: int = 1, weighted: bool = False) -> None:
         """Make now what products will need, so that the first of them has not to.
@@ -73,6 +76,8 @@ class Features:
             _ = self.XT
         else:
             self.compiled.compile(columns, weighted)
+            if columns == 1:
+                Pairs(1, 1, self.compiled.dtype).compile()
         if self.sparse:
             _ = self.forming_cost
 
@@ -150,7 +155,9 @@ class Features:
             part = Features(_from_scipy(_to_scipy(self.X)[index.numpy()]))
             # A part of what is compiled is, however small: the code is there, and no transpose.
             rows = self.compiled
-            part.compiled = None if rows is None else Rows(_to_scipy(part.X), rows.ones)
+            part.compiled = (
+                None if rows is None else Rows(_to_scipy(part.X), rows.ones, rows.threads)
+            )
             return part
         return Features(_csr_rows(self.X, index))
 

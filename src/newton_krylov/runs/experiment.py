@@ -141,12 +141,15 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
         if job.sweep is None and config.name_of("tracking") != "none":
             say(f"opening the run: tracking={config.name_of('tracking')}")
         tracker: Tracker = config.build("tracking")
-        record = _begin(config, job, before, tracker.address)
+        address = tracker.address
+        interruption.hold()  # what has begun is ended
+        record = _begin(config, job, before, address)
         checkpoint = None if before is None else before.checkpoint
         experiment = _Experiment(
             config, job, record, tracker, place, parts, interruption, checkpoint, started
         )
         try:
+            interruption.obey()
             experiment.run()
         except BaseException as error:
             experiment.fail(error)
@@ -728,7 +731,9 @@ def _draw(folder: Path) -> list[str]:
 
 
 def _cannot_write(path: Path, error: OSError) -> str:
-    return f"{short(path)} cannot be written: {error.strerror or error}."
+    # NumPy counts what it wrote, and has no word of the system's for why that was not all.
+    reason = error.strerror or f"is the disk full? ({error})"
+    return f"{short(path)} cannot be written: {reason}."
 
 
 def _description(dataset: Dataset) -> dict[str, Any]:

@@ -39,6 +39,12 @@ class Interruption:
         """Obey the next signal at once again."""
         self._held = False
 
+    def obey(self) -> None:
+        """Obey the signal that has waited, if one has, and the next one at once again."""
+        self.release()
+        if self.signal is not None:
+            raise KeyboardInterrupt
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Let a signal wait until something is written whole."""
@@ -47,8 +53,7 @@ class Interruption:
             yield
         finally:
             self.release()
-        if self.signal is not None:
-            raise KeyboardInterrupt
+        self.obey()
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         """Handle a signal."""

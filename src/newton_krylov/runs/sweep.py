@@ -227,7 +227,7 @@ class Sweep:
         repository: Path,
         members: int | None = None,
     ) -> "Sweep":
-        """Open the sweep's record and its run in the tracker, before any member starts.
+        """Open the sweep's record, before any member starts.
 
         Parameters
         ----------
@@ -270,8 +270,11 @@ class Sweep:
         record.update(**planned(members, folder))
         runs = "runs" if members is None else count_text(members, "run")
         say(f"{runs} of {command}, into {short(folder)}")
-        tracker.start(record, None)
         return cls(record, tracker, quiet=bool(plain.get("quiet")))
+
+    def track(self) -> None:
+        """Open its run in the tracker, in which those of its members will be nested."""
+        self.tracker.start(self.record, None)
 
     def finish(self, status: str = "finished", reason: str | None = None) -> list[Member]:
         """Compare the members, show the comparison, and end the record.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from newton_krylov.errors import UserError
-from newton_krylov.records.record import Record, flatten
+from newton_krylov.records.record import Record, SweepRecord, flatten
 from newton_krylov.records.trace import Measured
 from newton_krylov.tracking.address import harmless, masked, revealed
 from newton_krylov.tracking.database import is_locked, prepare
@@ -68,6 +68,7 @@ _STATUS = {
     "killed": "KILLED",
     "interrupted": "KILLED",
 }
+_RESUMED = ("running", "killed", "interrupted")
 # What a run has one value of is a tag: MLflow would draw a metric of one point as a chart. A
 # parameter could not change when the run goes on.
 _SUMMARY = (
@@ -545,8 +546,10 @@ def parameters(record: Record) -> dict[str, Any]:
     Returns
     -------
     dict
-        Plain values; of a sweep that has no end yet what it was given for all.
+        Plain values; none of a sweep that may go on.
     """
+    if isinstance(record, SweepRecord) and record.summary["status"] in _RESUMED:
+        return {}  # those of all its members may be others, and what MLflow has stays
     return record.summary.get("parameters") or record.config
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from newton_krylov.errors import UserError
-from newton_krylov.terminal import end_on_interrupt
+from newton_krylov.terminal import console, end_on_interrupt, interrupts, output_lost
 
 
 def main(
@@ -40,29 +40,28 @@ def main(
     parser.add_argument("--uri", help="tracking server or database (default: the runs' own)")
     options = parser.parse_args(arguments)
 
-    from rich.console import Console
-
     from newton_krylov.tracking.address import keep
     from newton_krylov.tracking.afterwards import upload
 
-    console, errors = Console(), Console(stderr=True)
+    screen, errors = console(), console(stderr=True)
     whole = True
     try:
-        for sent in upload(options.folders, None if options.uri is None else keep(options.uri)):
-            place = f" as run {sent.run_id}" if sent.run_id else ""
-            text = f"{sent.folder}: {sent.what}{place}"
-            if sent.problem is None:
-                console.print(text, markup=False, soft_wrap=True)
-            else:
-                whole = False
-                errors.print(f"{text}: {sent.problem}", markup=False, soft_wrap=True)
+        with interrupts():
+            for sent in upload(options.folders, options.uri and keep(options.uri)):
+                place = f" as run {sent.run_id}" if sent.run_id else ""
+                text = f"{sent.folder}: {sent.what}{place}"
+                if sent.problem is None:
+                    screen.print(text, markup=False, soft_wrap=True)
+                else:
+                    whole = False
+                    errors.print(f"{text}: {sent.problem}", markup=False, soft_wrap=True)
     except UserError as error:
         errors.print(f"Error: {error}", markup=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         errors.print("Interrupted.")
         return 130
-    return 0 if whole else 1
+    return 0 if whole and not output_lost() else 1
 
 
 if __name__ == "__main__":
