@@ -17,6 +17,7 @@ fixed points over all of the time, too.
 
 import argparse
 import csv
+import json
 import math
 import os
 import re
@@ -97,16 +98,18 @@ class Run:
         return top / re.sub(r"[^\w.-]", "_", name)  # = would be grammar of the command
 
     def make(self, top: Path) -> None:
-        """Make the run, if it is not there."""
+        """Make the run, or what is left of it; nothing if it is there."""
         folder = self.folder(top)
-        if (folder / "summary.json").exists():
+        summary = folder / "summary.json"
+        if summary.exists() and json.loads(summary.read_text())["status"] == "finished":
             return
         hidden = ",".join(map(str, PROBLEMS[self.problem].hidden))
         command = (
             sys.executable, str(ROOT / "run.py"), f"dataset={self.problem}",
             f"method={self.method}", f"model.hidden=[{hidden}]",
             f"seed={self.seed}", f"dataset.seed={self.seed}",
-            f"stop.seconds={self.seconds:g}", f"hydra.run.dir={folder}", *COMMON, *self.own,
+            f"stop.seconds={self.seconds:g}", f"hydra.run.dir={folder}", "resume=true",
+            *COMMON, *self.own,
         )  # fmt: skip
         threads = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, check=False, env=threads, capture_output=True, text=True)

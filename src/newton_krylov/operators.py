@@ -46,12 +46,15 @@ class Forming:
         Time of `dense`, in products.
     part : callable
         (every, first) to the estimate from the samples first, first + every, ..., shape (n, n).
+    ridge : float or Tensor, shape (n,)
+        What is on the diagonal of each part whatever the samples are.
     """
 
     samples: int
     entries: int
     cost: float
     part: Callable[[int, int], Tensor]
+    ridge: float | Tensor = 0.0
 
 
 class LinearOperator:
@@ -662,7 +665,12 @@ class AffineOperator(LinearOperator):
     def forming(self) -> Forming | None:
         """Return what forming A takes; parts are scaled and shifted alike."""
         own = self._operator.forming()
-        return None if own is None else replace(own, part=lambda *which: self._of(own.part(*which)))
+        if own is None:
+            return None
+        ridge = self.scale * own.ridge + self.shift
+        if self._diagonal is not None:
+            ridge = ridge + self._diagonal
+        return replace(own, part=lambda *which: self._of(own.part(*which)), ridge=ridge)
 
     def sampled(self, size: int, generator: torch.Generator) -> LinearOperator | None:
         """Return an estimate from `size` of A's terms, scaled and shifted alike."""

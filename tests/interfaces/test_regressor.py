@@ -132,6 +132,16 @@ def test_a_path_is_its_single_fits_for_less(loss: str, ratio: float) -> None:
     assert whole.passes < 4 * passes  # 20 for less than the price of 20
 
 
+def test_sixty_ridge_penalties_cost_less_than_six_cold_fits_of_the_smallest() -> None:
+    """Of an ill-conditioned problem; a9a, easier for a cold fit, takes 6.4 (docs/glm.md)."""
+    X, y = load_breast_cancer(return_X_y=True)
+    whole = path(X, y)
+    single = path(X, y, lambdas=[whole.lambdas[-1]])
+    assert whole.converged.all() and single.converged.all()
+    assert abs(whole.losses[-1] - single.losses[0]) < 1e-6
+    assert whole.passes < 6 * single.passes
+
+
 def test_the_largest_penalty_is_the_first_without_weights() -> None:
     X, y = load_breast_cancer(return_X_y=True)
     found = path(X, y, l1_ratio=1.0, lambdas=5)

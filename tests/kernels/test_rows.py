@@ -230,3 +230,15 @@ def test_numba_is_imported_by_use_alone_and_needs_no_cache(tmp_path):
         [sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, check=False
     )
     assert done.stdout == "[0.0, 1.0, 2.0]\n", done.stderr
+
+
+def test_a_matrix_used_directly_has_its_duplicates_added():
+    """Squares are wrong of parts; that of (1 + 1)^2 is 4. The caller's matrix stays as it is."""
+    X = scipy.sparse.csr_matrix(([1.0, 1.0, 1.0], [1, 1, 0], [0, 2, 3]), shape=(2, 2))
+    rows = Rows(X)
+    assert_close(
+        torch.from_numpy(rows.column_square_sums(np.ones(2))),
+        torch.tensor([1.0, 4.0], dtype=torch.float64),
+        0.0,
+    )
+    assert np.array_equal(rows.row_square_norms(), [4.0, 1.0]) and X.nnz == 3

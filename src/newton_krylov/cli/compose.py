@@ -339,9 +339,15 @@ def _check_values(swept: Mapping[str, Sequence[str]], members: Sequence[DictConf
     register_parts()
     import_plugins()
     configurations = [plain_values(member) for member in members]
-    for key, values in swept.items():
+    for name, values in swept.items():
+        key = name.lstrip("+")
         for value in values:
-            if "${" in value or "@" in key or key.partition(".")[0] in ("hydra", "verdict"):
+            if (
+                "${" in value
+                or key[0] == "~"
+                or "@" in key
+                or key.partition(".")[0] in ("hydra", "verdict")
+            ):
                 continue
             (override,) = OverridesParser.create().parse_overrides([f"{key}={value}"])
             refused = []

@@ -75,7 +75,7 @@ class _CrossValidated(BaseEstimator):
         self.lambda_ = float(self.lambdas_[best])
         *_, found = whole.along(self.lambdas_[: best + 1], self.l1_ratio)
         whole.tol *= _LAST
-        last = whole.solve(found.point.objective, found.point.w)
+        last = whole.solve(found.point)
         warn_unless_converged(last.size <= self.tol * whole.unit, last.size, self.tol)
         self.n_iter_ = max(found.steps + last.steps, 1)
         return whole.back(last.point.w)

@@ -23,9 +23,9 @@ from newton_krylov.objectives.logistic import Logistic
 from newton_krylov.objectives.regression import Regression
 from newton_krylov.optimizers.base import Step
 from newton_krylov.optimizers.damping import Fixed
+from newton_krylov.optimizers.enriched_newton import EnrichedNewton
 from newton_krylov.optimizers.forcing import superlinear
 from newton_krylov.optimizers.line_search import armijo
-from newton_krylov.optimizers.newton import on_all_samples
 from newton_krylov.optimizers.newton_step import NewtonStep
 from newton_krylov.optimizers.proximal_newton import ProximalNewton
 from newton_krylov.preconditioners.base import PreconditionerBuilder
@@ -36,7 +36,7 @@ _ABOVE = 1.001
 """The rounding of the first penalty must not let a weight in."""
 _HEAVY = 1e12
 """A penalty, in units of the loss, that leaves the intercept alone."""
-_POINTS = 5
+_POINTS = 4
 """Of a path, whose polynomial guesses the next."""
 _RIDGE = 0.1
 """Stands for a smaller share of the L1 term where the largest lambda is chosen."""
@@ -287,14 +287,14 @@ class Problem:
             self._factors(plain, 1 / self.columns.size),
         )
         self.unit = _unit(plain)
-        self._newton = NewtonStep(
+        step = NewtonStep(
             named("solver", solver).build({}), HessianProduct(), armijo, superlinear,
             named("preconditioner", preconditioner).build({}), Fixed(),
         )  # fmt: skip
+        self._newton = EnrichedNewton(step, start="none")
         self._proximal = ProximalNewton(
-            self._newton.solver, HessianProduct(), armijo, superlinear,
-            self._newton.preconditioner,
-        )  # fmt: skip
+            step.solver, HessianProduct(), armijo, superlinear, step.preconditioner
+        )
 
     def _factors(self, f: LinearModel, of_columns: NDArray[Any]) -> Tensor:
         values = np.append(of_columns, 0.0) if self.columns.intercept else of_columns
@@ -325,13 +325,13 @@ class Problem:
         """Solve for falling penalties, each from where the last ones point to."""
         known: list[tuple[float, LinearModelPoint]] = []
         last: LinearModelPoint | None = None
-        preconditioner = self._newton.memory().preconditioner
+        preconditioner = self._newton.step.memory().preconditioner
         for value in lambdas:
             f = self.objective.with_l2(float(value * (1 - l1_ratio)), float(value * l1_ratio))
             start = f.at(self.start()) if last is None else LinearModelPoint(f, last.w, last.Z)
             if l1_ratio == 0 and value > 0 and len(known) > 1:
                 start = min(start, _extrapolated(f, known, math.log(value)), key=_value)
-            fit = self.solve(f, start.w, preconditioner)
+            fit = self.solve(start, preconditioner)
             last = fit.point
             if value > 0:
                 known = [*known[1 - _POINTS :], (math.log(value), last)]
@@ -339,18 +339,18 @@ class Problem:
 
     def solve(
         self,
-        f: LinearModel,
-        start: Tensor,
+        start: LinearModelPoint,
         preconditioner: PreconditionerBuilder | None = None,
     ) -> Fit:
         """Minimize from a start until the tolerance is met, with a preconditioner that is kept."""
         generator = torch.Generator().manual_seed(0)
-        memory = self._newton.memory()
+        f = start.objective
+        memory = self._newton.memory(f, start.w)
         memory.preconditioner = preconditioner or memory.preconditioner
         if f.l1 > 0:
-            steps: Any = self._proximal.steps(f, start, generator)
+            steps: Any = self._proximal.steps(f, start.w, generator)
         else:
-            steps = on_all_samples(self._newton, f, start, memory, generator)
+            steps = self._newton.from_point(start, memory, generator)
         taken, size, step = -1, math.inf, None
         for step in steps:
             taken += 1
@@ -377,7 +377,8 @@ class Problem:
         if self.columns.intercept:
             held = torch.ones(f.dim, dtype=f.dtype)
             held[-f.n_outputs :] = 0.0
-            w = self.solve(f.with_factors(held).with_l2(_HEAVY * self.unit), w).point.w
+            heavy = f.with_factors(held).with_l2(_HEAVY * self.unit)
+            w = self.solve(heavy.at(w)).point.w
         point = f.at(w)
         g = point.grad.view(-1, f.n_outputs)[: len(self.columns.size)]
         # A weight of a scaled column is that of the column as given times its size.

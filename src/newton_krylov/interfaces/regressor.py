@@ -186,7 +186,7 @@ class NewtonKrylovRegressor(LinearRegressor):
             offset=offset, intercept=self.fit_intercept, solver=self.solver,
             preconditioner=self.preconditioner, tol=self.tol, max_iter=self.max_iter,
         )  # fmt: skip
-        found = problem.solve(problem.objective.with_l2(self.l2, self.l1), problem.start())
+        found = problem.solve(problem.objective.with_l2(self.l2, self.l1).at(problem.start()))
         warn_unless_converged(found.converged, found.size, self.tol)
         coef, intercept = problem.back(found.point.w)
         self.coef_, self.intercept_ = coef[0].astype(X.dtype), float(intercept[0])

@@ -83,7 +83,8 @@ class Rows:
     Parameters
     ----------
     X : csr_matrix or csr_array, shape (n, d)
-        In float32 or float64, of any order within the rows; not copied.
+        In float32 or float64; not copied where rows are sorted and have no column twice. Else they
+        are sorted, and entries given twice are added, in a copy.
     ones : bool, optional
         Whether all values are 1, where that is known.
     threads : int
@@ -97,6 +98,9 @@ class Rows:
         ones: bool | None = None,
         threads: int = 1,
     ) -> None:
+        if not X.has_canonical_format:
+            X, ones = X.copy(), None
+            X.sum_duplicates()
         self.shape: tuple[int, int] = X.shape
         self.dtype = X.dtype
         self.ones = bool((X.data == 1).all()) if ones is None else ones

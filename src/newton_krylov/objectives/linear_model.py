@@ -896,7 +896,8 @@ class WeightedGram(LinearOperator):
         X = self._features
         if X.forming_cost is None:
             return None
-        return Forming(len(X), X.entries, X.forming_cost, self._of_part)
+        ridge = self._objective.ridge
+        return Forming(len(X), X.entries, X.forming_cost, self._of_part, ridge)
 
     def _of_part(self, every: int, first: int) -> Tensor:
         f, n = self._objective, len(self.weights)

@@ -12,6 +12,7 @@ from newton_krylov.objectives.base import Objective, Point, Ray
 from newton_krylov.optimizers.base import ContinuedOptimizer, State, Step, Steps
 from newton_krylov.optimizers.compiled_secants import secants_for
 from newton_krylov.optimizers.lbfgs import Secants
+from newton_krylov.optimizers.line_search import armijo
 from newton_krylov.optimizers.newton_step import NewtonMemory, NewtonStep
 from newton_krylov.optimizers.sample_start import Start, from_a_sample
 from newton_krylov.registry import register
@@ -22,6 +23,9 @@ _EXPECTED = 0.25
 """The gain of a Newton step where none has been made: a decimal digit in four evaluations."""
 _PAUSE = 4
 """Half the Newton steps after the first failure of secant steps."""
+_AGREEMENT = 0.25
+"""The share of a secant step's slope by which the loss has to fall; where the secants' matrix is
+right it is a half."""
 _WATCHED = 3
 """Secant steps whose mean gain decides."""
 _SHORT = 3
@@ -95,8 +99,8 @@ class _Memory(NewtonMemory):
         """Return whether a secant step is to be next, by what the last one has gained for its cost.
 
         A gain is the decimal digits by which the root of the decrement has fallen, an evaluation.
-        Once made, secant steps go on while they are of full length and gain more than Newton steps,
-        and are tried again after a Newton step whose solve was short.
+        Once made, secant steps go on while they gain more than Newton steps, and are tried again
+        after a Newton step of full length whose solve was short.
         """
         if self.made is not None:
             tiny = torch.finfo(torch.float64).tiny
@@ -111,10 +115,13 @@ class _Memory(NewtonMemory):
             return
         self.gains = [*self.gains[1 - _WATCHED :], gain]
         mean = sum(self.gains) / len(self.gains)
-        quick = len(self.gains) < _WATCHED or mean >= max(self.newton, _EXPECTED)
-        self.secant = made.easy and quick
-        if not self.secant:
-            self.pause = self.wait = 2 * self.pause
+        if len(self.gains) == _WATCHED and mean < max(self.newton, _EXPECTED):
+            self.stop_secants()
+
+    def stop_secants(self) -> None:
+        """Let Newton steps follow, twice as many as the last time."""
+        self.secant, self.pause = False, 2 * self.pause
+        self.wait = self.pause
 
     def state_dict(self) -> State:
         """Return the attributes, the last step as a dict."""
@@ -134,8 +141,11 @@ class EnrichedNewton(ContinuedOptimizer[_Memory]):
     interlace steps of L-BFGS and of Newton's method with conjugate gradients. Here the
     preconditioner is the matrix from which L-BFGS begins: with that of a sample's Hessian a secant
     step, one evaluation, often gains what a Newton step gains by a few products more. Steps are
-    judged by what they take off the decrement g'Bg, B the secants' inverse, for their cost. All are
-    Newton steps where the loss is not convex, and where there is no preconditioner.
+    judged by what they take off the decrement g'Bg, B the secants' inverse, for their cost. A
+    secant step is made at full length, where the loss falls by half of what the secants' matrix
+    predicts, or not at all: where that matrix is too small, others lead to where the Newton steps
+    that follow have to be short, too. All are Newton steps
+    where the loss is not convex, and where there is no preconditioner.
 
     Parameters
     ----------
@@ -165,17 +175,53 @@ class EnrichedNewton(ContinuedOptimizer[_Memory]):
         M = None
         if memory.origin is not None:  # of a continued run
             M = self._preconditioner(objective.at(memory.origin), memory, generator)
-        point = objective.at(w0)
-        yield Step(point, notes=notes)
+        steps = self.from_point(objective.at(w0), memory, generator, M)
+        yield replace(next(steps), notes=notes)
+        return (yield from steps)
+
+    def from_point(
+        self,
+        point: Point,
+        memory: _Memory,
+        generator: torch.Generator,
+        M: Preconditioner | None = None,
+    ) -> Steps:
+        """Iterate from a point, of which something may be known already.
+
+        Parameters
+        ----------
+        point : Point
+            The start.
+        memory : _Memory
+            As `memory` returns it; changed.
+        generator : torch.Generator
+            The run's source of randomness.
+        M : callable, optional
+            The preconditioner of the secants, where there is one.
+
+        Yields
+        ------
+        Step
+            The start, then each iterate.
+
+        Returns
+        -------
+        str
+            Why there is no direction of descent left.
+        """
+        yield Step(point)
         while True:
             made: Step | str | None = None
             decrement = math.nan
-            if objective.convexity is not None and point.grad_norm > 0.0:
+            if point.objective.convexity is not None and point.grad_norm > 0.0:
                 M = M or self._preconditioner(point, memory, generator)
                 if M is not None:
                     ray = point.ray(memory.secants.descent(point.grad, M))
                     decrement = -ray.slope
-                    made = self._secant(ray) if memory.wants_secant(decrement) else None
+                    if memory.wants_secant(decrement):
+                        made = _secant(ray)
+                        if made is None:
+                            memory.stop_secants()
             secant = made is not None
             if made is None:
                 made = self.step(point, memory, generator)
@@ -196,6 +242,8 @@ class EnrichedNewton(ContinuedOptimizer[_Memory]):
         A = memory.damping.damped(memory.curvature.at(point, generator), generator)
         return memory.preconditioner.build(A, generator)
 
-    def _secant(self, ray: Ray) -> Step | None:
-        found = self.step.line_search(ray)
-        return Step(found.point, found.alpha, notes=("secant",)) if found.accepted else None
+
+def _secant(ray: Ray) -> Step | None:
+    """Make a secant step of full length; None where that does not lower the loss enough."""
+    found = armijo(ray, c1=_AGREEMENT, max_steps=1)
+    return Step(found.point, found.alpha, notes=("secant",)) if found.accepted else None

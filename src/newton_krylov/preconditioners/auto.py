@@ -38,12 +38,14 @@ class Auto(PreconditionerBuilder):
 
     Where the Hessian of an eighth of the samples can be formed and factorized in the time of a few
     products (a linear model of one output and up to some hundred features), its inverse is the
-    preconditioner, and serves as long as solves with it are short. As soon as a solve takes so many
-    products that another matrix would save more than it costs, one of four times as many samples is
-    made where the optimizer stands, until it is of all samples: then a solve is one iteration, and
-    the method is exact Newton. So ill-conditioned problems, for which a sample says too little,
-    come to the full matrix by themselves. Elsewhere it is the operator's diagonal, if that is
-    cheap, and nothing otherwise.
+    preconditioner, and serves as long as solves with it are short. As soon as they have taken as
+    many products beyond one as another matrix costs (the rule of renting until one has paid the
+    price), or the next ones will, one of four times as many samples is made where the optimizer
+    stands, until it is of all samples: then a solve is one iteration, and the method is exact
+    Newton. So ill-conditioned problems, for which a sample says too little,
+    come to the full matrix by themselves. Where only the L2 term changes, as along a path of
+    penalties, the same matrix serves with the new term. Elsewhere it is the operator's diagonal,
+    if that is cheap, and nothing otherwise.
 
     The times are counted in operations, not measured, so that a run can be repeated.
     """
@@ -52,13 +54,18 @@ class Auto(PreconditionerBuilder):
         self._inverse: _Inverse | None = None
         self._every = 0
         self._applied = 0
+        self._spent = 0
 
     def build(self, A: LinearOperator, generator: torch.Generator) -> Preconditioner | None:
         """Return v -> M v; None where there is nothing cheap."""
         forming = A.forming()
+        self._spent += max(0, self._applied - 1)
         if forming is not None and self._is_due(A, forming):
+            self._spent = 0
             self._every = self._next(A, forming)
             self._inverse = _inverted(forming, self._every, generator)
+        if forming is not None and self._inverse is not None:
+            self._inverse = self._inverse.with_ridge(forming.ridge)
         inverse = self._inverse
         if inverse is None:
             return Jacobi().build(A, generator) if A.has_diagonal else None
@@ -78,24 +85,30 @@ class Auto(PreconditionerBuilder):
     def _is_due(self, A: LinearOperator, forming: Forming) -> bool:
         """Return whether another matrix would save more products than it costs.
 
-        The last solve's are what each of the next two, at least, would take; two with a good one.
+        It would have if those spent since the last one are as many. The last solve's are what each
+        of the next two, at least, would take; two with a good one.
         """
         cost = _cost(A, forming, self._next(A, forming))
         if self._inverse is None:
             return not self._every and cost <= _MOST_PRODUCTS
-        return 2 * (self._applied - 2) > cost
+        return self._spent > cost or 2 * (self._applied - 2) > cost
 
     def state_dict(self) -> dict[str, Any]:
         """Return the preconditioner that is in use."""
         inverse = None if self._inverse is None else vars(self._inverse).copy()
-        return {"inverse": inverse, "every": self._every, "applied": self._applied}
+        return {
+            "inverse": inverse,
+            "every": self._every,
+            "applied": self._applied,
+            "spent": self._spent,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state."""
         inverse = state["inverse"]
         self._inverse = None if inverse is None else _Inverse(**inverse)
         self._every = state["every"]
-        self._applied = state["applied"]
+        self._applied, self._spent = state["applied"], state["spent"]
 
 
 class _Inverse:
@@ -105,14 +118,33 @@ class _Inverse:
     ----------
     factor : Tensor, shape (n, n)
         Cholesky's, below the diagonal, column by column.
+    ridge : float or Tensor, shape (n,)
+        What is on the matrix's diagonal whatever the samples are.
     uses : int
         Products so far.
     matrix : Tensor or None, shape (n, n)
         The inverse, once it is formed.
     """
 
-    def __init__(self, factor: Tensor, uses: int = 0, matrix: Tensor | None = None) -> None:
-        self.factor, self.uses, self.matrix = factor, uses, matrix
+    def __init__(
+        self,
+        factor: Tensor,
+        ridge: float | Tensor,
+        uses: int = 0,
+        matrix: Tensor | None = None,
+    ) -> None:
+        self.factor, self.ridge, self.uses, self.matrix = factor, ridge, uses, matrix
+
+    def with_ridge(self, ridge: float | Tensor) -> "_Inverse":
+        """Return the inverse with another ridge; itself where rounding leaves none."""
+        change = ridge - self.ridge
+        if not torch.as_tensor(change).any():
+            return self
+        L = self.factor.tril()
+        matrix = L @ L.T
+        matrix.diagonal().add_(change)
+        factor = _factorized(matrix)
+        return self if factor is None else _Inverse(factor, ridge)
 
     def times(self, v: Tensor) -> Tensor:
         """Multiply a vector of shape (n,)."""
@@ -152,11 +184,16 @@ def _cost(A: LinearOperator, forming: Forming, every: int) -> float:
 def _inverted(forming: Forming, every: int, generator: torch.Generator) -> _Inverse | None:
     """Return the inverse of a part's matrix; None where rounding made that indefinite."""
     first = int(torch.randint(every, (), generator=generator))
-    matrix = forming.part(every, first)
+    factor = _factorized(forming.part(every, first))
+    return None if factor is None else _Inverse(factor, forming.ridge)
+
+
+def _factorized(matrix: Tensor) -> Tensor | None:
+    """Return Cholesky's factor of a matrix, which is overwritten; None if it is indefinite."""
     if matrix.device.type == "cpu":
         # In place: the matrix is symmetric, so its rows are the columns that LAPACK asks for.
         found, info = _LAPACK[matrix.dtype].potrf(matrix.numpy().T, lower=1, clean=0, overwrite_a=1)
         factor = torch.from_numpy(found)
     else:
         factor, info = torch.linalg.cholesky_ex(matrix)
-    return None if int(info) != 0 else _Inverse(factor)
+    return None if int(info) != 0 else factor
