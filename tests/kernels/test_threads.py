@@ -46,7 +46,8 @@ def test_two_and_three_threads_compute_what_one_does(threads_for_little, columns
 def test_parts_cover_all_rows_with_about_equal_work(threads_for_little):
     lengths = np.sort(np.random.default_rng(0).integers(0, 30, 6000))
     ptr = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
-    X = scipy.sparse.csr_matrix((np.ones(ptr[-1]), np.zeros(ptr[-1], np.int32), ptr), (6000, 3))
+    columns = np.concatenate([np.arange(length) for length in lengths])
+    X = scipy.sparse.csr_matrix((np.ones(ptr[-1]), columns, ptr), (6000, 30))
     parts = Rows(X, threads=3)._parts
     assert parts[0][0] == 0 and parts[-1][1] == 6000
     assert all(a[1] == b[0] for a, b in pairwise(parts))
