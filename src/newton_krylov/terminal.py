@@ -125,13 +125,17 @@ def end_quickly() -> None:
 
 
 def end_on_interrupt() -> None:
-    """Let Ctrl-C end the program in one line where nothing is there yet to be finished."""
+    """Let Ctrl-C end the program in one line where nothing is there yet to be finished.
+
+    Where it is ignored, as in a script's background, it stays so.
+    """
 
     def end(number: int, _frame: object) -> None:
         os.write(2, b"Interrupted.\n")
         os._exit(128 + number)
 
-    signal.signal(signal.SIGINT, end)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, end)
 
 
 @contextmanager

@@ -73,7 +73,8 @@ def main(
             from newton_krylov.distributed import let_rank_zero_report
 
             let_rank_zero_report()
-        print(f"Error: {inert(str(error))}", file=sys.stderr)  # noqa: T201
+        text = inert(str(error)).replace("\n", " ")  # of what is quoted
+        print(f"Error: {text}", file=sys.stderr)  # noqa: T201
         return MISTAKE
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -167,8 +168,9 @@ def _inspect(config_dir: Path, given: list[str]) -> int:
     """Show what Hydra knows: nothing runs, nothing a configuration names is imported."""
     import hydra
 
-    from newton_krylov.cli.compose import COMPOSITION_ERRORS, explain
+    from newton_krylov.cli.compose import COMPOSITION_ERRORS, explain, read_within_limits
 
+    read_within_limits()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors come through to be explained here
     arguments, sys.argv[1:] = sys.argv[1:], given
     try:
@@ -414,8 +416,9 @@ def hydra_at(config_dir: Path) -> Iterator[Any]:
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from newton_krylov.cli.compose import CheckedLoader
+    from newton_krylov.cli.compose import CheckedLoader, read_within_limits
 
+    read_within_limits()
     with initialize_config_dir(str(config_dir), job_name="run", version_base="1.3"):
         found = GlobalHydra.instance().hydra
         if found is None:

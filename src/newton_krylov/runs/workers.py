@@ -37,7 +37,9 @@ class _Watched(LokyBackend):
 
 def _begin(parent: int) -> None:
     """Do what a process does before its first work: what does not, would stay for 300 s."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # outside of a run the parent ends it
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        # Outside of a run the parent ends it; ignoring it would be for the runs, too.
+        signal.signal(signal.SIGINT, lambda _number, _frame: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _CTRL_C)
     end_with(parent)
 
