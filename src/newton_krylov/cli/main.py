@@ -363,8 +363,8 @@ def _sweep(
 def _launcher_failure(error: Exception) -> str:
     """Return how a launcher failed: a worker that was killed, a queue that refused a job."""
     logging.getLogger(__name__).info("the sweep broke off", exc_info=error)
-    text = " ".join(str(error).split())[:300]
-    return f"the sweep broke off: {type(error).__name__}: {text} Go on by resume=true."
+    text = " ".join(str(error).split())[:300].rstrip(".")
+    return f"the sweep broke off: {type(error).__name__}: {text}. Go on by resume=true."
 
 
 def job(config: Any) -> Any:
