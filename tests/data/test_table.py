@@ -333,6 +333,9 @@ def test_what_was_filled_in_and_what_looks_like_an_identifier_is_said(tmp_path):
     rated = frame.assign(bought=[1, 2, 3, 4, 5] * 10).drop(columns=["number", "name", "void"])
     rated.to_csv(tmp_path / "g.csv", index=False)
     assert "dataset.task=regression takes it as a number" in said(load(tmp_path / "g.csv"), "clas")
+    many = pd.DataFrame({"x": range(40), "kind": [f"k{i % 9}" for i in range(40)]})
+    many.to_csv(tmp_path / "k.csv", index=False)
+    assert said(load(tmp_path / "k.csv", "kind"), "9 classes").endswith("k5 (10 %) and 3 more")
 
 
 def test_a_file_of_another_kind_is_led_to_its_reader(tmp_path):

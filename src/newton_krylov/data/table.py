@@ -490,10 +490,11 @@ def _of_target(columns: list["pd.Series[Any]"], target: str, task: Task, *, chos
         f"{f'{value:g}' if numeric else value} ({share:.3g} %)"
         for value, share in (100 * shares).head(_MOST_NAMED).items()
     ]
-    named += ["..."] if len(shares) > _MOST_NAMED else []
+    left = len(shares) - _MOST_NAMED
+    more = f" and {left} more" if left > 0 else ""
     other = "; dataset.task=regression takes it as a number"
     offer = other if numeric and task == "multiclass" and not chosen else ""
-    return f"'{target}' has {len(shares)} classes: {', '.join(named)}{offer}"
+    return f"'{target}' has {len(shares)} classes: {', '.join(named)}{more}{offer}"
 
 
 def _beside(
