@@ -92,8 +92,8 @@ def understand(frames: list["pd.DataFrame"], categorical: Sequence[str]) -> Unde
             found, dates[name] = days
         elif (read := written_numbers(parts)) is not None:
             found, numbers[name] = read
-        elif (found := _truth_values(parts)) is not None:
-            answers[name] = "truth values"
+        elif (truth := _truth_values(parts)) is not None:
+            found, answers[name] = truth, "truth values"
         else:
             if said := _mixture(name, parts):
                 mixed.append(said)

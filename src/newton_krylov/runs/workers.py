@@ -55,4 +55,5 @@ def ending_workers() -> Iterator[None]:
     register_parallel_backend("loky", _Watched)  # type: ignore[no-untyped-call]
     say("starting processes for the runs (each of them imports PyTorch)")
     yield
-    get_reusable_executor(reuse=True).shutdown(wait=False, kill_workers=True)
+    executor = get_reusable_executor(reuse=True)  # type: ignore[no-untyped-call]
+    executor.shutdown(wait=False, kill_workers=True)
