@@ -19,9 +19,16 @@ def console(*, stderr: bool = False) -> "Console":
     """Return the terminal, or a wide plain one where output goes elsewhere."""
     from rich.console import Console
 
+    class Ours(Console):
+        def on_broken_pipe(self) -> None:  # rich's own ends the program where it stands
+            raise BrokenPipeError(_GONE)
+
     stream: Any = sys.stderr if stderr else _Patient(sys.stdout)
-    found = Console(file=stream)
-    return found if found.is_terminal else Console(file=stream, width=120)
+    found = Ours(file=stream)
+    return found if found.is_terminal else Ours(file=stream, width=120)
+
+
+_GONE = "the reader of the output, such as head, has gone"
 
 
 _lost: list[OSError] = []
@@ -54,8 +61,8 @@ class _Patient:
     def _patiently(self, action: Any) -> Any:
         try:
             return action()
-        except BrokenPipeError:
-            raise
+        except BrokenPipeError as error:
+            raise BrokenPipeError(_GONE) from error
         except OSError as error:
             _lost.append(error)
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())

@@ -355,6 +355,38 @@ def test_columns_named_by_numbers() -> None:
     assert found.config["dataset"]["target"] == "1"
 
 
+def test_columns_named_by_several_levels() -> None:
+    columns = pd.MultiIndex.from_tuples([("size", "cm"), ("size", "kg"), ("answer", "")])
+    frame = pd.DataFrame(np.arange(60.0).reshape(20, 3) % 7, columns=columns)
+    frame[("answer", "")] = [0, 1] * 10
+    words = {"tracking": "none", "quiet": True, "stop": {"epochs": 1}}
+    found = nk.run(dataset={"data": frame, "target": ("answer", "")}, **words)
+    assert found.config["dataset"]["target"] == "answer"
+    pair = nk.run(dataset=(frame[["size"]], frame[("answer", "")]), **words)
+    np.testing.assert_array_equal(pair.weights, found.weights)
+
+
+def test_a_column_of_several_kinds_is_as_a_text_file_has_it(tmp_path: Path) -> None:
+    column = [True, "maybe", None, 2] * 5
+    frame = pd.DataFrame({"said": column, "y": [0, 1, 1, 0, 1] * 4})
+    frame.to_csv(tmp_path / "frame.csv", index=False)
+    words = {"tracking": "none", "quiet": True, "stop": {"epochs": 1}}
+    found = nk.run(dataset={"data": frame, "target": "y"}, **words)
+    file = {"name": "table", "path": str(tmp_path / "frame.csv"), "target": "y"}
+    np.testing.assert_array_equal(found.weights, nk.run(dataset=file, **words).weights)
+
+
+def test_what_a_file_cannot_have_is_a_sentence() -> None:
+    y = [0, 1] * 3
+    twice = pd.DataFrame(np.eye(6)[:, :3], columns=["a", "a", "y"])
+    lists = pd.DataFrame({"a": [[1], "b", 3, 4, 5, 6], "y": y})
+    words = {"tracking": "none", "dataset.target": "y"}
+    with pytest.raises(DataError, match="several columns named 'a'"):
+        nk.run(dataset=twice, **words)
+    with pytest.raises(DataError, match="column 'a', row 0, holds a list"):
+        nk.run(dataset=lists, **words)
+
+
 def test_what_are_no_data_is_a_sentence() -> None:
     for data in ([1, 2], ("x", 1)):
         with pytest.raises(ConfigError, match="should be a data set's name"):
@@ -365,3 +397,13 @@ def test_what_are_no_data_is_a_sentence() -> None:
         nk.run(dataset=(np.eye(4), scipy.sparse.eye(4, format="csr")))
     with pytest.raises(DataError, match="X mixes texts and numbers"):
         nk.run(dataset=([[1.0, "a"], [2.0, "b"]], [0, 1]))
+
+
+def test_a_regression_shows_its_own_measures_alone() -> None:
+    draw = np.random.default_rng(0)
+    X = draw.normal(size=(60, 3))
+    y = X @ [1.0, 2.0, 3.0] + draw.normal(size=60)
+    found = nk.run(dataset=(X, y), loss="least_squares", tracking="none", quiet=True)
+    assert "None" not in str(found) and "test_d2" in str(found)
+    table, _picture = found._repr_html_().split("<img")
+    assert "accuracy" not in table and "NaN" not in table

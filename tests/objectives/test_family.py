@@ -40,6 +40,11 @@ def single(name, z, y, **options):
     return entry("loss", name).target(data, l2=0.0, **options)
 
 
+def samples(f):
+    """Return what a loss is bound to."""
+    return Split(f.features.X, f.y, f.sample_weight, f.offset)
+
+
 def optimum_of(name, data, **options):
     found = certified_optimum(data, entry("loss", name), options, torch.float64)
     assert found is not None
@@ -177,7 +182,7 @@ def test_an_offset_is_a_column_of_weight_one(loss, sparse):
     assert ours.subset(some).value == pytest.approx(f.subset(some).at(w).value, rel=1e-13)
     low = ours.cast(torch.float32)
     assert low.value == pytest.approx(ours.value, rel=1e-5)
-    assert f.data_loss(w, f._samples) == pytest.approx(ours.value - 0.015 * float(w @ w), rel=1e-12)
+    assert f.data_loss(w, samples(f)) == pytest.approx(ours.value - 0.015 * float(w @ w), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["poisson", "logistic", "negative_binomial"])
@@ -221,7 +226,7 @@ def test_a_regressions_measures_are_scikit_learns(loss):
     f = make(loss)
     w = randn(f.dim, seed=1) / 3
     weights = 0.1 + randn(60, seed=3).abs()
-    split = replace(f._samples, weights=weights / weights.mean())
+    split = replace(samples(f), weights=weights / weights.mean())
     y, mu, v = split.y.numpy(), torch.exp(f.outputs_on(w, split)).numpy(), weights.numpy()
     found = f.measures(w, split)
     assert found["mean_absolute_error"] == pytest.approx(
@@ -236,10 +241,10 @@ def test_a_regressions_measures_are_scikit_learns(loss):
 def test_d2_of_least_squares_is_r2_and_is_left_out_of_constant_targets():
     f = make("least_squares")
     w = randn(f.dim, seed=1)
-    Z = f.outputs_on(w, f._samples)
-    assert f.measures(w, f._samples)["d2"] == pytest.approx(r2_score(f.y, Z))
+    Z = f.outputs_on(w, samples(f))
+    assert f.measures(w, samples(f))["d2"] == pytest.approx(r2_score(f.y, Z))
     zeros = make("poisson", y=torch.zeros(60))
-    assert "d2" not in zeros.measures(w, zeros._samples)
+    assert "d2" not in zeros.measures(w, samples(zeros))
 
 
 @pytest.mark.parametrize(

@@ -109,11 +109,17 @@ def _is_name(data: Any) -> bool:
 
 
 def _name_columns(words: Words) -> None:
-    """Take a number as the target for the name of that column: files have names alone."""
+    """Take a number or several levels as the target for that column's name: files have texts."""
     node = words.get("dataset")
     for place, key in ((words, "dataset.target"), (node, "target")):
-        if isinstance(place, dict) and isinstance(place.get(key), int | np.integer):
-            place[key] = str(place[key])
+        if isinstance(place, dict) and isinstance(place.get(key), int | np.integer | tuple):
+            place[key] = _name_of(place[key])
+
+
+def _name_of(column: Any) -> str:
+    """Return a column's name as text, its levels joined where it has several."""
+    levels = column if isinstance(column, tuple) else (column,)
+    return "_".join(str(level) for level in levels if level != "")
 
 
 def joined(X: pd.DataFrame, y: Any) -> tuple[pd.DataFrame, str]:
@@ -121,7 +127,7 @@ def joined(X: pd.DataFrame, y: Any) -> tuple[pd.DataFrame, str]:
     values = y if isinstance(y, pd.Series) else pd.Series(array(y, "y"))
     if len(values) != len(X):
         raise DataError(f"X has {len(X)} rows and y {len(values)}: they should have as many.")
-    frame, name = X.rename(columns=str), "y"
+    frame, name = X.set_axis([_name_of(column) for column in X.columns], axis=1), "y"
     while name in frame:
         name += "_"
     return frame.assign(**{name: values.array}), name
@@ -149,7 +155,9 @@ def kept(data: Any) -> Path:
     if isinstance(data, pd.DataFrame):
         kind, suffix = "frame", "parquet"
         try:
-            _dense(data.rename(columns=str)).to_parquet(stream, index=False)
+            _as_in_a_file(data).to_parquet(stream, index=False)
+        except DataError:
+            raise
         except Exception as error:  # pyarrow's, of many kinds
             text = " ".join(str(error).split())
             raise DataError(f"The data frame cannot be kept as Parquet: {text}") from error
@@ -176,12 +184,36 @@ def kept(data: Any) -> Path:
     return path
 
 
-def _dense(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a frame without pandas' sparse columns, which Parquet does not have."""
-    names = [str(n) for n, dtype in frame.dtypes.items() if isinstance(dtype, pd.SparseDtype)]
-    require_memory(8 * len(frame) * len(names), "A dense frame of the sparse columns")
-    filled = {name: np.asarray(frame[name]) for name in names}
-    return frame.assign(**filled)
+def _as_in_a_file(data: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame as a file has it: names that are texts, dense columns, each of one kind."""
+    frame = data.set_axis([_name_of(column) for column in data.columns], axis=1)
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise DataError(
+            f"The data frame has several columns named {twice[0]!r}: each should have a name of "
+            f"its own."
+        )
+    thin = [str(name) for name, dtype in frame.dtypes.items() if isinstance(dtype, pd.SparseDtype)]
+    require_memory(8 * len(frame) * len(thin), "A dense frame of the sparse columns")
+    filled = {name: np.asarray(frame[name]) for name in thin}
+    mixed = {str(name): _as_texts(frame[name]) for name in frame if _is_mixed(frame[name])}
+    return frame.assign(**filled, **mixed)
+
+
+def _is_mixed(column: pd.Series) -> bool:
+    """Say whether a column has values of several kinds, or of none that a file has."""
+    return column.dtype == object and pd.api.types.infer_dtype(column).startswith("mixed")
+
+
+def _as_texts(column: pd.Series) -> pd.Series:
+    """Return a column of several kinds of values as a text file would have it."""
+    for row, value in enumerate(column):
+        if pd.api.types.is_list_like(value) or not pd.api.types.is_scalar(value):
+            raise DataError(
+                f"The data frame's column {column.name!r}, row {row}, holds a "
+                f"{type(value).__name__}: it should hold numbers, texts, truth values or dates."
+            )
+    return column.map(str, na_action="ignore")
 
 
 def _is_sparse(part: Any) -> bool:

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -319,10 +319,11 @@ def _sweep(
 ) -> tuple[int, dict[str, Any]]:
     from newton_krylov.runs.sweep import Sweep
 
+    processes: AbstractContextManager[None] = nullcontext()
     if "joblib" in str(command.config.hydra.launcher.get("_target_")):
-        from newton_krylov.runs.workers import let_workers_end_with_us
+        from newton_krylov.runs.workers import ending_workers
 
-        let_workers_end_with_us()
+        processes = ending_workers()
     overrides = list(command.config.hydra.overrides.task)
     verdict = command.config.get("verdict") is not None
     interruption.hold()  # what has begun is ended
@@ -337,7 +338,8 @@ def _sweep(
     try:
         interruption.obey()
         sweep.track()
-        carry_out()
+        with processes:
+            carry_out()
     except KeyboardInterrupt:
         status = interruption.status
     except Exception as error:  # a launcher's or sweeper's: members' own are in their records
