@@ -2,12 +2,13 @@
 
 import signal
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the first imports
+if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as a script's background has it
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the first imports
 
-import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
+import sys
+from pathlib import Path
 
-from newton_krylov.terminal import end_on_interrupt, end_quickly  # noqa: E402
+from newton_krylov.terminal import end_on_interrupt, end_quickly
 
 end_on_interrupt()  # the imports take seconds
 end_quickly()

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pytest
 from registrations import forgotten
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
@@ -26,6 +27,13 @@ def _elsewhere(namespace: dict[str, Any]) -> None:
         entered.callback(os.chdir, _BEFORE)
         entered.enter_context(forgotten())
         namespace["_page"] = entered.pop_all()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let a page's warning be an error: a reader who copies an example sees none."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.filterwarnings("error"))
 
 
 def _back(namespace: dict[str, Any]) -> None:

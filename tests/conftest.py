@@ -1,6 +1,7 @@
 """Fixtures that every room's tests share."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,10 @@ from newton_krylov.cli.offers import offer
 # A busy machine is no fault of a test's.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+# Where the tests are a script's background, Ctrl-C is ignored, and would be by the commands that
+# tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 offer(CONF)  # imports all parts, and lets Hydra find those without a file
 

@@ -19,9 +19,16 @@ def console(*, stderr: bool = False) -> "Console":
     """Return the terminal, or a wide plain one where output goes elsewhere."""
     from rich.console import Console
 
+    class Ours(Console):
+        def on_broken_pipe(self) -> None:  # rich's own ends the program where it stands
+            raise BrokenPipeError(_GONE)
+
     stream: Any = sys.stderr if stderr else _Patient(sys.stdout)
-    found = Console(file=stream)
-    return found if found.is_terminal else Console(file=stream, width=120)
+    found = Ours(file=stream)
+    return found if found.is_terminal else Ours(file=stream, width=120)
+
+
+_GONE = "the reader of the output, such as head, has gone"
 
 
 _lost: list[OSError] = []
@@ -54,8 +61,8 @@ class _Patient:
     def _patiently(self, action: Any) -> Any:
         try:
             return action()
-        except BrokenPipeError:
-            raise
+        except BrokenPipeError as error:
+            raise BrokenPipeError(_GONE) from error
         except OSError as error:
             _lost.append(error)
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
@@ -125,13 +132,17 @@ def end_quickly() -> None:
 
 
 def end_on_interrupt() -> None:
-    """Let Ctrl-C end the program in one line where nothing is there yet to be finished."""
+    """Let Ctrl-C end the program in one line where nothing is there yet to be finished.
+
+    Where it is ignored, as in a script's background, it stays so.
+    """
 
     def end(number: int, _frame: object) -> None:
         os.write(2, b"Interrupted.\n")
         os._exit(128 + number)
 
-    signal.signal(signal.SIGINT, end)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, end)
 
 
 @contextmanager

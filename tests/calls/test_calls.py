@@ -397,3 +397,13 @@ def test_what_are_no_data_is_a_sentence() -> None:
         nk.run(dataset=(np.eye(4), scipy.sparse.eye(4, format="csr")))
     with pytest.raises(DataError, match="X mixes texts and numbers"):
         nk.run(dataset=([[1.0, "a"], [2.0, "b"]], [0, 1]))
+
+
+def test_a_regression_shows_its_own_measures_alone() -> None:
+    draw = np.random.default_rng(0)
+    X = draw.normal(size=(60, 3))
+    y = X @ [1.0, 2.0, 3.0] + draw.normal(size=60)
+    found = nk.run(dataset=(X, y), loss="least_squares", tracking="none", quiet=True)
+    assert "None" not in str(found) and "test_d2" in str(found)
+    table, _picture = found._repr_html_().split("<img")
+    assert "accuracy" not in table and "NaN" not in table

@@ -168,6 +168,90 @@ def test_a_hostile_preset_is_refused_in_a_sentence(name, folder, capsys):
     assert (folder.parent / "home" / ".bashrc").read_text() == "# mine\n"
 
 
+SETS_THE_ENVIRONMENT = """\
+# @package _global_
+hydra: {job: {env_set: {LD_PRELOAD: evil.so}}}
+"""
+TEN_TIMES = "".join(f"b{k}: '" + f"${{b{k - 1}}}" * 10 + "'\n" for k in range(1, 10))
+LISTS = ", ".join(f"a{k}: [" + ", ".join([f"'${{x.a{k - 1}}}'"] * 10) + "]" for k in range(1, 9))
+SWEPT = "hydra: {mode: MULTIRUN, sweeper: {params: {seed: 'RANGE'}}}"
+
+HOSTILE_TEXTS = {
+    "a part of Hydra's by its path": ("defaults: [{override /hydra/output: UP/here/theirs/part}]",
+                                      {"part.yaml": SETS_THE_ENVIRONMENT}),
+    "another part by its path": ("defaults: [{override /hydra/env: UP/here/theirs/part}]",
+                                 {"part.yaml": SETS_THE_ENVIRONMENT}),
+    "a file of the user's": ("defaults: [/UP/home/hosts@optimizer]\nlabel: ${optimizer.token}", {}),
+    "a file above": ("defaults: [../../../home/hosts@optimizer]", {}),
+    "a link": ("defaults: [/linked@optimizer]", {"linked.yaml": "-> HOME/hosts.yaml"}),
+    "a folder's link": ("defaults: [/linked/hosts@optimizer]", {"linked": "-> HOME"}),
+    "a member's file": (SWEPT.replace("seed: 'RANGE'", "loss: ../../../home/hosts"), {}),
+    "a default by a secret": ("defaults: [{/x: '${oc.env:SECRET}'}]", {}),
+    "an override by a secret": ("defaults: [{override /loss: '${oc.env:SECRET}'}]", {}),
+    "a file by a secret": ("defaults: ['${oc.env:SECRET}']", {}),
+    "a key made up": ("which: seed\nlabel: '${${which}}'", {}),
+    "texts ten times each": ("b0: xxxxxxxxxx\n" + TEN_TIMES + "label: ${b9}", {}),
+    "lists ten times each": ("x: {a0: [x], " + LISTS + "}", {}),
+    "defaults in a circle": ("defaults: [/experiment/evil]", {}),
+    "defaults in a wider circle": ("defaults: [/p]",
+                                   {"p.yaml": "defaults: [q]", "q.yaml": "defaults: [p]"}),
+    "an endless range": (SWEPT.replace("RANGE", "range(0,100000000000)"), {}),
+    "an endless range of numbers": (SWEPT.replace("RANGE", "range(0,1e300)"), {}),
+    "a shuffled range": (SWEPT.replace("RANGE", "shuffle(range(0,10000000000))"), {}),
+    "a range that stands still": (SWEPT.replace("RANGE", "range(0,10,0)"), {}),
+    "a name over two lines": ('"a\\nb": x', {}),
+    "a parameter over two lines": (SWEPT.replace("seed: 'RANGE'", '"label=1\\nx": a'), {}),
+    "a folder over two lines": ('hydra: {run: {dir: "outputs/a\\nb"}}', {}),
+    "a hidden folder of Hydra's": ("hydra: {output_subdir: .git}", {}),
+    "a launcher of its own": ("defaults: [{override /hydra/launcher: joblib}]",
+                              {"hydra/launcher/joblib.yaml": "_target_: evil.C"}),
+    "Hydra's own beginning": ("label: x", {"hydra/config.yaml": "job: {env_set: {X: evil}}"}),
+    "a tag": ("label: !!python/object/apply:os.system ['touch x']", {}),
+    "a merged target": ("b: &b {_target_: evil.C}\nhydra: {launcher: {<<: *b}}", {}),
+    "a thousand levels": ("label: " + "{a: " * 1000 + "1" + "}" * 1000, {}),
+    "references within references": ("label: '" + "${" * 900 + "a" + "}" * 900 + "'", {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE_TEXTS)
+def test_hostile_files_are_refused_in_a_sentence(name, folder, capsys, recwarn):
+    """Files as they are written, with others beside them."""
+    text, files = HOSTILE_TEXTS[name]
+    if "joblib" in text:
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    base, home = folder.parent, folder.parent / "home"
+    (home / "hosts.yaml").write_text("token: hunter2\n")
+    up = "../" * 20 + str(base).lstrip("/")
+    given = _write(folder, {})
+    (folder / "theirs" / "experiment" / "evil.yaml").write_text(
+        f"# @package _global_\n{text.replace('UP', up)}\n"
+    )
+    for path, content in files.items():
+        place = folder / "theirs" / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if content.startswith("-> "):
+            place.symlink_to(content[3:].replace("HOME", str(home)))
+        else:
+            place.write_text(content)
+    before = sorted(base.rglob("*"))
+    assert main(CONF, given) == MISTAKE
+    err = capsys.readouterr().err
+    assert err.startswith("Error: ") and "hunter2" not in err
+    assert len(err.strip().splitlines()) == 1
+    assert not [str(each.message) for each in recwarn if "ConfigStore" in str(each.message)]
+    outputs = folder / "outputs"
+    after = [path for path in base.rglob("*") if not path.is_relative_to(outputs)]
+    assert sorted(after) == before
+
+
+def test_a_path_is_no_choice_on_the_command_line_either(folder, capsys):
+    (folder / "evil.yaml").write_text(SETS_THE_ENVIRONMENT)
+    path = "../" * 20 + str(folder / "evil").lstrip("/")
+    for group in ("experiment", "hydra/env"):
+        assert main(CONF, [f"{group}={path}", *QUICK, "tracking=none"]) == MISTAKE
+        assert "--config-dir" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("override", "name"),
     [

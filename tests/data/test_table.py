@@ -155,11 +155,56 @@ def test_a_mistake_is_one_sentence(tmp_path, text, options, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_column_of_identifiers_is_refused(tmp_path):
+def test_a_table_of_identifiers_alone_is_refused(tmp_path):
     frame = pd.DataFrame({"name": [f"n{i}" for i in range(1500)], "y": [0, 1] * 750})
     frame.to_csv(tmp_path / "f.csv", index=False)
-    with pytest.raises(UserError, match=r"leave it out by dataset\.drop=\[name\]"):
+    with pytest.raises(UserError, match=r"nothing to predict 'y' from.*'name' \(1,500 different"):
         load(tmp_path / "f.csv", "y")
+    with pytest.raises(UserError, match=r"leave it out by dataset\.drop=\[name\]"):
+        load(tmp_path / "f.csv", "y", categorical=["name"])
+
+
+def test_texts_of_mostly_different_values_are_left_out_unless_they_are_asked_for(tmp_path):
+    frame = people(1200).assign(
+        **{
+            "full name": [f"n {i}" for i in range(1200)],
+            "ticket": [f"t {i // 3}" for i in range(1200)],
+        }
+    )
+    frame.to_csv(tmp_path / "f.csv", index=False)
+    frame.drop(columns="full name").to_csv(tmp_path / "g.csv", index=False)
+    data, without = load(tmp_path / "f.csv"), load(tmp_path / "g.csv")
+    assert data.train.X.shape == without.train.X.shape
+    assert said(data, "left out") == (
+        "left out, as identifiers: 'full name' (1,200 different values in 1,200 rows); "
+        "'dataset.categorical=[\"full name\"]' keeps it"
+    )
+    small = frame.head(100)
+    small.to_csv(tmp_path / "s.csv", index=False)
+    kept = load(tmp_path / "s.csv", categorical=["full name"])
+    assert kept.train.X.shape[1] > 100 and not [r for r in kept.remarks if "left out, as" in r]
+    assert kept.checksum != load(tmp_path / "s.csv").checksum
+    categories = small.assign(**{"full name": small["full name"].astype("category")})
+    categories.to_parquet(tmp_path / "c.parquet")  # categories by their type are what they say
+    assert load(tmp_path / "c.parquet").train.X.shape[1] > 100
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_missing_answer_is_the_more_frequent_one(tmp_path, kind):
+    """As of two values none lies between; truth values with gaps are read alike in each format."""
+    frame = pd.DataFrame(
+        {"smokes": [True, False, None, True, False, False], "ill": [1, None, 0, 1, 0, 1.0]}
+        | {"age": [1.0, 2, 3, None, 5, 6], "y": [1.5, 2.5, 3.5, 4.5, 5.5, 6.5]}
+    )
+    getattr(frame, f"to_{kind}")(
+        tmp_path / f"f.{kind}", **({"index": False} if kind == "csv" else {})
+    )
+    data = load(tmp_path / f"f.{kind}", "y", format="dense")
+    assert data.train.X.T.tolist() == [[1, 0, 0, 1, 0, 0], [1, 1, 0, 1, 0, 1], [1, 2, 3, 3, 5, 6]]
+    assert said(data, "filled") == (
+        "3 missing values were filled in: 1 of 'smokes' (the most frequent, 0), 1 of 'ill' (the "
+        "most frequent, 1), 1 of 'age' (the median, 3); dataset.missing=refuse does not"
+    )
 
 
 def said(data, word):
@@ -260,9 +305,9 @@ def test_columns_between_semicolons_may_have_decimal_points(tmp_path):
 
 
 def test_text_columns_that_are_no_categories_are_named_together(tmp_path):
-    frame = people(1200).assign(**{k: [f"{k} {i}" for i in range(1200)] for k in "ab"})
+    frame = people(2400).assign(**{k: [f"{k} {i // 2}" for i in range(2400)] for k in "ab"})
     frame.to_csv(tmp_path / "f.csv", index=False)
-    each = r"\('a' 1,200, 'b' 1,200 of 1,200 rows\).*dataset.drop=\[a,b\]"
+    each = r"\('a' 1,200, 'b' 1,200 of 2,400 rows\).*dataset.drop=\[a,b\]"
     with pytest.raises(UserError, match=each):
         load(tmp_path / "f.csv")
 
@@ -277,15 +322,20 @@ def test_what_was_filled_in_and_what_looks_like_an_identifier_is_said(tmp_path):
     kept = pd.read_csv(tmp_path / "f.csv").loc[lambda f: f.bought.notna()]
     assert "53 missing values were filled in: 2 of 'age' (the median, " in said(data, "filled")
     assert "50 of 'void' (0, for want of any), 1 of 'city' (no category)" in said(data, "filled")
-    assert said(data, "identifiers") == (
-        "identifiers? 'number' numbers the rows, 'name' has 50 different values in 50 rows; "
-        "dataset.drop=[number,name] leaves out what says nothing"
+    assert said(data, "identifiers?") == (
+        "identifiers? 'number' numbers the rows; dataset.drop=[number] leaves out what says nothing"
+    )
+    assert "'name' (50 different values in 50 rows); dataset.categorical=[name]" in said(
+        data, "left"
     )
     shares = 100 * kept.bought.value_counts(normalize=True)
     assert f"no ({shares['no']:.3g} %), yes ({shares['yes']:.3g} %)" in said(data, "2 classes")
     rated = frame.assign(bought=[1, 2, 3, 4, 5] * 10).drop(columns=["number", "name", "void"])
     rated.to_csv(tmp_path / "g.csv", index=False)
     assert "dataset.task=regression takes it as a number" in said(load(tmp_path / "g.csv"), "clas")
+    many = pd.DataFrame({"x": range(40), "kind": [f"k{i % 9}" for i in range(40)]})
+    many.to_csv(tmp_path / "k.csv", index=False)
+    assert said(load(tmp_path / "k.csv", "kind"), "9 classes").endswith("k5 (10 %) and 3 more")
 
 
 def test_a_file_of_another_kind_is_led_to_its_reader(tmp_path):

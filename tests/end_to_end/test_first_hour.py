@@ -130,6 +130,7 @@ def test_processes_side_by_side_write_whole_lines(tmp_path: Path) -> None:
         "newton-cg", "newton-cr", "newton-minres", "newton-gmres",
     ]  # fmt: skip
     before = err[: err.index("comparing 4 runs")].splitlines()[2:]
+    assert before.pop(0).startswith("starting processes for the runs")
     kind = re.compile(
         r"(generating the data: synthetic|certifying the optimum: .*"
         r"|   \d newton-\w+ on synthetic \(solver=\w+\)"

@@ -76,6 +76,23 @@ def test_ctrl_c_while_a_run_or_a_sweep_is_opened_is_in_its_record(given, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("after", [0.3, 1.5])
+@pytest.mark.parametrize("given", [("hydra.run.dir=r",), ("-m", "seed=0", "hydra.sweep.dir=r")])
+def test_a_ctrl_c_that_is_ignored_from_the_start_ends_nothing(given, after, tmp_path):
+    """A script's background, and nohup's: the shell has them ignore it."""
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, str(ROOT / "run.py"),
+         *QUICK, "tracking=none", *given],
+        cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0.3, 0.8, 1.5])
 def test_ctrl_c_among_the_imports_is_one_line(after, tmp_path):
     process = start(*QUICK, "tracking=none", "optimum=none", "stop.seconds=60",

@@ -163,6 +163,16 @@ def test_repetitions_draw_a_band_that_holds_every_run(tmp_path: Path) -> None:
     np.testing.assert_allclose(ax.lines[0].get_xdata(), [0, 2])
 
 
+def test_a_band_ends_upright_where_the_slowest_run_ends(tmp_path: Path) -> None:
+    """The fastest run keeps its last value until then: no slanting edge between the two ends."""
+    for i, (last, step) in enumerate([(1e-3, 1.0), (1e-2, 2.0), (1e-1, 4.0)]):
+        write_run(tmp_path / str(i), rows([1.0, last], step_seconds=step), repeat=i)
+    ax, _ = panel(tmp_path, SECONDS, SUBOPTIMALITY)
+    (band,) = ax.patches[:1]
+    corners = band.get_xy()
+    np.testing.assert_allclose(np.sort(corners[corners[:, 0] == 4.0, 1]), [1e-3, 1e-1])
+
+
 def test_a_failed_run_ends_in_a_cross_at_its_last_finite_value(tmp_path: Path) -> None:
     trace = [row(0, 1.0, 0.0), row(1, 0.5, 1.0), row(2, math.inf, 2.0)]
     write_run(tmp_path / "0", trace, status="failed", reason="the loss is inf")

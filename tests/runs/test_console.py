@@ -2,7 +2,9 @@
 
 import io
 import math
+import os
 import re
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +23,7 @@ from newton_krylov.runs.console import (
     print_places,
     print_summary,
 )
-from newton_krylov.terminal import say, spoken
+from newton_krylov.terminal import console, say, spoken
 
 
 def out(*, terminal: bool = False) -> tuple[Console, io.StringIO]:
@@ -156,3 +158,16 @@ def test_results_that_a_problem_does_not_have_are_no_columns():
     stream, text = out()
     print_summary(stream, "x", {**SUMMARY, **dict.fromkeys(unknown, math.nan)}, [])
     assert "nan" not in text.getvalue()
+
+
+def test_a_reader_that_goes_ends_a_run_by_a_sentence(monkeypatch):
+    """Rich's own console would end the program by `SystemExit: 1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    for show in (lambda: console().print("x"), lambda: say("x")):
+        with os.fdopen(os.dup(writer), "w", buffering=1) as gone:
+            monkeypatch.setattr(sys, "stdout", gone)
+            with pytest.raises(BrokenPipeError, match=r"^the reader of the output"):
+                show()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), gone.fileno())
+    os.close(writer)

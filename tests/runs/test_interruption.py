@@ -27,6 +27,20 @@ def test_a_signal_interrupts_and_is_remembered(number, status):
     assert after == before
 
 
+def test_an_ignored_ctrl_c_stays_ignored():
+    """As in a script's background, for which a terminal's Ctrl-C is not meant."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible() as state:
+            send(signal.SIGINT)
+            assert state.signal is None
+            with pytest.raises(KeyboardInterrupt):
+                send(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_the_first_signal_tells_the_status():
     with interruptible() as state:
         for number in (signal.SIGTERM, signal.SIGINT):

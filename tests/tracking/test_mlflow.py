@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 import time
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from newton_krylov.records.record import Record, SweepRecord
 from newton_krylov.records.trace import read_trace
 from newton_krylov.tracking import mlflow_sender
 from newton_krylov.tracking.afterwards import upload
-from newton_krylov.tracking.mlflow_sender import wanted
+from newton_krylov.tracking.mlflow_sender import Sender, wanted
 
 
 def gone() -> str:
@@ -210,3 +211,15 @@ def test_a_run_is_described_and_its_data_set_is_mlflows_own_input(tmp_path: Path
     assert record.summary["dataset"]["checksum"].startswith(used.dataset.digest)
     assert json.loads(used.dataset.profile)["n_samples"] == 300
     assert {tag.key: tag.value for tag in used.tags} == {"mlflow.data.context": "training"}
+
+
+def test_what_mlflow_s_libraries_warn_of_is_no_error_though_warnings_are_errors():
+    def warn():
+        warnings.warn("theirs", DeprecationWarning, stacklevel=1)
+        return "sent"
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Sender("http://127.0.0.1:9", 1).attempt(warn) == "sent"
+        with pytest.raises(UserWarning, match="ours"):
+            warnings.warn("ours", stacklevel=1)

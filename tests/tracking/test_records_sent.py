@@ -14,8 +14,11 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from newton_krylov.report.command import main as compare
+from newton_krylov.runs import sweep
+from newton_krylov.runs.experiment import run_experiment
 from newton_krylov.tracking.afterwards import upload
 from newton_krylov.tracking.mlflow_sender import Sender
+from newton_krylov.tracking.upload import main as upload_command
 
 NETWORK = ("dataset=digits_images", "loss=cross_entropy", "model=mlp", "optimizer=sgd")
 
@@ -200,3 +203,53 @@ def test_a_locked_database_is_waited_for_and_what_it_refused_is_sent_by_the_next
 def problem_of(folder: Path) -> str | None:
     found: str | None = json.loads((folder / "summary.json").read_text())["tracking_problem"]
     return found
+
+
+def test_a_sweep_that_goes_on_has_its_parameters_at_its_end(tmp_path, monkeypatch):
+    """MLflow's never change, and what its first members have in common is not what all have."""
+    swept = ("-m", *QUICK, "seed=0,1")
+    begun = Counter()
+
+    def one_then_ctrl_c(*given):
+        begun["runs"] += 1
+        if begun["runs"] == 2:
+            signal.raise_signal(signal.SIGINT)
+        return run_experiment(*given)
+
+    inside(*swept, "hydra.sweep.dir=whole", cwd=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "run_experiment", one_then_ctrl_c)
+        inside(*swept, "hydra.sweep.dir=s", cwd=tmp_path, code=130)
+    list(upload([tmp_path / "s"], database(tmp_path)))
+    assert parameters_of(tmp_path / "s") == {}
+    inside(*swept, "resume=true", "hydra.sweep.dir=s", cwd=tmp_path)
+    assert parameters_of(tmp_path / "s") == parameters_of(tmp_path / "whole")
+    assert parameters_of(tmp_path / "whole")
+
+
+def parameters_of(folder: Path) -> dict[str, str]:
+    (run,) = (run for run in tracked(folder.parent) if run.data.tags["folder"] == str(folder))
+    found: dict[str, str] = run.data.params
+    return found
+
+
+def test_ctrl_c_of_an_upload_leaves_no_half_of_a_file(tmp_path, monkeypatch, capsys):
+    inside(*QUICK, "tracking=none", "hydra.run.dir=r", cwd=tmp_path)
+    before = (tmp_path / "r" / "summary.json").read_text()
+    replace = Path.replace
+
+    def interrupted(path, target):
+        if path.suffix == ".part" and path.parent == tmp_path / "r":
+            signal.raise_signal(signal.SIGINT)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    # As `python -m newton_krylov.tracking.upload` has it: without a word, and without tidying up.
+    handler = signal.signal(signal.SIGINT, lambda *_: pytest.fail("it ended at once"))
+    try:
+        assert upload_command(["--uri", database(tmp_path), str(tmp_path / "r")]) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert "Interrupted." in capsys.readouterr().err
+    assert not list((tmp_path / "r").rglob("*.part"))
+    assert (tmp_path / "r" / "summary.json").read_text() == before

@@ -26,7 +26,10 @@ from newton_krylov.report.verdict import Race, read_race
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SHOWN = ("status", "outcome", "loss", "suboptimality", "grad_norm", "test_accuracy", "seconds")
+_SHOWN = (
+    "status", "outcome", "loss", "suboptimality", "grad_norm", "test_accuracy", "test_d2",
+    "seconds",
+)  # fmt: skip
 
 
 class Run:
@@ -98,7 +101,8 @@ class Run:
         return run_figure(self.record)
 
     def __str__(self) -> str:
-        rows = [[key, _cell(self.summary[key])] for key in _SHOWN if key in self.summary]
+        known = [key for key in _SHOWN if self.summary.get(key) is not None]
+        rows = [[key, _cell(self.summary[key])] for key in known]
         body = "\n".join(f"{key:<14} {value}" for key, value in rows)
         return f"{self.record.label} on {self.record.problem.title}\n{body}\n{self.folder}"
 
@@ -106,7 +110,8 @@ class Run:
         return f"<Run {self.record.label}: {self.record.ending}>"
 
     def _repr_html_(self) -> str:
-        last = self.frame.drop(columns="folder").to_html(index=False, border=0)
+        known = self.frame.drop(columns="folder").dropna(axis="columns", how="all")
+        last = known.to_html(index=False, border=0)
         return f"{last}{_picture(self.figure()) if self.record.rows else ''}"
 
 

@@ -2,18 +2,19 @@
 
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra._internal.core_plugins import file_config_source
+from hydra._internal.core_plugins import file_config_source, importlib_resources_config_source
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.types import RunMode
@@ -21,7 +22,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from newton_krylov.cli.syntax import quoted_override, unreadable
-from newton_krylov.cli.trust import bound_file, is_foreign, judge, too_much
+from newton_krylov.cli.trust import bound_file, bound_name, is_foreign, judge, too_much
 from newton_krylov.data.table import is_table
 from newton_krylov.errors import CombinationError, ConfigError, listed, renamed, suggest
 from newton_krylov.registry import entry, import_plugins, names, owners
@@ -29,8 +30,16 @@ from newton_krylov.runs.config import check
 from newton_krylov.runs.parts import register_parts
 from newton_krylov.tracking.address import keep
 
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
-"""What Hydra raises on a mistake in a file or an override; ValueError for group=null."""
+COMPOSITION_ERRORS = (
+    HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError,
+)  # fmt: skip
+"""What Hydra raises on a mistake in a file or an override.
+
+ValueError for group=null, RecursionError for files that name one another as their defaults.
+"""
+
+_MOST_VALUES = 10**6
+"""Members of a sweep, and values of one of its keys."""
 
 PLUGINS = {
     "hydra/launcher=joblib": "hydra-joblib-launcher",
@@ -42,21 +51,40 @@ PLUGINS = {
 """Choices that a package brings which need not be installed."""
 
 
-class FileConfigSource(file_config_source.FileConfigSource):
-    """Reads files of configuration once it is known what they unfold to.
-
-    It has the name of Hydra's own class: Hydra hands the sources on to a launcher's processes, and
-    there refuses to register its own beside one of another name.
-    """
+class ImportlibResourcesConfigSource(
+    importlib_resources_config_source.ImportlibResourcesConfigSource
+):
+    """Reads the files of Hydra and its plug-ins, and none outside of their folders."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         """Read a file."""
+        bound_name(config_path)
+        return super().load_config(config_path)
+
+
+class FileConfigSource(file_config_source.FileConfigSource):
+    """Reads files of configuration once it is known what they unfold to."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Read a file."""
+        bound_name(config_path)
         path = Path(self.path) / self._normalize_file_name(config_path)
-        bound_file(path)
+        if self.provider != "main":
+            bound_file(path, Path(self.path))
         try:
             return super().load_config(config_path)
         except RecursionError as error:  # libyaml ends at a depth at which Hydra's reader goes on
             raise too_much(path) from error
+
+
+def read_within_limits() -> None:
+    """Let Hydra read its files by the classes above.
+
+    They have the names of Hydra's own: it hands the sources on to a launcher's processes, and there
+    refuses to register its own beside one of another name.
+    """
+    for source in (FileConfigSource, ImportlibResourcesConfigSource):
+        SourcesRegistry.instance().types[source.scheme()] = source
 
 
 class CheckedLoader(ConfigLoader):
@@ -70,8 +98,6 @@ class CheckedLoader(ConfigLoader):
 
     def __init__(self, inner: ConfigLoader) -> None:
         self._inner = inner
-        # Hydra has read no file of somebody else's yet; for those it makes new sources.
-        SourcesRegistry.instance().types["file"] = FileConfigSource
         self._typed: list[str] = []
         self._validated: dict[tuple[str, ...], DictConfig] = {}
         self._own: dict[tuple[str, ...], DictConfig] = {}
@@ -91,9 +117,11 @@ class CheckedLoader(ConfigLoader):
         """Compose a configuration."""
         self._refuse_lists_of_choices(overrides)
         try:
-            config = self._inner.load_configuration(
-                config_name, overrides, run_mode, from_shell, validate_sweep_overrides
-            )
+            with warnings.catch_warnings():  # a file named like a part of Hydra's; it is judged
+                warnings.filterwarnings("ignore", "(?s).*validated against ConfigStore schema")
+                config = self._inner.load_configuration(
+                    config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+                )
         except COMPOSITION_ERRORS as error:
             raise ConfigError(explain(error, self._inner, overrides)) from error
         self._typed = list(overrides)
@@ -211,6 +239,8 @@ class CheckedLoader(ConfigLoader):
 def explain(error: BaseException, loader: ConfigLoader, overrides: Sequence[str] = ()) -> str:
     """Turn an error of Hydra's into a sentence with the valid choices."""
     text = " ".join(str(error).split())
+    if isinstance(error, RecursionError):
+        return "The configuration cannot be composed: its files name one another without an end."
     if isinstance(error, OverrideParseException):
         return unreadable(str(error.override))
     if isinstance(error, MissingConfigException):
@@ -327,7 +357,15 @@ def check_sweep(config: DictConfig, loader: CheckedLoader) -> int | None:
     if trials is not None:
         return int(trials)
     basic = str(OmegaConf.select(config, "hydra.sweeper._target_")).endswith(".BasicSweeper")
-    return math.prod(map(len, swept.values())) if basic else None
+    return _bounded("The sweep", math.prod(map(len, swept.values()))) if basic else None
+
+
+def _bounded(what: str, count: float) -> int:
+    if not count <= _MOST_VALUES:
+        raise ConfigError(
+            f"{what} has more than {_MOST_VALUES:,} values to try, which no memory holds."
+        )
+    return int(count)
 
 
 def _check_values(swept: Mapping[str, Sequence[str]], members: Sequence[DictConfig]) -> None:
@@ -381,6 +419,12 @@ def _refused(plain: Mapping[str, Any]) -> str | None:
 def _values(override: Override) -> list[str]:
     """Return what a sweep's members get, as it would be typed; nothing for a distribution."""
     if override.is_discrete_sweep():
+        value = override.value()
+        if isinstance(value, RangeSweep):  # known by its ends
+            start, stop, step = value.start or 0, value.stop or 0, value.step
+            if not step:
+                raise ConfigError(f"{override.input_line} has a step of 0.")
+            _bounded(override.get_key_element(), (stop - start) / step)
         return list(override.sweep_string_iterator())
     return [] if override.is_sweep_override() else [override.get_value_element_as_str()]
 

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,7 +73,8 @@ def main(
             from newton_krylov.distributed import let_rank_zero_report
 
             let_rank_zero_report()
-        print(f"Error: {inert(str(error))}", file=sys.stderr)  # noqa: T201
+        text = inert(str(error)).replace("\n", " ")  # of what is quoted
+        print(f"Error: {text}", file=sys.stderr)  # noqa: T201
         return MISTAKE
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -167,8 +168,9 @@ def _inspect(config_dir: Path, given: list[str]) -> int:
     """Show what Hydra knows: nothing runs, nothing a configuration names is imported."""
     import hydra
 
-    from newton_krylov.cli.compose import COMPOSITION_ERRORS, explain
+    from newton_krylov.cli.compose import COMPOSITION_ERRORS, explain, read_within_limits
 
+    read_within_limits()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors come through to be explained here
     arguments, sys.argv[1:] = sys.argv[1:], given
     try:
@@ -317,10 +319,11 @@ def _sweep(
 ) -> tuple[int, dict[str, Any]]:
     from newton_krylov.runs.sweep import Sweep
 
+    processes: AbstractContextManager[None] = nullcontext()
     if "joblib" in str(command.config.hydra.launcher.get("_target_")):
-        from newton_krylov.runs.workers import let_workers_end_with_us
+        from newton_krylov.runs.workers import ending_workers
 
-        let_workers_end_with_us()
+        processes = ending_workers()
     overrides = list(command.config.hydra.overrides.task)
     verdict = command.config.get("verdict") is not None
     interruption.hold()  # what has begun is ended
@@ -335,7 +338,8 @@ def _sweep(
     try:
         interruption.obey()
         sweep.track()
-        carry_out()
+        with processes:
+            carry_out()
     except KeyboardInterrupt:
         status = interruption.status
     except Exception as error:  # a launcher's or sweeper's: members' own are in their records
@@ -361,8 +365,8 @@ def _sweep(
 def _launcher_failure(error: Exception) -> str:
     """Return how a launcher failed: a worker that was killed, a queue that refused a job."""
     logging.getLogger(__name__).info("the sweep broke off", exc_info=error)
-    text = " ".join(str(error).split())[:300]
-    return f"the sweep broke off: {type(error).__name__}: {text} Go on by resume=true."
+    text = " ".join(str(error).split())[:300].rstrip(".")
+    return f"the sweep broke off: {type(error).__name__}: {text}. Go on by resume=true."
 
 
 def job(config: Any) -> Any:
@@ -414,8 +418,9 @@ def hydra_at(config_dir: Path) -> Iterator[Any]:
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from newton_krylov.cli.compose import CheckedLoader
+    from newton_krylov.cli.compose import CheckedLoader, read_within_limits
 
+    read_within_limits()
     with initialize_config_dir(str(config_dir), job_name="run", version_base="1.3"):
         found = GlobalHydra.instance().hydra
         if found is None:

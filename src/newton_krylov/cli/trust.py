@@ -28,6 +28,7 @@ from newton_krylov.terminal import inert, one_line
 _OUTPUTS = "outputs"
 _SHOWN = 200  # characters of a value that a sentence repeats
 _LARGEST_FILE = 2**20  # bytes of a file of configuration
+_LARGEST = 2**23  # characters of a configuration with its references resolved
 _PLUGINS = "hydra_plugins.hydra_"
 _CLASSES = {
     "launcher._target_": {
@@ -66,7 +67,7 @@ _SET_BY_HYDRA = re.compile(r"runtime\.|overrides\.|searchpath|job\.(override_dir
 _WORD = re.compile(r"[\w.,:+*=\[\]-]*")
 _LEVELS = {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "NOTSET"}
 _WORDS = re.compile(
-    r"""mode|verbose(\.\d+)?|output_subdir
+    r"""mode|verbose(\.\d+)?
     |job\.(name|chdir)|job\.config\.override_dirname\.(kv_sep|item_sep|exclude_keys(\.\d+)?)
     |sweeper\.(max_batch_size|n_trials|n_jobs|max_failure_rate|direction(\.\d+)?|study_name)
     |launcher\.(n_jobs|backend|prefer|require|verbose|timeout|batch_size)
@@ -79,7 +80,8 @@ _WORDS = re.compile(
 """Keys below `hydra` that a foreign file may set to a number or a word."""
 
 _NUMBERS = re.compile(r"sweeper\.sampler\.[a-z0-9]+(_[a-z0-9]+)*")
-_PATHS = ("run.dir", "sweep.dir", "sweep.subdir")
+_PATHS = ("run.dir", "sweep.dir", "sweep.subdir", "output_subdir")
+_BELOW_THEM = ("sweep.subdir", "output_subdir")
 
 
 def judge(config: DictConfig, own: DictConfig | None, typed: Sequence[str]) -> None:
@@ -87,6 +89,7 @@ def judge(config: DictConfig, own: DictConfig | None, typed: Sequence[str]) -> N
     if own is not None:
         _judge_texts(config, typed)
         _judge_resolvers(config, typed)
+        _judge_size(config)
     _judge_classes(config)
     if own is not None:
         _judge_keys(config, own)
@@ -103,8 +106,22 @@ def may_vary(override: str) -> bool:
     return tops.isdisjoint(_NEVER_VARIED) and "$" not in override
 
 
-def bound_file(path: Path) -> None:
-    """Refuse a file that a few bytes of aliases, brackets or digits blow up."""
+def bound_name(name: str) -> None:
+    """Refuse a path in a configuration's place: it could read any file as the program's own."""
+    if ".." in PurePosixPath(name).parts:
+        raise ConfigError(
+            f"{one_line(name)[:_SHOWN]} leads out of its folder, where a name should be: files of "
+            f"another folder are given by --config-dir."
+        )
+
+
+def bound_file(path: Path, folder: Path) -> None:
+    """Refuse a foreign file that blows up, lies elsewhere, or chooses its parts in a hidden way.
+
+    A few bytes of aliases, brackets or digits unfold to gigabytes.
+    """
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"{path} is a link that leads out of {folder}.")
     if not path.is_file():  # for Hydra there is none either
         return
     if not path.stat().st_size and not os.statvfs(path).f_blocks:  # such as /proc/kmsg
@@ -112,11 +129,15 @@ def bound_file(path: Path) -> None:
     if path.stat().st_size > _LARGEST_FILE:
         raise ConfigError(f"{path} is larger than the {_LARGEST_FILE >> 20} MiB that it may have.")
     try:
-        bounded(path, parse_yaml(path.read_bytes()))
+        content = bounded(path, parse_yaml(path.read_bytes()))
     except (UserError, RecursionError) as error:
         raise too_much(path) from error
     except (OSError, ValueError, yaml.YAMLError):
         return  # Hydra says what is wrong with it
+    # Hydra resolves these before there is a configuration to be judged.
+    defaults = content.get("defaults") if isinstance(content, dict) else None
+    if "${" in str(defaults):
+        raise ConfigError(f"{path}: defaults hold a reference (${{...}}), where names should be.")
 
 
 def too_much(path: Path) -> ConfigError:
@@ -192,18 +213,93 @@ def _judge_resolvers(config: DictConfig, typed: Sequence[str]) -> None:
 
 
 def _resolvers(text: str) -> Iterator[str]:
-    """Yield the names of an interpolation's resolvers; one that is itself made up is `?`."""
+    """Yield the names of an interpolation's resolvers; a name that is itself made up is `?`."""
     try:
-        nodes = [parse(text)]
+        for kind, node in _interpolations(text):
+            if kind == "InterpolationResolverContext":
+                name = node.resolverName().getText()
+                yield "?" if "$" in name else name
+            elif "$" in node.getText()[2:]:
+                yield "?"
     except OmegaConfBaseException:
         yield "?"
-        return
+
+
+def _interpolations(text: str) -> Iterator[tuple[str, Any]]:
+    """Yield the references in a text, inner ones too, each with its kind."""
+    nodes = [parse(text)]
     while nodes:
         node = nodes.pop()
-        if type(node).__name__ == "InterpolationResolverContext":
-            name = node.resolverName().getText()
-            yield "?" if "$" in name else name
+        kind = type(node).__name__
+        if kind in ("InterpolationResolverContext", "InterpolationNodeContext"):
+            yield kind, node
         nodes += getattr(node, "children", None) or []
+
+
+def _judge_size(config: DictConfig) -> None:
+    """Refuse references to references, each several times, which unfold to gigabytes."""
+    try:
+        size = _Sizes(OmegaConf.to_container(config, resolve=False)).of(())
+    except RecursionError:
+        size = _LARGEST + 1
+    if size > _LARGEST:
+        raise ConfigError(
+            f"The configuration's references (${{...}}) unfold to more than "
+            f"{_LARGEST >> 20} million characters."
+        )
+
+
+class _Sizes:
+    """How many characters the parts of a configuration have once their references are resolved."""
+
+    def __init__(self, plain: Any) -> None:
+        self._plain = plain
+        self._known: dict[tuple[Any, ...], int] = {}
+
+    def of(self, path: tuple[Any, ...]) -> int:
+        """Return the size of what lies at a path, or of the last thing on the way there."""
+        node: Any = self._plain
+        at: tuple[Any, ...] = ()
+        for part in path:
+            if isinstance(node, list) and str(part).isdigit() and int(part) < len(node):
+                node, at = node[int(part)], (*at, int(part))
+            elif isinstance(node, dict):
+                node, at = node.get(part), (*at, part)
+            else:
+                break
+        if at not in self._known:
+            self._known[at] = 0  # in a circle, which OmegaConf refuses
+            self._known[at] = min(self._measure(node, at), _LARGEST + 1)
+        return self._known[at]
+
+    def _measure(self, node: Any, at: tuple[Any, ...]) -> int:
+        if isinstance(node, dict | list):
+            return sum(
+                self.of((*at, key))
+                for key in (node if isinstance(node, dict) else range(len(node)))
+            )
+        text = str(node)
+        if "${" not in text:
+            return len(text) + 1
+        return len(text) + sum(map(self.of, _targets(text, at[:-1])))
+
+
+def _targets(text: str, parent: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """Yield the paths that a text refers to."""
+    try:
+        found = list(_interpolations(text))
+    except OmegaConfBaseException:
+        return
+    for kind, node in found:
+        inside = node.getText()[2:-1]
+        if kind == "InterpolationResolverContext":
+            name, _, key = inside.partition(":")
+            if name != "hydra":
+                continue
+            inside = f"hydra.{key}"
+        up = len(inside) - len(inside.lstrip("."))
+        above = parent[: len(parent) - up + 1] if up else ()
+        yield (*above, *filter(None, re.split(r"[.\[\]]+", inside)))
 
 
 def _judge_keys(config: DictConfig, own: DictConfig) -> None:
@@ -221,7 +317,7 @@ def _may_set(key: str, value: Any, probe: DictConfig) -> bool:
     plain = value.name if isinstance(value, Enum) else value
     if key in _PATHS:
         path = str(_select(probe, f"hydra.{key}"))
-        return _inside(path) and (key == "sweep.subdir" or path.startswith(f"{_OUTPUTS}/"))
+        return _inside(path) and (key in _BELOW_THEM or path.startswith(f"{_OUTPUTS}/"))
     if key.startswith("sweeper.params."):
         return may_vary(f"{key.removeprefix('sweeper.params.')}={plain}")
     if re.fullmatch(r"(job|hydra)_logging\.(root|handlers\.\w+)\.level", key):
@@ -236,7 +332,8 @@ def _may_set(key: str, value: Any, probe: DictConfig) -> bool:
 def _inside(text: str) -> bool:
     path = PurePosixPath(text)
     parts = path.parts
-    return not (path.is_absolute() or any(part.startswith((".", "~")) for part in parts))
+    hidden = any(part.startswith((".", "~")) for part in parts)
+    return not (path.is_absolute() or hidden) and one_line(text) == text
 
 
 def _probe(config: DictConfig) -> DictConfig:

@@ -81,8 +81,10 @@ def table(
 
     Dates become days, and numbers written as text ('1,234', '$5', '?') numbers. What else is not a
     number becomes one column of zeros and ones for each of its values; a value that only the test
-    samples have sets none. Missing numbers are replaced by the median of the training samples, and
-    a missing category sets none. All of it is said, column by column.
+    samples have sets none. Texts with a value of their own in more than half of the rows (and more
+    than ten) are left out, as identifiers. Missing numbers are replaced by the median of the
+    training samples, truth values and 0 or 1 by the more frequent one, and a missing category sets
+    none. All of it is said, column by column.
 
     Parameters
     ----------
@@ -104,7 +106,7 @@ def table(
     drop : list of str, optional
         Columns to leave out, such as identifiers.
     categorical : list of str, optional
-        Columns to take as categories though they hold numbers or dates.
+        Columns to take as categories though they hold numbers or dates, or look like identifiers.
     missing : {"impute", "refuse"}
         What to do where a value is missing.
     test_fraction : float
@@ -145,6 +147,10 @@ def table(
     _known(frames[0], categorical or [], "categorical")
     understood = understand(frames, categorical or [])
     frames = understood.frames
+    if frames[0].columns.empty and sparse[0] is None:
+        raise DataError(
+            f"{files[0]} has nothing to predict '{target}' from: {understood.remarks[-1]}."
+        )
     if len(frames) == 1 and test_fraction:
         rows = _split(labels[0], decided, test_fraction, seed)
         frames = [frames[0].iloc[part] for part in rows]
@@ -484,10 +490,11 @@ def _of_target(columns: list["pd.Series[Any]"], target: str, task: Task, *, chos
         f"{f'{value:g}' if numeric else value} ({share:.3g} %)"
         for value, share in (100 * shares).head(_MOST_NAMED).items()
     ]
-    named += ["..."] if len(shares) > _MOST_NAMED else []
+    left = len(shares) - _MOST_NAMED
+    more = f" and {left} more" if left > 0 else ""
     other = "; dataset.task=regression takes it as a number"
     offer = other if numeric and task == "multiclass" and not chosen else ""
-    return f"'{target}' has {len(shares)} classes: {', '.join(named)}{offer}"
+    return f"'{target}' has {len(shares)} classes: {', '.join(named)}{more}{offer}"
 
 
 def _beside(

@@ -1,12 +1,12 @@
 """The columns of a user's table: what they hold, and the numbers they become.
 
 Everything that is decided without being asked for is said in a sentence: which columns are dates or
-numbers written as text, what was put where a value is missing, which columns look like identifiers.
+numbers written as text, what was put where a value is missing, which columns were left out.
 """
 
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ _POINTS_BETWEEN_THOUSANDS = r"[+-]?\d{1,3}(?:\.\d{3})*"
 _DECIMAL_COMMA = r"[+-]?(?:\d+|\d{1,3}(?:\.\d{3})+)(?:,\d+)?"
 
 _MANY = 0.5
-"""Share of the rows with values of their own from which a text looks like an identifier."""
+"""Share of a text's rows that may differ; with more different values it is an identifier."""
 
 _NAMED = 6
 """A sentence names so many columns; of more, it says how many there are."""
@@ -53,7 +53,7 @@ class Understood:
     frames : list of DataFrame
         As they were given but for the columns below.
     taken : mapping of str to str
-        Columns that were dates or text and are numbers now: name to what they were taken for.
+        Columns that are something else now, or left out: name to what they were taken for.
     remarks : tuple of str
         The same in sentences.
     """
@@ -64,7 +64,7 @@ class Understood:
 
 
 def understand(frames: list["pd.DataFrame"], categorical: Sequence[str]) -> Understood:
-    """Find the columns that hold dates, and numbers written as text, and make numbers of them.
+    """Make numbers of dates and of what is written as text, and leave identifiers out.
 
     Parameters
     ----------
@@ -81,6 +81,8 @@ def understand(frames: list["pd.DataFrame"], categorical: Sequence[str]) -> Unde
     frames = [frame.copy(deep=False) for frame in frames]
     dates: dict[str, str] = {}
     numbers: dict[str, str] = {}
+    answers: dict[str, str] = {}
+    identifiers: dict[str, str] = {}
     mixed: list[str] = []
     for name in frames[0].columns:
         if name in categorical or not all(name in frame for frame in frames):
@@ -90,8 +92,13 @@ def understand(frames: list["pd.DataFrame"], categorical: Sequence[str]) -> Unde
             found, dates[name] = days
         elif (read := written_numbers(parts)) is not None:
             found, numbers[name] = read
+        elif (truth := _truth_values(parts)) is not None:
+            found, answers[name] = truth, "truth values"
         else:
-            mixed.append(_mixture(name, parts))
+            if said := _mixture(name, parts):
+                mixed.append(said)
+            elif many := _identifier(parts):
+                identifiers[name] = many
             continue
         for frame, column in zip(frames, found, strict=True):
             frame[name] = column
@@ -101,8 +108,40 @@ def understand(frames: list["pd.DataFrame"], categorical: Sequence[str]) -> Unde
         ),
         _remark("numbers written as text, read as numbers", numbers),
         *mixed,
+        _remark(
+            "left out, as identifiers",
+            identifiers,
+            f"{_listed('categorical', identifiers)} keeps {_it(identifiers)}",
+        ),
     ]
-    return Understood(frames, dates | numbers, tuple(filter(None, remarks)))
+    frames = [frame.drop(columns=list(identifiers)) for frame in frames]
+    taken = dates | numbers | answers | dict.fromkeys(identifiers, "identifier")
+    return Understood(frames, taken, tuple(filter(None, remarks)))
+
+
+def _truth_values(parts: list["Column"]) -> "list[Column] | None":
+    """Return truth values, where some are missing and the others are therefore objects."""
+    import pandas as pd
+
+    kinds = {pd.api.types.infer_dtype(part, skipna=True) for part in parts} - {"empty"}
+    if kinds != {"boolean"} or not any(part.dtype == object for part in parts):
+        return None
+    return [part.astype("boolean") for part in parts]
+
+
+def _identifier(parts: list["Column"]) -> str:
+    """Say how many different values a text has, if most of its rows have one of their own."""
+    import pandas as pd
+
+    if any(
+        pd.api.types.is_numeric_dtype(part) or isinstance(part.dtype, pd.CategoricalDtype)
+        for part in parts
+    ):
+        return ""
+    whole = pd.concat(parts, ignore_index=True)
+    distinct, n = whole.nunique(), int(whole.notna().sum())
+    many = distinct > max(10, _MANY * n)
+    return f"{distinct:,} different values in {n:,} rows" if many else ""
 
 
 def _remark(what: str, columns: Mapping[str, str], otherwise: str = "") -> str:
@@ -294,11 +333,10 @@ def encode(
     Raises
     ------
     DataError
-        For what is missing or infinite where it must not be, and for columns of identifiers.
+        For what is missing or infinite where it must not be, and for texts of too many values.
     """
     import pandas as pd
     from sklearn.compose import ColumnTransformer
-    from sklearn.impute import SimpleImputer
     from sklearn.preprocessing import OneHotEncoder
 
     first = frames[0]
@@ -310,12 +348,19 @@ def encode(
     ]
     other = [name for name in columns if name not in numeric]
     _check(frames, files, numeric, other, missing)
-    names = _identifiers(frames, numeric, other)
     frames = [_plain(frame, numeric, other) for frame in frames]
+    filling = {name: _filling(frames[0][name]) for name in numeric}
+    remarks = (
+        _filled(frames, filling, other),
+        _categories(frames[0], other),
+        _counters(frames, numeric),
+    )
+    values = {name: value for name, (value, _) in filling.items()}
+    frames = [frame.fillna(values) for frame in frames]
     # A missing category is a value of its own to the encoder; it is dropped below by its name.
     transformer = ColumnTransformer(
         [
-            ("numbers", SimpleImputer(strategy="median", keep_empty_features=True), numeric),
+            ("numbers", "passthrough", numeric),
             ("categories", OneHotEncoder(handle_unknown="ignore", dtype=np.float64), other),
         ],
         verbose_feature_names_out=False,
@@ -324,24 +369,28 @@ def encode(
     made = transformer.get_feature_names_out()
     kept = np.array([not str(name).endswith(f"_{_MISSING}") for name in made])
     matrices: list[Any] = [transformer.transform(frame)[:, kept] for frame in frames]
-    medians = transformer.named_transformers_["numbers"].statistics_ if numeric else ()
-    remarks = (
-        _filled(frames, dict(zip(numeric, medians, strict=True)), other),
-        _categories(frames[0], other),
-        names,
-    )
     return [_plain_matrix(X) for X in matrices], tuple(filter(None, remarks))
 
 
+def _filling(column: "Column") -> tuple[float, str]:
+    """Return what stands for a missing number, and the words for it."""
+    known = column.dropna()
+    if known.empty:
+        return 0.0, "0, for want of any"
+    if known.isin([0, 1]).all():  # an answer, to which none lies in between
+        frequent = float(known.mode().iloc[0])
+        return frequent, f"the most frequent, {frequent:.6g}"
+    median = float(known.median())
+    return median, f"the median, {median:.6g}"
+
+
 def _filled(
-    frames: list["pd.DataFrame"], medians: Mapping[str, float], other: Sequence[str]
+    frames: list["pd.DataFrame"], filling: Mapping[str, tuple[float, str]], other: Sequence[str]
 ) -> str:
     """Say how many values are missing, and what stands in their place."""
     said = []
-    for name, median in medians.items():
+    for name, (_, what) in filling.items():
         if count := sum(int(frame[name].isna().sum()) for frame in frames):
-            empty = bool(frames[0][name].isna().all())
-            what = "0, for want of any" if empty else f"the median, {median:.6g}"
             said.append((count, f"{count:,} of '{name}' ({what})"))
     for name in other:
         if count := sum(int((frame[name] == _MISSING).sum()) for frame in frames):
@@ -363,45 +412,31 @@ def _categories(frame: "pd.DataFrame", other: Sequence[str]) -> str:
     return f"categories, each a column of zeros and ones: {each}"
 
 
-def _identifiers(frames: list["pd.DataFrame"], numeric: Sequence[str], other: Sequence[str]) -> str:
-    """Say which columns look as if they named the rows."""
-    import pandas as pd
-
+def _counters(frames: list["pd.DataFrame"], numeric: Sequence[str]) -> str:
+    """Say which columns number the rows."""
     found = []
     for name in numeric:
-        values = np.concatenate([f[name].to_numpy(np.float64, na_value=np.nan) for f in frames])
-        if len(values) > 2 and np.array_equal(
-            np.sort(values), values.min() + np.arange(len(values))
-        ):
-            found.append((name, f"'{name}' numbers the rows"))
-    for name in other:
-        column = pd.concat([frame[name] for frame in frames])
-        distinct, n = column.nunique(), int(column.notna().sum())
-        if distinct > max(10, _MANY * n):
-            found.append((name, f"'{name}' has {distinct:,} different values in {n:,} rows"))
+        values = np.concatenate([frame[name].to_numpy() for frame in frames])
+        counted = values.min() + np.arange(len(values))
+        if len(values) > 2 and np.array_equal(np.sort(values), counted):
+            found.append(name)
     if not found:
         return ""
-    way = dropped([name for name, _ in found])
-    return f"identifiers? {_some(text for _, text in found)}; {way} leaves out what says nothing"
+    each = _some(f"'{name}' numbers the rows" for name in found)
+    return f"identifiers? {each}; {_listed('drop', found)} leaves out what says nothing"
 
 
-def dropped(names: Sequence[str]) -> str:
-    """Return what to type to leave out columns.
+def _it(names: Collection[str]) -> str:
+    return "it" if len(names) == 1 else "them"
 
-    Parameters
-    ----------
-    names : sequence of str
-        Columns.
 
-    Returns
-    -------
-    str
-        Quoted for the shell where it must be.
-    """
+def _listed(key: str, names: Iterable[str]) -> str:
+    """Return what to type to name columns, quoted for the shell where it must be."""
+    names = list(names)
     if all(re.fullmatch(r"[\w.-]+", name) for name in names):
-        return f"dataset.drop=[{','.join(names)}]"
+        return f"dataset.{key}=[{','.join(names)}]"
     quoted = (name.replace("\\", "\\\\").replace('"', '\\"') for name in names)
-    return "'dataset.drop=[" + ",".join(f'"{name}"' for name in quoted) + "]'"
+    return f"'dataset.{key}=[" + ",".join(f'"{name}"' for name in quoted) + "]'"
 
 
 def _plain_matrix(X: Any) -> Matrix:
@@ -451,8 +486,7 @@ def _check(
     many = [name for name, count in distinct.items() if count > _LARGEST_CARDINALITY]
     if many:
         each = ", ".join(f"'{name}' {distinct[name]:,}" for name in many)
-        it = "it" if len(many) == 1 else "them"
         raise DataError(
             f"{files[0]}: text columns with too many different values to be categories ({each} of "
-            f"{len(frames[0]):,} rows); leave {it} out by {dropped(many)}."
+            f"{len(frames[0]):,} rows); leave {_it(many)} out by {_listed('drop', many)}."
         )

@@ -216,15 +216,16 @@ def _draw_curve(ax: "Axes", curve: Curve, style: LineStyle, order: int, *, risin
     """Draw the medians and a band.
 
     Where less is better, the band lies between the run that is ahead at each step, in cost and in
-    value, and the one that is behind. An accuracy rises and falls, so its band is of values only.
+    value, and the one that is behind; what the former has in the end it keeps until the latter
+    ends. An accuracy rises and falls, so its band is of values only.
     """
     (early, late), (low, high) = curve.x_range, curve.y_range
     if rising and np.any(low < high):
         ax.fill_between(curve.x, low, high, color=style.color, alpha=0.14, linewidth=0)
     elif not rising and (np.any(early < late) or np.any(low < high)):
         ax.fill(
-            np.concatenate([early, late[::-1]]),
-            np.concatenate([low, high[::-1]]),
+            np.concatenate([early, late[-1:], late[::-1]]),
+            np.concatenate([low, low[-1:], high[::-1]]),
             color=style.color,
             alpha=0.14,
             linewidth=0,

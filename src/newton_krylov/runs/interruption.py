@@ -73,7 +73,8 @@ def interruptible() -> Iterator[Interruption]:
     Yields
     ------
     Interruption
-        What has arrived. Outside the main thread, where Python handles no signals, nothing does.
+        What has arrived. Outside the main thread, where Python handles no signals, nothing does,
+        and no Ctrl-C where it is ignored, as in a script's background.
     """
     if threading.current_thread() is not threading.main_thread():
         yield Interruption()
@@ -87,11 +88,13 @@ def interruptible() -> Iterator[Interruption]:
             outer.release()
         return
     state = Interruption()
-    before = [signal.signal(number, state) for number in _NUMBERS]
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    numbers = _NUMBERS[:1] if ignored else _NUMBERS
+    before = {number: signal.signal(number, state) for number in numbers}
     try:
         yield state
     finally:
-        for number, handler in zip(_NUMBERS, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 

@@ -2,13 +2,17 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import Any
 
 from joblib import register_parallel_backend
 from joblib._parallel_backends import LokyBackend
+from joblib.externals.loky import get_reusable_executor
 
 from newton_krylov.runs.interruption import end_with
+from newton_krylov.terminal import say
 
 _CTRL_C = {signal.SIGINT}
 
@@ -37,11 +41,21 @@ class _Watched(LokyBackend):
 
 def _begin(parent: int) -> None:
     """Do what a process does before its first work: what does not, would stay for 300 s."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # outside of a run the parent ends it
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        # Outside of a run the parent ends it; ignoring it would be for the runs, too.
+        signal.signal(signal.SIGINT, lambda _number, _frame: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _CTRL_C)
     end_with(parent)
 
 
-def let_workers_end_with_us() -> None:
-    """Let the processes that joblib starts from now on end when this one does, if by SIGKILL."""
+@contextmanager
+def ending_workers() -> Iterator[None]:
+    """Let the processes that joblib starts inside end with this one, if by SIGKILL, and at the end.
+
+    By themselves they take seconds to end, for which the command would wait without a word.
+    """
     register_parallel_backend("loky", _Watched)  # type: ignore[no-untyped-call]
+    say("starting processes for the runs (each of them imports PyTorch)")
+    yield
+    executor = get_reusable_executor(reuse=True)  # type: ignore[no-untyped-call]
+    executor.shutdown(wait=False, kill_workers=True)

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -134,9 +135,14 @@ class Sender:
         """
         if self._gave_up is not None:
             raise TimeoutError(self._gave_up)
-        import mlflow  # noqa: F401 - seconds that are not the server's
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow's of its own libraries, errors by -W error
+            import mlflow  # noqa: F401 - seconds that are not the server's
 
-        prepare(self.uri, self._deadline)
+            prepare(self.uri, self._deadline)
+            return self._in_time(action)
+
+    def _in_time(self, action: Callable[[], _T]) -> _T:
         seconds = self._deadline * (_OF_A_FILE if self.uri.startswith("sqlite:") else 1)
         try:
             return within(seconds, action)

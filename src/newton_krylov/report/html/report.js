@@ -283,8 +283,8 @@
     return {
       type: "scatter",
       mode: "lines",
-      x: [...rows.map((i) => early[i]), ...back.map((i) => late[i])],
-      y: raise([...rows.map((i) => low[i]), ...back.map((i) => high[i])]),
+      x: [...rows.map((i) => early[i]), ...back.slice(0, 1).map((i) => late[i]), ...back.map((i) => late[i])],
+      y: raise([...rows.map((i) => low[i]), ...back.slice(0, 1).map((i) => low[i]), ...back.map((i) => high[i])]),
       fill: "toself",
       line: { width: 0 },
       hoverinfo: "skip",
