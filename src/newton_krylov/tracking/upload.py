@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from newton_krylov.errors import UserError
-from newton_krylov.terminal import console, end_on_interrupt, interrupts, output_lost
+from newton_krylov.terminal import console, end_on_interrupt, interrupts, output_lost, say
 
 
 def main(
@@ -39,6 +39,7 @@ def main(
     parser.add_argument("folders", nargs="+", type=Path, help="run or sweep folders")
     parser.add_argument("--uri", help="tracking server or database (default: the runs' own)")
     options = parser.parse_args(arguments)
+    say("reading the records (MLflow takes seconds to import)", stderr=True)
 
     from newton_krylov.tracking.address import keep
     from newton_krylov.tracking.afterwards import upload
