@@ -278,6 +278,14 @@ def test_a_hostile_preset_runs_nothing_when_it_is_shown(shown, folder):
     assert not (folder.parent / "imported").exists()
 
 
+def test_references_of_a_foreign_file_are_not_resolved_to_be_shown(folder, monkeypatch, capsys):
+    monkeypatch.setenv("A_SECRET", "of-mine")
+    given = _write(folder, {"label": "${oc.env:A_SECRET}"})
+    assert main(CONF, [*given, "--cfg", "job", "--resolve"]) == 2
+    shown = capsys.readouterr()
+    assert "--resolve" in shown.err and "of-mine" not in shown.out + shown.err
+
+
 HARMLESS = {
     "a study": _hydra(mode="MULTIRUN", sweeper={"params": {"seed": "0,1", "solver": "cg"}}),
     "places": _hydra(run={"dir": "outputs/mine/${name}"}, job={"name": "mine"}),

@@ -101,6 +101,12 @@ def _command(config_dir: Path, given: list[str], prog: str) -> int:
                 "Only one of --multirun, --cfg, --info and --shell-completion can be given; "
                 "--cfg and --info show a single run."
             )
+        foreign = options.config_dir or any("searchpath" in line for line in options.overrides)
+        if options.resolve and foreign:
+            raise ConfigError(
+                "--resolve shows what references come to, environment variables too, which is not "
+                "for files of another folder: leave it out to see them as they stand."
+            )
         return _inspect(config_dir, given)
     if options.package or options.resolve:
         raise ConfigError("--package and --resolve are of --cfg, which shows the configuration.")
