@@ -122,12 +122,16 @@ def _name_of(column: Any) -> str:
     return "_".join(str(level) for level in levels if level != "")
 
 
+def _named_by_texts(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.set_axis([_name_of(column) for column in frame.columns], axis=1)
+
+
 def joined(X: pd.DataFrame, y: Any) -> tuple[pd.DataFrame, str]:
     """Return samples and their targets as one frame, and the target's name in it."""
     values = y if isinstance(y, pd.Series) else pd.Series(array(y, "y"))
     if len(values) != len(X):
         raise DataError(f"X has {len(X)} rows and y {len(values)}: they should have as many.")
-    frame, name = X.set_axis([_name_of(column) for column in X.columns], axis=1), "y"
+    frame, name = _named_by_texts(X), "y"
     while name in frame:
         name += "_"
     return frame.assign(**{name: values.array}), name
@@ -154,10 +158,9 @@ def kept(data: Any) -> Path:
     stream = io.BytesIO()
     if isinstance(data, pd.DataFrame):
         kind, suffix = "frame", "parquet"
+        frame = _as_in_a_file(data)
         try:
-            _as_in_a_file(data).to_parquet(stream, index=False)
-        except DataError:
-            raise
+            frame.to_parquet(stream, index=False)
         except Exception as error:  # pyarrow's, of many kinds
             text = " ".join(str(error).split())
             raise DataError(f"The data frame cannot be kept as Parquet: {text}") from error
@@ -186,7 +189,7 @@ def kept(data: Any) -> Path:
 
 def _as_in_a_file(data: pd.DataFrame) -> pd.DataFrame:
     """Return a frame as a file has it: names that are texts, dense columns, each of one kind."""
-    frame = data.set_axis([_name_of(column) for column in data.columns], axis=1)
+    frame = _named_by_texts(data)
     twice = frame.columns[frame.columns.duplicated()]
     if len(twice):
         raise DataError(

@@ -339,7 +339,7 @@ class Rows:
         weights = None if sample_weight is None else _like(self, sample_weight)
         made, evaluated = load().descend(
             *self._matrix, _NUMBERS[loss], found, _like(self, y), weights,
-            _like(self, ridge),             tolerance, steps, memory, first_step,
+            _like(self, ridge), tolerance, steps, memory, first_step,
         )  # fmt: skip
         return found, made, evaluated
 
