@@ -144,8 +144,8 @@ class EnrichedNewton(ContinuedOptimizer[_Memory]):
     judged by what they take off the decrement g'Bg, B the secants' inverse, for their cost. A
     secant step is made at full length, where the loss falls by half of what the secants' matrix
     predicts, or not at all: where that matrix is too small, others lead to where the Newton steps
-    that follow have to be short, too. All are Newton steps
-    where the loss is not convex, and where there is no preconditioner.
+    that follow have to be short, too. All are Newton steps where the loss is not convex, and where
+    there is no preconditioner.
 
     Parameters
     ----------

@@ -42,10 +42,10 @@ class Auto(PreconditionerBuilder):
     many products beyond one as another matrix costs (the rule of renting until one has paid the
     price), or the next ones will, one of four times as many samples is made where the optimizer
     stands, until it is of all samples: then a solve is one iteration, and the method is exact
-    Newton. So ill-conditioned problems, for which a sample says too little,
-    come to the full matrix by themselves. Where only the L2 term changes, as along a path of
-    penalties, the same matrix serves with the new term. Elsewhere it is the operator's diagonal,
-    if that is cheap, and nothing otherwise.
+    Newton. So ill-conditioned problems, for which a sample says too little, come to the full matrix
+    by themselves. Where only the L2 term changes, as along a path of penalties, the same matrix
+    serves with the new term. Elsewhere it is the operator's diagonal, if that is cheap, and nothing
+    otherwise.
 
     The times are counted in operations, not measured, so that a run can be repeated.
     """
