@@ -292,6 +292,15 @@ def test_a_table_between_semicolons_has_decimal_commas(tmp_path):
     assert data.train.X.tolist() == [[1.5, 1, 0], [-2.25, 0, 1], [3, 1, 0]]
 
 
+def test_what_separates_most_names_separates_the_columns(tmp_path):
+    (tmp_path / "f.csv").write_text("Preis, netto;Größe;y\n1,5;2,5;0\n-2,25;3,5;1\n3;4,5;1\n")
+    data = load(tmp_path / "f.csv", "y", format="dense")
+    assert data.train.X.tolist() == [[1.5, 2.5], [-2.25, 3.5], [3, 4.5]]
+    (tmp_path / "g.csv").write_text('"a; in m",b,y\n1.5,2,0\n2.5,3,1\n3.5,5,1\n')
+    data = load(tmp_path / "g.csv", "y", format="dense")
+    assert data.train.X.tolist() == [[1.5, 2], [2.5, 3], [3.5, 5]]
+
+
 def test_columns_between_semicolons_may_have_decimal_points(tmp_path):
     """As pandas' own to_csv(sep=";") writes them, beside prices with commas."""
     rows = ["a;b;c;d;y"] + [f"{i}.5;{i},25;1.{i}00;v{i}.0;{i % 2}" for i in range(1, 9)]

@@ -250,15 +250,15 @@ def _read(file: Path, arrays: list[str]) -> "tuple[pd.DataFrame, sp.csr_array | 
 
 
 def _separated(file: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Say what separates the columns where it is no comma; with semicolons, commas are decimal."""
+    """Say what separates most names in the first line; with semicolons, commas are decimal."""
     import pandas as pd
 
-    with _opened(file) as content:
-        names = list(pd.read_csv(content, nrows=0, **options))
-    for sep, decimal in ((";", ","), ("\t", "."), ("|", ".")):
-        if len(names) == 1 and sep in names[0]:
-            return {"sep": sep, "decimal": decimal}
-    return {}
+    found: list[tuple[int, dict[str, Any]]] = []
+    for sep, decimal in ((",", "."), (";", ","), ("\t", "."), ("|", ".")):
+        with _opened(file) as content:
+            names = pd.read_csv(content, **options, nrows=0, sep=sep).columns
+        found.append((len(names), {"sep": sep, "decimal": decimal}))
+    return max(found, key=lambda each: each[0])[1]  # the first of equals
 
 
 def _categories(file: Path) -> list[str]:
