@@ -49,6 +49,9 @@ def test_a_sweep_compares_and_a_comparison_takes_its_results() -> None:
     assert len(found.table) == 2
     assert found.page is not None
     assert found.page.exists()
+    for record in found.records:
+        record.summary["load_average"] = [10.0 * record.cores] * 2
+    assert "The machine was busy" in str(found)
     alone = nk.run(**WORDS, solver="minres")
     both = nk.compare(alone, found, found.folder, out="both")
     assert len(both.frame) == 5  # what is given twice is there once

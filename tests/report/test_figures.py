@@ -15,6 +15,7 @@ from run_folders import row, rows, write_run
 from newton_krylov.report.figures import draw_run, draw_study, slug, slugs
 from newton_krylov.report.panel import (
     EPOCH,
+    LOSS,
     PRODUCTS,
     SECONDS,
     SUBOPTIMALITY,
@@ -207,6 +208,18 @@ def test_a_regression_s_run_shows_losses_instead_of_accuracies(tmp_path: Path) -
     nan = float("nan")
     trace = rows([1.0, 0.1], train_accuracy=nan, test_accuracy=nan)
     assert draw_run(write_run(tmp_path / "0", trace))[0].exists()
+
+
+def test_ticks_of_a_large_loss_are_whole_and_accuracies_end_at_100_percent(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", rows([4e10, 2e10, 1e10], train_accuracy=0.994))
+    (study,) = studies(read_records([tmp_path]))
+    with sheet(1, 2, "title", "subtitle") as page:
+        for ax, y in zip(page.axes, (LOSS, TRAIN_ACCURACY), strict=True):
+            draw_panel(ax, study, line_styles(["Newton-CG"]), EPOCH, y)
+        page.finish()
+    loss, accuracy = (texts(ax).splitlines() for ax in page.axes)
+    assert {"1e+10", "4e+10"} <= set(loss)
+    assert max(float(text[:-1]) for text in accuracy if text.endswith("%")) == 100
 
 
 def test_a_study_s_figures_are_there_in_both_formats(tmp_path: Path) -> None:

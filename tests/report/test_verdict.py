@@ -162,6 +162,9 @@ def test_what_only_one_kind_of_method_reaches_is_said(tmp_path: Path) -> None:
     found = read_race(race(tmp_path, times, {"gd": 0.8, "lbfgs": 0.8, "newton_cg": 0.09}))
     reported = "only second-order methods reach f − f* ≤ 1e-8, NEWTON_CG after 80 ms"
     assert reported in found.paragraph and found.comparisons[-1].ratio == float("inf")
+    found = read_race(race(tmp_path / "b", times, {"gd": 0.8, "lbfgs": 0.09, "newton_cg": 0.8}))
+    reported = "No: no second-order method reaches f − f* ≤ 1e-8, LBFGS does after 80 ms"
+    assert found.paragraph.startswith(reported)
 
 
 def test_tuned_runs_are_judged_and_untuned_ones_shown(tmp_path: Path) -> None:

@@ -18,7 +18,12 @@ from newton_krylov.records.record import WEIGHTS
 from newton_krylov.report.compare import COMPARISON_HTML
 from newton_krylov.report.figures import overview_figure, run_figure
 from newton_krylov.report.records import RunRecord, differences, read_record, read_records
-from newton_krylov.report.results import endings_table, fastest_text, times_table
+from newton_krylov.report.results import (
+    caution_text,
+    endings_table,
+    fastest_text,
+    times_table,
+)
 from newton_krylov.report.study import Study, studies
 from newton_krylov.report.tables import Table
 from newton_krylov.report.verdict import Race, read_race
@@ -181,12 +186,13 @@ class Comparison:
 
     @property
     def answer(self) -> str:
-        """Who is first, in a sentence for each problem."""
+        """Who is first, in a sentence for each problem, and what makes that doubtful."""
         several = len(self.studies) > 1
         return "\n".join(
             f"{study.problem.title}: {text}" if several else text
             for study in self.studies
-            if (text := fastest_text(study))
+            for text in (fastest_text(study), caution_text(study))
+            if text
         )
 
     @property

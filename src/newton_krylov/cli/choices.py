@@ -19,6 +19,7 @@ Examples
   {prog} solver=gmres solver.restart=20 loss.l2=0.001 stop.epochs=50
   {prog} -m solver=cg,cr,gmres,exact dataset=a9a,w8a    a sweep, compared at its end
   {prog} -m hydra/launcher=joblib hydra.launcher.n_jobs=2 solver=cg,cr
+  {prog} experiment=verdict dataset=a9a stop.seconds=1  would a second-order method help?
   {prog} experiment=paper_convex                        a whole study
   {prog} -m solver=cg,cr resume=true                    what an interrupted sweep left undone
 

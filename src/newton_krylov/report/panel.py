@@ -381,6 +381,8 @@ def finish_axes(ax: "Axes", x: Quantity, y: Quantity, *, logarithmic: bool = Fal
     ax.xaxis.set_minor_locator(NullLocator())
     if y.column.endswith("accuracy"):
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        low, high = ax.get_ylim()
+        ax.set_ylim(top=min(high, 1 + 0.03 * (1 - low)))  # no ticks beyond 100 %
     if y.log:
         low, high = ax.get_ylim()
         if high < 100 * low:

@@ -120,7 +120,10 @@ def _bundle_ticks(ax: "Axes") -> None:
         (ax.yaxis, ax.get_ylim(), False),
     ):
         places = [place for place in axis.get_majorticklocs() if limits[0] <= place <= limits[1]]
-        texts = axis.get_major_formatter().format_ticks(places)
+        formatter = axis.get_major_formatter()
+        texts = formatter.format_ticks(places)
+        if formatter.get_offset():  # the texts leave out what they are to be multiplied by
+            texts = [f"{place:.8g}" for place in places]
         across = ax.get_xaxis_transform() if upright else ax.get_yaxis_transform()
         ends = [((p, 0), (p, 1)) if upright else ((0, p), (1, p)) for p in places]
         grid = LineCollection(

@@ -234,9 +234,10 @@ class Comparison:
         if first is None or last is None:
             only = first or last
             assert only is not None
-            who = "second-order methods reach" if only is self.second else "the others reach"
             time = self.target.cost_text(only.time(self.target))
-            return f"only {who} {place}, {only.label} after {time}"
+            if only is self.second:
+                return f"only second-order methods reach {place}, {only.label} after {time}"
+            return f"no second-order method reaches {place}, {only.label} does after {time}"
         times = [self.target.cost_text(each.time(self.target)) for each in (first, last)]
         if self.winner == "tie":
             return f"at {place} {first.label} and {last.label} tie ({times[0]} and {times[1]})"

@@ -155,7 +155,7 @@ def _title(groups: Sequence[Study]) -> str:
 def _halves(paragraph: str) -> tuple[str, str]:
     """Split an answer after what it says of the hardest target, which is shown the largest."""
     first, mark, rest = paragraph.partition("; ")
-    return f"{first}{'.' if mark else ''}", rest
+    return f"{first}{'.' if mark else ''}", rest[:1].upper() + rest[1:]
 
 
 def _cards(groups: Sequence[Study]) -> list[dict[str, Any]]:
