@@ -163,7 +163,7 @@ def test_an_image_that_is_kept_is_of_the_vector_as_it_is_now():
     J, u = system(5, 3)
     A, v = NormalOperator(MatrixMap(J), u, 0.5), randn(3, seed=2)
     assert A.image(v) is A.image(v)
-    for change in (lambda: v.mul_(2), lambda: v[1:].zero_()):
+    for change in (lambda: v.mul_(2), v[1:].zero_):
         change()
         assert torch.allclose(A.image(v), J @ v)
         assert torch.allclose(A.matvec(v), J.T @ (J @ v) + v / 2)
