@@ -122,7 +122,9 @@ def watching(callback: Callable[..., Any] | None) -> Stop:
 
         try:
             if takes == ["intermediate_result"]:
-                call(intermediate_result=OptimizeResult(x=x.clone(), fun=value))
+                found = OptimizeResult()
+                found.update(x=x.clone(), fun=value)
+                call(intermediate_result=found)
             elif len(takes) == 1:
                 call(x.clone())
             else:

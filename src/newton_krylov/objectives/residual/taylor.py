@@ -243,7 +243,7 @@ class _Part:
     @property
     def size(self) -> int:
         """How many residuals."""
-        return self.residuals.stop - self.residuals.start
+        return len(range(self.residuals.start, self.residuals.stop))
 
     def of(self, T: Tensor) -> Tensor:
         """Return its rows of a layer's factor, shape (channels, residuals, width)."""
