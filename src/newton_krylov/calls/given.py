@@ -23,6 +23,7 @@ from newton_krylov.calls.identity import identity
 from newton_krylov.capabilities import FUNCTION, LABELLED
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.data.sparse import canonical
+from newton_krylov.data.table_columns import refuse_containers
 from newton_krylov.errors import ConfigError, DataError
 from newton_krylov.files import atomic_write, require_memory
 from newton_krylov.models import Interface
@@ -210,12 +211,7 @@ def _is_mixed(column: pd.Series) -> bool:
 
 def _as_texts(column: pd.Series) -> pd.Series:
     """Return a column of several kinds of values as a text file would have it."""
-    for row, value in enumerate(column):
-        if pd.api.types.is_list_like(value) or not pd.api.types.is_scalar(value):
-            raise DataError(
-                f"The data frame's column {column.name!r}, row {row}, holds a "
-                f"{type(value).__name__}: it should hold numbers, texts, truth values or dates."
-            )
+    refuse_containers(column, f"The data frame's column '{column.name}'", first=0)
     return column.map(str, na_action="ignore")
 
 
