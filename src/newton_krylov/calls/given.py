@@ -201,12 +201,23 @@ def _as_in_a_file(data: pd.DataFrame) -> pd.DataFrame:
     require_memory(8 * len(frame) * len(thin), "A dense frame of the sparse columns")
     filled = {name: np.asarray(frame[name]) for name in thin}
     mixed = {str(name): _as_texts(frame[name]) for name in frame if _is_mixed(frame[name])}
-    return frame.assign(**filled, **mixed)
+    huge = {str(name): frame[name].astype(float) for name in frame if _is_huge(frame[name])}
+    return frame.assign(**filled, **mixed, **huge)
 
 
 def _is_mixed(column: pd.Series) -> bool:
     """Say whether a column has values of several kinds, or of none that a file has."""
+    kind = column.cat.categories.dtype if hasattr(column, "cat") else column.dtype
+    if isinstance(kind, pd.IntervalDtype):
+        return True
     return column.dtype == object and pd.api.types.infer_dtype(column).startswith("mixed")
+
+
+def _is_huge(column: pd.Series) -> bool:
+    """Say whether a column has whole numbers that no integer of a file holds."""
+    if column.dtype != object or pd.api.types.infer_dtype(column) != "integer":
+        return False
+    return any(abs(value) >= 2**63 for value in column.dropna())
 
 
 def _as_texts(column: pd.Series) -> pd.Series:
