@@ -60,7 +60,7 @@ class Features:
             return None
         if not worthwhile(X.values().numel()):
             return None
-        return Rows(_to_scipy(X), threads=torch.get_num_threads())
+        return Rows(_to_scipy(X), threads=torch.get_num_threads(), merges=True)
 
     def lay_out(self, columns: int = 1, weighted: bool = False) -> None:
         """Make now what products will need, so that the first of them has not to.
@@ -151,13 +151,11 @@ class Features:
         """
         if not self.sparse:
             return Features(self.X[index])
+        if self.compiled is not None:  # a part is, too, however small: the code is there
+            return Features.of(self.compiled.take(index.numpy()))
         if self.X.device.type == "cpu":
             part = Features(_from_scipy(_to_scipy(self.X)[index.numpy()]))
-            # A part of what is compiled is, however small: the code is there, and no transpose.
-            rows = self.compiled
-            part.compiled = (
-                None if rows is None else Rows(_to_scipy(part.X), rows.ones, rows.threads)
-            )
+            part.compiled = None
             return part
         return Features(_csr_rows(self.X, index))
 
@@ -218,6 +216,8 @@ class Features:
     @property
     def entries(self) -> int:
         """Numbers that a product reads."""
+        if self.compiled is not None:
+            return self.compiled.entries
         return self.X.values().numel() if self.sparse else math.prod(self.X.shape)
 
     @cached_property
@@ -231,9 +231,11 @@ class Features:
             return None
         if not self.sparse:
             return self.X.shape[1] / 16  # products of matrices use the cache, and others wait
-        lengths = self.X.crow_indices().diff().double()
-        row = float(lengths.square().sum() / lengths.sum().clamp_min(1))
-        return row * (0.3 if self.compiled is not None else 5.0)
+        if self.compiled is None:
+            return 5.0 * _row_of_an_entry(self.X.crow_indices().diff().numpy(force=True))
+        lengths = self.compiled.lengths()
+        spared = lengths.sum() / max(self.compiled.entries, 1)  # by a product, not by the matrix
+        return 0.3 * float(spared) * _row_of_an_entry(lengths)
 
     def column_square_sums(self, weights: Tensor) -> Tensor:
         """Return sum_i weights_i X_ij^2 for every column j.
@@ -272,6 +274,12 @@ class Features:
         if torch.equal(squares, self.XT.values()):  # zeros and ones: no second copy
             return self.XT
         return _with_values(self.XT, squares)
+
+
+def _row_of_an_entry(lengths: np.ndarray) -> float:
+    """Return the mean length of an entry's row."""
+    lengths = lengths.astype(np.float64)
+    return float(lengths @ lengths / max(lengths.sum(), 1.0))
 
 
 def with_ones(X: Tensor) -> Tensor:
