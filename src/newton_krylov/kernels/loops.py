@@ -102,29 +102,19 @@ def normal_many(a, b, ptr, col, val, h, V, out):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def half_gram(a, b, every, ptr, col, val, words, columns, row, h, scale, out):  # type: ignore[no-untyped-def]
+def half_gram(a, b, every, ptr, col, val, h, scale, out):  # type: ignore[no-untyped-def]
     """Add to out, (d, d), what gives the sum of x_i scale h_i x_i' when its transpose is added.
 
-    Of the rows a, a + every, ... alone, whose columns are put into `row` one after the other.
+    Of the rows a, a + every, ... alone.
     """
     for i in range(np.uintp(a), np.uintp(b), np.uintp(every)):
-        begin, end, s = np.uintp(ptr[i]), np.uintp(ptr[i + np.uintp(1)]), scale * h[i]
-        length = np.uintp(0)
-        for k in range(begin, end):
-            if words is None:
-                row[length] = col[k]
-                length += np.uintp(1)
-            else:
-                word = np.uintp(col[k])
-                for j in range(np.uintp(words[word]), np.uintp(words[word + np.uintp(1)])):
-                    row[length] = columns[j]
-                    length += np.uintp(1)
-        for k in range(length):
-            of_column = out[row[k]]
-            t = s if val is None else s * val[begin + k]
-            of_column[row[k]] += t / 2 if val is None else t * val[begin + k] / 2
-            for j in range(k + np.uintp(1), length):
-                of_column[row[j]] += t if val is None else t * val[begin + j]
+        begin, end, s = ptr[i], ptr[i + np.uintp(1)], scale * h[i]
+        for k in range(np.uintp(begin), np.uintp(end)):
+            row = out[col[k]]
+            t = s if val is None else s * val[k]
+            row[col[k]] += t / 2 if val is None else t * val[k] / 2
+            for j in range(k + np.uintp(1), np.uintp(end)):
+                row[col[j]] += t if val is None else t * val[j]
 
 
 @_compiled
@@ -176,9 +166,7 @@ def _evaluated(terms, a, b, ptr, col, val, w, y, v, scale, z, h, work, out):  # 
         if blocks == _BLOCKS:  # sums of sums, whose rounding errors are small
             whole, part, blocks = whole + part, 0.0, 0
         for i in range(np.uintp(begin), np.uintp(end)):
-            _add(
-                ptr[i], ptr[i + np.uintp(1)], col, val, work[0, i - np.uintp(begin)], out
-            )
+            _add(ptr[i], ptr[i + np.uintp(1)], col, val, work[0, i - np.uintp(begin)], out)
     return whole + part
 
 
@@ -249,8 +237,8 @@ def descent(g, S, Y, curvature, oldest, known, scale, R, factors, p):  # type: i
             p[i] = x
             for j in range(i + np.uintp(1), d):
                 p[j] -= x * R[i, j]
-        for l in range(d):
-            i = d - np.uintp(1) - l
+        for done in range(d):
+            i = d - np.uintp(1) - done
             x = p[i]
             for j in range(i + np.uintp(1), d):
                 x -= R[i, j] * p[j]

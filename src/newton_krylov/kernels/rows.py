@@ -114,8 +114,9 @@ class Rows:
         self.dtype = X.dtype
         self.ones = bool((X.data == 1).all()) if ones is None else ones
         self._words: Rows | None = None
+        self._stored: tuple[Array, Array] | None = _unsigned(X.indptr), _unsigned(X.indices)
         merged, words = merge(X) if merges and self.ones else (X, None)
-        self._ptr = merged.indptr.view(f"u{X.indptr.itemsize}")
+        self._ptr = _unsigned(merged.indptr)
         self._col = _small(merged.indices, merged.shape[1])
         if words is not None:
             self._words = Rows(words, ones=True)
@@ -260,11 +261,20 @@ class Rows:
         self, weights: Array, every: int, first: int, scale: float, half: Array
     ) -> None:
         """Add to `half` what gives the matrix when its transpose is added."""
-        row = np.empty(self.shape[1], np.uint32)
         load().half_gram(
-            first, self.shape[0], every, self._ptr, self._col, self._val, *self._dictionary,
-            row, _like(self, weights), self.dtype.type(scale), half,
+            first, self.shape[0], every, *self._as_stored, self._val,
+            _like(self, weights), self.dtype.type(scale), half,
         )  # fmt: skip
+
+    @property
+    def _as_stored(self) -> tuple[Array, Array]:
+        """Where rows begin, and column numbers, which are not of words."""
+        if self._words is None:
+            return self._ptr, self._col
+        if self._stored is None:  # of a part
+            ptr, col, _ = self.arrays()
+            self._stored = ptr.astype(self._ptr.dtype), col.astype(self._ptr.dtype)
+        return self._stored
 
     @property
     def _dictionary(self) -> tuple[Array | None, Array | None]:
@@ -330,7 +340,7 @@ class Rows:
         part = copy.copy(self)
         ptr = np.zeros(len(index) + 1, self._ptr.dtype)
         np.cumsum(self._ptr[index + 1] - self._ptr[index], out=ptr[1:])
-        part.shape, part._ptr = (len(index), self.shape[1]), ptr
+        part.shape, part._ptr, part._stored = (len(index), self.shape[1]), ptr, None
 
         def copied(entries: Array) -> Array:
             found = np.empty(int(ptr[-1]), entries.dtype)
@@ -375,7 +385,11 @@ def _small(columns: Array, width: int) -> Array:
     for kind in (np.uint8, np.uint16):
         if width <= np.iinfo(kind).max + 1:
             return columns.astype(kind)
-    return columns.view(f"u{columns.itemsize}")
+    return _unsigned(columns)
+
+
+def _unsigned(numbers: Array) -> Array:
+    return numbers.view(f"u{numbers.itemsize}")
 
 
 def _like(rows: Rows, x: Array) -> Array:

@@ -7,6 +7,7 @@ Matrix = scipy.sparse.csr_matrix | scipy.sparse.csr_array
 
 _TABLE = 4
 """The most pairs of columns that there could be, for each entry: their numbers are looked up."""
+_LARGEST_TABLE = 2**24
 _WORTH = 8
 """Entries that have to be spared for each word, which every product sets and adds up."""
 
@@ -42,15 +43,17 @@ def merge(X: Matrix) -> tuple[Matrix, Matrix | None]:
 def _paired(X: Matrix) -> tuple[Matrix, Matrix] | None:
     """Make a word of every two neighbours, and of a row's last entry where that is alone."""
     n, d = X.shape
-    if X.nnz == 0 or (d + 1) ** 2 > _TABLE * X.nnz:
+    if (d + 1) ** 2 > min(_TABLE * X.nnz, _LARGEST_TABLE):
         return None
-    lengths = np.diff(X.indptr)
-    ptr = np.zeros_like(X.indptr)
-    np.cumsum((lengths + 1) // 2, out=ptr[1:])
-    first = 2 * np.arange(ptr[-1]) + np.repeat(X.indptr[:-1] - 2 * ptr[:-1], np.diff(ptr))
-    second = X.indices[np.minimum(first + 1, X.nnz - 1)]
-    second[ptr[1:][lengths % 2 == 1] - 1] = d  # there is none
-    codes = X.indices[first].astype(np.int64) * (d + 1) + second
+    odd = np.diff(X.indptr) % 2
+    ptr = (X.indptr + np.concatenate([[0], odd.cumsum()])) // 2
+    before = np.repeat(ptr[:-1] - (X.indptr[:-1] - ptr[:-1]), np.diff(ptr))  # odd rows
+    first = np.arange(0, 2 * len(before), 2) - before
+    codes = X.indices * (d + 1)
+    codes[:-1] += X.indices[1:]
+    codes = codes[first]
+    alone = ptr[1:][odd == 1] - 1
+    codes[alone] += d - codes[alone] % (d + 1)
     counts = np.bincount(codes)
     known = np.flatnonzero(counts)
     if X.nnz - len(codes) < _WORTH * len(known):
