@@ -232,17 +232,7 @@ def descent(g, S, Y, curvature, oldest, known, scale, R, factors, p):  # type: i
         for j in range(d):
             p[j] -= factors[i] * Y[k, j]
     if R.shape[0] > 0:
-        for i in range(d):
-            x = p[i] / R[i, i]
-            p[i] = x
-            for j in range(i + np.uintp(1), d):
-                p[j] -= x * R[i, j]
-        for done in range(d):
-            i = d - np.uintp(1) - done
-            x = p[i]
-            for j in range(i + np.uintp(1), d):
-                x -= R[i, j] * p[j]
-            p[i] = x / R[i, i]
+        _solve(R, p)
     else:
         for j in range(d):
             p[j] *= scale
@@ -254,6 +244,23 @@ def descent(g, S, Y, curvature, oldest, known, scale, R, factors, p):  # type: i
         s = factors[i] - s / curvature[k]
         for j in range(d):
             p[j] += s * S[k, j]
+
+
+@_inlined
+def _solve(R, p):  # type: ignore[no-untyped-def]
+    """Overwrite p with the solution x of R'R x = p, R upper triangular."""
+    d = np.uintp(p.shape[0])
+    for i in range(d):
+        x = p[i] / R[i, i]
+        p[i] = x
+        for j in range(i + np.uintp(1), d):
+            p[j] -= x * R[i, j]
+    for done in range(d):
+        i = d - np.uintp(1) - done
+        x = p[i]
+        for j in range(i + np.uintp(1), d):
+            x -= R[i, j] * p[j]
+        p[i] = x / R[i, i]
 
 
 @_inlined
