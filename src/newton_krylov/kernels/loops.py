@@ -132,19 +132,19 @@ def squares(a, b, ptr, col, val, U, out):  # type: ignore[no-untyped-def]
 @_compiled
 def logistic(a, b, ptr, col, val, w, y, v, scale, z, h, work, out):  # type: ignore[no-untyped-def]
     """Evaluate log(1 + exp(-y_i z_i)), y_i = -1 or 1; see `_evaluated`."""
-    return _evaluated(_logistic, a, b, ptr, col, val, w, y, v, scale, z, h, work, out)  # type: ignore[no-untyped-call]
+    return _evaluated(_logistic, a, b, ptr, col, val, w, y, v, scale, z, h, work, out)
 
 
 @_compiled
 def squared_hinge(a, b, ptr, col, val, w, y, v, scale, z, h, work, out):  # type: ignore[no-untyped-def]
     """Evaluate max(0, 1 - y_i z_i)^2, y_i = -1 or 1; see `_evaluated`."""
-    return _evaluated(_squared_hinge, a, b, ptr, col, val, w, y, v, scale, z, h, work, out)  # type: ignore[no-untyped-call]
+    return _evaluated(_squared_hinge, a, b, ptr, col, val, w, y, v, scale, z, h, work, out)
 
 
 @_compiled
 def least_squares(a, b, ptr, col, val, w, y, v, scale, z, h, work, out):  # type: ignore[no-untyped-def]
     """Evaluate (z_i - y_i)^2 / 2; see `_evaluated`."""
-    return _evaluated(_least_squares, a, b, ptr, col, val, w, y, v, scale, z, h, work, out)  # type: ignore[no-untyped-call]
+    return _evaluated(_least_squares, a, b, ptr, col, val, w, y, v, scale, z, h, work, out)
 
 
 @_inlined
@@ -256,11 +256,11 @@ def _solve(R, p):  # type: ignore[no-untyped-def]
         for j in range(i + np.uintp(1), d):
             p[j] -= x * R[i, j]
     for done in range(d):
-        i = d - np.uintp(1) - done
-        x = p[i]
-        for j in range(i + np.uintp(1), d):
-            x -= R[i, j] * p[j]
-        p[i] = x / R[i, i]
+        row = d - np.uintp(1) - done
+        x = p[row]
+        for j in range(row + np.uintp(1), d):
+            x -= R[row, j] * p[j]
+        p[row] = x / R[row, row]
 
 
 @_inlined
