@@ -283,7 +283,7 @@ class Rows:
 
     def row_square_norms(self) -> Array:
         """Return |x_i|^2 of every row, shape (n,)."""
-        if self.ones:
+        if self._val is None:
             return _like(self, self.lengths())
         return self.cast(self._val * self._val).times(np.ones(self.shape[1]))
 
