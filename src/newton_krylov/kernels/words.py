@@ -30,17 +30,17 @@ def merge(X: Matrix) -> tuple[Matrix, Matrix | None]:
         P, shape (n, m), and E, shape (m, d), with X = P E; or X itself and None. The values of P
         are not set.
     """
-    words: Matrix | None = None
+    words: scipy.sparse.csr_matrix | None = None
     while (found := _paired(X)) is not None:
         X, pairs = found
-        words = pairs if words is None else pairs @ words
+        words = pairs if words is None else (pairs @ words).tocsr()
     if words is not None:
         words.sort_indices()
         words.indptr = words.indptr.astype(X.indptr.dtype)
     return X, words
 
 
-def _paired(X: Matrix) -> tuple[Matrix, Matrix] | None:
+def _paired(X: Matrix) -> tuple[scipy.sparse.csr_matrix, scipy.sparse.csr_matrix] | None:
     """Make a word of every two neighbours, and of a row's last entry where that is alone."""
     n, d = X.shape
     if (d + 1) ** 2 > min(_TABLE * X.nnz, _LARGEST_TABLE):
