@@ -79,7 +79,7 @@ class Features:
             if columns == 1:
                 Pairs(1, 1, self.compiled.dtype).compile()
         if self.sparse:
-            _ = self.forming_cost
+            _ = self.forming_cost, self.entries
 
     def times(self, V: Tensor) -> Tensor:
         """Return X V, V of shape (d,) or (d, k)."""
@@ -213,11 +213,11 @@ class Features:
             total.addmm_(part.T, part * weights[rows, None])
         return total
 
-    @property
+    @cached_property
     def entries(self) -> int:
-        """Numbers that a product reads."""
+        """Numbers that the matrix has: the stored ones of a sparse one."""
         if self.compiled is not None:
-            return self.compiled.entries
+            return int(self.compiled.lengths().sum())
         return self.X.values().numel() if self.sparse else math.prod(self.X.shape)
 
     @cached_property
@@ -225,17 +225,16 @@ class Features:
         """The time of `gram` in products X' diag(weights) X v, roughly; None for data on disk.
 
         Two operations an entry make a product by X and two one by its transpose; the matrix takes
-        half of an entry's row's length, each at the speed that was measured on a9a and w8a.
+        half of an entry's row's length, each at the speed that was measured on a9a and w8a, of
+        products that read every entry by itself.
         """
         if isinstance(self.X, OnDisk):
             return None
         if not self.sparse:
             return self.X.shape[1] / 16  # products of matrices use the cache, and others wait
-        if self.compiled is None:
-            return 5.0 * _row_of_an_entry(self.X.crow_indices().diff().numpy(force=True))
-        lengths = self.compiled.lengths()
-        spared = lengths.sum() / max(self.compiled.entries, 1)  # by a product, not by the matrix
-        return 0.3 * float(spared) * _row_of_an_entry(lengths)
+        if self.compiled is not None:
+            return 0.3 * _row_of_an_entry(self.compiled.lengths())
+        return 5.0 * _row_of_an_entry(self.X.crow_indices().diff().numpy(force=True))
 
     def column_square_sums(self, weights: Tensor) -> Tensor:
         """Return sum_i weights_i X_ij^2 for every column j.
