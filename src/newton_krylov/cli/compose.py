@@ -22,7 +22,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from newton_krylov.cli.syntax import quoted_override, unreadable
-from newton_krylov.cli.trust import bound_file, bound_name, is_foreign, judge, too_much
+from newton_krylov.cli.trust import bound_file, bound_name, foreign_folders, judge, too_much
+from newton_krylov.cli.unfolding import unfolding_bounded
 from newton_krylov.data.table import is_table
 from newton_krylov.errors import CombinationError, ConfigError, listed, renamed, suggest
 from newton_krylov.registry import entry, import_plugins, names, owners
@@ -115,6 +116,19 @@ class CheckedLoader(ConfigLoader):
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         """Compose a configuration."""
+        with unfolding_bounded():
+            return self._load(
+                config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+            )
+
+    def _load(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool,
+        validate_sweep_overrides: bool,
+    ) -> DictConfig:
         self._refuse_lists_of_choices(overrides)
         try:
             with warnings.catch_warnings():  # a file named like a part of Hydra's; it is judged
@@ -148,6 +162,10 @@ class CheckedLoader(ConfigLoader):
 
     def compose_member(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """Compose the configuration of a sweep's member and do not keep it; see above."""
+        with unfolding_bounded():
+            return self._load_member(master_config, sweep_overrides)
+
+    def _load_member(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         self._refuse_lists_of_choices(sweep_overrides)
         try:
             config = self._inner.load_sweep_config(master_config, sweep_overrides)
@@ -173,7 +191,7 @@ class CheckedLoader(ConfigLoader):
         recorded = [*_unresolved(given.hydra), *_unresolved(given.task)]
         if sorted(recorded) != sorted(overrides):
             raise ConfigError("hydra.overrides is what the command line says; no file sets it.")
-        judge(config, self._of_own_files(config) if is_foreign(config) else None, self._typed)
+        judge(config, self._of_own_files(config) if foreign_folders(config) else None, self._typed)
 
     def _of_own_files(self, config: DictConfig) -> DictConfig:
         """Compose `config` again without the files of others, for what Hydra's keys are then."""
@@ -240,7 +258,10 @@ def explain(error: BaseException, loader: ConfigLoader, overrides: Sequence[str]
     """Turn an error of Hydra's into a sentence with the valid choices."""
     text = " ".join(str(error).split())
     if isinstance(error, RecursionError):
-        return "The configuration cannot be composed: its files name one another without an end."
+        return (
+            "The configuration cannot be composed: a value is nested too deeply, or its files name "
+            "one another without an end."
+        )
     if isinstance(error, OverrideParseException):
         return unreadable(str(error.override))
     if isinstance(error, MissingConfigException):
@@ -333,7 +354,7 @@ def check_sweep(config: DictConfig, loader: CheckedLoader) -> int | None:
     where = [s for s in config.hydra.overrides.hydra if s.startswith("hydra.searchpath=")]
     try:
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(given)
-    except OverrideParseException as error:
+    except (OverrideParseException, RecursionError) as error:
         raise ConfigError(explain(error, loader, given)) from error
     swept: dict[str, list[str]] = {}
     choices: set[str] = set()

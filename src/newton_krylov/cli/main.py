@@ -175,12 +175,14 @@ def _inspect(config_dir: Path, given: list[str]) -> int:
     import hydra
 
     from newton_krylov.cli.compose import COMPOSITION_ERRORS, explain, read_within_limits
+    from newton_krylov.cli.unfolding import unfolding_bounded
 
     read_within_limits()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors come through to be explained here
     arguments, sys.argv[1:] = sys.argv[1:], given
     try:
-        hydra.main(version_base="1.3", config_path=str(config_dir), config_name=_CONFIG)(job)()
+        with unfolding_bounded():
+            hydra.main(version_base="1.3", config_path=str(config_dir), config_name=_CONFIG)(job)()
     except COMPOSITION_ERRORS as error:
         with hydra_at(config_dir) as found:
             raise ConfigError(explain(error, found.config_loader, given)) from error
