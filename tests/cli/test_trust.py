@@ -65,6 +65,10 @@ HOSTILE = {
     "another tracker by the sweep": _hydra(sweeper={"params": {"tracking": "mlflow"}}),
     "a secret by the sweep": _hydra(sweeper={"params": {"label": "\\${oc.env:SECRET}"}}),
     "an environment": _hydra(job={"env_set": {"LD_PRELOAD": "evil.so"}}),
+    "a variable that is not set": _hydra(job={"env_copy": ["NO_SUCH_VARIABLE"]}),
+    "a variable that is no name": _hydra(job={"env_copy": 5}),
+    "no job at all": _hydra(job=None),
+    "no sweeper at all": _hydra(sweeper=None),
     "a copied environment": _hydra(job={"env_copy": ["SECRET"]}),
     "overrides never given": _hydra(overrides={"task": ["tracking.uri=http://evil"]}),
     "a given key never given": _hydra(overrides={"hydra": ["hydra.job.env_set.X=1"]}),
@@ -348,9 +352,10 @@ def test_a_hostile_preset_runs_nothing_when_it_is_shown(shown, folder):
 def test_references_of_a_foreign_file_are_not_resolved_to_be_shown(folder, monkeypatch, capsys):
     monkeypatch.setenv("A_SECRET", "of-mine")
     given = _write(folder, {"label": "${oc.env:A_SECRET}"})
-    assert main(CONF, [*given, "--cfg", "job", "--resolve"]) == 2
-    shown = capsys.readouterr()
-    assert "--resolve" in shown.err and "of-mine" not in shown.out + shown.err
+    for way in (["--resolve"], ["--package", "label"]):
+        assert main(CONF, [*given, "--cfg", "job", *way]) == 2
+        shown = capsys.readouterr()
+        assert way[0] in shown.err and "of-mine" not in shown.out + shown.err
 
 
 HARMLESS = {

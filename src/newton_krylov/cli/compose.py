@@ -33,10 +33,12 @@ from newton_krylov.tracking.address import keep
 
 COMPOSITION_ERRORS = (
     HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError,
+    AttributeError, KeyError, TypeError,
 )  # fmt: skip
 """What Hydra raises on a mistake in a file or an override.
 
-ValueError for group=null, RecursionError for files that name one another as their defaults.
+ValueError for group=null, RecursionError for files that name one another as their defaults, the
+last three for values of its own keys that it takes as they are, such as `hydra.job.env_copy`.
 """
 
 _MOST_VALUES = 10**6
@@ -262,6 +264,8 @@ def explain(error: BaseException, loader: ConfigLoader, overrides: Sequence[str]
             "The configuration cannot be composed: a value is nested too deeply, or its files name "
             "one another without an end."
         )
+    if type(error) is KeyError:
+        return f"hydra.job.env_copy names {error}, which is not set in the environment."
     if isinstance(error, OverrideParseException):
         return unreadable(str(error.override))
     if isinstance(error, MissingConfigException):

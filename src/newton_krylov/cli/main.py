@@ -102,10 +102,11 @@ def _command(config_dir: Path, given: list[str], prog: str) -> int:
                 "--cfg and --info show a single run."
             )
         foreign = options.config_dir or any("searchpath" in line for line in options.overrides)
-        if options.resolve and foreign:
+        if (options.resolve or options.package) and foreign:
+            given = "--resolve" if options.resolve else "--package"
             raise ConfigError(
-                "--resolve shows what references come to, environment variables too, which is not "
-                "for files of another folder: leave it out to see them as they stand."
+                f"{given} shows what references come to, environment variables too, which is not "
+                f"for files of another folder: leave it out to see them as they stand."
             )
         return _inspect(config_dir, given)
     if options.package or options.resolve:
