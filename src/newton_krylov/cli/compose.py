@@ -259,13 +259,13 @@ class CheckedLoader(ConfigLoader):
 def explain(error: BaseException, loader: ConfigLoader, overrides: Sequence[str] = ()) -> str:
     """Turn an error of Hydra's into a sentence with the valid choices."""
     text = " ".join(str(error).split())
-    if isinstance(error, RecursionError):
-        return (
-            "The configuration cannot be composed: a value is nested too deeply, or its files name "
-            "one another without an end."
-        )
-    if type(error) is KeyError:
-        return f"hydra.job.env_copy names {error}, which is not set in the environment."
+    of_python = {
+        KeyError: f"hydra.job.env_copy names {error}, which is not set in the environment.",
+        RecursionError: "The configuration cannot be composed: a value is nested too deeply, or "
+        "its files name one another without an end.",
+    }
+    if type(error) in of_python:
+        return of_python[type(error)]
     if isinstance(error, OverrideParseException):
         return unreadable(str(error.override))
     if isinstance(error, MissingConfigException):

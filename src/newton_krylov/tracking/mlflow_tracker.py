@@ -18,7 +18,7 @@ from newton_krylov.tracking.mlflow_sender import DEADLINE, EVERY_STEP_UP_TO, Sen
 _T = TypeVar("_T")
 
 _A_DAY = 86_400
-"""Seconds; a longer wait is none that anybody wants, and the system's clocks take no infinite one."""
+"""Seconds; a longer wait is none that anybody wants, and a clock takes no infinite one."""
 
 _SHARE = 20.0
 """A sending of one second is followed by this many without: a slow server slows no run down."""
