@@ -224,6 +224,7 @@ HOSTILE_TEXTS = {
     "an endless range of numbers": (SWEPT.replace("RANGE", "range(0,1e300)"), {}),
     "a shuffled range": (SWEPT.replace("RANGE", "shuffle(range(0,10000000000))"), {}),
     "a range that stands still": (SWEPT.replace("RANGE", "range(0,10,0)"), {}),
+    "a single value": ("5", {}),
     "a name over two lines": ('"a\\nb": x', {}),
     "a parameter over two lines": (SWEPT.replace("seed: 'RANGE'", '"label=1\\nx": a'), {}),
     "a folder over two lines": ('hydra: {run: {dir: "outputs/a\\nb"}}', {}),

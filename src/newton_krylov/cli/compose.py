@@ -16,7 +16,7 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -78,6 +78,10 @@ class FileConfigSource(file_config_source.FileConfigSource):
             return super().load_config(config_path)
         except RecursionError as error:  # libyaml ends at a depth at which Hydra's reader goes on
             raise too_much(path) from error
+        except OSError as error:
+            if isinstance(error, ConfigLoadError):  # there is none
+                raise
+            raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def read_within_limits() -> None:
