@@ -178,6 +178,34 @@ def test_tuned_runs_are_judged_and_untuned_ones_shown(tmp_path: Path) -> None:
     assert reported["answer"] == "No"
 
 
+@pytest.mark.parametrize(
+    ("rates", "end"),
+    [
+        ([0.5, 0.6, 0.7], "GD (step_size=1)"),
+        ([0.5, 0.4, 0.3], "GD (step_size=4)"),
+        ([0.5, 0.3, 0.4], None),
+        ([0.5, 0.3], None),
+    ],
+)
+def test_a_best_setting_at_the_end_of_those_tried_is_named(
+    tmp_path: Path, rates: list[float], end: str | None
+) -> None:
+    sizes = {0: 1.0, 1: 2.0, 2: 4.0}
+    best = min(range(len(rates)), key=rates.__getitem__)
+    trials = [("tuning", i, 0) for i in range(len(rates))]
+    runs = []
+    for stage, number, seed in [*trials, ("tuned" if best else "default", best, 1)]:
+        setting = [f"optimizer.step_size={sizes[number]:g}"] if number else []
+        run = {"folder": f"gd-{stage}-{number}", "method": "gd", "stage": stage}
+        runs.append({**run, "setting": setting, "seed": seed})
+        trace = rows(decay(rates[number]), step_seconds=0.01)
+        optimizer = {"name": "gd", "step_size": sizes[number]}
+        write_run(tmp_path / f"gd-{stage}-{number}", trace, label="GD", optimizer=optimizer)
+    write_json(tmp_path / PLAN, {"families": {"gd": "first order"}, "runs": runs})
+    said = [r for r in read_race(tmp_path).reasons if "the values tried" in r]
+    assert [reason.rpartition(": ")[2] for reason in said] == ([] if end is None else [f"{end}."])
+
+
 @pytest.mark.parametrize("stopped", ["in the tuning", "in the race", "within a run"])
 def test_a_race_that_was_stopped_early_decides_nothing(tmp_path: Path, stopped: str) -> None:
     times = {"gd": [0.01] * 2, "lbfgs": [0.01] * 2, "newton_cg": [0.001] * 2}

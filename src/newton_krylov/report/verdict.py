@@ -172,6 +172,19 @@ class Contestant:
         """The optimizer's seconds of all its tuning runs."""
         return sum(_seconds(record) for _, record in self.tuning)
 
+    @property
+    def ends(self) -> list[str]:
+        """Its judged setting where that is the least or the greatest of three values or more."""
+        tuned = dict.fromkeys(o.partition("=")[0] for run, _ in self.tuning for o in run.setting)
+        found = []
+        for key in tuned:
+            values = (_number_at(record, key) for _, record in self.tuning)
+            tried = sorted({value for value in values if value is not None})
+            best = _number_at(self.runs[0], key)
+            if len(tried) >= 3 and best in (tried[0], tried[-1]):
+                found.append(f"{key.rpartition('.')[2]}={number_text(best)}")
+        return found
+
     def times(self, target: RaceTarget) -> list[float]:
         """Return what a target cost each judged run; inf: never reached."""
         return costs_to(self.runs, target)
@@ -403,6 +416,11 @@ class Race:
             found.append(
                 f"One run each: no ranges of times, so a ratio below {SINGLE_RATIO:g} counts as a "
                 f"tie; verdict.seeds=3 gives ranges."
+            )
+        if ends := [f"{c.label} ({', '.join(c.ends)})" for c in self.ranked if c.raced and c.ends]:
+            found.append(
+                f"At the end of the values tried, so that a further one may be better: "
+                f"{', '.join(ends)}."
             )
         return [*found, busy] if busy else found
 
@@ -756,6 +774,11 @@ def _endings(contestants: Sequence[Contestant]) -> Iterable[str]:
 def _without_group(override: str) -> str:
     key, _, value = override.partition("=")
     return f"{key.rpartition('.')[2]}={value}"
+
+
+def _number_at(record: RunRecord, key: str) -> float | None:
+    value = record.settings.get(key)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _seconds(record: RunRecord) -> float:
