@@ -343,6 +343,16 @@ def test_a_preset_may_bring_its_data_or_be_given_some(folder, capsys):
     assert main(CONF, [*given, "dataset.path=mine.svm"]) == 0
 
 
+@pytest.mark.parametrize("key", ["n_jobs=0", "n_jobs=-1", "n_trials=0", "max_batch_size=0"])
+def test_a_sweeper_s_number_with_which_it_never_ends_is_refused(key, folder, capsys):
+    given = ["-m", *QUICK, "seed=0,1", "tracking=none", f"hydra.sweeper.{key}"]
+    if not key.startswith("max"):
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+        given.append("hydra/sweeper=optuna")
+    assert main(CONF, given) == MISTAKE
+    assert f"{key} is not valid: it should be 1 or more" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("shown", [["--cfg", "all"], ["--info", "all"]])
 def test_a_hostile_preset_runs_nothing_when_it_is_shown(shown, folder):
     given = _write(folder, HOSTILE["a hidden factory"])

@@ -44,6 +44,11 @@ last three for values of its own keys that it takes as they are, such as `hydra.
 _MOST_VALUES = 10**6
 """Members of a sweep, and values of one of its keys."""
 
+_AT_LEAST_ONE = [
+    f"hydra.sweeper.{key}" for key in ("n_trials", "n_jobs", "max_batch_size")
+]  # fmt: skip
+"""Numbers of a sweeper's that it does not check itself: with fewer it may never end."""
+
 PLUGINS = {
     "hydra/launcher=joblib": "hydra-joblib-launcher",
     "hydra/launcher=ray": "hydra-ray-launcher",
@@ -382,6 +387,10 @@ def check_sweep(config: DictConfig, loader: CheckedLoader) -> int | None:
         for member in (first, *others)
     ]
     _check_values({k: values for k, values in swept.items() if k not in choices}, members)
+    for key in _AT_LEAST_ONE:
+        number = OmegaConf.select(config, key)
+        if number is not None and number < 1:
+            raise ConfigError(f"{key}={number} is not valid: it should be 1 or more.")
     trials = OmegaConf.select(config, "hydra.sweeper.n_trials")
     if trials is not None:
         return int(trials)

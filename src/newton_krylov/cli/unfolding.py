@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, Node, OmegaConf, _utils, base
+from omegaconf import DictConfig, Node, OmegaConf, _utils, base
 from omegaconf.errors import OmegaConfBaseException
 
 from newton_krylov.errors import ConfigError
@@ -84,14 +84,15 @@ def size(value: Any) -> int:
     return total
 
 
-def unfold(config: DictConfig | ListConfig, key: str = "") -> Iterator[tuple[str, Any]]:
+def unfold(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the dotted keys and values below a node, resolved: what they come to is counted.
 
     What cannot be resolved is left out: it may be of another choice of parts, or is reported where
     it is used.
     """
+    names: Any = config if isinstance(config, DictConfig) else range(len(config))
     try:
-        for name in config if isinstance(config, DictConfig) else range(len(config)):
+        for name in names:
             try:
                 value = config[name]
             except OmegaConfBaseException:
