@@ -268,7 +268,7 @@ class CheckedLoader(ConfigLoader):
 def explain(error: BaseException, loader: ConfigLoader, overrides: Sequence[str] = ()) -> str:
     """Turn an error of Hydra's into a sentence with the valid choices."""
     text = " ".join(str(error).split())
-    of_python = {
+    of_python: dict[type[BaseException], str] = {
         KeyError: f"hydra.job.env_copy names {error}, which is not set in the environment.",
         RecursionError: "The configuration cannot be composed: a value is nested too deeply, or "
         "its files name one another without an end.",

@@ -103,9 +103,9 @@ def _command(config_dir: Path, given: list[str], prog: str) -> int:
             )
         foreign = options.config_dir or any("searchpath" in line for line in options.overrides)
         if (options.resolve or options.package) and foreign:
-            given = "--resolve" if options.resolve else "--package"
+            option = "--resolve" if options.resolve else "--package"
             raise ConfigError(
-                f"{given} shows what references come to, environment variables too, which is not "
+                f"{option} shows what references come to, environment variables too, which is not "
                 f"for files of another folder: leave it out to see them as they stand."
             )
         return _inspect(config_dir, given)

@@ -265,7 +265,8 @@ def _judge_places(config: DictConfig, typed: Sequence[str]) -> None:
     """
     folders = [folder.resolve() for folder in foreign_folders(config)]
     given = {line.lstrip("+").partition("=")[0] for line in typed}
-    probe, instance = _probe(config), HydraConfig.instance()
+    probe = _probe(config)
+    instance: Any = HydraConfig.instance()
     before, instance.cfg = instance.cfg, probe
     try:
         for path, value in unfold(probe):
