@@ -17,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 import newton_krylov as nk
+from newton_krylov.calls.given import kept
 from newton_krylov.errors import ConfigError, DataError
 
 WORDS = {"dataset": "breast_cancer", "tracking": "none", "dataset.scaling": "standardize"}
@@ -374,6 +375,14 @@ def test_a_column_of_several_kinds_is_as_a_text_file_has_it(tmp_path: Path) -> N
     found = nk.run(dataset={"data": frame, "target": "y"}, **words)
     file = {"name": "table", "path": str(tmp_path / "frame.csv"), "target": "y"}
     np.testing.assert_array_equal(found.weights, nk.run(dataset=file, **words).weights)
+
+
+def test_intervals_are_categories_and_huge_numbers_floats() -> None:
+    frame = pd.DataFrame({"y": [0, 1] * 10, "n": [10**25, 3] * 10, "age": range(20)})
+    frame["age"] = pd.cut(frame["age"], 4)
+    found = pd.read_parquet(kept(frame))
+    assert found["n"].tolist() == [1e25, 3.0] * 10
+    assert found["age"].nunique() == 4 and found["age"].iloc[0] == str(frame["age"].iloc[0])
 
 
 def test_what_a_file_cannot_have_is_a_sentence() -> None:

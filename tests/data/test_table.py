@@ -1,6 +1,8 @@
 """Tables of a user's own, against pandas and scikit-learn, and every mistake as one sentence."""
 
 import gzip
+import re
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -504,3 +506,98 @@ def test_a_small_file_that_unfolds_to_more_than_memory_is_refused(suffix, tmp_pa
         monkeypatch.setattr(f"{module}.usable_memory", lambda: 2**20)
     with pytest.raises(UserError, match=f"bomb.{suffix}.* memory"):
         load(path)
+
+
+def table(**columns):
+    """A table of 60 rows with a column of numbers, two classes and these columns."""
+    frame = people().drop(columns=["city", "member"])
+    return frame.assign(**{name: (list(values) * 60)[:60] for name, values in columns.items()})
+
+
+FOREIGN = {
+    "spaces and commas": (["1 234,50", "12,00", "-3 000"], [1234.5, 12.0, -3000.0]),
+    "narrow spaces": (["1\u202f234.5", "2\u00a0345"], [1234.5, 2345.0]),
+    "apostrophes": (["1'234'567.25", "3"], [1234567.25, 3.0]),
+    "accounts": (["$1,234.50", "(12.00)", "-€5"], [1234.5, -12.0, -5.0]),
+}
+
+
+@pytest.mark.parametrize("form", FOREIGN)
+@pytest.mark.parametrize("sep", [",", ";"])
+def test_numbers_of_other_countries_are_read(tmp_path, form, sep):
+    texts, numbers = FOREIGN[form]
+    table(v=texts).to_csv(tmp_path / "f.csv", index=False, sep=sep)
+    X = load(tmp_path / "f.csv").train.X
+    assert X.shape[1] == 3
+    assert np.array_equal(X[: len(numbers), 2], numbers)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz", "tsv"])
+def test_texts_in_utf_16_are_those_in_utf_8(tmp_path, suffix):
+    frame = table(c=["ä", "two\nlines", 'quoted, "twice"']).rename(columns={"age": " age "})
+    for encoding in ("utf-8", "utf-16"):
+        sep = "\t" if suffix == "tsv" else ","
+        frame.to_csv(tmp_path / f"{encoding}.{suffix}", index=False, sep=sep, encoding=encoding)
+    one, other = (load(tmp_path / f"{e}.{suffix}", drop=["age"]) for e in ("utf-8", "utf-16"))
+    assert torch.equal(one.train.X, other.train.X) and one.train.X.shape == (60, 4)
+
+
+def test_kinds_of_binary_files(tmp_path):
+    """Decimals are numbers, bytes texts, periods dates; a category without a sample is no class."""
+    frame = table(
+        d=[Decimal("1.50"), Decimal("-2.25")],
+        b=[b"up", b"down"],
+        c=["x", "y", "x"],
+        y=[b"yes", b"no", b"yes"],
+    )
+    frame["p"] = pd.period_range("2024-01", periods=60, freq="M")
+    frame["bought"] = pd.Categorical(frame["bought"], ["yes", "no", "never"])
+    frame.to_parquet(tmp_path / "f.parquet")
+    data = load(tmp_path / "f.parquet", "y")
+    assert data.classes == ("no", "yes")
+    assert data.train.X[:, 2].tolist() == [1.5, -2.25] * 30
+    assert "'b' 2" in data.remarks[-1] and "'p' (times)" in data.remarks[1]
+    assert load(tmp_path / "f.parquet", "bought").classes == ("no", "yes")
+    target = load(tmp_path / "f.parquet", "d", task="regression").train.y
+    assert target.tolist() == [1.5, -2.25] * 30
+
+
+def test_a_target_of_mostly_different_values_is_no_class(tmp_path):
+    frame = table(number=range(60), day=[f"2024-01-{day:02}" for day in range(1, 31)])
+    frame.to_csv(tmp_path / "f.csv", index=False)
+    assert load(tmp_path / "f.csv", "number").task == "regression"
+    assert load(tmp_path / "f.csv", "number", task="multiclass").n_classes == 60
+    days = load(tmp_path / "f.csv", "day", task="regression").train.y
+    assert days[:2].tolist() == [19723.0, 19724.0]
+
+
+HEAD, ROW = "a,b,y\n", "1,2,no\n3,4,yes\n"
+WRONG = {
+    "twice": ("a, a,y\n" + ROW, "has two columns named 'a'"),
+    "unnamed": ("a,y\n" + ROW, "the rows have more values than the first line has names"),
+    "ragged": (HEAD + ROW + "1,2,no,7\n", "line 4 has 4 values, and the lines before it have 3"),
+    "zeros": (HEAD + ROW + "\0", "has zero bytes"),
+    "one class": (HEAD + "1,2,yes\n3,4,yes\n", "the target 'y' is yes in every row"),
+    "names": (
+        HEAD + "".join(f"{i},2,n{i}\n" for i in range(20)),
+        "the target 'y' has 20 different values in 20 rows, too many to be classes",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_table_that_is_wrong_is_one_sentence(tmp_path, kind):
+    text, says = WRONG[kind]
+    (tmp_path / "f.csv").write_text(text)
+    with pytest.raises(UserError, match=re.escape(says)) as caught:
+        load(tmp_path / "f.csv", "y")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_no_column_can_hold_is_one_sentence(tmp_path):
+    table(v=[[1, 2]]).to_parquet(tmp_path / "f.parquet")
+    with pytest.raises(UserError, match=r"column 'v', row 1, holds a ndarray"):
+        load(tmp_path / "f.parquet")
+    np.savez(tmp_path / "f.npz", X=np.eye(4) * 1j, y=np.arange(4) % 2)
+    with pytest.raises(UserError, match="X holds complex numbers"):
+        load(tmp_path / "f.npz", "y")

@@ -1,5 +1,6 @@
 """Regressors and cross-validated estimators: scikit-learn's checks, its models, paths."""
 
+import pickle
 import re
 import warnings
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import scipy.sparse
 import scipy.special
 from problems import randn
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_wine
 from sklearn.linear_model import (
@@ -18,8 +20,10 @@ from sklearn.linear_model import (
     PoissonRegressor,
     Ridge,
 )
-from sklearn.model_selection import KFold, StratifiedKFold
-from sklearn.preprocessing import scale
+from sklearn.metrics import mean_poisson_deviance
+from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler, scale
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from newton_krylov import (
@@ -62,6 +66,204 @@ def test_poisson_and_gamma_are_scikit_learns_whatever_the_units(sparse: bool) ->
         ours = NewtonKrylovRegressor(loss, l2=0.01, tol=1e-10).fit(given, y + shift, v)
         assert np.allclose(ours.predict(given), theirs.predict(X), rtol=1e-7)
         assert ours.intercept_ == pytest.approx(theirs.intercept_, rel=1e-6)
+
+
+def diabetes() -> tuple[Any, ...]:
+    """Columns, targets, samples' weights and offsets without a draw."""
+    X, y = load_diabetes(return_X_y=True)
+    i = np.arange(len(y))
+    return 10 * X[:, [2, 3, 8, 9]], y, 1.0 + i % 3, 0.3 * np.cos(i)
+
+
+# statsmodels 0.15.0: sm.GLM(y, sm.add_constant(X), family=..., freq_weights=v, offset=o)
+# .fit(tol=1e-14).params, with the link Log; Tweedie's var_power=1.5, and alpha=0.5 = 1 / theta.
+STATSMODELS = {
+    "poisson": [4.945109299, 0.3675819068, 0.1479949483, 0.3311474117, 0.06236373576],
+    "gamma": [4.985806079, 0.3639898714, 0.1266540069, 0.3937923935, 0.01935639803],
+    "tweedie": [4.965140141, 0.3662095735, 0.1380766539, 0.3636465527, 0.03979199748],
+    "negative_binomial": [4.985204764, 0.3642535889, 0.1270314438, 0.3934242781, 0.01979936762],
+}
+# Of y > 140 without an offset, by the family Binomial and its link Probit.
+PROBIT = [0.009031055257, 0.9678236681, 0.3989784901, 1.06710304, -0.0590560868]
+
+
+@pytest.mark.parametrize("loss", STATSMODELS)
+def test_maximum_likelihood_is_statsmodels(loss: str) -> None:
+    X, y, v, offset = diabetes()
+    model = NewtonKrylovRegressor(loss, l2=0.0, theta=2.0, tol=1e-10).fit(X, y, v, offset)
+    assert np.allclose([model.intercept_, *model.coef_], STATSMODELS[loss], rtol=1e-8)
+
+
+def test_probit_is_statsmodels_alone_and_at_the_end_of_a_path() -> None:
+    X, y, v, _ = diabetes()
+    model = NewtonKrylovClassifier(loss="probit", l2=0.0, penalize_intercept=False, tol=1e-10)
+    model.fit(X, y > 140, v)
+    assert np.allclose([*model.intercept_, *model.coef_[0]], PROBIT, rtol=1e-8)
+    Z = model.decision_function(X)
+    assert np.allclose(model.predict_proba(X)[:, 1], scipy.special.ndtr(Z), rtol=1e-12)
+    assert np.allclose(
+        model.predict_log_proba(-9 * X)[:, 1],
+        scipy.special.log_ndtr(model.decision_function(-9 * X)),
+        rtol=1e-12,
+    )
+    chosen = NewtonKrylovClassifierCV(loss="probit", lambdas=[1e-1, 0.0], cv=3, tol=1e-10)
+    chosen.fit(X, y > 140, v)
+    assert chosen.lambda_ == 0 and np.allclose(chosen.coef_[0], PROBIT[1:], rtol=1e-8)
+    with pytest.raises(ValueError, match="'probit' is of two classes, and y has 3"):
+        model.fit(X, np.digitize(y, [100, 200]))
+
+
+# glum 3.4.1: GeneralizedLinearRegressor(family=..., alpha=0.05, l1_ratio=0.4, P1=c, P2=c,
+# gradient_tol=1e-12).fit(X, y, sample_weight=v, offset=o), the link log but of binomial.
+GLUM = {
+    "poisson": [0.367152296025, 0.148868763829, 0.32860419386, 0.063032648354, 4.94533490885],
+    "gamma": [0.281708586637, 0.244214343055, 0.0902351232251, 0.0929207001734, 4.99295632728],
+    "tweedie": [0.360709722942, 0.149113572469, 0.330446529934, 0.048885778809, 4.96658881807],
+    "logistic": [0.710444576294, 1.23508751688, 0.144392048379, 0.249895938179, -0.0210071522707],
+}
+FACTORS = np.array([1.0, 0.0, 2.5, 0.5])
+
+
+@pytest.mark.parametrize("loss", GLUM)
+def test_an_elastic_net_with_a_factor_for_each_column_is_glums(loss: str) -> None:
+    """With weights and offsets; to 1e-8 in the objective, whose certified gap is infinite."""
+    X, y, v, offset = diabetes()
+    y = (y > 140).astype(float) if loss == "logistic" else y
+    found = path(
+        X, y, loss=loss, l1_ratio=0.4, lambdas=[0.05], penalty=FACTORS, sample_weight=v,
+        offset=offset, tol=1e-11,
+    )  # fmt: skip
+
+    def value(coef: Any, b: float) -> float:
+        z = X @ coef + b + offset
+        losses = {
+            "poisson": np.exp(z) - y * z,
+            "gamma": y * np.exp(-z) + z,
+            "tweedie": 2 * y * np.exp(-z / 2) + 2 * np.exp(z / 2),
+            "logistic": np.logaddexp(0, z) - y * z,
+        }[loss]
+        penalty = 0.3 * np.square(coef) + 0.4 * np.abs(coef)
+        return float(np.average(losses, weights=v) + 0.05 * penalty @ FACTORS)
+
+    ours = value(found.coef[0, 0], found.intercept[0, 0])
+    assert abs(value(np.array(GLUM[loss][:4]), GLUM[loss][4]) - ours) <= 1e-8
+    assert np.isinf(found.gaps[0])
+    if loss != "logistic":
+        one = NewtonKrylovRegressor(loss, l1=0.02, l2=0.03, penalty=FACTORS, tol=1e-11)
+        assert np.allclose(one.fit(X, y, v, offset).coef_, found.coef[0, 0], atol=1e-8)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_classifiers_elastic_net_is_scikit_learns(classes: int) -> None:
+    X = randn(150, 6, seed=1).numpy() * [1, 10, 0.1, 1, 1, 1]
+    y = np.argmax(X[:, :classes] / [1, 10, 0.1][:classes] + randn(150, classes, seed=2).numpy(), 1)
+    v = np.random.default_rng(3).uniform(0.2, 2, 150)
+    ours = NewtonKrylovClassifier(l2=0.014, l1=0.006, penalize_intercept=False, tol=1e-11)
+    ours.fit(X, y, v)
+    theirs = LogisticRegression(
+        C=1 / (v.sum() * 0.02), l1_ratio=0.3, solver="saga", tol=1e-10, max_iter=20_000
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of deprecated keywords, and where it does not converge
+        theirs.fit(X, y, v)
+
+    def value(model: Any) -> float:
+        losses = -model.predict_log_proba(X)[np.arange(150), y]
+        penalty = 0.007 * np.square(model.coef_).sum() + 0.006 * np.abs(model.coef_).sum()
+        return float(np.average(losses, weights=v) + penalty)
+
+    assert -1e-13 <= value(theirs) - value(ours) <= 1e-8
+    assert (ours.coef_ == 0).any()
+    free = clone(ours).set_params(penalty=[0, 1, 1, 1, 1, 1]).fit(X, y, v)
+    P = free.predict_proba(X) - np.eye(classes)[y]
+    assert np.abs((v * X[:, 0]) @ P).max() / v.sum() < 1e-10  # as nothing holds that column
+
+
+@pytest.mark.parametrize(
+    ("loss", "ratio"),
+    [("logistic", 0.0), ("logistic", 1.0), ("multinomial", 0.5), ("poisson", 0.0)],
+)
+def test_a_path_to_a_certified_gap(loss: str, ratio: float) -> None:
+    """With weights and offsets: the gap asked for is met, and bounds what is left to gain."""
+    X, y, v, offset = diabetes()
+    y = {"logistic": y > 140, "multinomial": np.digitize(y, [100, 200]), "poisson": y}[loss]
+    given: Any = {"sample_weight": v, "offset": None if loss == "multinomial" else offset}
+    given |= {"loss": loss, "l1_ratio": ratio, "lambdas": 5, "eps": 1e-2}
+    near, exact = path(X, y, gap=1e-4, **given), path(X, y, gap=1e-11, **given)
+    assert near.converged.all() and (near.gaps <= 1e-4).all() and (exact.gaps <= 1e-11).all()
+    assert near.steps.sum() < exact.steps.sum()
+
+    def values(found: Any) -> Any:
+        penalty = (1 - ratio) / 2 * np.square(found.coef) + ratio * np.abs(found.coef)
+        return found.losses + found.lambdas * penalty.sum((1, 2))
+
+    left = values(near) - values(exact)
+    assert (left >= -1e-11).all() and (left <= near.gaps + 1e-13).all()
+
+
+def test_folds_keep_their_offsets() -> None:
+    """An exposure in cross-validation: the held-out losses are half of scikit-learn's deviances."""
+    X, y, v, offset = diabetes()
+    folds = KFold(3)
+    model = NewtonKrylovRegressorCV("poisson", lambdas=[10.0, 0.1], cv=folds).fit(X, y, v, offset)
+    for k, (train, held) in enumerate(folds.split(X)):
+        one = NewtonKrylovRegressor("poisson", l2=10.0).fit(
+            X[train], y[train], v[train], offset[train]
+        )
+        mean = one.predict(X[held]) * np.exp(offset[held])
+        deviance = mean_poisson_deviance(y[held], mean, sample_weight=v[held])
+        assert model.losses_[0, k] == pytest.approx(deviance / 2, rel=1e-7)
+    again = NewtonKrylovRegressor("poisson", l2=model.lambda_).fit(X, y, v, offset)
+    assert np.allclose(model.coef_, again.coef_, atol=1e-8)
+
+
+@pytest.mark.parametrize("l1", [0.0, 0.01])
+@pytest.mark.parametrize("loss", ["least_squares", "huber", "poisson", "negative_binomial"])
+def test_a_weight_is_a_repetition_of_the_row(loss: str, l1: float) -> None:
+    X, y, _, offset = diabetes()
+    v = np.arange(len(y)) % 4
+    model = NewtonKrylovRegressor(loss, l1=l1, tol=1e-10)
+    weighted = clone(model).fit(X, y, v, offset)
+    model.fit(*(np.repeat(part, v, axis=0) for part in (X, y)), offset=np.repeat(offset, v))
+    assert np.allclose(weighted.coef_, model.coef_, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("penalty", [[1.0], [[1, 1, 1, 1]], [1, 1, 1, -1], [1, 1, 1, np.inf]])
+def test_a_penalty_is_one_factor_of_each_column(penalty: Any) -> None:
+    X, y = counts(n=50)
+    shape = re.escape(str(np.shape(penalty)))
+    for fit in (
+        lambda: path(X, y, loss="poisson", penalty=penalty),
+        lambda: NewtonKrylovRegressor(penalty=penalty).fit(X, y),
+        lambda: NewtonKrylovClassifier(penalty=penalty).fit(X, y > 1),
+        lambda: NewtonKrylovClassifierCV(penalty=penalty).fit(X, y > 1),
+    ):
+        with pytest.raises(ValueError, match=f"^penalty.*{shape}"):
+            fit()
+
+
+def test_in_pipelines_searches_and_pickles_with_routed_weights() -> None:
+    X, y = load_diabetes(return_X_y=True, as_frame=True)
+    v = np.random.default_rng(0).uniform(0, 2, len(y))
+    cv = NewtonKrylovRegressorCV("poisson", lambdas=2, cv=2)
+    model = make_pipeline(StandardScaler(), cv).set_output(transform="pandas")
+    assert cross_val_score(model, X, y, cv=2).min() > 0.3
+    grid = {"newtonkrylovregressorcv__l1_ratio": [0.0, 1.0]}
+    found = GridSearchCV(model, grid, cv=2).fit(X, y)
+    again = pickle.loads(pickle.dumps(found))
+    assert np.array_equal(again.predict(X), found.predict(X))
+    assert list(clone(model).fit(X, y)[-1].feature_names_in_) == list(X)
+    with config_context(enable_metadata_routing=True):
+        routed = clone(cv).set_fit_request(sample_weight=True, offset=True)
+        routed.set_score_request(sample_weight=True)
+        chosen = GridSearchCV(routed, {"eps": [1e-2]}, cv=KFold(2)).fit(
+            X, y, sample_weight=v, offset=np.log1p(v)
+        )
+    own = clone(routed).set_params(eps=1e-2).fit(X, y, v, np.log1p(v))
+    assert np.array_equal(chosen.best_estimator_.coef_, own.coef_)
+    classes = make_pipeline(StandardScaler(), NewtonKrylovClassifierCV(lambdas=2, cv=2))
+    names = np.where(y > 140, "high", "low")
+    assert cross_val_score(classes, X, names, cv=2, scoring="neg_log_loss").min() > -0.65
 
 
 def test_an_offset_is_the_logarithm_of_an_exposure() -> None:

@@ -23,6 +23,7 @@ from newton_krylov.calls.identity import identity
 from newton_krylov.capabilities import FUNCTION, LABELLED
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.data.sparse import canonical
+from newton_krylov.data.table_columns import refuse_containers
 from newton_krylov.errors import ConfigError, DataError
 from newton_krylov.files import atomic_write, require_memory
 from newton_krylov.models import Interface
@@ -200,22 +201,28 @@ def _as_in_a_file(data: pd.DataFrame) -> pd.DataFrame:
     require_memory(8 * len(frame) * len(thin), "A dense frame of the sparse columns")
     filled = {name: np.asarray(frame[name]) for name in thin}
     mixed = {str(name): _as_texts(frame[name]) for name in frame if _is_mixed(frame[name])}
-    return frame.assign(**filled, **mixed)
+    huge = {str(name): frame[name].astype(float) for name in frame if _is_huge(frame[name])}
+    return frame.assign(**filled, **mixed, **huge)
 
 
 def _is_mixed(column: pd.Series) -> bool:
     """Say whether a column has values of several kinds, or of none that a file has."""
+    kind = column.cat.categories.dtype if hasattr(column, "cat") else column.dtype
+    if isinstance(kind, pd.IntervalDtype):
+        return True
     return column.dtype == object and pd.api.types.infer_dtype(column).startswith("mixed")
+
+
+def _is_huge(column: pd.Series) -> bool:
+    """Say whether a column has whole numbers that no integer of a file holds."""
+    if column.dtype != object or pd.api.types.infer_dtype(column) != "integer":
+        return False
+    return any(abs(value) >= 2**63 for value in column.dropna())
 
 
 def _as_texts(column: pd.Series) -> pd.Series:
     """Return a column of several kinds of values as a text file would have it."""
-    for row, value in enumerate(column):
-        if pd.api.types.is_list_like(value) or not pd.api.types.is_scalar(value):
-            raise DataError(
-                f"The data frame's column {column.name!r}, row {row}, holds a "
-                f"{type(value).__name__}: it should hold numbers, texts, truth values or dates."
-            )
+    refuse_containers(column, f"The data frame's column '{column.name}'", first=0)
     return column.map(str, na_action="ignore")
 
 

@@ -4,8 +4,10 @@ import bz2
 import gzip
 import io
 import lzma
+import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +24,15 @@ from newton_krylov.data.columns import Matrix
 from newton_krylov.data.labels import LabelError, encode_labels
 from newton_krylov.data.prepare import RawData, Samples, checksum
 from newton_krylov.data.sources import source
-from newton_krylov.data.table_columns import encode, point_numbers, understand, written_numbers
+from newton_krylov.data.table_columns import (
+    days,
+    encode,
+    point_numbers,
+    too_many_to_be_classes,
+    understand,
+    with_plain_kinds,
+    written_numbers,
+)
 from newton_krylov.errors import ConfigError, DataError, suggest
 from newton_krylov.files import (
     expand_home,
@@ -43,6 +53,7 @@ _READERS = {
     ".feather": "read_feather",
     ".arrow": "read_feather",
 }
+_TEXTS = (".csv", ".tsv")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst")
 _STRETCH, _EXPANSION = 64 * 2**20, 200
 """Bytes of text after which it is compared with what it was unpacked from, and how many times as
@@ -139,6 +150,8 @@ def table(
     targets = [frame.pop(target) for frame in frames]
     if task != "multiclass" and (numbers := written_numbers(targets)) is not None:
         targets = numbers[0]
+    elif task == "regression" and (dates := days(targets)) is not None:
+        targets = dates[0]
     labels, decided, classes = _labels(targets, files, target, task)
     extras = [_beside(frame, file, beside) for frame, file in zip(frames, files, strict=True)]
     frames = [frame.drop(columns=_known(frame, drop or [], "drop")) for frame in frames]
@@ -216,12 +229,11 @@ def _read(file: Path, arrays: list[str]) -> "tuple[pd.DataFrame, sp.csr_array | 
             f"{file} is not a table by its name: dataset=table reads {kinds}; LIBSVM's format is "
             f"dataset=libsvm dataset.path={file}."
         )
-    options: dict[str, Any] = {"sep": "\t"} if suffix == ".tsv" else {}
-    if suffix in (".csv", ".tsv"):
-        options |= {"encoding": "utf-8-sig", "skipinitialspace": True}
+    options: dict[str, Any] = {}
+    names: list[str] = []
     try:
-        if suffix == ".csv":
-            options |= _separated(file, options)
+        if suffix in _TEXTS:
+            options, names = _layout(file, suffix)
         with memory_bounded(), _opened(file) as content:
             frame: pd.DataFrame = getattr(pd, _READERS[suffix])(content, **options)
         frame = point_numbers(frame) if options.get("decimal") == "," else frame
@@ -231,34 +243,71 @@ def _read(file: Path, arrays: list[str]) -> "tuple[pd.DataFrame, sp.csr_array | 
         raise _too_large(file) from error
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{file} is not UTF-8 text: convert it, as by iconv -f latin1 -t utf-8 {file} > new.csv"
+            f"{file} is neither UTF-8 nor UTF-16 text: convert it, as by "
+            f"iconv -f latin1 -t utf-8 {file} > new.csv"
         ) from error
     except Exception as error:  # pandas and pyarrow raise of many kinds on a damaged file
         if "out of memory" in str(error):  # pandas' own reader of texts
             raise _too_large(file) from error
-        text = " ".join(str(error).split())
-        raise DataError(f"{file} cannot be read as {suffix[1:]}: {text.rstrip('.')}.") from error
-    frame.columns = [str(name) for name in frame.columns]
+        raise DataError(f"{file} cannot be read as {suffix[1:]}: {_in_words(error)}.") from error
+    if frame.empty:
+        raise DataError(f"{file} has no rows.")
+    if suffix in _TEXTS and not frame.index.equals(pd.RangeIndex(len(frame))):
+        raise DataError(
+            f"{file}: the rows have more values than the first line has names: name every column."
+        )
+    named = [str(name) for name in frame.columns]
+    # As they stand in a text file: pandas numbers those that are there twice.
+    frame.columns = [own or name for own, name in zip(names or named, named, strict=True)]
     if suffix == ".parquet":
         frame = frame.astype(dict.fromkeys(_categories(file), "category"))
     if not frame.columns.is_unique:
         twice = frame.columns[frame.columns.duplicated()][0]
         raise DataError(f"{file} has two columns named '{twice}'.")
-    if frame.empty:
-        raise DataError(f"{file} has no rows.")
-    return frame, None
+    return with_plain_kinds(frame, str(file)), None
 
 
-def _separated(file: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Say what separates the columns where it is no comma; with semicolons, commas are decimal."""
+def _layout(file: Path, suffix: str) -> tuple[dict[str, Any], list[str]]:
+    """Return how a text file is to be read, and its columns' names.
+
+    Where it is no comma that separates the columns it is what the first line has; with semicolons,
+    commas are decimal.
+    """
     import pandas as pd
 
     with _opened(file) as content:
-        names = list(pd.read_csv(content, nrows=0, **options))
+        start = content.read(2**10)
+    wide = start.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+    if b"\0" in start and not wide:
+        raise DataError(f"{file} has zero bytes, which a text in UTF-8 has not.")
+    options: dict[str, Any] = {
+        "encoding": "utf-16" if wide else "utf-8-sig",
+        "skipinitialspace": True,
+        "sep": "\t" if suffix == ".tsv" else ",",
+    }
+
+    def names() -> list[str]:
+        with _opened(file) as content:
+            first = pd.read_csv(
+                content, nrows=1, header=None, dtype=str, na_filter=False, **options
+            )
+        return [str(name).strip() for name in first.iloc[0]]
+
+    found = names()
     for sep, decimal in ((";", ","), ("\t", "."), ("|", ".")):
-        if len(names) == 1 and sep in names[0]:
-            return {"sep": sep, "decimal": decimal}
-    return {}
+        if suffix == ".csv" and len(found) == 1 and sep in found[0]:
+            options |= {"sep": sep, "decimal": decimal}
+            found = names()
+    return options, found
+
+
+def _in_words(error: Exception) -> str:
+    """Return what pandas or pyarrow says, in one line."""
+    text = " ".join(str(error).split()).rstrip(".")
+    found = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", text)
+    if found is None:
+        return text
+    return f"line {found[2]} has {found[3]} values, and the lines before it have {found[1]}"
 
 
 def _categories(file: Path) -> list[str]:
@@ -386,6 +435,9 @@ def _read_arrays(file: Path, names: list[str]) -> "tuple[pd.DataFrame, sp.csr_ar
             raise DataError(
                 f"{file}: X has shape {X.shape} and {name} {values.shape}; want (n, d) and (n,)."
             )
+    for name, values in {"X": X, **columns}.items():
+        if values.dtype.kind == "c":
+            raise DataError(f"{file}: {name} holds complex numbers; want real ones.")
     if not sparse:
         frame = pd.DataFrame(X, columns=[f"x{i + 1}" for i in range(X.shape[1])])
         return frame.assign(**columns), None
@@ -463,8 +515,22 @@ def _labels(
     else:
         names = sorted({str(value) for column in columns for value in column.unique()})
         places = {name: float(i) for i, name in enumerate(names)}
-        values = [column.map(lambda v: places[str(v)]).to_numpy(np.float64) for column in columns]
-        task = task if task != "auto" else "binary" if len(names) == 2 else "multiclass"
+        values = [np.array([places[str(value)] for value in column]) for column in columns]
+    if task != "regression" and len(names) == 1:
+        raise DataError(
+            f"{files[0]}: the target '{target}' is {names[0]} in every row: there is nothing to "
+            f"predict."
+        )
+    if task == "auto" and too_many_to_be_classes(len(names), sum(map(len, values))):
+        if not numeric:
+            raise DataError(
+                f"{files[0]}: the target '{target}' has {len(names):,} different values in "
+                f"{sum(map(len, values)):,} rows, too many to be classes (for dates, "
+                f"dataset.task=regression takes days)."
+            )
+        task = "regression"
+    if task == "auto" and not numeric:
+        task = "binary" if len(names) == 2 else "multiclass"
     for found, file in zip(values, files, strict=True):
         if not np.isfinite(found).all():
             row = int(np.argmin(np.isfinite(found)))
@@ -485,6 +551,7 @@ def _of_target(columns: list["pd.Series[Any]"], target: str, task: Task, *, chos
     if task == "regression":
         return f"'{target}' is a number from {whole.min():g} to {whole.max():g}"
     shares = whole.value_counts(normalize=True).sort_index()
+    shares = shares[shares > 0]  # a category may have no sample
     numeric = pd.api.types.is_numeric_dtype(whole) and not pd.api.types.is_bool_dtype(whole)
     named = [
         f"{f'{value:g}' if numeric else value} ({share:.3g} %)"

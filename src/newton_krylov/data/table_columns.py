@@ -29,8 +29,12 @@ _MISSING = "\N{REPLACEMENT CHARACTER}missing"
 _BLANKS = ("", "?", "-", "--", ".", "none", "missing", "unknown")
 """What stands for a missing number in a column of numbers, beside what pandas knows."""
 
-_AROUND = r"^(?:[$€£¥]\s*)?|(?:\s*[%$€£¥])?$"
+_BEFORE, _BEHIND = r"^([+-]?)\s*[$€£¥]\s*", r"\s*[%$€£¥]$"
 """Signs of currency and percent."""
+_NEGATIVE = r"^\((.*)\)$"
+"""As accountants write it."""
+_GAP = "[ \N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}'\N{RIGHT SINGLE QUOTATION MARK}]"
+_GAPS = rf"[+-]?(?:\d+|\d{{1,3}}(?:{_GAP}\d{{3}})+)(?:[.,]\d+)?"
 
 _THOUSANDS = r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?|[+-]?\d+(?:\.\d+)?"
 _DECIMAL_POINT = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -88,8 +92,8 @@ def understand(frames: list["pd.DataFrame"], categorical: Sequence[str]) -> Unde
         if name in categorical or not all(name in frame for frame in frames):
             continue
         parts = [frame[name] for frame in frames]
-        if (days := _days(parts)) is not None:
-            found, dates[name] = days
+        if (dated := days(parts)) is not None:
+            found, dates[name] = dated
         elif (read := written_numbers(parts)) is not None:
             found, numbers[name] = read
         elif (truth := _truth_values(parts)) is not None:
@@ -140,8 +144,13 @@ def _identifier(parts: list["Column"]) -> str:
         return ""
     whole = pd.concat(parts, ignore_index=True)
     distinct, n = whole.nunique(), int(whole.notna().sum())
-    many = distinct > max(10, _MANY * n)
+    many = too_many_to_be_classes(distinct, n)
     return f"{distinct:,} different values in {n:,} rows" if many else ""
+
+
+def too_many_to_be_classes(distinct: int, n: int) -> bool:
+    """Say whether most of n rows have a value of their own."""
+    return distinct > max(10, _MANY * n)
 
 
 def _remark(what: str, columns: Mapping[str, str], otherwise: str = "") -> str:
@@ -158,8 +167,19 @@ def _some(texts: Iterable[str]) -> str:
     return ", ".join(every[:_NAMED]) + (f" and {left} more" if left > 0 else "")
 
 
-def _days(parts: list["Column"]) -> "tuple[list[Column], str] | None":
-    """Return dates as days since 1970, and lengths of time as days, with what they were."""
+def days(parts: list["Column"]) -> "tuple[list[Column], str] | None":
+    """Return dates as days since 1970, and lengths of time as days, with what they were.
+
+    Parameters
+    ----------
+    parts : list of Series
+        Columns of the same name.
+
+    Returns
+    -------
+    tuple of (list of Series, str) or None
+        float64, nan where a date is missing; None of what are no dates.
+    """
     import pandas as pd
 
     day = pd.Timedelta(1, "D")
@@ -253,6 +273,7 @@ def written_numbers(parts: "list[Column]") -> "tuple[list[Column], str] | None":
     for pattern, turn in (
         (_THOUSANDS, lambda text: text.str.replace(",", "")),
         (_DECIMAL_COMMA, lambda text: text.str.replace(".", "").str.replace(",", ".")),
+        (_GAPS, lambda text: text.str.replace(_GAP, "", regex=True).str.replace(",", ".")),
         (r".*", lambda text: text),
     ):
         if known.str.fullmatch(pattern).all():
@@ -263,6 +284,59 @@ def written_numbers(parts: "list[Column]") -> "tuple[list[Column], str] | None":
                 found = [pd.Series(v, p.index) for v, p in zip(pieces, parts, strict=True)]
                 return found, f"such as {str(whole[odd].iloc[0])!r}"
     return None
+
+
+def with_plain_kinds(frame: "pd.DataFrame", where: str) -> "pd.DataFrame":
+    """Return a frame whose decimals are floats, whose bytes are texts and whose periods are dates.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        With columns of any kind.
+    where : str
+        What to call it in a message.
+
+    Returns
+    -------
+    DataFrame
+        Of numbers, texts, truth values, dates and categories.
+
+    Raises
+    ------
+    DataError
+        For lists and other containers.
+    """
+    import pandas as pd
+
+    turned: dict[str, Any] = {}
+    for name, column in frame.items():
+        if isinstance(column.dtype, pd.PeriodDtype):
+            turned[str(name)] = column.dt.start_time
+        elif column.dtype == object:
+            kind = pd.api.types.infer_dtype(column, skipna=True)
+            if kind == "decimal":
+                turned[str(name)] = column.astype(np.float64)
+            elif kind == "bytes":
+                turned[str(name)] = column.map(_text, na_action="ignore")
+            else:
+                refuse_containers(column, f"{where}, column '{name}'")
+    return frame.assign(**turned)
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+def refuse_containers(column: "Column", where: str, first: int = 1) -> None:
+    """Refuse a column of anything but numbers, texts, truth values and dates; name the row."""
+    import pandas as pd
+
+    for row, value in enumerate(column, first):
+        if pd.api.types.is_list_like(value) or not pd.api.types.is_scalar(value):
+            raise DataError(
+                f"{where}, row {row}, holds a {type(value).__name__}: it should hold numbers, "
+                f"texts, truth values or dates."
+            )
 
 
 def point_numbers(frame: "pd.DataFrame") -> "pd.DataFrame":
@@ -286,7 +360,8 @@ def _bare(texts: "Column") -> "Column":
     """Return texts without signs of currency and percent, missing where they stand for that."""
     bare = texts.astype("string").str.strip()
     bare = bare.mask(bare.str.casefold().isin(_BLANKS))
-    return bare.str.replace(_AROUND, "", regex=True)
+    bare = bare.str.replace(_NEGATIVE, r"-\1", regex=True)
+    return bare.str.replace(_BEFORE, r"\1", regex=True).str.replace(_BEHIND, "", regex=True)
 
 
 def _mixture(name: str, parts: "list[Column]") -> str:

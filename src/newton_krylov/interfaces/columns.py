@@ -92,3 +92,15 @@ def of_mean_one(weights: NDArray[np.float64]) -> NDArray[np.float64]:
     if not 0 < total < math.inf:
         raise ValueError("the samples' weights must have a positive, finite sum")
     return np.asarray(weights / total * len(weights))
+
+
+def checked_penalty(penalty: Any, d: int) -> NDArray[np.float64]:
+    """Return the factors of the penalty, shape (d,), all 1 by default; refuse what are none."""
+    if penalty is None:
+        return np.ones(d)
+    values = np.asarray(penalty, dtype=np.float64)
+    if values.shape != (d,):
+        raise ValueError(f"penalty must be of shape ({d},), one of each column, not {values.shape}")
+    if not (np.isfinite(values) & (values >= 0)).all():
+        raise ValueError(f"penalty, of shape {values.shape}, must be finite numbers of at least 0")
+    return values

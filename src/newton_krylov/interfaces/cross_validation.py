@@ -12,7 +12,7 @@ from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
-from newton_krylov.interfaces.path import Problem, check_settings, grid
+from newton_krylov.interfaces.path import Problem, check_settings, checked_offset, grid
 from newton_krylov.interfaces.regressor import LinearRegressor, warn_unless_converged
 from newton_krylov.interfaces.sklearn import LinearClassifier
 
@@ -30,6 +30,7 @@ class _CrossValidated(BaseEstimator):
     solver: str
     preconditioner: str
     fit_intercept: bool
+    penalty: Any
     tol: float
     max_iter: int
 
@@ -41,17 +42,22 @@ class _CrossValidated(BaseEstimator):
         loss: str,
         options: dict[str, float],
         classes: NDArray[Any] | None,
+        offset: Any = None,
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Choose the penalty; return the weights, shape (n_outputs, d), and the intercepts."""
         check_settings(self.l1_ratio, self.tol)
         v = None
         if sample_weight is not None:
             v = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        shift = None if offset is None else checked_offset(offset, X.shape[0])
+
+        def of(values: NDArray[Any] | None, rows: NDArray[Any] | slice) -> NDArray[Any] | None:
+            return None if values is None else values[rows]
 
         def problem(rows: NDArray[Any] | slice) -> Problem:
             return Problem(
-                X[rows], y[rows], loss=loss, options=options, offset=None,
-                sample_weight=None if v is None else v[rows], intercept=self.fit_intercept,
+                X[rows], y[rows], loss=loss, options=options, offset=of(shift, rows),
+                sample_weight=of(v, rows), intercept=self.fit_intercept, penalty=self.penalty,
                 solver=self.solver, preconditioner=self.preconditioner, tol=self.tol,
                 max_iter=self.max_iter, classes=classes,
             )  # fmt: skip
@@ -65,7 +71,7 @@ class _CrossValidated(BaseEstimator):
             part = problem(train)
             losses.append(
                 [
-                    _loss(part, fit, X[held], y[held], None if v is None else v[held])
+                    _loss(part, fit, X[held], y[held], of(v, held), of(shift, held))
                     for fit in part.along(self.lambdas_, self.l1_ratio)
                 ]
             )
@@ -92,11 +98,19 @@ def _mass(v: NDArray[np.float64], number: int, train: NDArray[Any], held: NDArra
     return float(v[held].sum())
 
 
-def _loss(problem: Problem, fit: Any, X: Any, y: NDArray[Any], v: NDArray[Any] | None) -> float:
+def _loss(
+    problem: Problem,
+    fit: Any,
+    X: Any,
+    y: NDArray[Any],
+    v: NDArray[Any] | None,
+    offset: NDArray[Any] | None,
+) -> float:
     """Return the mean loss of held-out samples."""
     f = problem.objective
     coef, intercept = problem.back(fit.point.w)
-    Z = torch.from_numpy(safe_sparse_dot(X, coef.T, dense_output=True) + intercept).to(f.dtype)
+    outputs = safe_sparse_dot(X, coef.T, dense_output=True) + intercept
+    Z = torch.from_numpy(outputs if offset is None else outputs + offset[:, None]).to(f.dtype)
     if problem.classes is not None:
         targets = torch.from_numpy(np.searchsorted(problem.classes, y))
     else:
@@ -104,11 +118,6 @@ def _loss(problem: Problem, fit: Any, X: Any, y: NDArray[Any], v: NDArray[Any] |
     weights = None if v is None else torch.from_numpy(v * (len(v) / v.sum())).to(f.dtype)
     encoded = f._encode(targets)
     return float(f.terms(Z if f.n_outputs > 1 else Z[:, 0], encoded, weights).value)
-
-
-_PARAMETERS = """lambdas, l1_ratio, eps, solver, preconditioner, fit_intercept, tol, max_iter
-        As in `newton_krylov.path`.
-"""
 
 
 class NewtonKrylovRegressorCV(_CrossValidated, LinearRegressor):
@@ -122,7 +131,7 @@ class NewtonKrylovRegressorCV(_CrossValidated, LinearRegressor):
     loss : str
         A loss of a regression as registered: `"least_squares"`, `"huber"`, `"poisson"`, `"gamma"`,
         `"tweedie"` or `"negative_binomial"`.
-    lambdas, l1_ratio, eps, solver, preconditioner, fit_intercept, tol, max_iter
+    lambdas, l1_ratio, eps, solver, preconditioner, fit_intercept, penalty, tol, max_iter
         As in `newton_krylov.path`.
     cv : int, splitter or iterable, optional
         The folds, as scikit-learn takes them; five by default.
@@ -160,6 +169,7 @@ class NewtonKrylovRegressorCV(_CrossValidated, LinearRegressor):
         solver: str = "cg",
         preconditioner: str = "auto",
         fit_intercept: bool = True,
+        penalty: Any = None,
         tol: float = 1e-8,
         max_iter: int = 100,
         power: float = 1.5,
@@ -174,13 +184,14 @@ class NewtonKrylovRegressorCV(_CrossValidated, LinearRegressor):
         self.solver = solver
         self.preconditioner = preconditioner
         self.fit_intercept = fit_intercept
+        self.penalty = penalty
         self.tol = tol
         self.max_iter = max_iter
         self.power = power
         self.theta = theta
         self.delta = delta
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None) -> Self:
         """Choose the penalty and fit the model.
 
         Parameters
@@ -191,6 +202,8 @@ class NewtonKrylovRegressorCV(_CrossValidated, LinearRegressor):
             Targets.
         sample_weight : array, shape (n_samples,), optional
             How often each sample counts, >= 0.
+        offset : array, shape (n_samples,), optional
+            Added to each sample's output and not fitted: the logarithm of an exposure, say.
 
         Returns
         -------
@@ -202,13 +215,13 @@ class NewtonKrylovRegressorCV(_CrossValidated, LinearRegressor):
             self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], y_numeric=True
         )
         options = self._options()
-        coef, intercept = self._along_folds(X, y, sample_weight, self.loss, options, None)
+        coef, intercept = self._along_folds(X, y, sample_weight, self.loss, options, None, offset)
         self.coef_, self.intercept_ = coef[0].astype(X.dtype), float(intercept[0])
         return self
 
 
 class NewtonKrylovClassifierCV(_CrossValidated, LinearClassifier):
-    """Logistic regression, binary or multinomial, whose penalty is chosen by cross-validation.
+    """Logistic or probit regression whose penalty is chosen by cross-validation.
 
     Minimizes the weighted mean of -log p(y_i | x_i) plus lambda ((1 - r)/2 |w|^2 + r |w|_1), r the
     `l1_ratio`; lambda has the least mean loss of held-out samples along the path. The intercept is
@@ -216,10 +229,12 @@ class NewtonKrylovClassifierCV(_CrossValidated, LinearClassifier):
 
     Parameters
     ----------
-    lambdas, l1_ratio, eps, solver, preconditioner, fit_intercept, tol, max_iter
+    lambdas, l1_ratio, eps, solver, preconditioner, fit_intercept, penalty, tol, max_iter
         As in `newton_krylov.path`.
     cv : int, splitter or iterable, optional
         The folds, as scikit-learn takes them; five stratified ones by default.
+    loss : {"logistic", "probit"}
+        `logistic` is softmax regression where there are more than two classes; `probit` is of two.
 
     Attributes
     ----------
@@ -253,8 +268,10 @@ class NewtonKrylovClassifierCV(_CrossValidated, LinearClassifier):
         solver: str = "cg",
         preconditioner: str = "auto",
         fit_intercept: bool = True,
+        penalty: Any = None,
         tol: float = 1e-8,
         max_iter: int = 100,
+        loss: str = "logistic",
     ) -> None:
         self.lambdas = lambdas
         self.l1_ratio = l1_ratio
@@ -263,8 +280,10 @@ class NewtonKrylovClassifierCV(_CrossValidated, LinearClassifier):
         self.solver = solver
         self.preconditioner = preconditioner
         self.fit_intercept = fit_intercept
+        self.penalty = penalty
         self.tol = tol
         self.max_iter = max_iter
+        self.loss = loss
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Choose the penalty and fit the model.
@@ -286,7 +305,8 @@ class NewtonKrylovClassifierCV(_CrossValidated, LinearClassifier):
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
         check_classification_targets(y)
         self.classes_ = np.unique(y)
-        loss = "logistic" if len(self.classes_) <= 2 else "multinomial"
+        self._check_loss()
+        loss = self.loss if len(self.classes_) <= 2 else "multinomial"
         coef, intercept = self._along_folds(X, y, sample_weight, loss, {}, self.classes_)
         self.coef_, self.intercept_ = coef.astype(X.dtype), intercept.astype(X.dtype)
         return self

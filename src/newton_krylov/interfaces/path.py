@@ -15,7 +15,7 @@ from newton_krylov.curvature.hvp import HessianProduct
 from newton_krylov.data.catalogue import Task
 from newton_krylov.data.dataset import Split, Table
 from newton_krylov.errors import ConfigError
-from newton_krylov.interfaces.columns import Columns, of_mean_one
+from newton_krylov.interfaces.columns import Columns, checked_penalty, of_mean_one
 from newton_krylov.interfaces.parts import named
 from newton_krylov.objectives.linear_model import LinearModel, LinearModelPoint
 from newton_krylov.objectives.log_link import LogLink
@@ -58,8 +58,11 @@ class Path:
         Mean losses of the training samples, without the penalty.
     steps : ndarray, shape (k,)
         Newton steps taken.
+    gaps : ndarray, shape (k,)
+        Certified bounds on how far loss and penalty are above their minimum: duality gaps. Infinite
+        where a column is not penalized, and so at a penalty of 0.
     converged : ndarray, shape (k,)
-        Whether `tol` was met.
+        Whether `tol` was met, or `gap` where it is given.
     passes : float
         Passes over the data, of all together.
     """
@@ -69,6 +72,7 @@ class Path:
     intercept: NDArray[np.float64]
     losses: NDArray[np.float64]
     steps: NDArray[np.int64]
+    gaps: NDArray[np.float64]
     converged: NDArray[np.bool_]
     passes: float
 
@@ -80,6 +84,7 @@ class Fit:
     point: LinearModelPoint
     steps: int
     size: float
+    gap: float
     converged: bool
 
 
@@ -94,7 +99,9 @@ def path(
     sample_weight: Any = None,
     offset: Any = None,
     fit_intercept: bool = True,
+    penalty: Any = None,
     tol: float = 1e-6,
+    gap: float | None = None,
     max_iter: int = 100,
     solver: str = "cg",
     preconditioner: str = "auto",
@@ -102,8 +109,9 @@ def path(
 ) -> Path:
     """Fit a linear model for many penalties, each starting from the last one's weights.
 
-    Minimizes the weighted mean loss plus lambda ((1 - r)/2 |w|^2 + r |w|_1), r the `l1_ratio`; the
-    intercept is not penalized. The data are scaled and laid out once.
+    Minimizes the weighted mean loss plus lambda sum_j c_j ((1 - r)/2 w_j^2 + r |w_j|), r the
+    `l1_ratio`, c the `penalty`; the intercept is not penalized. The data are scaled and laid out
+    once.
 
     Parameters
     ----------
@@ -126,9 +134,13 @@ def path(
         Finite; added to the output of each sample and not fitted.
     fit_intercept : bool
         Whether the model has an intercept.
+    penalty : array, shape (n_features,), optional
+        Factors c_j >= 0 of the penalty; a column of 0 is not penalized. All 1 by default.
     tol : float
         Stop where no entry of the gradient (of the subgradient of least norm) by weights of
         standardized columns is larger, in the loss's own unit.
+    gap : float, optional
+        Stop instead where the certified gap to the minimum is at most this.
     max_iter : int
         Limit of Newton steps for each penalty.
     solver, preconditioner : str
@@ -146,7 +158,7 @@ def path(
     ConfigError
         For an unknown loss, and a keyword that it does not take.
     ValueError
-        If the data, `offset`, `lambdas`, `eps` or `tol` are not as said.
+        If the data, `offset`, `penalty`, `lambdas`, `eps`, `tol` or `gap` are not as said.
 
     Examples
     --------
@@ -157,11 +169,13 @@ def path(
     [0, 4, 6]
     """
     check_settings(l1_ratio, tol)
+    if gap is not None and not 0 < gap < math.inf:
+        raise ValueError(f"gap must be finite and above 0, not {gap}")
     X, y = check_X_y(X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
     problem = Problem(
         X, y, loss=loss, options=options or {}, sample_weight=sample_weight, offset=offset,
-        intercept=fit_intercept, solver=solver, preconditioner=preconditioner, tol=tol,
-        max_iter=max_iter,
+        intercept=fit_intercept, penalty=penalty, solver=solver, preconditioner=preconditioner,
+        tol=tol, gap=gap, max_iter=max_iter,
     )  # fmt: skip
     chosen = grid(problem, lambdas, l1_ratio, eps)
     fits = list(problem.along(chosen, l1_ratio))
@@ -172,6 +186,7 @@ def path(
         intercept=np.stack([intercept for _, intercept in weights]),
         losses=np.array([float(fit.point.terms.value) for fit in fits]),
         steps=np.array([fit.steps for fit in fits]),
+        gaps=np.array([fit.gap for fit in fits]),
         converged=np.array([fit.converged for fit in fits]),
         passes=problem.objective.counts.passes,
     )
@@ -234,7 +249,9 @@ class Problem:
         Finite floats.
     y : ndarray, shape (n,)
         Labels or numbers.
-    loss, options, sample_weight, offset, intercept, solver, preconditioner, tol, max_iter
+    loss, options, sample_weight, offset, intercept, penalty, solver, preconditioner
+        As in `path`.
+    tol, gap, max_iter
         As in `path`.
     classes : ndarray, optional
         The labels, sorted, where `y` may lack some.
@@ -250,14 +267,17 @@ class Problem:
         sample_weight: Any,
         offset: Any,
         intercept: bool,
+        penalty: Any,
         solver: str,
         preconditioner: str,
         tol: float,
         max_iter: int,
+        gap: float | None = None,
         classes: NDArray[Any] | None = None,
     ) -> None:
         kind = linear_loss(loss)
-        self.tol, self.max_iter = tol, max_iter
+        self.tol, self.gap, self.max_iter = tol, gap, max_iter
+        self.penalty = checked_penalty(penalty, X.shape[1])
         self.classes = classes
         task = cast(type[LinearModel], kind.target).task
         if task in _CLASSES:
@@ -283,8 +303,8 @@ class Problem:
         free = "free" if intercept else "none"
         plain: LinearModel = kind.build({"l2": 0.0, "intercept": free, **options}, dataset=data)
         self.objective = plain.with_factors(
-            self._factors(plain, self.columns.size**-2.0),
-            self._factors(plain, 1 / self.columns.size),
+            self._factors(plain, self.penalty * self.columns.size**-2.0),
+            self._factors(plain, self.penalty / self.columns.size),
         )
         self.unit = _unit(plain)
         step = NewtonStep(
@@ -331,7 +351,7 @@ class Problem:
             start = f.at(self.start()) if last is None else LinearModelPoint(f, last.w, last.Z)
             if l1_ratio == 0 and value > 0 and len(known) > 1:
                 start = min(start, _extrapolated(f, known, math.log(value)), key=_value)
-            fit = self.solve(start, preconditioner)
+            fit = self.solve(start, preconditioner, self.gap)
             last = fit.point
             if value > 0:
                 known = [*known[1 - _POINTS :], (math.log(value), last)]
@@ -341,8 +361,9 @@ class Problem:
         self,
         start: LinearModelPoint,
         preconditioner: PreconditionerBuilder | None = None,
+        gap: float | None = None,
     ) -> Fit:
-        """Minimize from a start until the tolerance is met, with a preconditioner that is kept."""
+        """Minimize until the tolerance, or the gap, is met, with a preconditioner that is kept."""
         generator = torch.Generator().manual_seed(0)
         f = start.objective
         memory = self._newton.memory(f, start.w)
@@ -351,14 +372,20 @@ class Problem:
             steps: Any = self._proximal.steps(f, start.w, generator)
         else:
             steps = self._newton.from_point(start, memory, generator)
-        taken, size, step = -1, math.inf, None
+        taken, size, done, step = -1, math.inf, False, None
         for step in steps:
             taken += 1
             size = self.gradient_size(step)
-            if size <= self.tol * self.unit or taken == self.max_iter:
+            done = self._gap(step) <= gap if gap else size <= self.tol * self.unit
+            if done or taken == self.max_iter:
                 break
         assert step is not None
-        return Fit(step.point, taken, size, size <= self.tol * self.unit)
+        return Fit(step.point, taken, size, self._gap(step), done)
+
+    def _gap(self, step: Step) -> float:
+        """Return the certified bound on how far a step's point is above the minimum."""
+        with self.objective.counts.paused():
+            return step.point.objective.suboptimality_bound(step.point)
 
     def gradient_size(self, step: Step) -> float:
         """Return the largest entry of the gradient by weights of standardized columns."""
@@ -374,16 +401,14 @@ class Problem:
         """Return the least penalty at which all weights are 0."""
         f = self.objective
         w = self.start()
-        if self.columns.intercept:
-            held = torch.ones(f.dim, dtype=f.dtype)
-            held[-f.n_outputs :] = 0.0
-            heavy = f.with_factors(held).with_l2(_HEAVY * self.unit)
+        held = self.penalty > 0
+        if self.columns.intercept or not held.all():
+            heavy = f.with_factors(self._factors(f, held)).with_l2(_HEAVY * self.unit)
             w = self.solve(heavy.at(w)).point.w
-        point = f.at(w)
-        g = point.grad.view(-1, f.n_outputs)[: len(self.columns.size)]
+        g = f.at(w).grad.view(-1, f.n_outputs)[: len(held)].double().numpy()
         # A weight of a scaled column is that of the column as given times its size.
-        sizes = torch.from_numpy(self.columns.size).to(g.dtype)[:, None]
-        largest = float((g * sizes).abs().max()) / l1_ratio
+        slopes = np.abs(g).max(1)[held] * self.columns.size[held] / self.penalty[held]
+        largest = float(slopes.max(initial=0.0)) / l1_ratio
         return largest * _ABOVE if largest > 0 else 1.0
 
 
@@ -397,7 +422,7 @@ def linear_loss(name: str) -> Entry:
 
 def _check_classes(classes: NDArray[Any], loss: str, task: str) -> None:
     if len(classes) < 2:
-        raise ValueError(f"y has one class only, {classes[0]!r}: a classifier needs two or more")
+        raise ValueError(f"y has one class only, {classes[0]}: a classifier needs two or more")
     if (len(classes) == 2) != (task == "binary"):
         other = "multinomial" if task == "binary" else "logistic"
         raise ValueError(f"loss={loss!r} does not fit {len(classes)} classes; take {other!r}")

@@ -69,7 +69,8 @@ class LinearRegressor(RegressorMixin, BaseEstimator):
 class NewtonKrylovRegressor(LinearRegressor):
     """A generalized linear model with an elastic net penalty, by Newton-Krylov.
 
-    Minimizes the weighted mean loss plus l2/2 |w|^2 + l1 |w|_1; the intercept is not penalized.
+    Minimizes the weighted mean loss plus sum_j c_j (l2/2 w_j^2 + l1 |w_j|); the intercept is not
+    penalized.
     Least squares without a penalty by `lsmr`, `lsqr`, `qr` or `minres_qlp` has the solution of
     least norm where columns depend on each other or outnumber the samples, that of
     `numpy.linalg.lstsq` (of the centred columns, where there is an intercept).
@@ -81,6 +82,8 @@ class NewtonKrylovRegressor(LinearRegressor):
         `"tweedie"` or `"negative_binomial"`.
     l2, l1 : float
         The penalty's factors >= 0; with l1 the method is proximal Newton.
+    penalty : array, shape (n_features,), optional
+        The columns' own factors c_j >= 0 of it, 0 for one that is not penalized; 1 by default.
     solver, preconditioner : str
         Of the Newton systems, as registered; `lsmr`, `lsqr` and `qr` are for least squares without
         a penalty.
@@ -124,6 +127,7 @@ class NewtonKrylovRegressor(LinearRegressor):
         *,
         l2: float = 0.01,
         l1: float = 0.0,
+        penalty: Any = None,
         solver: str = "cg",
         preconditioner: str = "none",
         fit_intercept: bool = True,
@@ -136,6 +140,7 @@ class NewtonKrylovRegressor(LinearRegressor):
         self.loss = loss
         self.l2 = l2
         self.l1 = l1
+        self.penalty = penalty
         self.solver = solver
         self.preconditioner = preconditioner
         self.fit_intercept = fit_intercept
@@ -183,7 +188,7 @@ class NewtonKrylovRegressor(LinearRegressor):
             return self
         problem = Problem(
             X, y, loss=self.loss, options=self._options(), sample_weight=sample_weight,
-            offset=offset, intercept=self.fit_intercept, solver=self.solver,
+            offset=offset, intercept=self.fit_intercept, penalty=self.penalty, solver=self.solver,
             preconditioner=self.preconditioner, tol=self.tol, max_iter=self.max_iter,
         )  # fmt: skip
         found = problem.solve(problem.objective.with_l2(self.l2, self.l1).at(problem.start()))

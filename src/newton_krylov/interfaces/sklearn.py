@@ -20,24 +20,42 @@ from torch import Tensor
 
 from newton_krylov.curvature.hvp import HessianProduct
 from newton_krylov.data.dataset import Split, Table
-from newton_krylov.interfaces.columns import Columns, of_mean_one
+from newton_krylov.interfaces.columns import Columns, checked_penalty, of_mean_one
 from newton_krylov.interfaces.parts import named
 from newton_krylov.objectives.linear_model import LinearModel
 from newton_krylov.objectives.logistic import Logistic
 from newton_krylov.objectives.multinomial import Multinomial
+from newton_krylov.objectives.probit import Probit
 from newton_krylov.optimizers.damping import Fixed
 from newton_krylov.optimizers.forcing import superlinear
 from newton_krylov.optimizers.line_search import armijo
 from newton_krylov.optimizers.newton import on_all_samples
 from newton_krylov.optimizers.newton_step import NewtonStep
+from newton_krylov.optimizers.proximal_newton import ProximalNewton
+
+_DISTRIBUTIONS: dict[str, tuple[Any, Any]] = {
+    "logistic": (scipy.special.expit, scipy.special.log_expit),
+    "probit": (scipy.special.ndtr, scipy.special.log_ndtr),
+}
+"""The probability of the second of two classes as a function of the output, and its logarithm."""
 
 
 class LinearClassifier(ClassifierMixin, BaseEstimator):
     """What the classifiers share: outputs, probabilities and labels of a fitted linear model."""
 
+    loss: str
     classes_: NDArray[Any]
     coef_: NDArray[Any]
     intercept_: NDArray[Any]
+
+    def _check_loss(self) -> None:
+        if self.loss not in _DISTRIBUTIONS:
+            raise ValueError(f"loss == {self.loss!r}, must be one of {', '.join(_DISTRIBUTIONS)}")
+        if self.loss == "probit" and len(self.classes_) > 2:
+            raise ValueError(
+                f"loss == 'probit' is of two classes, and y has {len(self.classes_)}: take "
+                f"loss='logistic'"
+            )
 
     def decision_function(self, X: Any) -> NDArray[np.floating[Any]]:
         """Return the model's outputs.
@@ -50,7 +68,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         ndarray, shape (n_samples,) or (n_samples, n_classes)
-            The logarithm of the second class's odds, or one logit for each class.
+            The logarithm of the second class's odds (the normal quantile of its probability, of
+            `loss="probit"`), or one logit for each class.
         """
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
@@ -73,7 +92,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         """
         Z = self.decision_function(X)
         if Z.ndim == 1:
-            return np.stack([scipy.special.expit(-Z), scipy.special.expit(Z)], axis=1)
+            share, _ = _DISTRIBUTIONS[self.loss]
+            return np.stack([share(-Z), share(Z)], axis=1)
         probabilities: NDArray[np.floating[Any]] = scipy.special.softmax(Z, axis=1)
         return probabilities
 
@@ -92,7 +112,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         """
         Z = self.decision_function(X)
         if Z.ndim == 1:
-            return np.stack([scipy.special.log_expit(-Z), scipy.special.log_expit(Z)], axis=1)
+            _, logarithm = _DISTRIBUTIONS[self.loss]
+            return np.stack([logarithm(-Z), logarithm(Z)], axis=1)
         logarithms: NDArray[np.floating[Any]] = scipy.special.log_softmax(Z, axis=1)
         return logarithms
 
@@ -122,13 +143,13 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
 
 
 class NewtonKrylovClassifier(LinearClassifier):
-    """L2-regularized logistic regression, binary or multinomial, by Newton-Krylov.
+    """Logistic regression, binary or multinomial, or probit regression, by Newton-Krylov.
 
-    Minimizes the weighted mean of -log p(y_i | x_i) plus l2/2 |w|^2 by the inexact Newton method
-    with Armijo's line search; Hessians are touched by products only. Two classes make one weight
-    vector (the sigmoid), more make one for each (the softmax). The columns are scaled before the
-    solve and the weights back after it, so a column's unit changes neither the path nor where it
-    ends; what is minimized is the function of the weights as given.
+    Minimizes the weighted mean of -log p(y_i | x_i) plus sum_j c_j (l2/2 w_j^2 + l1 |w_j|) by the
+    inexact Newton method (with l1 the proximal one) with Armijo's line search; Hessians are touched
+    by products only. Two classes make one weight vector, more make one for each (the softmax). The
+    columns are scaled before the solve and the weights back after it, so a column's unit changes
+    neither the path nor where it ends; what is minimized is the function of the weights as given.
 
     Parameters
     ----------
@@ -140,10 +161,17 @@ class NewtonKrylovClassifier(LinearClassifier):
     l2 : float
         The factor lambda >= 0; scikit-learn's `LogisticRegression` has C = 1 / (n l2), with n the
         sum of the samples' weights.
+    l1 : float
+        The factor >= 0 of the L1 term; scikit-learn's `l1_ratio` is l1 / (l1 + l2).
+    penalty : array, shape (n_features,), optional
+        The columns' own factors c_j >= 0 of both terms, 0 for one that is not penalized; 1 by
+        default.
+    loss : {"logistic", "probit"}
+        `probit` is of two classes.
     fit_intercept : bool
         Whether the model has an intercept.
     penalize_intercept : bool
-        Whether |w|^2 contains the intercept, as that of a column of ones does (scikit-learn's
+        Whether the penalty contains the intercept, as that of a column of ones does (scikit-learn's
         `liblinear`); `False` is what scikit-learn's `LogisticRegression` minimizes otherwise.
     class_weight : dict, "balanced" or None
         Factors of the samples' weights by class, as in `LogisticRegression`.
@@ -187,6 +215,9 @@ class NewtonKrylovClassifier(LinearClassifier):
         *,
         preconditioner: str = "none",
         l2: float = 0.01,
+        l1: float = 0.0,
+        penalty: Any = None,
+        loss: str = "logistic",
         fit_intercept: bool = True,
         penalize_intercept: bool = True,
         class_weight: Any = None,
@@ -197,6 +228,9 @@ class NewtonKrylovClassifier(LinearClassifier):
         self.solver = solver
         self.preconditioner = preconditioner
         self.l2 = l2
+        self.l1 = l1
+        self.penalty = penalty
+        self.loss = loss
         self.fit_intercept = fit_intercept
         self.penalize_intercept = penalize_intercept
         self.class_weight = class_weight
@@ -235,8 +269,9 @@ class NewtonKrylovClassifier(LinearClassifier):
         self.classes_, y = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
-                f"y has one class only, {self.classes_[0]!r}: a classifier needs two or more"
+                f"y has one class only, {self.classes_[0]}: a classifier needs two or more"
             )
+        self._check_loss()
         free = self.fit_intercept and not self.penalize_intercept
         columns = Columns.of(X, weights, self.l2, centred=free, intercept=self.fit_intercept)
         objective = self._objective(columns.scaled(X), y, weights, columns)
@@ -246,7 +281,7 @@ class NewtonKrylovClassifier(LinearClassifier):
         return self
 
     def _check_parameters(self) -> None:
-        for name in ("l2", "tol"):
+        for name in ("l2", "l1", "tol"):
             check_scalar(getattr(self, name), name, Real, min_val=0)
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} == {getattr(self, name)}, must be a finite number")
@@ -290,14 +325,19 @@ class NewtonKrylovClassifier(LinearClassifier):
             "fit",
             "",
         )
-        f = (Logistic if classes == 2 else Multinomial)(data, l2=self.l2)
-        if self.l2 == 0:
+        kind = Multinomial if classes > 2 else Probit if self.loss == "probit" else Logistic
+        f = kind(data, l2=self.l2, l1=self.l1)
+        if self.l2 == 0 and self.l1 == 0:
             return f
-        factors = torch.from_numpy(np.square(math.sqrt(self.l2) / columns.size) / self.l2)
-        factors = factors.to(X.dtype)
-        if self.fit_intercept:
-            factors = torch.cat([factors, factors.new_tensor([float(self.penalize_intercept)])])
-        return f.with_factors(factors.repeat_interleave(f.n_outputs))
+        own = checked_penalty(self.penalty, len(columns.size))
+        squares = np.square(math.sqrt(self.l2) / columns.size) / self.l2 if self.l2 else 1.0
+
+        def factors(values: NDArray[Any]) -> Tensor:
+            if self.fit_intercept:
+                values = np.append(values, float(self.penalize_intercept))
+            return torch.from_numpy(values).to(X.dtype).repeat_interleave(f.n_outputs)
+
+        return f.with_factors(factors(own * squares), factors(own / columns.size))
 
     def _before(self) -> tuple[Any, Any, Any] | None:
         """Return the last fit's classes, weights and intercepts, where it is to be gone on with."""
@@ -332,7 +372,12 @@ class NewtonKrylovClassifier(LinearClassifier):
 
         taken, ended = 0, ""
         generator = torch.Generator().manual_seed(0)
-        steps = on_all_samples(newton, objective, w, newton.memory(), generator)
+        if self.l1 > 0:
+            steps: Any = ProximalNewton(
+                newton.solver, HessianProduct(), armijo, superlinear, newton.preconditioner
+            ).steps(objective, w, generator)
+        else:
+            steps = on_all_samples(newton, objective, w, newton.memory(), generator)
         for point in (step.point for step in steps):
             w, size = point.w, columns.gradient_size(matrix(point.grad))
             if size <= self.tol:
