@@ -1,12 +1,13 @@
 """What residuals and Levenberg-Marquardt's steps cost: `python benchmarks/residuals.py`.
 
 Residuals with second derivatives beside nested automatic differentiation, as multiples of the
-network's forward pass; a step beside forming J once. In processor time on one thread.
+network's forward pass; a step beside forming J once. In processor time on one thread, the least of
+up to 25 rounds in each of which everything is called in turn.
 """
 
-import statistics
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,18 +27,22 @@ PROBLEMS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "reaction": ((40, 40, 40), {"points": 500, "start": 65, "boundary": 51}),
     "wave": ((40, 40, 40), {"points": 500, "start": 65, "boundary": 51}),
 }
-ROUNDS, BUDGET = 5, 3.0
+ROUNDS, BUDGET = 25, 20.0
 
 
-def milliseconds(call: Callable[[], Any]) -> float:
-    """Return the median processor time of some calls, fewer of slow ones."""
-    call()
-    times: list[float] = []
-    while len(times) < ROUNDS and sum(times) < BUDGET:
-        start = time.process_time()
-        call()
-        times.append(time.process_time() - start)
-    return 1e3 * statistics.median(times)
+def milliseconds(calls: Sequence[Callable[[], Any]]) -> list[float]:
+    """Return the least processor time of each of some calls, made in turn, round after round."""
+    least = [math.inf] * len(calls)
+    began = time.process_time()
+    for number in range(ROUNDS + 1):
+        for k, call in enumerate(calls):
+            start = time.process_time()
+            call()
+            if number:  # the first round warms up
+                least[k] = min(least[k], time.process_time() - start)
+        if number and time.process_time() - began > BUDGET:
+            break
+    return [1e3 * seconds for seconds in least]
 
 
 def problem(name: str) -> ResidualLoss:
@@ -62,26 +67,30 @@ def row(name: str) -> str:
         parts = [b.weight**0.5 * b.residual(derivatives(u, b)) for b in blocks]
         return torch.cat(parts)
 
-    with torch.no_grad():
-        forward = milliseconds(lambda: f.outputs(w, x))
-        residual = milliseconds(lambda: f.residuals(w))
     point = f.at(w)
     J = point.jacobian
     theirs = Jacobian(nested, w, f.memory)
-    numbers = [
-        forward,
-        residual,
-        milliseconds(lambda: nested(w)),
-        milliseconds(lambda: _dense(f, w)),
-        milliseconds(lambda: J.rmatvec(J.matvec(v))),
-        milliseconds(lambda: theirs.rmatvec(theirs.matvec(v))),
-        milliseconds(lambda: _gram(f, w)),
-        _step(f, w, acceleration=False),
-        _step(f, w, acceleration=True),
-    ]
+    numbers = milliseconds(
+        [
+            lambda: _quietly(lambda: f.outputs(w, x)),
+            lambda: _quietly(lambda: f.residuals(w)),
+            lambda: nested(w),
+            lambda: _dense(f, w),
+            lambda: J.rmatvec(J.matvec(v)),
+            lambda: theirs.rmatvec(theirs.matvec(v)),
+            lambda: f.at(w).normal.gram,
+            _step(f, w, acceleration=False),
+            _step(f, w, acceleration=True),
+        ]
+    )
     texts = " | ".join(f"{number:.3g}" for number in numbers)
     ratio = numbers[-2] / numbers[3]
     return f"| `{name}`, P = {f.dim:,}, N = {f.n_residuals:,} | {texts} | {ratio:.2g} |"
+
+
+def _quietly(call: Callable[[], torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        return call()
 
 
 def _dense(f: ResidualLoss, w: torch.Tensor) -> torch.Tensor:
@@ -89,17 +98,13 @@ def _dense(f: ResidualLoss, w: torch.Tensor) -> torch.Tensor:
     return J.dense()
 
 
-def _gram(f: ResidualLoss, w: torch.Tensor) -> torch.Tensor:
-    return f.at(w).normal.gram
-
-
-def _step(f: ResidualLoss, w: torch.Tensor, acceleration: bool) -> float:
-    """Time a trial with all that it needs, from J to the residuals where it leads.
+def _step(f: ResidualLoss, w: torch.Tensor, acceleration: bool) -> Callable[[], Any]:
+    """Return a trial with all that it needs, from J to the residuals where it leads.
 
     The first step, which looks at the diagonal of J'J once to choose the damping, is left out.
     """
     step = LevenbergMarquardtStep(exact, acceleration=acceleration)
-    return milliseconds(lambda: next(step.trials(f.at(w), rtol=1e-2)))
+    return lambda: next(step.trials(f.at(w), rtol=1e-2))
 
 
 def main() -> None:

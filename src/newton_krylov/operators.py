@@ -383,16 +383,29 @@ _STRIP, _STRIPS = 256, 6
 
 def times_transpose(B: Tensor) -> Tensor:
     """Return B B', shape (k, k), of B, shape (k, n): the lower triangle by strips, mirrored."""
-    k = len(B)
-    if k < _STRIP:
+    if len(B) < _STRIP:
         return B @ B.T
-    product = B.new_empty(k, k)
-    width = -(-k // _STRIPS)
+    return mirrored(add_lower(B.new_zeros(len(B), len(B)), B))
+
+
+def add_lower(K: Tensor, B: Tensor) -> Tensor:
+    """Add B B' to K, shape (k, k), in place, by strips: all of it up to the diagonal."""
+    k = len(B)
+    width = k if k < _STRIP else -(-k // _STRIPS)
     for start in range(0, k, width):
         end = min(start + width, k)
-        product[start:end, :end] = B[start:end] @ B[:end].T
-        product[:start, start:end] = product[start:end, :start].T
-    return product
+        K[start:end, :end].addmm_(B[start:end], B[:end].T)
+    return K
+
+
+def mirrored(K: Tensor) -> Tensor:
+    """Copy what is below the diagonal to above it, in place."""
+    for start in range(0, len(K), _STRIP):
+        end = min(start + _STRIP, len(K))
+        K[:start, start:end] = K[start:end, :start].T
+        corner = K[start:end, start:end]
+        corner.copy_(corner.tril() + corner.tril(-1).T)
+    return K
 
 
 @dataclass(frozen=True)

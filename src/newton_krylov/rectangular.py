@@ -159,10 +159,29 @@ class NormalOperator(LinearOperator):
         super().__init__(J.shape[1], J.dtype, J.device, symmetric=True)
         self.J, self.u, self.shift = J, u, shift
         self.b = J.rmatvec(u)
+        self._last: tuple[Tensor, int, Tensor] | None = None
 
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply by a vector of shape (n,)."""
-        return self.J.rmatvec(self.J.matvec(v)).add_(v, alpha=self.shift)
+        return self.J.rmatvec(self.image(v)).add_(v, alpha=self.shift)
+
+    def image(self, v: Tensor) -> Tensor:
+        """Return J v, not to be changed; asked for the same tensor again, what it was.
+
+        Parameters
+        ----------
+        v : Tensor, shape (n,)
+            A vector.
+
+        Returns
+        -------
+        Tensor, shape (m,)
+            J v.
+        """
+        last = self._last
+        if last is None or last[0] is not v or last[1] != v._version:
+            self._last = last = v, v._version, self.J.matvec(v)
+        return last[2]
 
     def dense(self) -> Tensor:
         """Form J'J + shift I, shape (n, n)."""

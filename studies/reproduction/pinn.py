@@ -204,7 +204,15 @@ def _text(made: Sequence[Study], figures: Path) -> Iterator[str]:
 
 def _table(study: Study) -> Table:
     targets = study.targets[:5]
-    heads = ["Method", "Seeds", "Error", "Loss", "Steps", *(f"to {t.name}" for t in targets)]
+    heads = [
+        "Method",
+        "Seeds",
+        "Error",
+        "Loss",
+        "Steps",
+        "a step",
+        *(f"to {t.name}" for t in targets),
+    ]
     rows = [
         [
             entry.label,
@@ -212,6 +220,9 @@ def _table(study: Study) -> Table:
             _errors(entry),
             f"{np.median(entry.last('loss')):.1e}",
             number_text(float(np.median(entry.last("iteration")))),
+            _seconds(
+                float(np.median(entry.last("seconds") / np.maximum(entry.last("iteration"), 1)))
+            ),
             *(_seconds(float(np.median(entry.cost_to(target)))) for target in targets),
         ]
         for entry in study.ranked

@@ -180,7 +180,7 @@ def test_the_solution_s_fields_are_kept_and_drawn(tmp_path):
 
     from newton_krylov.records.fields import FIELDS, read_fields
 
-    inside(
+    out, _ = inside(
         "dataset=heat_1d_inverse", "dataset.points=60", "loss=residual", "model=mlp",
         "model.hidden=[8]", "method=levenberg_marquardt", "stop.epochs=5", "tracking=none",
         f"hydra.run.dir={tmp_path}", cwd=tmp_path,
@@ -194,6 +194,9 @@ def test_the_solution_s_fields_are_kept_and_drawn(tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert "figures/fields.png" in summary["drawn"]
     assert set(summary["found"]) == {"conductivity"}
+    assert summary["sought"] == {"conductivity": 0.25}
+    off = abs(summary["found"]["conductivity"] - 0.25)
+    assert f"(true 0.25, off by {off:.1e})" in out
     (tmp_path / FIELDS).write_bytes(b"no zip file")
     with pytest.raises(ValueError, match="does not hold the fields"):
         read_fields(tmp_path)

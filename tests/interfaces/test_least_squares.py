@@ -126,6 +126,25 @@ def test_the_callback_sees_the_cost_fall():
     assert costs == sorted(costs, reverse=True)
 
 
+@pytest.mark.parametrize("call", [least_squares, newton_krylov.minimize])
+def test_callbacks_have_scipy_s_forms_and_may_end_the_search(call):
+    """(x), (intermediate_result) by its name, and StopIteration, for both functions."""
+    function = rosenbrock if call is least_squares else lambda x: rosenbrock(x).square().sum() / 2
+    ours: list[float] = []
+    theirs: list[Any] = []
+    call(function, START, callback=lambda x, value: ours.append(value))
+    call(function, START, callback=lambda intermediate_result: theirs.append(intermediate_result))  # noqa: PLW0108
+    assert [each.fun for each in theirs] == ours
+
+    def once(xk: Tensor) -> None:
+        xk.zero_()  # a copy
+        raise StopIteration
+
+    ended = call(function, START, callback=once)
+    assert torch.equal(ended.x, theirs[0].x) and not ended.success
+    assert ended.status == (-2 if call is least_squares else 99)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -138,6 +157,7 @@ def test_the_callback_sees_the_cost_fall():
         ({"x0": [math.nan, 1.0]}, "not finite at x0"),
         ({"x0": {"a": 1.0}}, "x0 must be a vector of real numbers, not dict"),
         ({"x0": [1j, 1.0]}, "x0 must be a vector of real numbers, not list"),
+        ({"x0": np.array([1j, 1.0])}, "x0 must be a vector of real numbers, not ndarray"),
         ({"jac": "2-point"}, "there are no finite differences here"),
         ({"jac": lambda x: torch.eye(3)}, r"jac must return shape \(2, 2\)"),
         ({"fun": lambda x: np.exp(x.numpy())}, "fun has no gradient"),

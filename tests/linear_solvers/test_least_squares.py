@@ -159,6 +159,16 @@ def test_damped_is_the_stacked_matrix():
     assert torch.allclose(operator.rmatvec(u), stacked.T @ u)
 
 
+def test_an_image_that_is_kept_is_of_the_vector_as_it_is_now():
+    J, u = system(5, 3)
+    A, v = NormalOperator(MatrixMap(J), u, 0.5), randn(3, seed=2)
+    assert A.image(v) is A.image(v)
+    for change in (lambda: v.mul_(2), v[1:].zero_):
+        change()
+        assert torch.allclose(A.image(v), J @ v)
+        assert torch.allclose(A.matvec(v), J.T @ (J @ v) + v / 2)
+
+
 @ALL
 def test_an_operator_that_knows_no_jacobian_is_refused(solver: Callable[..., Any]):
     b = torch.ones(3, dtype=torch.float64)

@@ -1,8 +1,10 @@
 """What `minimize` and `least_squares` ask of a start, a function and their numbers."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +24,8 @@ def start(x0: Tensor | Sequence[float]) -> Tensor:
     with torch.inference_mode(False):
         kind = None if isinstance(x0, Tensor) else torch.float64
         try:
+            if kind is not None and np.iscomplexobj(x0):
+                raise TypeError
             x = torch.as_tensor(x0, dtype=kind).detach().clone()
         except (TypeError, ValueError, RuntimeError):
             raise ValueError(
@@ -97,3 +101,47 @@ def check_least(lowest: float, **values: float | None) -> None:
 def arguments(args: Any) -> tuple[Any, ...]:
     """Return a function's further arguments as SciPy takes them: a single one needs no tuple."""
     return tuple(args) if isinstance(args, tuple | list) else (args,)
+
+
+Stop = Callable[[Tensor, float], bool]
+"""(x, value) after a step, to whether to stop."""
+
+
+def watching(callback: Callable[..., Any] | None) -> Stop:
+    """Return what calls a user's function after each step, in any of the forms that SciPy takes.
+
+    Those are (x), and (intermediate_result) by that name; ours is (x, value) besides. x is a copy.
+    To raise StopIteration asks for an end.
+    """
+    if callback is None:
+        return lambda x, value: False
+    call = callback
+
+    def asks_to_stop(x: Tensor, value: float) -> bool:
+        from scipy.optimize import OptimizeResult
+
+        try:
+            if takes == ["intermediate_result"]:
+                found = OptimizeResult()
+                found.update(x=x.clone(), fun=value)
+                call(intermediate_result=found)
+            elif len(takes) == 1:
+                call(x.clone())
+            else:
+                call(x.clone(), value)
+        except StopIteration:
+            return True
+        return False
+
+    takes = _names(callback)
+    return asks_to_stop
+
+
+def _names(function: Callable[..., Any]) -> list[str]:
+    """Return what a function must be given; nothing where it cannot be known."""
+    try:
+        taken = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # compiled
+        return []
+    named = (p for p in taken if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+    return [p.name for p in named if p.default is p.empty]

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from newton_krylov.errors import suggest
-from newton_krylov.interfaces.arguments import arguments, check_function, check_least, refuse, start
+from newton_krylov.interfaces.arguments import (
+    Stop,
+    arguments,
+    check_function,
+    check_least,
+    refuse,
+    start,
+    watching,
+)
 from newton_krylov.interfaces.parts import named
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.residual.objective import (
@@ -37,6 +45,7 @@ _ELSEWHERE = {
 """What SciPy's function takes besides, to what does in its place."""
 
 _MESSAGES = {
+    -2: "`callback` raised `StopIteration`.",
     0: "The limit of function evaluations came first: raise max_nfev.",
     1: "`gtol` is met: the residuals are orthogonal to the Jacobian's columns.",
     2: "`ftol` is met: the cost does not fall any more.",
@@ -61,7 +70,7 @@ def least_squares(
     max_nfev: int | None = None,
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
-    callback: Callable[[Tensor, float], None] | None = None,
+    callback: Callable[..., Any] | None = None,
     verbose: Literal[0, 1, 2] = 0,
     solver: str = "qr",
     acceleration: bool = True,
@@ -107,7 +116,8 @@ def least_squares(
     args, kwargs : sequence and mapping, optional
         Given to `fun` beside x.
     callback : callable, optional
-        Called with (x, cost) after every step.
+        Called after every step: (x, cost), or as SciPy's, (x) or (intermediate_result), an
+        `OptimizeResult` of x and fun, the cost. StopIteration ends the fit (status -2).
     verbose : {0, 1, 2}
         Print nothing, how it ended, or every step besides.
     solver : str
@@ -124,7 +134,7 @@ def least_squares(
     -------
     scipy.optimize.OptimizeResult
         With SciPy's fields, as tensors: x, cost, fun, jac, grad, optimality, active_mask, nfev,
-        njev, status (0 .. 4), message, success. `jac` is None where it does not fit.
+        njev, status (-2, 0 .. 4), message, success. `jac` is None where it does not fit.
 
     Raises
     ------
@@ -186,9 +196,10 @@ def least_squares(
         named("solver", solver).build({}), _scaling(x_scale, x), acceleration and jac is None
     )
     limit = _EVALUATIONS_PER_PARAMETER * len(x) if max_nfev is None else max_nfev
+    stop = watching(callback)
     if verbose == 2:
-        callback = _printing(objective, callback)
-    point, status = _iterate(point, step, _Tolerances(ftol, xtol, gtol), limit, callback)
+        stop = _printing(objective, stop)
+    point, status = _iterate(point, step, _Tolerances(ftol, xtol, gtol), limit, stop)
     if verbose:
         way = f"cost {value:.4e} -> {point.value:.4e}, optimality {_optimality(point):.2e}"
         _say(f"{_MESSAGES[status]} Evaluations {objective.counts.function:.0f}, {way}.")
@@ -248,18 +259,15 @@ def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
-def _printing(
-    objective: ResidualObjective, callback: Callable[[Tensor, float], None] | None
-) -> Callable[[Tensor, float], None]:
-    """Return a callback that prints a line a step, and then calls the user's."""
+def _printing(objective: ResidualObjective, stop: Stop) -> Stop:
+    """Return what prints a line a step before it asks."""
     number = 0
 
-    def shown(x: Tensor, cost: float) -> None:
+    def shown(x: Tensor, cost: float) -> bool:
         nonlocal number
         number += 1
         _say(f"step {number}: evaluations {objective.counts.function:.0f}, cost {cost:.4e}")
-        if callback is not None:
-            callback(x, cost)
+        return stop(x, cost)
 
     return shown
 
@@ -339,7 +347,7 @@ def _iterate(
     step: LevenbergMarquardtStep,
     tolerances: _Tolerances,
     limit: int,
-    callback: Callable[[Tensor, float], None] | None,
+    stop: Stop,
 ) -> tuple[ResidualPoint, int]:
     """Make steps until a tolerance is met; return the last point and the status."""
     if tolerances.optimal(point):
@@ -354,8 +362,8 @@ def _iterate(
                 return (trial.point if trial.accepted else point), 0
         status = tolerances.met(point, trial)
         point = trial.point
-        if callback is not None:
-            callback(point.w.clone(), point.value)
+        if stop(point.w, point.value):
+            return point, -2
         if status is not None or point.value == 0.0:
             return point, status or 1
 

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from newton_krylov.errors import suggest
-from newton_krylov.interfaces.arguments import arguments, check_function, check_least, refuse, start
+from newton_krylov.interfaces.arguments import (
+    Stop,
+    arguments,
+    check_function,
+    check_least,
+    refuse,
+    start,
+    watching,
+)
 from newton_krylov.interfaces.parts import built_optimizer
 from newton_krylov.objectives.base import Point
 from newton_krylov.objectives.function import FunctionObjective
@@ -47,6 +55,7 @@ _MESSAGES = {
     1: "The limit of iterations came first: raise maxiter.",
     3: "The function or its gradient is not finite where the method arrived.",
     4: "The function seems to be unbounded below.",
+    99: "`callback` raised `StopIteration`.",
 }
 
 _ELSEWHERE = {
@@ -72,7 +81,7 @@ def minimize(
     maxiter: int | None = None,
     solver: str = "cg",
     options: Mapping[str, Any] | None = None,
-    callback: Callable[[Tensor, float], None] | None = None,
+    callback: Callable[..., Any] | None = None,
     **others: Any,
 ) -> Any:
     """Minimize a function of one vector, with exact derivatives.
@@ -104,7 +113,8 @@ def minimize(
         Further keyword values of the optimizer, such as `{"subproblem": "exact"}`; `maxiter` is
         not among them.
     callback : callable, optional
-        Called with (x, value) after every iteration.
+        Called after every iteration: (x, value), or as SciPy's, (x) or (intermediate_result), an
+        `OptimizeResult` of x and fun. StopIteration ends the search (status 99).
     **others
         What else SciPy's function takes is refused, with what would do in its place.
 
@@ -146,7 +156,7 @@ def minimize(
     check_function(objective.function, x, scalar=True)
     optimizer = built_optimizer(method, options or {}, _LINE_SEARCHES[method], solver)
     limit = _STEPS_PER_PARAMETER * len(x) if maxiter is None else maxiter
-    run = _Run(objective, optimizer, gtol, limit, callback)
+    run = _Run(objective, optimizer, gtol, limit, watching(callback))
     run.descend(x)
     while run.status == 0:
         lower, run.confirmed = below_saddle(run.point)
@@ -165,10 +175,10 @@ class _Run:
         optimizer: Optimizer,
         gtol: float,
         limit: int,
-        callback: Callable[[Tensor, float], None] | None,
+        stop: Stop,
     ) -> None:
         self.objective, self.optimizer = objective, optimizer
-        self.gtol, self.limit, self.callback = gtol, limit, callback
+        self.gtol, self.limit, self.stop = gtol, limit, stop
         self.generator = torch.Generator().manual_seed(0)
         self.number, self.status, self.ended, self.scale = -1, 2, "", 0.0
         self.confirmed = True
@@ -194,8 +204,9 @@ class _Run:
                 return
             self.point = step.point
             largest = float(self.point.grad.abs().max())
-            if self.number > 0 and self.callback is not None:
-                self.callback(self.point.w.clone(), self.point.value)
+            if self.number > 0 and self.stop(self.point.w, self.point.value):
+                self.status = 99
+                return
             if starting:
                 self.scale = max(self.scale, abs(self.point.value), largest)
                 starting = False

@@ -550,6 +550,10 @@ class Objective(ABC):
         """Return the coefficients of an equation that were to be found, name to value at w."""
         return {}
 
+    def sought(self) -> dict[str, float]:
+        """Return the true values of these coefficients, where they are known."""
+        return {}
+
     def fields(self, w: Tensor) -> dict[str, Tensor] | None:
         """Return an equation's solution in the plane, where the objective has one.
 

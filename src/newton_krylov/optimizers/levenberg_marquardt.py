@@ -148,7 +148,7 @@ class LevenbergMarquardtStep:
         inner = self.solver(A.affine(shift=mu), -A.b, rtol=rtol)
         z, iterations = inner.x, inner.iterations
         # -g'z - |J z|^2 / 2 for z near (J'J + mu I)^-1 (-g), without a difference of large numbers.
-        predicted = euclidean(A.J.matvec(z)) ** 2 / 2 + mu * euclidean(z) ** 2
+        predicted = euclidean(A.image(z)) ** 2 / 2 + mu * euclidean(z) ** 2
         if self.acceleration:
             bend = A.aimed(point.bend(self._unscaled(z)))
             second = self.solver(bend.affine(shift=mu), -bend.b, rtol=rtol)

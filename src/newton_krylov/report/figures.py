@@ -45,6 +45,8 @@ FEATURED = 24
 def draw_run(folder: Path) -> list[Path]:
     """Draw one run: how far it came against its steps and its seconds, and its accuracy.
 
+    How far: the error of an equation's solution, else the suboptimality, else the gradient norm.
+
     Parameters
     ----------
     folder : Path
@@ -84,7 +86,7 @@ def _run_sheet(record: RunRecord) -> Iterator[Sheet]:
     (study,) = studies([record])
     label = study.entries[0].label
     styles = line_styles([label])
-    y = _measure(study)
+    y = L2_ERROR if study.solution_known else _measure(study)
     with sheet(1, 3, label, study.problem.title, dpi=110) as page:
         for ax, x in zip(page.axes[:2], (EPOCH, SECONDS), strict=True):
             draw_panel(ax, study, styles, x, y)

@@ -395,7 +395,11 @@ def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if summary.get("optimum") is not None:
         bound = f"{summary['optimum']:.16g}, certified to {summary['optimum_gap_bound']:.1e}"
         rows.insert(2, ("optimum", bound))
-    rows += [(name, f"{value:.8g}") for name, value in (summary.get("found") or {}).items()]
+    sought = summary.get("sought") or {}
+    for name, value in (summary.get("found") or {}).items():
+        true = sought.get(name)
+        off = "" if true is None else f" (true {true:g}, off by {abs(value - true):.1e})"
+        rows.append((name, f"{value:.8g}{off}"))
     ending = summary.get("outcome") or summary.get("status")
     return [*rows, ("stopped", f"{ending}: {summary.get('reason')}")]
 

@@ -701,7 +701,7 @@ class _Experiment:
             with objective.counts.paused():
                 self._note(gap_bound=objective.suboptimality_bound(objective.at(result.w)))
         if found := objective.found(result.w):
-            self._note(found=found)
+            self._note(found=found, sought=objective.sought())
         last = {} if self.last is None else asdict(self.last)
         last.pop("notes", None)
         status = "finished"

@@ -623,7 +623,7 @@ def finish(
         rows=rows,
         started=summary["started"],
         plain=parameters(record) if with_config else None,
-        tags={**known, "steps": steps, NOTE_TAG: note(record)},
+        tags={**(summary.get("found") or {}), **known, "steps": steps, NOTE_TAG: note(record)},
     )
     sender.input(run_id, summary.get("dataset") or {})
     sender.mark(run_id, summary["status"], end)

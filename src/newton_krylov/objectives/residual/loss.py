@@ -130,6 +130,10 @@ class ResidualLoss(ResidualObjective):
         """Return the equation's coefficients that are to be found, at w, shape (dim,)."""
         return dict(zip(self._coefficients, w[self._weights :].tolist(), strict=True))
 
+    def sought(self) -> dict[str, float]:
+        """Return the true values of these coefficients."""
+        return {name: true for name, (_, true) in self._coefficients.items()}
+
     def outputs(self, w: Tensor, x: Tensor) -> Tensor:
         """Run the network.
 
@@ -181,7 +185,7 @@ class ResidualLoss(ResidualObjective):
             return super().bend(point, p)
         with torch.no_grad():
             beyond = self.residuals(point.w + _AHEAD * p)
-        return ((beyond - point.r) / _AHEAD - point.normal.J.matvec(p)) * (2 / _AHEAD)
+        return ((beyond - point.r) / _AHEAD - point.normal.image(p)) * (2 / _AHEAD)
 
     def subset(self, index: Tensor) -> ResidualObjective:
         """Take some of the residuals; of an equation's blocks, at their points alone.

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import accumulate, pairwise, starmap
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +10,10 @@ from torch import Tensor, nn
 from torch.func import jvp
 
 from newton_krylov.data.equation import Block, Jet
-from newton_krylov.operators import RectangularOperator, times_transpose
+from newton_krylov.operators import RectangularOperator, add_lower, mirrored
 
-_ELEMENTWISE = 20
-"""What an elementwise product costs, in multiplications of a matrix product."""
+_ELEMENTWISE = 100
+"""What a product by the factors takes beyond its multiplications, in such multiplications."""
 _TILE = 160
 
 
@@ -233,16 +232,22 @@ class Pushed:
 
 
 @dataclass(frozen=True)
-class _Factors:
-    """One block's factors by layer: its inputs A, and the residuals' derivatives by its outputs, G.
+class _Part:
+    """One block's place: its residuals, and the rows of a layer's factors, channel by channel."""
 
-    Both have shape (c g, n, width); row i of J for the layer's weights is the sum over the first
-    axis of the outer products of G[:, i] and A[:, i].
-    """
+    residuals: slice
+    rows: slice
+    channels: int
+    values: int  # channels that a bias enters: the first ones
 
-    A: list[Tensor]
-    G: list[Tensor]
-    values: int  # channels that a bias enters
+    @property
+    def size(self) -> int:
+        """How many residuals."""
+        return len(range(self.residuals.start, self.residuals.stop))
+
+    def of(self, T: Tensor) -> Tensor:
+        """Return its rows of a layer's factor, shape (channels, residuals, width)."""
+        return T[self.rows].view(self.channels, self.size, -1)
 
 
 class FactoredJacobian(RectangularOperator):
@@ -277,7 +282,7 @@ class FactoredJacobian(RectangularOperator):
     ) -> None:
         self._network = network
         w = w.detach()
-        residuals, slopes, self._factors = [], [], []
+        residuals, slopes, inputs, back = [], [], [], []
         if pushed is None:
             with torch.no_grad():
                 pushed = [network.push(w, block) for block in blocks]
@@ -285,38 +290,40 @@ class FactoredJacobian(RectangularOperator):
             r, G = _residual_and_slopes(block, channels.jet)
             residuals.append(r)
             slopes.append(_by_coefficients(block, channels.jet))
+            inputs.append(channels.inputs)
             with torch.no_grad():
-                back = network.pull(w, block, channels, G)
-            self._factors.append(_factors(block, channels.inputs, back))
+                back.append(network.pull(w, block, channels, G))
         self.r = torch.cat(residuals)
         self._slopes = torch.cat(slopes)  # the columns of the coefficients
+        self._parts = _parts(blocks, [len(channels.inputs[0]) for channels in pushed])
+        self._layers = [
+            _Layer.of(blocks, self._parts, A, G, biased)
+            for A, G, biased in zip(
+                zip(*inputs, strict=True), zip(*back, strict=True), network.biases, strict=True
+            )
+        ]
         super().__init__((len(self.r), len(w)), w.dtype, w.device)
 
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply by a vector of shape (n,)."""
-        layers = self._network.layers(v)
-        product = torch.cat([_product(factors, layers) for factors in self._factors])
-        return (
-            product
-            if not self._slopes.numel()
-            else product + self._slopes @ v[self._network.size :]
-        )
+        total: Tensor | float = 0.0
+        for layer, (W, b) in zip(self._layers, self._network.layers(v), strict=True):
+            V = W if b is None else torch.cat((W, b[:, None]), dim=1)
+            total = total + (layer.A @ V.T).mul_(layer.G).sum(1)
+        assert isinstance(total, Tensor)
+        product = torch.cat([part.of(total)[..., 0].sum(0) for part in self._parts])
+        return product + self._slopes @ v[self._network.size :] if self._slopes.numel() else product
 
     def rmatvec(self, u: Tensor) -> Tensor:
         """Multiply the transpose by a vector of shape (m,)."""
-        parts = torch.split(u, [factors.A[0].shape[1] for factors in self._factors])
-        product: Tensor = torch.stack(
-            [self._transposed(f, part) for f, part in zip(self._factors, parts, strict=True)]
-        ).sum(0)
-        return torch.cat((product, self._slopes.T @ u)) if self._slopes.numel() else product
-
-    def _transposed(self, factors: _Factors, u: Tensor) -> Tensor:
+        rows = torch.cat([u[part.residuals].repeat(part.channels) for part in self._parts])[:, None]
         parts = []
-        for A, G, biased in zip(factors.A, factors.G, self._network.biases, strict=True):
-            H = G * u[:, None]
-            parts.append((H.flatten(0, 1).T @ A.flatten(0, 1)).reshape(-1))
-            if biased:
-                parts.append(H[: factors.values].sum((0, 1)))
+        for layer, biased in zip(self._layers, self._network.biases, strict=True):
+            A, G = layer.A, layer.G
+            product = (G * rows).T @ A if G.shape[1] < A.shape[1] else G.T @ (A * rows)
+            parts += [p.reshape(-1) for p in layer.weights_and_bias(product, biased)]
+        if self._slopes.numel():
+            parts.append(self._slopes.T @ u)
         return torch.cat(parts)
 
     def dense(self) -> Tensor:
@@ -324,84 +331,120 @@ class FactoredJacobian(RectangularOperator):
         m, n = self.shape
         J = torch.empty(m, n, dtype=self.dtype, device=self.device)
         J[:, self._network.size :] = self._slopes
-        row = 0
-        for factors in self._factors:
-            count, column = factors.A[0].shape[1], 0
-            rows = slice(row, row + count)
-            for A, G, biased in zip(factors.A, factors.G, self._network.biases, strict=True):
-                width = A.shape[2] * G.shape[2]
-                outer = torch.bmm(G.permute(1, 2, 0), A.permute(1, 0, 2))
-                J[rows, column : column + width] = outer.reshape(count, width)
-                column += width
-                if biased:
-                    J[rows, column : column + G.shape[2]] = G[: factors.values].sum(0)
-                    column += G.shape[2]
-            row += count
+        for part in self._parts:
+            column = 0
+            for layer, biased in zip(self._layers, self._network.biases, strict=True):
+                for columns in layer.weights_and_bias(layer.outer(part), biased):
+                    width = columns[0].numel()
+                    place = J[part.residuals, column : column + width]
+                    place.view(columns.shape).copy_(columns)
+                    column += width
         return J
 
     def outer(self) -> Tensor:
-        """Form J J', shape (m, m), of the factors where that takes fewer multiplications.
+        """Form J J', shape (m, m), of the factors where that takes less time.
 
         With G_c, A_c the rows of channel c, a layer's part is the sum over c and e of the products
         (G_c G_e') * (A_c A_e'), element by element: J's rows are as long as a layer has weights,
         those of G and A as it has outputs and inputs.
         """
         K = self._slopes @ self._slopes.T
-        ends = list(accumulate((len(f.A[0][0]) for f in self._factors), initial=0))
-        places = list(starmap(slice, pairwise(ends)))
-        for number, biased in enumerate(self._network.biases):
-            layers = [_Layer.of(factors, number, biased) for factors in self._factors]
-            for i, a in enumerate(layers):
-                for j, b in enumerate(layers[: i + 1]):
-                    a.add_products(b, K[places[i], places[j]])
-        for place in places:
-            for start in range(place.start, place.stop, _tile(K)):
-                strip = slice(start, min(start + _tile(K), place.stop))
-                K[:start, strip] = K[strip, :start].T
-        return K
+        for layer in self._layers:
+            rows = [
+                None if all(layer.quicker(a, b) for b in self._parts) else layer.rows(a)
+                for a in self._parts
+            ]
+            for i, (a, A) in enumerate(zip(self._parts, rows, strict=True)):
+                for b, B in zip(self._parts[: i + 1], rows, strict=False):
+                    products = K[a.residuals, b.residuals]
+                    if A is None or B is None or layer.quicker(a, b):
+                        layer.add_products(products, a, b)
+                    elif a is b:
+                        add_lower(products, A)
+                    else:
+                        products.addmm_(A, B.T)
+        return mirrored(K)
+
+
+def _parts(blocks: Sequence[Block], channels: Sequence[int]) -> list[_Part]:
+    """Return the blocks' places, from how many channels each pushes."""
+    parts, residual, row = [], 0, 0
+    for block, c in zip(blocks, channels, strict=True):
+        n, g, _ = block.points.shape
+        parts.append(_Part(slice(residual, residual + n), slice(row, row + c * g * n), c * g, g))
+        residual, row = residual + n, row + c * g * n
+    return parts
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """One block's factors of one layer; the inputs end in the constant that its bias meets."""
+    """A layer's factors: its inputs A, and the residuals' derivatives by its outputs, G.
+
+    The rows of both are those of the parts, one after another; residual i's row of J is the sum
+    over its channels of the outer products of G's row and A's. A ends in the column that a bias
+    meets: ones in the channels of values, else zeros.
+    """
 
     A: Tensor
     G: Tensor
 
     @classmethod
-    def of(cls, factors: _Factors, number: int, biased: bool) -> "_Layer":
-        A, G = factors.A[number], factors.G[number]
+    def of(
+        cls,
+        blocks: Sequence[Block],
+        parts: Sequence[_Part],
+        inputs: Sequence[Tensor],
+        slopes: Sequence[Tensor],
+        biased: bool,
+    ) -> "_Layer":
+        """Put the blocks' channels, shape (c, n g, width), under one another."""
+
+        def stacked(channels: Sequence[Tensor], width: int) -> Tensor:
+            own = channels[0].shape[-1]
+            T = channels[0].new_zeros(parts[-1].rows.stop, width)
+            for block, part, C in zip(blocks, parts, channels, strict=True):
+                n, g, _ = block.points.shape
+                place = part.of(T).view(-1, g, n, width)[..., :own]
+                place.copy_(C.view(-1, n, g, own).transpose(1, 2))
+            return T
+
+        A = stacked(inputs, inputs[0].shape[-1] + biased)
         if biased:
-            one = A.new_zeros(*A.shape[:2], 1)
-            one[: factors.values] = 1
-            A = torch.cat((A, one), dim=2)
-        return cls(A, G)
+            for part in parts:
+                part.of(A)[: part.values, :, -1] = 1
+        return cls(A, stacked(slopes, slopes[0].shape[-1]))
 
-    @cached_property
-    def rows(self) -> Tensor:
-        """J's rows, its weights and biases in another order, shape (n, out (in + 1))."""
-        return torch.bmm(self.G.permute(1, 2, 0), self.A.permute(1, 0, 2)).flatten(1)
+    def weights_and_bias(self, product: Tensor, biased: bool) -> tuple[Tensor, ...]:
+        """Cut the last axis, which inputs and the bias's column share."""
+        return (product[..., :-1], product[..., -1]) if biased else (product,)
 
-    def add_products(self, other: "_Layer", K: Tensor) -> None:
-        """Add the rows' products with those of another layer; with its own, up to the diagonal."""
-        into, out = self.A.shape[2], self.G.shape[2]
-        pairs, own = len(self.A) * len(other.A), self is other
-        if pairs * (into + out + _ELEMENTWISE) >= into * out:
-            K += times_transpose(self.rows) if own else self.rows @ other.rows.T
-            return
-        tile = _tile(K)
+    def outer(self, part: _Part) -> Tensor:
+        """Return J's rows of a part, shape (n, outputs, inputs), a bias's column the last."""
+        return torch.bmm(part.of(self.G).permute(1, 2, 0), part.of(self.A).permute(1, 0, 2))
+
+    def rows(self, part: _Part) -> Tensor:
+        """Return them flat, in an order of their own, shape (n, outputs * inputs)."""
+        return self.outer(part).flatten(1)
+
+    def quicker(self, a: _Part, b: _Part) -> bool:
+        """Return whether products of two parts' rows take less time by the factors."""
+        into, out = self.A.shape[1], self.G.shape[1]
+        return a.channels * b.channels * (into + out + _ELEMENTWISE) < into * out
+
+    def add_products(self, K: Tensor, a: _Part, b: _Part) -> None:
+        """Add the products of two parts' rows by the factors; with its own, up to the diagonal."""
+        tile = _TILE if K.device.type == "cpu" else max(K.shape)  # what the cache holds
+        pairs = [
+            (G, A, H, B)
+            for G, A in zip(a.of(self.G), a.of(self.A), strict=True)
+            for H, B in zip(b.of(self.G), b.of(self.A), strict=True)
+        ]
         for i in range(0, K.shape[0], tile):
-            for j in range(0, i + 1 if own else K.shape[1], tile):
+            for j in range(0, i + 1 if a is b else K.shape[1], tile):
                 part = K[i : i + tile, j : j + tile]
                 rows, columns = slice(i, i + tile), slice(j, j + tile)
-                for A, G in zip(self.A[:, rows], self.G[:, rows], strict=True):
-                    for B, H in zip(other.A[:, columns], other.G[:, columns], strict=True):
-                        part.addcmul_(G @ H.T, A @ B.T)
-
-
-def _tile(K: Tensor) -> int:
-    """Return how many rows of products are made at a time: on a CPU what its cache holds."""
-    return _TILE if K.device.type == "cpu" else max(K.shape)
+                for G, A, H, B in pairs:
+                    part.addcmul_(G[rows] @ H[columns].T, A[rows] @ B[columns].T)
 
 
 def _residual_and_slopes(block: Block, jet: Jet) -> tuple[Tensor, Tensor]:
@@ -428,22 +471,3 @@ def _by_coefficients(block: Block, jet: Jet) -> Tensor:
     columns = [jvp(residual, (c,), (e,))[1] for e in torch.eye(len(c)).to(c)]
     slopes: Tensor = block.weight**0.5 * torch.stack(columns, dim=1)
     return slopes.detach()
-
-
-def _factors(block: Block, inputs: Sequence[Tensor], G: Sequence[Tensor]) -> _Factors:
-    n, g, _ = block.points.shape
-
-    def by_residual(T: Tensor) -> Tensor:
-        """(c, n g, width) to (c g, n, width)."""
-        return T.detach().view(len(T), n, g, -1).transpose(1, 2).reshape(len(T) * g, n, -1)
-
-    return _Factors([by_residual(T) for T in inputs], [by_residual(T) for T in G], g)
-
-
-def _product(factors: _Factors, layers: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
-    total = torch.zeros_like(factors.A[0][0, :, 0])
-    for A, G, (W, b) in zip(factors.A, factors.G, layers, strict=True):
-        total = total + (torch.matmul(A, W.T) * G).sum((0, 2))
-        if b is not None:
-            total = total + G[: factors.values].sum(0) @ b
-    return total
