@@ -60,8 +60,8 @@ BENCH = {
         "terminal", "tracking",
     },
     "cli": {
-        "data", "distributed", "errors", "records", "registry", "report", "runs", "terminal",
-        "tracking", "version",
+        "data", "distributed", "errors", "files", "records", "registry", "report", "runs",
+        "terminal", "tracking", "version",
     },
     "calls": {
         "capabilities", "cli", "data", "errors", "files", "models", "objectives", "records",

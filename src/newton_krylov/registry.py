@@ -33,6 +33,7 @@ C = TypeVar("C", bound=type)
 
 PLUGIN_VARIABLE = "NEWTON_KRYLOV_PLUGINS"
 PLUGIN_ENTRY_POINTS = "newton_krylov.plugins"
+_TOO_LARGE = "should be an integer of fewer digits"
 _PLAIN = (bool, int, float, str, type(None))
 _SEQUENCES = (list, tuple, Sequence)
 
@@ -191,7 +192,11 @@ class Entry:
         where = self._full(key)
         if first["type"] == "missing":
             return f"{where} is missing: {self.group}={self.name} needs a value for it."
-        ways = {e["msg"].removeprefix("Input ") for e in error.errors() if e["loc"][:1] == (key,)}
+        ways = {
+            _TOO_LARGE if e["type"] == "int_parsing_size" else e["msg"].removeprefix("Input ")
+            for e in error.errors()
+            if e["loc"][:1] == (key,)
+        }
         return f"{where}={first['input']!r} is not valid: it {', or '.join(sorted(ways))}."
 
     def _full(self, key: str) -> str:

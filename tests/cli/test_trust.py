@@ -11,6 +11,10 @@ from newton_krylov.cli.main import MISTAKE, main
 
 SWEEPER = {"override /hydra/sweeper": "optuna"}
 JOBLIB = {"override /hydra/launcher": "joblib"}
+TABLE = {"override /dataset": "table"}
+LIBSVM = {"override /dataset": "libsvm"}
+TEXT = {"override /dataset": "text"}
+IMAGES = {"override /dataset": "image_folder"}
 SLURM = {"override /hydra/launcher": "submitit_slurm"}
 
 
@@ -61,6 +65,10 @@ HOSTILE = {
     "another tracker by the sweep": _hydra(sweeper={"params": {"tracking": "mlflow"}}),
     "a secret by the sweep": _hydra(sweeper={"params": {"label": "\\${oc.env:SECRET}"}}),
     "an environment": _hydra(job={"env_set": {"LD_PRELOAD": "evil.so"}}),
+    "a variable that is not set": _hydra(job={"env_copy": ["NO_SUCH_VARIABLE"]}),
+    "a variable that is no name": _hydra(job={"env_copy": 5}),
+    "no job at all": _hydra(job=None),
+    "no sweeper at all": _hydra(sweeper=None),
     "a copied environment": _hydra(job={"env_copy": ["SECRET"]}),
     "overrides never given": _hydra(overrides={"task": ["tracking.uri=http://evil"]}),
     "a given key never given": _hydra(overrides={"hydra": ["hydra.job.env_set.X=1"]}),
@@ -173,6 +181,7 @@ SETS_THE_ENVIRONMENT = """\
 hydra: {job: {env_set: {LD_PRELOAD: evil.so}}}
 """
 TEN_TIMES = "".join(f"b{k}: '" + f"${{b{k - 1}}}" * 10 + "'\n" for k in range(1, 10))
+TWICE = "b0: ''\n" + "".join(f"b{k}: '" + f"${{b{k - 1}}}" * 2 + "'\n" for k in range(1, 40))
 LISTS = ", ".join(f"a{k}: [" + ", ".join([f"'${{x.a{k - 1}}}'"] * 10) + "]" for k in range(1, 9))
 SWEPT = "hydra: {mode: MULTIRUN, sweeper: {params: {seed: 'RANGE'}}}"
 
@@ -191,6 +200,22 @@ HOSTILE_TEXTS = {
     "a file by a secret": ("defaults: ['${oc.env:SECRET}']", {}),
     "a key made up": ("which: seed\nlabel: '${${which}}'", {}),
     "texts ten times each": ("b0: xxxxxxxxxx\n" + TEN_TIMES + "label: ${b9}", {}),
+    "nothing at all, twice each": (TWICE, {}),
+    "a copied variable that unfolds": (TWICE + "hydra: {job: {env_copy: ['${b39}']}}", {}),
+    "a separator that unfolds":
+        (TWICE + "hydra: {job: {config: {override_dirname: {kv_sep: '${b39}'}}}}", {}),
+    "a name that unfolds":
+        (TWICE + "hydra: {job: {name: '${b39}'}}\nname: '${hydra:job.name}'", {}),
+    "a node that unfolds where it is merged": ("defaults: [/p, _self_]\nstop: {epochs: 1}",
+                                               {"p.yaml": TWICE + "stop: '${b39}'"}),
+    "a thousand clocks": ("".join(f"k{k}: '${{now:{'%c' * 100}}}'\n" for k in range(1000)), {}),
+    "a long clock": ("label: '${now:" + "%c" * 9000 + "}'", {}),
+    "empty lists ten times each": ("x: {a0: [[], []], " + LISTS.partition(", ")[2] + "}", {}),
+    "a reference of blanks": ("label: '${" + " " * 60000 + "!'", {}),
+    "a parameter of a thousand calls":
+        (SWEPT.replace("RANGE", "sort(" * 2000 + "1" + ")" * 2000), {}),
+    "a number of files": ("defaults: [" + ", ".join(f"/p@x{k}" for k in range(900)) + "]",
+                          {"p.yaml": "a: 1"}),
     "lists ten times each": ("x: {a0: [x], " + LISTS + "}", {}),
     "defaults in a circle": ("defaults: [/experiment/evil]", {}),
     "defaults in a wider circle": ("defaults: [/p]",
@@ -199,6 +224,7 @@ HOSTILE_TEXTS = {
     "an endless range of numbers": (SWEPT.replace("RANGE", "range(0,1e300)"), {}),
     "a shuffled range": (SWEPT.replace("RANGE", "shuffle(range(0,10000000000))"), {}),
     "a range that stands still": (SWEPT.replace("RANGE", "range(0,10,0)"), {}),
+    "a single value": ("5", {}),
     "a name over two lines": ('"a\\nb": x', {}),
     "a parameter over two lines": (SWEPT.replace("seed: 'RANGE'", '"label=1\\nx": a'), {}),
     "a folder over two lines": ('hydra: {run: {dir: "outputs/a\\nb"}}', {}),
@@ -258,6 +284,7 @@ def test_a_path_is_no_choice_on_the_command_line_either(folder, capsys):
         ("tracking.uri=http://evil", "gd"),
         ("hydra.job.env_set.LD_PRELOAD=evil.so", "gd"),
         ("label=${oc.env:SECRET}", "gd"),
+        ("dataset.path=evil.py", "gd"),
         ("optimizer.step_size=1", "../../elsewhere"),
     ],
 )
@@ -271,6 +298,61 @@ def test_a_verdict_s_methods_set_what_is_theirs(override, name, folder, capsys):
     assert not [path for path in folder.rglob("outputs/**/*") if path.is_file()]
 
 
+PRIVATE = {
+    "a private file": {"defaults": [TABLE], "dataset": {"path": "HOME/key"}},
+    "a private file to test with": {"defaults": [LIBSVM], "dataset": {"test_path": "../home/key"}},
+    "a private file of weights": {"defaults": [LIBSVM], "dataset": {"weights_path": "HOME/key"}},
+    "a private text": {"defaults": [TEXT], "dataset": {"path": "HOME/key"}},
+    "a file of the working folder": {"defaults": [TABLE], "dataset": {"path": "evil.py"}},
+    "a private folder": {"defaults": [IMAGES], "dataset": {"path": "~"}},
+    "a private file by a reference": {
+        "t": {"path": "HOME/key", "name": "libsvm"}, "dataset": "${t}",
+    },
+    "a private file in bytes": {"defaults": [TABLE], "dataset": {"path": b"HOME/key"}},
+    "a private file by the sweep": {
+        "defaults": [LIBSVM],
+        **_hydra(mode="MULTIRUN", sweeper={"params": {"dataset.path": "evil.py"}}),
+    },
+    "another server of data": {"dataset": {"mirror": "http://evil"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_a_foreign_preset_names_no_file_but_of_its_own_folder(name, folder, capsys):
+    """What is wrong with a file is said with a piece of it: so it may be no private one."""
+    (folder.parent / "home" / "key").write_text("hunter2 1:1\n")
+    given = [word for word in _write(folder, PRIVATE[name]) if word not in QUICK]
+    assert main(CONF, given) == MISTAKE
+    err = capsys.readouterr().err
+    assert "may not set it" in err and "hunter2" not in err and err.count("\n") == 1
+
+
+def test_a_preset_may_bring_its_data_or_be_given_some(folder, capsys):
+    data = "".join(f"{k % 2} 1:{k} 2:1\n" for k in range(40))
+    mine, theirs = folder / "mine.svm", folder / "theirs" / "data.svm"
+    preset = {"defaults": [LIBSVM], "dataset": {"path": "theirs/data.svm"}}
+    given = [word for word in _write(folder, preset) if word not in QUICK]
+    mine.write_text(data)
+    theirs.write_text(data)
+    assert main(CONF, given) == 0
+    theirs.unlink()
+    theirs.symlink_to(mine)
+    capsys.readouterr()
+    assert main(CONF, given) == MISTAKE
+    assert "dataset.path" in capsys.readouterr().err
+    assert main(CONF, [*given, "dataset.path=mine.svm"]) == 0
+
+
+@pytest.mark.parametrize("key", ["n_jobs=0", "n_jobs=-1", "n_trials=0", "max_batch_size=0"])
+def test_a_sweeper_s_number_with_which_it_never_ends_is_refused(key, folder, capsys):
+    given = ["-m", *QUICK, "seed=0,1", "tracking=none", f"hydra.sweeper.{key}"]
+    if not key.startswith("max"):
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+        given.append("hydra/sweeper=optuna")
+    assert main(CONF, given) == MISTAKE
+    assert f"{key} is not valid: it should be 1 or more" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("shown", [["--cfg", "all"], ["--info", "all"]])
 def test_a_hostile_preset_runs_nothing_when_it_is_shown(shown, folder):
     given = _write(folder, HOSTILE["a hidden factory"])
@@ -281,9 +363,10 @@ def test_a_hostile_preset_runs_nothing_when_it_is_shown(shown, folder):
 def test_references_of_a_foreign_file_are_not_resolved_to_be_shown(folder, monkeypatch, capsys):
     monkeypatch.setenv("A_SECRET", "of-mine")
     given = _write(folder, {"label": "${oc.env:A_SECRET}"})
-    assert main(CONF, [*given, "--cfg", "job", "--resolve"]) == 2
-    shown = capsys.readouterr()
-    assert "--resolve" in shown.err and "of-mine" not in shown.out + shown.err
+    for way in (["--resolve"], ["--package", "label"]):
+        assert main(CONF, [*given, "--cfg", "job", *way]) == 2
+        shown = capsys.readouterr()
+        assert way[0] in shown.err and "of-mine" not in shown.out + shown.err
 
 
 HARMLESS = {

@@ -81,6 +81,56 @@ def test_every_product_is_that_of_dense_algebra(X, columns, seed):
     assert (rows.normal(h, v) == rows.normal(h, v)).all()
 
 
+@pytest.mark.parametrize(("columns", "dtype"), [(None, np.float64), (9, np.float32)], ids=str)
+def test_neighbours_that_are_read_as_one_change_nothing(columns, dtype):
+    """Of categories as ones, some of them missing: rows of odd, even and no length."""
+    rng = np.random.default_rng(0)
+    n, shape = 4000, () if columns is None else (columns,)
+    chosen = rng.integers(0, 3, (n, 7)) + 3 * np.arange(7)
+    there = rng.random((n, 7)) < 0.9
+    there[:3] = False
+    pointers = np.concatenate([[0], there.sum(1).cumsum()]).astype(np.int32)
+    parts = np.ones(pointers[-1], dtype), chosen[there].astype(np.int32), pointers
+    X = scipy.sparse.csr_matrix(parts, shape=(n, 21))
+    D = X.toarray().astype(np.float64)
+    rows = Rows(X, merges=True)
+    assert rows.entries < 0.6 * X.nnz and rows.nbytes < Rows(X).nbytes
+    v, u = rng.standard_normal((21, *shape)), rng.standard_normal((n, *shape))
+    h, y = rng.random(n), np.sign(rng.standard_normal(n))
+    h_columns = h[:, None] if shape else h
+    index = np.array([5, 0, 3999, 5])
+    tolerance = {"rtol": 0, "atol": 1e5 * np.finfo(dtype).eps}
+    for ours, M in ((rows, D), (rows.every(3, 1), D[1::3]), (rows.take(index), D[index])):
+        m = len(M)
+        np.testing.assert_allclose(ours.times(v), M @ v, **tolerance)
+        np.testing.assert_allclose(ours.adjoint(u[:m]), M.T @ u[:m], **tolerance)
+        normal = M.T @ (h_columns[:m] * (M @ v))
+        np.testing.assert_allclose(ours.normal(h[:m], v), normal, **tolerance)
+        np.testing.assert_allclose(ours.gram(h[:m]), M.T * h[:m] @ M, **tolerance)
+        np.testing.assert_allclose(ours.column_square_sums(u[:m]), M.T @ u[:m], **tolerance)
+        assert (ours.row_square_norms() == M.sum(1)).all()
+        assert (ours.lengths() == M.sum(1)).all()
+        pointers, numbers, values = ours.arrays()
+        stored = scipy.sparse.csr_matrix((values, numbers, pointers), shape=M.shape)
+        assert (stored.toarray() == M).all()
+        if columns is None:
+            plain = Rows(scipy.sparse.csr_matrix(M.astype(dtype)))
+            found, expected = (
+                each.evaluate("logistic", v, y[:m], None, np.full(21, 0.3))
+                for each in (ours, plain)
+            )
+            for a, b in zip(found, expected, strict=True):
+                np.testing.assert_allclose(a, b, **tolerance)
+
+
+def test_neighbours_are_left_alone_where_there_would_be_too_many_words():
+    X = scipy.sparse.random(2000, 300, 0.03, "csr", random_state=np.random.default_rng(0))
+    X.data[:] = 1
+    X.sort_indices()
+    assert Rows(X, merges=True).entries == X.nnz
+    assert Rows(X[:0], merges=True).times(np.ones(300)).shape == (0,)
+
+
 @pytest.fixture(scope="module")
 def sparse():
     X = matrix(1100, 7)

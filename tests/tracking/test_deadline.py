@@ -1,6 +1,7 @@
 """However a server keeps a run waiting, it does so for one deadline."""
 
 import json
+import math
 import socket
 import threading
 import time
@@ -13,7 +14,9 @@ from time import sleep
 import pytest
 from command import QUICK, inside
 
+from newton_krylov.errors import ConfigError
 from newton_krylov.records.record import Record
+from newton_krylov.registry import entry
 from newton_krylov.terminal import one_line
 from newton_krylov.tracking.address import keep
 from newton_krylov.tracking.deadline import within
@@ -157,3 +160,17 @@ def test_a_server_that_stalls_costs_its_deadline_and_a_sentence(kind, tmp_path):
     assert err == "" and "not tracked" in out and "within 3 s" in out
     assert time.monotonic() - began < 20
     assert json.loads((tmp_path / "r" / "summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("given", [math.inf, math.nan, -1, 0, 1e300, 10**30, "soon"])
+@pytest.mark.parametrize(
+    ("group", "name", "key"),
+    [
+        ("tracking", "mlflow", "deadline"),
+        ("tracking", "mlflow", "timeout"),
+        ("device", "distributed", "timeout"),
+    ],
+)
+def test_a_wait_that_no_clock_takes_is_a_sentence(group, name, key, given):
+    with pytest.raises(ConfigError, match=f"^{group}.{key}=.* is not valid: it should be .*[^\n]$"):
+        entry(group, name).validate({key: given})

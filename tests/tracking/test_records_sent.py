@@ -62,6 +62,20 @@ def test_a_damaged_record_is_named_and_the_others_are_sent(tmp_path):
     assert len(tracked(tmp_path)) == 1
 
 
+def test_a_record_s_server_is_not_shown_your_token(tmp_path, monkeypatch):
+    """MLflow sends the one that it finds in the environment to any server."""
+    inside(*QUICK, "tracking=none", "hydra.run.dir=r", cwd=tmp_path)
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    summary["tracking_uri"] = "http://127.0.0.1:9"
+    (tmp_path / "r" / "summary.json").write_text(json.dumps(summary))
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "hunter2")
+    (left,) = upload([tmp_path / "r"])
+    assert left.what == "left out" and "127.0.0.1:9" in str(left.problem)
+    assert "--uri" in str(left.problem)
+    (sent,) = upload([tmp_path / "r"], database(tmp_path))
+    assert sent.what == "sent"
+
+
 def test_members_whose_parent_comes_later_are_nested(tmp_path):
     inside("-m", *QUICK, "seed=0,1", "tracking=none", "hydra.sweep.dir=s", cwd=tmp_path)
     (tmp_path / "s" / "sweep.json").rename(tmp_path / "kept")

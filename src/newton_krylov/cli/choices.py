@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 from newton_krylov.errors import ConfigError, suggest
+from newton_krylov.files import read_text
 from newton_krylov.registry import Entry
 
 _LAST = ("experiment", "method")
+_LARGEST_FILE = 2**20
 _KEY = re.compile(r"(?P<key>\w+): *(?P<value>[^#]*?) *(?:# *(?P<meaning>.*))?$")
 _SPHINX = re.compile(r":param (?:\w+ )?(\w+): *(.*?)(?=\n *:|\n\n|\Z)", re.DOTALL)
 _EXAMPLES = """\
@@ -57,7 +59,7 @@ def part_help(
     for folder in folders:
         path = folder / group / f"{name}.yaml"
         if path.is_file():
-            text = path.read_text(encoding="utf-8")
+            text = _text(path)
             summary = " ".join(_leading_comment(path))
             if group in _LAST:
                 content = [line for line in text.splitlines() if not line.startswith("#")]
@@ -187,8 +189,15 @@ def _summary(path: Path) -> str:
     return comment.partition(". ")[0].rstrip(".")
 
 
+def _text(path: Path) -> str:
+    try:
+        return read_text(path, _LARGEST_FILE)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as a text in UTF-8.") from error
+
+
 def _leading_comment(path: Path) -> Iterator[str]:
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in _text(path).splitlines():
         if not line.startswith("#"):
             return
         text = line.lstrip("# ").rstrip()

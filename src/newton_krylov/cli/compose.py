@@ -16,13 +16,14 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from newton_krylov.cli.syntax import quoted_override, unreadable
-from newton_krylov.cli.trust import bound_file, bound_name, is_foreign, judge, too_much
+from newton_krylov.cli.trust import bound_file, bound_name, foreign_folders, judge, too_much
+from newton_krylov.cli.unfolding import unfolding_bounded
 from newton_krylov.data.table import is_table
 from newton_krylov.errors import CombinationError, ConfigError, listed, renamed, suggest
 from newton_krylov.registry import entry, import_plugins, names, owners
@@ -32,14 +33,21 @@ from newton_krylov.tracking.address import keep
 
 COMPOSITION_ERRORS = (
     HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError,
+    AttributeError, KeyError, TypeError,
 )  # fmt: skip
 """What Hydra raises on a mistake in a file or an override.
 
-ValueError for group=null, RecursionError for files that name one another as their defaults.
+ValueError for group=null, RecursionError for files that name one another as their defaults, the
+last three for values of its own keys that it takes as they are, such as `hydra.job.env_copy`.
 """
 
 _MOST_VALUES = 10**6
 """Members of a sweep, and values of one of its keys."""
+
+_AT_LEAST_ONE = [
+    f"hydra.sweeper.{key}" for key in ("n_trials", "n_jobs", "max_batch_size")
+]  # fmt: skip
+"""Numbers of a sweeper's that it does not check itself: with fewer it may never end."""
 
 PLUGINS = {
     "hydra/launcher=joblib": "hydra-joblib-launcher",
@@ -75,6 +83,10 @@ class FileConfigSource(file_config_source.FileConfigSource):
             return super().load_config(config_path)
         except RecursionError as error:  # libyaml ends at a depth at which Hydra's reader goes on
             raise too_much(path) from error
+        except OSError as error:
+            if isinstance(error, ConfigLoadError):  # there is none
+                raise
+            raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def read_within_limits() -> None:
@@ -115,6 +127,19 @@ class CheckedLoader(ConfigLoader):
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         """Compose a configuration."""
+        with unfolding_bounded():
+            return self._load(
+                config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+            )
+
+    def _load(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool,
+        validate_sweep_overrides: bool,
+    ) -> DictConfig:
         self._refuse_lists_of_choices(overrides)
         try:
             with warnings.catch_warnings():  # a file named like a part of Hydra's; it is judged
@@ -148,6 +173,10 @@ class CheckedLoader(ConfigLoader):
 
     def compose_member(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """Compose the configuration of a sweep's member and do not keep it; see above."""
+        with unfolding_bounded():
+            return self._load_member(master_config, sweep_overrides)
+
+    def _load_member(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         self._refuse_lists_of_choices(sweep_overrides)
         try:
             config = self._inner.load_sweep_config(master_config, sweep_overrides)
@@ -173,7 +202,7 @@ class CheckedLoader(ConfigLoader):
         recorded = [*_unresolved(given.hydra), *_unresolved(given.task)]
         if sorted(recorded) != sorted(overrides):
             raise ConfigError("hydra.overrides is what the command line says; no file sets it.")
-        judge(config, self._of_own_files(config) if is_foreign(config) else None, self._typed)
+        judge(config, self._of_own_files(config) if foreign_folders(config) else None, self._typed)
 
     def _of_own_files(self, config: DictConfig) -> DictConfig:
         """Compose `config` again without the files of others, for what Hydra's keys are then."""
@@ -239,8 +268,13 @@ class CheckedLoader(ConfigLoader):
 def explain(error: BaseException, loader: ConfigLoader, overrides: Sequence[str] = ()) -> str:
     """Turn an error of Hydra's into a sentence with the valid choices."""
     text = " ".join(str(error).split())
-    if isinstance(error, RecursionError):
-        return "The configuration cannot be composed: its files name one another without an end."
+    of_python: dict[type[BaseException], str] = {
+        KeyError: f"hydra.job.env_copy names {error}, which is not set in the environment.",
+        RecursionError: "The configuration cannot be composed: a value is nested too deeply, or "
+        "its files name one another without an end.",
+    }
+    if type(error) in of_python:
+        return of_python[type(error)]
     if isinstance(error, OverrideParseException):
         return unreadable(str(error.override))
     if isinstance(error, MissingConfigException):
@@ -333,7 +367,7 @@ def check_sweep(config: DictConfig, loader: CheckedLoader) -> int | None:
     where = [s for s in config.hydra.overrides.hydra if s.startswith("hydra.searchpath=")]
     try:
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(given)
-    except OverrideParseException as error:
+    except (OverrideParseException, RecursionError) as error:
         raise ConfigError(explain(error, loader, given)) from error
     swept: dict[str, list[str]] = {}
     choices: set[str] = set()
@@ -353,6 +387,10 @@ def check_sweep(config: DictConfig, loader: CheckedLoader) -> int | None:
         for member in (first, *others)
     ]
     _check_values({k: values for k, values in swept.items() if k not in choices}, members)
+    for key in _AT_LEAST_ONE:
+        number = OmegaConf.select(config, key)
+        if number is not None and number < 1:
+            raise ConfigError(f"{key}={number} is not valid: it should be 1 or more.")
     trials = OmegaConf.select(config, "hydra.sweeper.n_trials")
     if trials is not None:
         return int(trials)

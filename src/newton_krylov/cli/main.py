@@ -102,10 +102,11 @@ def _command(config_dir: Path, given: list[str], prog: str) -> int:
                 "--cfg and --info show a single run."
             )
         foreign = options.config_dir or any("searchpath" in line for line in options.overrides)
-        if options.resolve and foreign:
+        if (options.resolve or options.package) and foreign:
+            option = "--resolve" if options.resolve else "--package"
             raise ConfigError(
-                "--resolve shows what references come to, environment variables too, which is not "
-                "for files of another folder: leave it out to see them as they stand."
+                f"{option} shows what references come to, environment variables too, which is not "
+                f"for files of another folder: leave it out to see them as they stand."
             )
         return _inspect(config_dir, given)
     if options.package or options.resolve:
@@ -175,12 +176,14 @@ def _inspect(config_dir: Path, given: list[str]) -> int:
     import hydra
 
     from newton_krylov.cli.compose import COMPOSITION_ERRORS, explain, read_within_limits
+    from newton_krylov.cli.unfolding import unfolding_bounded
 
     read_within_limits()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors come through to be explained here
     arguments, sys.argv[1:] = sys.argv[1:], given
     try:
-        hydra.main(version_base="1.3", config_path=str(config_dir), config_name=_CONFIG)(job)()
+        with unfolding_bounded():
+            hydra.main(version_base="1.3", config_path=str(config_dir), config_name=_CONFIG)(job)()
     except COMPOSITION_ERRORS as error:
         with hydra_at(config_dir) as found:
             raise ConfigError(explain(error, found.config_loader, given)) from error

@@ -17,18 +17,22 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.grammar_parser import parse
 
+from newton_krylov.cli.unfolding import MOST, size, spend, unfold
 from newton_krylov.errors import ConfigError, UserError
+from newton_krylov.files import expand_home
 from newton_krylov.records.record import bounded, parse_yaml
 from newton_krylov.terminal import inert, one_line
 
 _OUTPUTS = "outputs"
 _SHOWN = 200  # characters of a value that a sentence repeats
 _LARGEST_FILE = 2**20  # bytes of a file of configuration
-_LARGEST = 2**23  # characters of a configuration with its references resolved
+_LONGEST = 2**12  # characters of a text with references: OmegaConf takes their square for some
+_OF_A_FILE = 2**6  # what a file counts as beside its content: it is looked for, too
 _PLUGINS = "hydra_plugins.hydra_"
 _CLASSES = {
     "launcher._target_": {
@@ -58,10 +62,13 @@ _FORMATTERS = {None, "logging.Formatter", "colorlog.ColoredFormatter"}
 _STREAMS = {None, "ext://sys.stdout", "ext://sys.stderr"}
 
 _RESOLVERS = {"now", "hydra"}
-_GUARDED = ("tracking.uri", "data_dir")
-"""Keys of ours that say where something goes: no foreign file sets them."""
+_PLACE = re.compile(r"(?!hydra\.)(?:.*\.)?(uri|mirror|data_dir|path|\w+_path)")
+"""Keys of ours that say where something lies or goes: a server, a folder, a file."""
 
-_NEVER_VARIED = {"hydra", *(key.partition(".")[0] for key in _GUARDED)}
+_FILES = re.compile(r"(?:.*\.)?(path|\w+_path)")
+"""Those that a foreign file may set, to what lies in its own folder."""
+
+_NEVER_VARIED = {"hydra", "tracking", "data_dir"}
 
 _SET_BY_HYDRA = re.compile(r"runtime\.|overrides\.|searchpath|job\.(override_dirname|config_name)$")
 _WORD = re.compile(r"[\w.,:+*=\[\]-]*")
@@ -89,21 +96,18 @@ def judge(config: DictConfig, own: DictConfig | None, typed: Sequence[str]) -> N
     if own is not None:
         _judge_texts(config, typed)
         _judge_resolvers(config, typed)
-        _judge_size(config)
+        _judge_places(config, typed)
     _judge_classes(config)
     if own is not None:
         _judge_keys(config, own)
-        for key in _GUARDED:
-            given = any(line.lstrip("+").partition("=")[0] == key for line in typed)
-            if not given and OmegaConf.select(config, key) is not None:
-                raise _from_command_line(key)
 
 
 def may_vary(override: str) -> bool:
     """Return whether a file may say that runs differ in this: it is ours, and leads nowhere."""
     places = override.lstrip("+~").partition("=")[0].split("@")  # a group, and where it goes
     tops = {re.split("[./]", place, maxsplit=1)[0] for place in places}
-    return tops.isdisjoint(_NEVER_VARIED) and "$" not in override
+    leads = any(_PLACE.fullmatch(place) for place in places)
+    return tops.isdisjoint(_NEVER_VARIED) and not leads and "$" not in override
 
 
 def bound_name(name: str) -> None:
@@ -129,15 +133,31 @@ def bound_file(path: Path, folder: Path) -> None:
     if path.stat().st_size > _LARGEST_FILE:
         raise ConfigError(f"{path} is larger than the {_LARGEST_FILE >> 20} MiB that it may have.")
     try:
-        content = bounded(path, parse_yaml(path.read_bytes()))
+        content = bounded(path, _parsed(path.read_bytes()))
     except (UserError, RecursionError) as error:
         raise too_much(path) from error
     except (OSError, ValueError, yaml.YAMLError):
         return  # Hydra says what is wrong with it
+    if size(content) > MOST:
+        raise too_much(path)
+    spend(_OF_A_FILE + size(content))
+    for key, text in leaves(content, ""):
+        if isinstance(text, str) and "${" in text and len(text) > _LONGEST:
+            raise ConfigError(
+                f"{path}: {one_line(key).lstrip('.')[:_SHOWN]} has more than the {_LONGEST:,} "
+                f"characters that a text with references (${{...}}) may have."
+            )
     # Hydra resolves these before there is a configuration to be judged.
     defaults = content.get("defaults") if isinstance(content, dict) else None
     if "${" in str(defaults):
         raise ConfigError(f"{path}: defaults hold a reference (${{...}}), where names should be.")
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return parse_yaml(text)
+    except yaml.YAMLError:  # libyaml is the stricter one, and Hydra does not read by it
+        return yaml.safe_load(text)
 
 
 def too_much(path: Path) -> ConfigError:
@@ -145,12 +165,13 @@ def too_much(path: Path) -> ConfigError:
     return ConfigError(f"{path} unfolds to more than a configuration can be.")
 
 
-def is_foreign(config: DictConfig) -> bool:
-    """Return whether files were looked for outside the program's own folder and Hydra's."""
-    return any(
-        source.provider == "command-line" or source.provider.startswith("hydra.searchpath")
+def foreign_folders(config: DictConfig) -> list[Path]:
+    """Return where files were looked for outside the program's own folder and Hydra's."""
+    return [
+        Path(source.path)
         for source in config.hydra.runtime.config_sources
-    )
+        if source.provider == "command-line" or source.provider.startswith("hydra.searchpath")
+    ]
 
 
 def _judge_classes(config: DictConfig) -> None:
@@ -236,70 +257,27 @@ def _interpolations(text: str) -> Iterator[tuple[str, Any]]:
         nodes += getattr(node, "children", None) or []
 
 
-def _judge_size(config: DictConfig) -> None:
-    """Refuse references to references, each several times, which unfold to gigabytes."""
+def _judge_places(config: DictConfig, typed: Sequence[str]) -> None:
+    """Refuse a server or a folder that a file chooses, and a file that is not of its folder.
+
+    What is wrong with a file's content is said with a piece of it, and logs are passed on.
+    Everything is resolved here as a job would, so that what it comes to is bounded, too.
+    """
+    folders = [folder.resolve() for folder in foreign_folders(config)]
+    given = {line.lstrip("+").partition("=")[0] for line in typed}
+    probe = _probe(config)
+    instance: Any = HydraConfig.instance()
+    before, instance.cfg = instance.cfg, probe
     try:
-        size = _Sizes(OmegaConf.to_container(config, resolve=False)).of(())
-    except RecursionError:
-        size = _LARGEST + 1
-    if size > _LARGEST:
-        raise ConfigError(
-            f"The configuration's references (${{...}}) unfold to more than "
-            f"{_LARGEST >> 20} million characters."
-        )
-
-
-class _Sizes:
-    """How many characters the parts of a configuration have once their references are resolved."""
-
-    def __init__(self, plain: Any) -> None:
-        self._plain = plain
-        self._known: dict[tuple[Any, ...], int] = {}
-
-    def of(self, path: tuple[Any, ...]) -> int:
-        """Return the size of what lies at a path, or of the last thing on the way there."""
-        node: Any = self._plain
-        at: tuple[Any, ...] = ()
-        for part in path:
-            if isinstance(node, list) and str(part).isdigit() and int(part) < len(node):
-                node, at = node[int(part)], (*at, int(part))
-            elif isinstance(node, dict):
-                node, at = node.get(part), (*at, part)
-            else:
-                break
-        if at not in self._known:
-            self._known[at] = 0  # in a circle, which OmegaConf refuses
-            self._known[at] = min(self._measure(node, at), _LARGEST + 1)
-        return self._known[at]
-
-    def _measure(self, node: Any, at: tuple[Any, ...]) -> int:
-        if isinstance(node, dict | list):
-            return sum(
-                self.of((*at, key))
-                for key in (node if isinstance(node, dict) else range(len(node)))
-            )
-        text = str(node)
-        if "${" not in text:
-            return len(text) + 1
-        return len(text) + sum(map(self.of, _targets(text, at[:-1])))
-
-
-def _targets(text: str, parent: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    """Yield the paths that a text refers to."""
-    try:
-        found = list(_interpolations(text))
-    except OmegaConfBaseException:
-        return
-    for kind, node in found:
-        inside = node.getText()[2:-1]
-        if kind == "InterpolationResolverContext":
-            name, _, key = inside.partition(":")
-            if name != "hydra":
+        for path, value in unfold(probe):
+            key = path.lstrip(".")
+            if not _PLACE.fullmatch(key) or key in given or value is None:
                 continue
-            inside = f"hydra.{key}"
-        up = len(inside) - len(inside.lstrip("."))
-        above = parent[: len(parent) - up + 1] if up else ()
-        yield (*above, *filter(None, re.split(r"[.\[\]]+", inside)))
+            own = _FILES.fullmatch(key) and isinstance(value, str)
+            if not own or not any(map(expand_home(value).resolve().is_relative_to, folders)):
+                raise _from_command_line(key)
+    finally:
+        instance.cfg = before
 
 
 def _judge_keys(config: DictConfig, own: DictConfig) -> None:

@@ -1,9 +1,9 @@
 """`device=distributed`: the processes that torchrun started, each with its own processor or GPU."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from newton_krylov.capabilities import SAMPLES
 from newton_krylov.distributed.group import join
@@ -15,7 +15,7 @@ def distributed(
     *,
     backend: Literal["auto", "gloo", "nccl"] = "auto",
     threads: PositiveInt | None = None,
-    timeout: PositiveInt = 120,
+    timeout: Annotated[int, Field(gt=0, le=86_400)] = 120,
 ) -> torch.device:
     """Compute in the processes of `torchrun`, each on a part of the samples.
 

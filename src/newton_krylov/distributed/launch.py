@@ -77,7 +77,10 @@ def check_launch(device: str, *, sweep: bool, resume: bool) -> None:
     if sweep:
         raise ConfigError("A sweep is not for torchrun: start each of its runs by one of its own.")
     if resume:
-        raise ConfigError("resume=true is not for device=distributed: start the run again.")
+        raise ConfigError(
+            "resume=true is not for device=distributed, where a checkpoint holds the state of one "
+            "process and not of each: start the run again."
+        )
 
 
 def _is_rank_zero() -> bool:

@@ -45,7 +45,8 @@ def _compiled(function: F) -> F:
 
 _OPTIONS: Any = {"nogil": True, "error_model": "numpy", "fastmath": _FLAGS}
 _inlined = numba.njit(inline="always", **_OPTIONS)
-_called = numba.njit(**_OPTIONS)
+
+_INVERSE_FACTORIALS = tuple(1.0 / math.factorial(k) for k in range(13, -1, -1))
 
 
 @_compiled
@@ -129,118 +130,75 @@ def squares(a, b, ptr, col, val, U, out):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def evaluate(a, b, ptr, col, val, loss, w, y, v, scale, z, h, out):  # type: ignore[no-untyped-def]
+def logistic(a, b, ptr, col, val, w, y, v, scale, z, h, work, out):  # type: ignore[no-untyped-def]
+    """Evaluate log(1 + exp(-y_i z_i)), y_i = -1 or 1; see `_evaluated`."""
+    return _evaluated(_logistic, a, b, ptr, col, val, w, y, v, scale, z, h, work, out)
+
+
+@_compiled
+def squared_hinge(a, b, ptr, col, val, w, y, v, scale, z, h, work, out):  # type: ignore[no-untyped-def]
+    """Evaluate max(0, 1 - y_i z_i)^2, y_i = -1 or 1; see `_evaluated`."""
+    return _evaluated(_squared_hinge, a, b, ptr, col, val, w, y, v, scale, z, h, work, out)
+
+
+@_compiled
+def least_squares(a, b, ptr, col, val, w, y, v, scale, z, h, work, out):  # type: ignore[no-untyped-def]
+    """Evaluate (z_i - y_i)^2 / 2; see `_evaluated`."""
+    return _evaluated(_least_squares, a, b, ptr, col, val, w, y, v, scale, z, h, work, out)
+
+
+@_inlined
+def _evaluated(terms, a, b, ptr, col, val, w, y, v, scale, z, h, work, out):  # type: ignore[no-untyped-def]
     """Evaluate a loss in one reading of the rows; return the sum of `scale` v_i times the losses.
 
     Sets the outputs z_i = x_i'w, and h_i to `scale` v_i times the loss's second derivative by z_i;
-    adds `scale` v_i x_i times the first derivative to out. v is None where all are 1.
+    adds `scale` v_i x_i times the first derivative to out. v is None where all are 1. `work` is
+    of shape (2, BLOCK).
     """
-    u, e = np.empty(BLOCK, dtype=out.dtype), np.empty(BLOCK)
     whole, part, blocks = 0.0, 0.0, 0
     for begin in range(a, b, BLOCK):
-        end = min(b, begin + BLOCK)
+        end = begin + BLOCK if begin + BLOCK < b else b
         for i in range(np.uintp(begin), np.uintp(end)):
             z[i] = _dot(ptr[i], ptr[i + np.uintp(1)], col, val, w, out.dtype.type(0))
-        zs, ys, hs = z[begin:end], y[begin:end], h[begin:end]
         vs = None if v is None else v[begin:end]
-        if loss == 0:
-            part += _logistic(zs, ys, vs, scale, u, hs, e)
-        elif loss == 1:
-            part += _squared_hinge(zs, ys, vs, scale, u, hs)
-        else:
-            part += _least_squares(zs, ys, vs, scale, u, hs)
+        part += terms(z[begin:end], y[begin:end], vs, scale, work[0], h[begin:end], work[1])
         blocks += 1
         if blocks == _BLOCKS:  # sums of sums, whose rounding errors are small
             whole, part, blocks = whole + part, 0.0, 0
         for i in range(np.uintp(begin), np.uintp(end)):
-            _add(ptr[i], ptr[i + np.uintp(1)], col, val, u[i - np.uintp(begin)], out)
+            _add(ptr[i], ptr[i + np.uintp(1)], col, val, work[0, i - np.uintp(begin)], out)
     return whole + part
 
 
 @_compiled
-def penalize(parts, ridge, w, g):  # type: ignore[no-untyped-def]
-    """Set g to the sum of the parts' rows plus ridge_j w_j; return the penalty and g'g."""
+def gather(parts, words, columns, ridge, w, g):  # type: ignore[no-untyped-def]
+    """Set g to the sum of the parts' rows plus ridge_j w_j; return the penalty and g'g.
+
+    The parts are of the words where there are any.
+    """
     penalty, squares = 0.0, 0.0
     for j in range(g.shape[0]):
-        s = ridge[j] * w[j]
-        penalty += s * w[j] / 2
-        for t in range(parts.shape[0]):
-            s += parts[t, j]
-        g[j] = s
-        squares += np.float64(s) * np.float64(s)
+        g[j] = ridge[j] * w[j]
+        penalty += g[j] * w[j] / 2
+    for t in range(parts.shape[0]):
+        for j in range(parts.shape[1]):
+            if words is None:
+                g[j] += parts[t, j]
+            else:
+                for k in range(words[j], words[j + 1]):
+                    g[columns[k]] += parts[t, j]
+    for j in range(g.shape[0]):
+        squares += np.float64(g[j]) * np.float64(g[j])
     return penalty, squares
 
 
 @_compiled
-def copy_rows(first, every, ptr, col, part_ptr, part_col):  # type: ignore[no-untyped-def]
-    """Copy the entries of the rows first, first + every, ... to where part_ptr wants them."""
-    row = np.uintp(first)
-    for i in range(np.uintp(part_ptr.shape[0]) - np.uintp(1)):
-        begin, to = np.uintp(ptr[row]), np.uintp(part_ptr[i])
+def copy_rows(index, ptr, col, part_ptr, part_col):  # type: ignore[no-untyped-def]
+    """Copy the entries of some rows to where part_ptr wants them."""
+    for i in range(np.uintp(index.shape[0])):
+        begin, to = np.uintp(ptr[index[i]]), np.uintp(part_ptr[i])
         for k in range(np.uintp(part_ptr[i + np.uintp(1)]) - to):
             part_col[to + k] = col[begin + k]
-        row += np.uintp(every)
-
-
-@_compiled
-def descend(a, b, ptr, col, val, loss, w, y, v, ridge, tolerance, steps, memory, first_step):  # type: ignore[no-untyped-def]
-    """Minimize a mean loss plus sum_j ridge_j w_j^2 / 2 by L-BFGS with Armijo's backtracking.
-
-    From w, which is overwritten, until the gradient is at most `tolerance` or `steps` are made;
-    returns their number, and that of evaluations. It makes the steps of `optimizers.lbfgs` with
-    `line_search.armijo`, in one call for samples that are few: `first_step` is the share of the
-    parameters' size, or of the loss's, that a step without known curvature is to change.
-    """
-    d, n, eps = w.shape[0], b - a, np.finfo(w.dtype).eps
-    z, h = np.empty(n, w.dtype), np.empty(n, w.dtype)
-    # Of the last point, of the trial, and the direction:
-    gradient, trial = np.zeros(d, w.dtype), np.zeros(d, w.dtype)
-    of_data, g, p = np.zeros((1, d), w.dtype), np.zeros(d, w.dtype), np.zeros(d, w.dtype)
-    # One more than are kept: a new pair is looked at before the oldest one goes.
-    S, Y = np.empty((memory + 1, d), w.dtype), np.empty((memory + 1, d), w.dtype)
-    curvature, factors = np.empty(memory + 1), np.empty(memory)
-    oldest, known, stride, size = 0, 0, 0.0, 0.0
-    made, evaluated, trials = -1, 0, 0
-    f, slope, alpha, length = math.inf, 0.0, 0.0, 0.0
-    while True:
-        for j in range(d):
-            trial[j], of_data[0, j] = w[j] + alpha * p[j], 0.0
-        value = evaluate(  # type: ignore[no-untyped-call]
-            a, b, ptr, col, val, loss, trial, y, v, 1.0 / n, z, h, of_data[0]
-        )
-        penalty, squares = penalize(of_data, ridge, trial, g)  # type: ignore[no-untyped-call]
-        value, evaluated = value + penalty, evaluated + 1
-        if made < 0 or value <= f + 1e-4 * alpha * slope + 10 * eps * abs(f):
-            new = (oldest + known) % (memory + 1)
-            sy, stride, bend = secant(trial, g, w, gradient, S, Y, new)  # type: ignore[no-untyped-call]
-            length = 0.0
-            for j in range(d):
-                w[j], gradient[j] = trial[j], g[j]
-                length += w[j] * w[j]
-            if made >= 0 and sy > eps * stride * bend:
-                curvature[new] = sy
-                oldest = (oldest + (known == memory)) % (memory + 1)
-                known = min(known + 1, memory)
-            f, size, made = value, math.sqrt(squares), made + 1
-            if not size > tolerance or made == steps:
-                return made, evaluated
-        else:
-            alpha, trials = alpha / 2, trials + 1
-            if trials < 40:
-                continue
-            if known == 0:
-                return made, evaluated
-            known, stride = 0, 0.0
-        scale = 2.0 * stride / size
-        if made == 0 or not stride > 0.0:
-            share = math.sqrt(length) if length > 0.0 else abs(f) / size
-            scale = first_step * share / size
-        if not 0.0 < scale * size < math.inf:
-            scale = 1.0 / size
-        _descent(gradient, S, Y, curvature, oldest, known, scale, None, factors, p)
-        slope, alpha, trials = 0.0, 1.0, 0
-        for j in range(d):
-            slope += gradient[j] * p[j]
 
 
 @_compiled
@@ -257,70 +215,52 @@ def secant(new_w, new_g, w, g, S, Y, k):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def descent(g, S, Y, curvature, oldest, known, factor, p):  # type: ignore[no-untyped-def]
-    """Set p to the secants' direction of descent from g, beginning from a factorized matrix."""
-    _descent(g, S, Y, curvature, oldest, known, 1.0, factor, np.empty(known), p)
+def descent(g, S, Y, curvature, oldest, known, scale, R, factors, p):  # type: ignore[no-untyped-def]
+    """Set p to L-BFGS's direction of descent from g, which begins from `scale` or (R'R)^-1.
 
-
-@_called
-def _descent(g, S, Y, curvature, oldest, known, scale, factor, factors, p):  # type: ignore[no-untyped-def]
-    """Set p to L-BFGS's direction; without known curvature and without a factor to -scale g."""
-    for j in range(g.shape[0]):
+    R is upper triangular, or of no rows. `factors` is working memory.
+    """
+    d, places = np.uintp(g.shape[0]), S.shape[0]
+    for j in range(d):
         p[j] = -g[j]
-    places = S.shape[0]
     for i in range(known - 1, -1, -1):
         k = (oldest + i) % places
-        factors[i] = _inner(S, k, p) / curvature[k]
-        _add_row(-factors[i], Y, k, p)
-    if factor is not None:
-        _solve(factor, p)
+        s = 0.0
+        for j in range(d):
+            s += S[k, j] * p[j]
+        factors[i] = s / curvature[k]
+        for j in range(d):
+            p[j] -= factors[i] * Y[k, j]
+    if R.shape[0] > 0:
+        _solve(R, p)
     else:
-        if known > 0:
-            k = (oldest + known - 1) % places
-            scale = curvature[k] / _squares(Y, k)
-        for j in range(g.shape[0]):
+        for j in range(d):
             p[j] *= scale
     for i in range(known):
         k = (oldest + i) % places
-        _add_row(factors[i] - _inner(Y, k, p) / curvature[k], S, k, p)
+        s = 0.0
+        for j in range(d):
+            s += Y[k, j] * p[j]
+        s = factors[i] - s / curvature[k]
+        for j in range(d):
+            p[j] += s * S[k, j]
 
 
-@_called
+@_inlined
 def _solve(R, p):  # type: ignore[no-untyped-def]
     """Overwrite p with the solution x of R'R x = p, R upper triangular."""
-    d = p.shape[0]
+    d = np.uintp(p.shape[0])
     for i in range(d):
         x = p[i] / R[i, i]
         p[i] = x
-        for j in range(i + 1, d):
+        for j in range(i + np.uintp(1), d):
             p[j] -= x * R[i, j]
-    for i in range(d - 1, -1, -1):
-        x = p[i]
-        for j in range(i + 1, d):
-            x -= R[i, j] * p[j]
-        p[i] = x / R[i, i]
-
-
-@_called
-def _inner(A, k, p):  # type: ignore[no-untyped-def]
-    s = 0.0
-    for j in range(p.shape[0]):
-        s += A[k, j] * p[j]
-    return s
-
-
-@_called
-def _squares(A, k):  # type: ignore[no-untyped-def]
-    s = 0.0
-    for j in range(A.shape[1]):
-        s += A[k, j] * A[k, j]
-    return s
-
-
-@_called
-def _add_row(a, A, k, p):  # type: ignore[no-untyped-def]
-    for j in range(p.shape[0]):
-        p[j] += a * A[k, j]
+    for done in range(d):
+        row = d - np.uintp(1) - done
+        x = p[row]
+        for j in range(row + np.uintp(1), d):
+            x -= R[row, j] * p[j]
+        p[row] = x / R[row, row]
 
 
 @_inlined
@@ -362,23 +302,13 @@ def _exp(x):  # type: ignore[no-untyped-def]
     x = k log 2 + r with |r| <= log(2) / 2: the series of exp(r) ends at the rounding error after
     13 terms, and 2^k is written into a float's exponent. Below -708 it is nearly 0 all the same.
     """
-    x = max(x, -708.0)
+    x = x if x > -708.0 else -708.0
     k = math.floor(x * 1.4426950408889634 + 0.5)
     # log 2 in two parts, the first of which times k is exact (Cody and Waite, 1980).
     r = (x - k * 0.693145751953125) - k * 1.42860682030941723212e-6
-    p = 1.0 + r * (1 / 13)
-    p = 1.0 + r * p * (1 / 12)
-    p = 1.0 + r * p * (1 / 11)
-    p = 1.0 + r * p * (1 / 10)
-    p = 1.0 + r * p * (1 / 9)
-    p = 1.0 + r * p * (1 / 8)
-    p = 1.0 + r * p * (1 / 7)
-    p = 1.0 + r * p * (1 / 6)
-    p = 1.0 + r * p * (1 / 5)
-    p = 1.0 + r * p * (1 / 4)
-    p = 1.0 + r * p * (1 / 3)
-    p = 1.0 + r * p * (1 / 2)
-    p = 1.0 + r * p
+    p = _INVERSE_FACTORIALS[0]
+    for c in _INVERSE_FACTORIALS[1:]:
+        p = p * r + c
     return p * np.int64((np.int64(k) + np.int64(1023)) << np.int64(52)).view(np.float64)
 
 
@@ -424,7 +354,7 @@ def _logistic(z, y, v, scale, u, h, e):  # type: ignore[no-untyped-def]
 
 
 @_inlined
-def _squared_hinge(z, y, v, scale, u, h):  # type: ignore[no-untyped-def]
+def _squared_hinge(z, y, v, scale, u, h, e):  # type: ignore[no-untyped-def]
     """max(0, 1 - m)^2, m = y z, y = -1 or 1."""
     total = 0.0
     for i in range(np.uintp(z.shape[0])):
@@ -438,7 +368,7 @@ def _squared_hinge(z, y, v, scale, u, h):  # type: ignore[no-untyped-def]
 
 
 @_inlined
-def _least_squares(z, y, v, scale, u, h):  # type: ignore[no-untyped-def]
+def _least_squares(z, y, v, scale, u, h, e):  # type: ignore[no-untyped-def]
     """(z - y)^2 / 2."""
     total = 0.0
     for i in range(np.uintp(z.shape[0])):

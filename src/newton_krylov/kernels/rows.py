@@ -13,6 +13,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from newton_krylov.kernels.threads import together
+from newton_krylov.kernels.words import merge
 
 Array = NDArray[Any]
 Loss = Literal["logistic", "squared_hinge", "least_squares"]
@@ -72,13 +73,18 @@ class Evaluation(NamedTuple):
     outputs: Array
     weights: Array
 
+    @property
+    def value(self) -> float:
+        """The loss with the penalty."""
+        return self.loss + self.penalty
+
 
 class Rows:
     """The rows of a sparse matrix, with its products by compiled loops.
 
     Beside the matrix's own arrays it holds the column numbers once more, in 8 or 16 bits where the
     width allows; no transpose, which is why everything is done row by row. Values that are all 1
-    are not read.
+    are not read, and entries that are often neighbours in such a row are read as one; see `words`.
 
     Parameters
     ----------
@@ -90,6 +96,8 @@ class Rows:
     threads : int
         Threads that may share a product, each of which is to have entries enough. Their sums are
         added in a fixed order, so the same number of threads gives the same result.
+    merges : bool
+        Whether neighbours may be read as one, which takes as long as some ten products.
     """
 
     def __init__(
@@ -97,6 +105,7 @@ class Rows:
         X: scipy.sparse.csr_matrix | scipy.sparse.csr_array,
         ones: bool | None = None,
         threads: int = 1,
+        merges: bool = False,
     ) -> None:
         if not X.has_canonical_format:
             X, ones = X.copy(), None
@@ -104,8 +113,14 @@ class Rows:
         self.shape: tuple[int, int] = X.shape
         self.dtype = X.dtype
         self.ones = bool((X.data == 1).all()) if ones is None else ones
-        self._ptr = X.indptr.view(f"u{X.indptr.itemsize}")
-        self._col = _small(X.indices, self.shape[1])
+        self._words: Rows | None = None
+        self._stored: tuple[Array, Array] | None = _unsigned(X.indptr), _unsigned(X.indices)
+        merged, words = merge(X) if merges and self.ones else (X, None)
+        self._ptr = _unsigned(merged.indptr)
+        self._col = _small(merged.indices, merged.shape[1])
+        if words is not None:
+            self._words = Rows(words, ones=True)
+            self._words._col = words.indices.astype(self._col.dtype)  # for the same loops
         self._val = None if self.ones else X.data
         self.threads = threads
         self._parts = self._divided()
@@ -135,18 +150,20 @@ class Rows:
 
         return together([work(t, a, b) for t, (a, b) in enumerate(self._parts)])
 
-    def _summed(self, loop: Callable[..., Any], shape: tuple[int, ...], *operands: Any) -> Array:
+    def _summed(self, loop: Callable[..., Any], columns: tuple[int, ...], *operands: Any) -> Array:
         """Return the sum over all rows that a loop adds up in its last argument."""
-        sums = self._sums(len(self._parts), *shape)
+        sums = self._sums(len(self._parts), self._width(), *columns)
         self._shared(loop, *operands, sums.__getitem__)
         total: Array = sums[0] if len(sums) == 1 else sums.sum(0)
-        return total
+        return total if self._words is None else self._words.adjoint(total)
 
     def cast(self, values: Array) -> "Rows":
         """Return the same matrix with its values in another precision; all else is shared."""
         other = copy.copy(self)
         other.dtype = values.dtype
         other._val = None if self.ones else values
+        if self._words is not None:
+            other._words = self._words.cast(values)
         return other
 
     def compile(self, columns: int = 1, weighted: bool = False) -> None:
@@ -159,32 +176,42 @@ class Rows:
         weighted : bool
             Whether the samples have weights.
         """
-        empty = copy.copy(self)
-        empty.shape, empty._ptr, empty._parts = (0, 0), self._ptr[:1], [(0, 0)]
+        empty, d = self.every(1, self.shape[0]), self.shape[1]
         shape = () if columns == 1 else (columns,)
-        h, u, v = self._sums(0), self._sums(0, *shape), self._sums(0, *shape)
+        h, u, v = self._sums(0), self._sums(0, *shape), self._sums(d, *shape)
         empty.adjoint(empty.times(v))
         empty.column_square_sums(u)
-        empty.gram(h)
+        empty._add_half_gram(h, 1, 0, 1.0, self._sums(0, 0))
         if columns == 1:
             empty.normal(h, v)
-            weights = h if weighted else None
-            empty.evaluate("logistic", v, u, weights, v)
-            empty.every(1, 0).descend(
-                "logistic", v, u, weights, v, tolerance=0.0, steps=0, memory=1, first_step=0.0
-            )
+            empty.evaluate("logistic", v, u, h if weighted else None, v)
 
     @property
     def nbytes(self) -> int:
         """Bytes that a product reads of the matrix."""
-        return sum(part.nbytes for part in (self._ptr, self._col, self._val) if part is not None)
+        own = sum(part.nbytes for part in (self._ptr, self._col, self._val) if part is not None)
+        return own if self._words is None else own + self._words.nbytes
 
     @property
-    def _matrix(self) -> tuple[Any, ...]:
-        return 0, self.shape[0], self._ptr, self._col, self._val
+    def entries(self) -> int:
+        """Numbers of columns, or of words, that a product reads."""
+        return len(self._col)
+
+    def lengths(self) -> Array:
+        """Return how many entries every row has, shape (n,)."""
+        if self._words is None:
+            return np.diff(self._ptr.astype(np.int64))
+        return self.times(np.ones(self.shape[1]))
 
     def _sums(self, *shape: int) -> Array:
         return np.zeros(shape, dtype=self.dtype)
+
+    def _of_words(self, v: Array) -> Array:
+        """Return the words' outputs E v, or v where there are no words."""
+        return _like(self, v) if self._words is None else self._words.times(v)
+
+    def _width(self) -> int:
+        return self.shape[1] if self._words is None else self._words.shape[0]
 
     def times(self, v: Array) -> Array:
         """Return X v, v of shape (d,) or (d, k)."""
@@ -192,7 +219,7 @@ class Rows:
             return _by_column(self.times, v)
         out = np.empty((self.shape[0], *v.shape[1:]), dtype=self.dtype)
         loop = load().times if v.ndim == 1 else load().times_many
-        self._shared(loop, _like(self, v), out)
+        self._shared(loop, self._of_words(v), out)
         return out
 
     def adjoint(self, u: Array) -> Array:
@@ -200,14 +227,14 @@ class Rows:
         if _few(u):
             return _by_column(self.adjoint, u)
         loop = load().adjoint if u.ndim == 1 else load().adjoint_many
-        return self._summed(loop, (self.shape[1], *u.shape[1:]), _like(self, u))
+        return self._summed(loop, u.shape[1:], _like(self, u))
 
     def normal(self, weights: Array, v: Array) -> Array:
         """Return X' diag(weights) X v in one reading, v of shape (d,) or (d, k)."""
         if _few(v):
             return _by_column(lambda column: self.normal(weights, column), v)
         loop = load().normal if v.ndim == 1 else load().normal_many
-        return self._summed(loop, v.shape, _like(self, weights), _like(self, v))
+        return self._summed(loop, v.shape[1:], _like(self, weights), self._of_words(v))
 
     def gram(self, weights: Array, every: int = 1, first: int = 0, scale: float = 1.0) -> Array:
         """Return X' diag(scale weights) X, shape (d, d), exactly symmetric.
@@ -227,16 +254,37 @@ class Rows:
             The matrix.
         """
         half = self._sums(self.shape[1], self.shape[1])
-        _, n, *matrix = self._matrix
-        load().half_gram(
-            first, n, every, *matrix, _like(self, weights), self.dtype.type(scale), half
-        )
+        self._add_half_gram(weights, every, first, scale, half)
         return half + half.T
+
+    def _add_half_gram(
+        self, weights: Array, every: int, first: int, scale: float, half: Array
+    ) -> None:
+        """Add to `half` what gives the matrix when its transpose is added."""
+        load().half_gram(
+            first, self.shape[0], every, *self._as_stored, self._val,
+            _like(self, weights), self.dtype.type(scale), half,
+        )  # fmt: skip
+
+    @property
+    def _as_stored(self) -> tuple[Array, Array]:
+        """Where rows begin, and column numbers, which are not of words."""
+        if self._words is None:
+            return self._ptr, self._col
+        if self._stored is None:  # of a part
+            ptr, col, _ = self.arrays()
+            self._stored = ptr.astype(self._ptr.dtype), col.astype(self._ptr.dtype)
+        return self._stored
+
+    @property
+    def _dictionary(self) -> tuple[Array | None, Array | None]:
+        """Where the columns of each word begin, and the columns."""
+        return (None, None) if self._words is None else (self._words._ptr, self._words._col)
 
     def row_square_norms(self) -> Array:
         """Return |x_i|^2 of every row, shape (n,)."""
         if self._val is None:
-            return np.diff(self._ptr.astype(np.int64)).astype(self.dtype)
+            return _like(self, self.lengths())
         return self.cast(self._val * self._val).times(np.ones(self.shape[1]))
 
     def column_square_sums(self, weights: Array) -> Array:
@@ -244,7 +292,7 @@ class Rows:
         if self.ones:
             return self.adjoint(weights)
         many = _like(self, weights if weights.ndim == 2 else weights[:, None])
-        out = self._summed(load().squares, (self.shape[1], many.shape[1]), many)
+        out = self._summed(load().squares, many.shape[1:], many)
         return out.reshape(self.shape[1], *weights.shape[1:])
 
     def evaluate(
@@ -272,26 +320,31 @@ class Rows:
         """
         loops, (n, d) = load(), self.shape
         z, h = np.empty(n, self.dtype), np.empty(n, self.dtype)
-        of_data, gradient = self._sums(len(self._parts), d), np.empty(d, self.dtype)
-        w, weights = _like(self, w), None if sample_weight is None else _like(self, sample_weight)
+        of_data, gradient = self._sums(len(self._parts), self._width()), np.empty(d, self.dtype)
+        weights = None if sample_weight is None else _like(self, sample_weight)
         losses = self._shared(
-            loops.evaluate, _NUMBERS[loss], w, _like(self, y), weights, 1 / max(n, 1),
-            z, h, of_data.__getitem__,
+            getattr(loops, loss), self._of_words(w), _like(self, y), weights, 1 / max(n, 1),
+            z, h, lambda t: np.empty((2, loops.BLOCK)), of_data.__getitem__,
         )  # fmt: skip
-        penalty, squares = loops.penalize(of_data, _like(self, ridge), w, gradient)
+        penalty, squares = loops.gather(
+            of_data, *self._dictionary, _like(self, ridge), _like(self, w), gradient
+        )
         return Evaluation(sum(losses), penalty, gradient, squares, z, h)
 
     def every(self, every: int, first: int) -> "Rows":
         """Return the rows first, first + every, ... as a matrix of their own."""
+        return self.take(np.arange(first, self.shape[0], every))
+
+    def take(self, index: Array) -> "Rows":
+        """Return some rows, by their numbers, as a matrix of their own."""
         part = copy.copy(self)
-        begin = self._ptr[:-1][first::every]
-        ptr = np.zeros(len(begin) + 1, self._ptr.dtype)
-        np.cumsum(self._ptr[1:][first::every] - begin, out=ptr[1:])
-        part.shape, part._ptr = (len(begin), self.shape[1]), ptr
+        ptr = np.zeros(len(index) + 1, self._ptr.dtype)
+        np.cumsum(self._ptr[index + 1] - self._ptr[index], out=ptr[1:])
+        part.shape, part._ptr, part._stored = (len(index), self.shape[1]), ptr, None
 
         def copied(entries: Array) -> Array:
             found = np.empty(int(ptr[-1]), entries.dtype)
-            load().copy_rows(first, every, self._ptr, entries, ptr, found)
+            load().copy_rows(index, self._ptr, entries, ptr, found)
             return found
 
         part._col = copied(self._col)
@@ -302,49 +355,17 @@ class Rows:
     def arrays(self) -> tuple[Array, Array, Array]:
         """Return the row pointers, column numbers and values as a CSR matrix has them; copies."""
         values = np.ones(len(self._col), self.dtype) if self._val is None else self._val.copy()
-        return self._ptr.astype(np.int32), self._col.astype(np.int32), values
-
-    def descend(
-        self,
-        loss: Loss,
-        w: Array,
-        y: Array,
-        sample_weight: Array | None,
-        ridge: Array,
-        *,
-        tolerance: float,
-        steps: int,
-        memory: int,
-        first_step: float,
-    ) -> tuple[Array, int, int]:
-        """Minimize a mean loss plus sum_j ridge_j w_j^2 / 2 by L-BFGS in one compiled call.
-
-        Parameters
-        ----------
-        loss, w, y, sample_weight, ridge
-            As in `evaluate`; w is the start.
-        tolerance : float
-            Of the gradient's norm.
-        steps, memory : int
-            Most steps, and pairs kept.
-        first_step : float
-            What share of its size a step without known curvature is to change.
-
-        Returns
-        -------
-        tuple of ndarray, int and int
-            Where it ended, shape (d,), the steps made, and how often the loss was evaluated.
-        """
-        found = np.array(w, dtype=self.dtype)
-        weights = None if sample_weight is None else _like(self, sample_weight)
-        made, evaluated = load().descend(
-            *self._matrix, _NUMBERS[loss], found, _like(self, y), weights,
-            _like(self, ridge), tolerance, steps, memory, first_step,
-        )  # fmt: skip
-        return found, made, evaluated
+        arrays = self._ptr.astype(np.int32), self._col.astype(np.int32), values
+        if self._words is None:
+            return arrays
+        found = _scipy(arrays, self._width()) @ _scipy(self._words.arrays(), self.shape[1])
+        found.sort_indices()
+        return found.indptr, found.indices, found.data
 
 
-_NUMBERS: dict[Loss, int] = {"logistic": 0, "squared_hinge": 1, "least_squares": 2}
+def _scipy(arrays: tuple[Array, Array, Array], width: int) -> scipy.sparse.csr_matrix:
+    ptr, col, values = arrays
+    return scipy.sparse.csr_matrix((values, col, ptr), shape=(len(ptr) - 1, width))
 
 
 _FEW = 8
@@ -364,7 +385,11 @@ def _small(columns: Array, width: int) -> Array:
     for kind in (np.uint8, np.uint16):
         if width <= np.iinfo(kind).max + 1:
             return columns.astype(kind)
-    return columns.view(f"u{columns.itemsize}")
+    return _unsigned(columns)
+
+
+def _unsigned(numbers: Array) -> Array:
+    return numbers.view(f"u{numbers.itemsize}")
 
 
 def _like(rows: Rows, x: Array) -> Array:

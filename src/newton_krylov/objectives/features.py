@@ -60,7 +60,7 @@ class Features:
             return None
         if not worthwhile(X.values().numel()):
             return None
-        return Rows(_to_scipy(X), threads=torch.get_num_threads())
+        return Rows(_to_scipy(X), threads=torch.get_num_threads(), merges=True)
 
     def lay_out(self, columns: int = 1, weighted: bool = False) -> None:
         """Make now what products will need, so that the first of them has not to.
@@ -79,7 +79,7 @@ class Features:
             if columns == 1:
                 Pairs(1, 1, self.compiled.dtype).compile()
         if self.sparse:
-            _ = self.forming_cost
+            _ = self.forming_cost, self.entries
 
     def times(self, V: Tensor) -> Tensor:
         """Return X V, V of shape (d,) or (d, k)."""
@@ -151,13 +151,11 @@ class Features:
         """
         if not self.sparse:
             return Features(self.X[index])
+        if self.compiled is not None:  # a part is, too, however small: the code is there
+            return Features.of(self.compiled.take(index.numpy()))
         if self.X.device.type == "cpu":
             part = Features(_from_scipy(_to_scipy(self.X)[index.numpy()]))
-            # A part of what is compiled is, however small: the code is there, and no transpose.
-            rows = self.compiled
-            part.compiled = (
-                None if rows is None else Rows(_to_scipy(part.X), rows.ones, rows.threads)
-            )
+            part.compiled = None
             return part
         return Features(_csr_rows(self.X, index))
 
@@ -215,9 +213,11 @@ class Features:
             total.addmm_(part.T, part * weights[rows, None])
         return total
 
-    @property
+    @cached_property
     def entries(self) -> int:
-        """Numbers that a product reads."""
+        """Numbers that the matrix has: the stored ones of a sparse one."""
+        if self.compiled is not None:
+            return int(self.compiled.lengths().sum())
         return self.X.values().numel() if self.sparse else math.prod(self.X.shape)
 
     @cached_property
@@ -225,15 +225,16 @@ class Features:
         """The time of `gram` in products X' diag(weights) X v, roughly; None for data on disk.
 
         Two operations an entry make a product by X and two one by its transpose; the matrix takes
-        half of an entry's row's length, each at the speed that was measured on a9a and w8a.
+        half of an entry's row's length, each at the speed that was measured on a9a and w8a, of
+        products that read every entry by itself.
         """
         if isinstance(self.X, OnDisk):
             return None
         if not self.sparse:
             return self.X.shape[1] / 16  # products of matrices use the cache, and others wait
-        lengths = self.X.crow_indices().diff().double()
-        row = float(lengths.square().sum() / lengths.sum().clamp_min(1))
-        return row * (0.3 if self.compiled is not None else 5.0)
+        if self.compiled is not None:
+            return 0.3 * _row_of_an_entry(self.compiled.lengths())
+        return 5.0 * _row_of_an_entry(self.X.crow_indices().diff().numpy(force=True))
 
     def column_square_sums(self, weights: Tensor) -> Tensor:
         """Return sum_i weights_i X_ij^2 for every column j.
@@ -272,6 +273,12 @@ class Features:
         if torch.equal(squares, self.XT.values()):  # zeros and ones: no second copy
             return self.XT
         return _with_values(self.XT, squares)
+
+
+def _row_of_an_entry(lengths: np.ndarray) -> float:
+    """Return the mean length of an entry's row."""
+    lengths = lengths.astype(np.float64)
+    return float(lengths @ lengths / max(lengths.sum(), 1.0))
 
 
 def with_ones(X: Tensor) -> Tensor:

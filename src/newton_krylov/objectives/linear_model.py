@@ -27,6 +27,7 @@ from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.data.sparse import coalesced
 from newton_krylov.errors import CombinationError, ConfigError, UnsupportedError
 from newton_krylov.kernels.rows import Evaluation, Loss
+from newton_krylov.kernels.secants import descend
 from newton_krylov.norms import euclidean, is_safe
 from newton_krylov.objectives.base import Counts, Objective, Point, Ray
 from newton_krylov.objectives.classification import area_under_curve, balanced_accuracy, unequal
@@ -360,46 +361,52 @@ class LinearModel(Objective):
             The terms, whose value and weights are known, and the whole objective's value and
             gradient but for an L1 term.
         """
-        rows = self.features.compiled
-        if rows is None or not self.reads_once:
+        if not self.reads_once:
             return None
         self.counts.add(passes=self.share)
         kind = cast(type[SingleOutputTerms], self.terms)
-        found = rows.evaluate(
-            cast(Loss, kind.loop), w.numpy(), self._targets.numpy(), self._weights, self._ridges
-        )
+        found = self._evaluate(w.numpy())
         terms = kind(torch.from_numpy(found.outputs), self._targets, self.sample_weight)
         return terms.take(found.loss, torch.from_numpy(found.weights)), found
 
-    @property
-    def _weights(self) -> NDArray[Any] | None:
-        return None if self.sample_weight is None else self.sample_weight.numpy()
+    def _evaluate(self, w: NDArray[Any]) -> Evaluation:
+        rows, weights = self.features.compiled, self.sample_weight
+        assert rows is not None
+        return rows.evaluate(
+            cast(Loss, cast(type[SingleOutputTerms], self.terms).loop),
+            w,
+            self._targets.numpy(),
+            None if weights is None else weights.numpy(),
+            self._ridges,
+        )
 
     def descend(
         self, w: Tensor, *, tolerance: float, steps: int, memory: int, first_step: float
     ) -> "tuple[Tensor, int] | None":
-        """Minimize by L-BFGS in one compiled call, where one reading evaluates the loss.
+        """Minimize by L-BFGS without torch, where one reading evaluates the loss.
 
         Parameters
         ----------
         w : Tensor, shape (dim,)
             The start.
         tolerance, steps, memory, first_step
-            See `kernels.rows.Rows.descend`.
+            See `kernels.secants.descend`.
 
         Returns
         -------
         tuple of Tensor and int, or None
             Where it ended, and the steps made; None where a method has to make the steps.
         """
-        rows = self.features.compiled
-        if rows is None or not self.reads_once or self.l1 > 0:
+        if not self.reads_once or self.l1 > 0:
             return None
-        found, made, evaluated = rows.descend(
-            cast(Loss, cast(type[SingleOutputTerms], self.terms).loop),
-            w.numpy(), self._targets.numpy(), self._weights, self._ridges,
-            tolerance=tolerance, steps=steps, memory=memory, first_step=first_step,
-        )  # fmt: skip
+        found, made, evaluated = descend(
+            self._evaluate,
+            w.numpy(),
+            tolerance=tolerance,
+            steps=steps,
+            memory=memory,
+            first_step=first_step,
+        )
         cost = evaluated * self.share
         self.counts.add(function=cost, gradient=cost, passes=cost)
         return torch.from_numpy(found), made
@@ -693,7 +700,7 @@ class LinearModelPoint(Point):
         f.counts.add(function=f.share)
         corners = float((f.lasso * self.w.abs()).sum()) if f.l1 else 0.0
         if self._evaluation is not None:
-            return self._evaluation.loss + self._evaluation.penalty + corners
+            return self._evaluation.value + corners
         if isinstance(f.ridge, Tensor):
             penalty = 0.5 * float(torch.dot(self.w, f.ridge * self.w))
         else:

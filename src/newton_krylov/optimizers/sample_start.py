@@ -101,7 +101,7 @@ def on_a_sample(objective: Objective, w0: Tensor, generator: torch.Generator) ->
     those whose curvature is below the trace of the Hessian over m, are held back by an L2 term of
     that size, where the objective's own is smaller.
 
-    Steps are those of L-BFGS, in one compiled call where the loss has a compiled loop.
+    Steps are those of L-BFGS, without torch where the loss has a compiled loop.
 
     Parameters
     ----------

@@ -1,6 +1,7 @@
 """Sends records afterwards: the server was down, or the run was killed."""
 
 import csv
+import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from newton_krylov.records.spectrum import SPECTRUM, Snapshot, read_snapshots
 from newton_krylov.records.trace import Measured, Row, cut_short, read_trace
 from newton_krylov.records.unfinished import load, mark_killed
 from newton_krylov.tracking import mlflow_sender
+from newton_krylov.tracking.address import masked
 from newton_krylov.tracking.mlflow_sender import (
     DEADLINE,
     EVERY_STEP_UP_TO,
@@ -77,7 +79,7 @@ def upload(folders: Iterable[Path], uri: str | None = None) -> Iterator[UploadRe
         try:
             kind = SweepRecord if (folder / SweepRecord.summary_file).exists() else Record
             record = kind.load(folder)
-            place = uri or record.summary.get("tracking_uri") or _uri_of(record)
+            place = uri or _address(record)
             yield send(senders.setdefault(place, Sender(place, _TIMEOUT, _DEADLINE)), record)
         except Exception as error:
             yield UploadResult(folder, "left out", problem=log_failure(error))
@@ -194,6 +196,25 @@ def _snapshots(folder: Path) -> list[Snapshot]:
         return read_snapshots(folder)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / SPECTRUM} cannot be read: {error}.") from error
+
+
+def _address(record: Record) -> str | None:
+    """Return where a record says that it goes, unless your password would go there, too.
+
+    MLflow shows the one that it has from its variables or its file to any server.
+    """
+    from mlflow.utils.credentials import read_mlflow_creds
+
+    place = record.summary.get("tracking_uri") or _uri_of(record)
+    own = masked(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    if place is None or place == own or not str(place).lower().startswith(("http:", "https:")):
+        return place
+    if any(read_mlflow_creds()) or os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        raise UserError(
+            f"The record names the server {place}, to which MLflow would send your password or "
+            f"token: if it is yours, give the address by --uri."
+        )
+    return place
 
 
 def _uri_of(record: Record) -> str | None:

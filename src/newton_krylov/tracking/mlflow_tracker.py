@@ -4,9 +4,9 @@ import math
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from newton_krylov.records.record import Record
 from newton_krylov.records.trace import Measured, Row
@@ -16,6 +16,9 @@ from newton_krylov.tracking.base import Place, Tracker
 from newton_krylov.tracking.mlflow_sender import DEADLINE, EVERY_STEP_UP_TO, Sender, log_failure
 
 _T = TypeVar("_T")
+
+_A_DAY = 86_400
+"""Seconds; a longer wait is none that anybody wants, and a clock takes no infinite one."""
 
 _SHARE = 20.0
 """A sending of one second is followed by this many without: a slow server slows no run down."""
@@ -48,8 +51,8 @@ class MLflowTracker(Tracker):
         uri: str | None = None,
         flush_seconds: PositiveFloat = 5.0,
         every_step_up_to: PositiveInt = EVERY_STEP_UP_TO,
-        timeout: PositiveInt = 10,
-        deadline: PositiveFloat = DEADLINE,
+        timeout: Annotated[int, Field(gt=0, le=_A_DAY)] = 10,
+        deadline: Annotated[float, Field(gt=0, le=_A_DAY)] = DEADLINE,
     ) -> None:
         self.uri = uri
         self.flush_seconds = flush_seconds
