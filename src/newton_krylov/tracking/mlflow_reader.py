@@ -198,7 +198,7 @@ class _Server:
         """
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        files = get_artifact_repository(place, tracking_uri=revealed(self.uri))
+        files: Any = get_artifact_repository(place, tracking_uri=revealed(self.uri))
         sent = {artifact.path for artifact in files.list_artifacts()}
         for name in sent.intersection(_FILES):
             files.download_artifacts(name, str(folder))
