@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -245,6 +246,11 @@ class _Part:
         """How many residuals."""
         return len(range(self.residuals.start, self.residuals.stop))
 
+    def channels_first(self, T: Tensor) -> Tensor:
+        """Return a factor as the network pushes or pulls it in the shape of `of`."""
+        by_point = T.detach().view(-1, self.size, self.values, T.shape[-1])
+        return by_point.transpose(1, 2).reshape(self.channels, self.size, -1)
+
     def of(self, T: Tensor) -> Tensor:
         """Return its rows of a layer's factor, shape (channels, residuals, width)."""
         return T[self.rows].view(self.channels, self.size, -1)
@@ -282,7 +288,8 @@ class FactoredJacobian(RectangularOperator):
     ) -> None:
         self._network = network
         w = w.detach()
-        residuals, slopes, inputs, back = [], [], [], []
+        residuals, slopes = [], []
+        self._factors: list[tuple[list[Tensor], list[Tensor]]] = []  # by block, then by layer
         if pushed is None:
             with torch.no_grad():
                 pushed = [network.push(w, block) for block in blocks]
@@ -290,19 +297,22 @@ class FactoredJacobian(RectangularOperator):
             r, G = _residual_and_slopes(block, channels.jet)
             residuals.append(r)
             slopes.append(_by_coefficients(block, channels.jet))
-            inputs.append(channels.inputs)
             with torch.no_grad():
-                back.append(network.pull(w, block, channels, G))
+                back = network.pull(w, block, channels, G)
+            self._factors.append((channels.inputs, back))
         self.r = torch.cat(residuals)
         self._slopes = torch.cat(slopes)  # the columns of the coefficients
         self._parts = _parts(blocks, [len(channels.inputs[0]) for channels in pushed])
-        self._layers = [
-            _Layer.of(blocks, self._parts, A, G, biased)
-            for A, G, biased in zip(
-                zip(*inputs, strict=True), zip(*back, strict=True), network.biases, strict=True
-            )
-        ]
         super().__init__((len(self.r), len(w)), w.dtype, w.device)
+
+    @cached_property
+    def _layers(self) -> "list[_Layer]":
+        """The factors by layer, which products want; a dense J wants no copy of them."""
+        inputs, back = (zip(*factors, strict=True) for factors in zip(*self._factors, strict=True))
+        return [
+            _Layer.of(self._parts, A, G, biased)
+            for A, G, biased in zip(inputs, back, self._network.biases, strict=True)
+        ]
 
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply by a vector of shape (n,)."""
@@ -331,13 +341,16 @@ class FactoredJacobian(RectangularOperator):
         m, n = self.shape
         J = torch.empty(m, n, dtype=self.dtype, device=self.device)
         J[:, self._network.size :] = self._slopes
-        for part in self._parts:
+        for part, factors in zip(self._parts, self._factors, strict=True):
             column = 0
-            for layer, biased in zip(self._layers, self._network.biases, strict=True):
-                for columns in layer.weights_and_bias(layer.outer(part), biased):
-                    width = columns[0].numel()
-                    place = J[part.residuals, column : column + width]
-                    place.view(columns.shape).copy_(columns)
+            for *layer, biased in zip(*factors, self._network.biases, strict=True):
+                A, G = map(part.channels_first, layer)
+                columns = [torch.bmm(G.permute(1, 2, 0), A.permute(1, 0, 2)).flatten(1)]
+                if biased:
+                    columns.append(G[: part.values].sum(0))
+                for place in columns:
+                    width = place.shape[1]
+                    J[part.residuals, column : column + width] = place
                     column += width
         return J
 
@@ -391,7 +404,6 @@ class _Layer:
     @classmethod
     def of(
         cls,
-        blocks: Sequence[Block],
         parts: Sequence[_Part],
         inputs: Sequence[Tensor],
         slopes: Sequence[Tensor],
@@ -401,15 +413,16 @@ class _Layer:
 
         def stacked(channels: Sequence[Tensor], width: int) -> Tensor:
             own = channels[0].shape[-1]
-            T = channels[0].new_zeros(parts[-1].rows.stop, width)
-            for block, part, C in zip(blocks, parts, channels, strict=True):
-                n, g, _ = block.points.shape
+            T = channels[0].new_empty(parts[-1].rows.stop, width)
+            for part, C in zip(parts, channels, strict=True):
+                n, g = part.size, part.values
                 place = part.of(T).view(-1, g, n, width)[..., :own]
                 place.copy_(C.view(-1, n, g, own).transpose(1, 2))
             return T
 
         A = stacked(inputs, inputs[0].shape[-1] + biased)
         if biased:
+            A[:, -1] = 0
             for part in parts:
                 part.of(A)[: part.values, :, -1] = 1
         return cls(A, stacked(slopes, slopes[0].shape[-1]))
@@ -418,13 +431,10 @@ class _Layer:
         """Cut the last axis, which inputs and the bias's column share."""
         return (product[..., :-1], product[..., -1]) if biased else (product,)
 
-    def outer(self, part: _Part) -> Tensor:
-        """Return J's rows of a part, shape (n, outputs, inputs), a bias's column the last."""
-        return torch.bmm(part.of(self.G).permute(1, 2, 0), part.of(self.A).permute(1, 0, 2))
-
     def rows(self, part: _Part) -> Tensor:
-        """Return them flat, in an order of their own, shape (n, outputs * inputs)."""
-        return self.outer(part).flatten(1)
+        """Return a part's rows of J in an order of their own, shape (n, outputs * inputs)."""
+        A, G = part.of(self.A), part.of(self.G)
+        return torch.bmm(G.permute(1, 2, 0), A.permute(1, 0, 2)).flatten(1)
 
     def quicker(self, a: _Part, b: _Part) -> bool:
         """Return whether products of two parts' rows take less time by the factors."""
