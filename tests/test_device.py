@@ -3,6 +3,11 @@
 import subprocess
 import sys
 
+import pytest
+
+from newton_krylov.errors import ConfigError
+from newton_krylov.registry import entry
+
 PROGRAM = """
 import torch
 from newton_krylov.device import cpu, denormals_flushed
@@ -20,3 +25,10 @@ def test_denormal_numbers_are_zero_in_every_thread():
     """In a process of its own: threads have the setting of the thread that started them."""
     out = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True).stdout
     assert out.split() == [b"0", b"0", b"1000000", b"9"]
+
+
+@pytest.mark.parametrize("name", ["cpu", "auto", "distributed"])
+@pytest.mark.parametrize("threads", [0, -1, 4097, 10**33])
+def test_numbers_of_threads_that_no_machine_has_are_a_sentence(name, threads):
+    with pytest.raises(ConfigError, match=f"threads={threads} is not valid"):
+        entry("device", name).validate({"threads": threads})

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt
 
 from newton_krylov.capabilities import ALL_SAMPLES
 from newton_krylov.errors import UnsupportedError
@@ -12,9 +13,12 @@ from newton_krylov.registry import register
 
 _DEFAULT_THREADS = torch.get_num_threads()
 
+Threads = Annotated[int, Field(gt=0, le=4096)]
+"""A number of threads that a machine may have."""
+
 
 @register("device", "cpu", offers=(ALL_SAMPLES,))
-def cpu(*, threads: PositiveInt | None = None) -> torch.device:
+def cpu(*, threads: Threads | None = None) -> torch.device:
     """Compute on the processor.
 
     Parameters
@@ -59,7 +63,7 @@ def cuda(*, index: NonNegativeInt = 0) -> torch.device:
 
 
 @register("device", "auto", offers=(ALL_SAMPLES,))
-def auto(*, threads: PositiveInt | None = None) -> torch.device:
+def auto(*, threads: Threads | None = None) -> torch.device:
     """Compute on a GPU if there is one, else on the processor.
 
     Parameters
