@@ -6,7 +6,6 @@ import torch
 from pydantic import Field
 
 from newton_krylov.capabilities import SAMPLES
-from newton_krylov.device import Threads
 from newton_krylov.distributed.group import join
 from newton_krylov.registry import register
 
@@ -15,7 +14,7 @@ from newton_krylov.registry import register
 def distributed(
     *,
     backend: Literal["auto", "gloo", "nccl"] = "auto",
-    threads: Threads | None = None,
+    threads: Annotated[int, Field(gt=0, le=4096)] | None = None,
     timeout: Annotated[int, Field(gt=0, le=86_400)] = 120,
 ) -> torch.device:
     """Compute in the processes of `torchrun`, each on a part of the samples.
