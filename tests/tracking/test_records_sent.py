@@ -13,11 +13,12 @@ from command import QUICK, artifacts, command, inside, start, tracked
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from newton_krylov.records.record import SweepRecord
 from newton_krylov.report.command import main as compare
 from newton_krylov.runs import sweep
 from newton_krylov.runs.experiment import run_experiment
 from newton_krylov.tracking.afterwards import upload
-from newton_krylov.tracking.mlflow_sender import Sender
+from newton_krylov.tracking.mlflow_sender import Sender, parameters
 from newton_krylov.tracking.upload import main as upload_command
 
 NETWORK = ("dataset=digits_images", "loss=cross_entropy", "model=mlp", "optimizer=sgd")
@@ -239,6 +240,9 @@ def test_a_sweep_that_goes_on_has_its_parameters_at_its_end(tmp_path, monkeypatc
     inside(*swept, "resume=true", "hydra.sweep.dir=s", cwd=tmp_path)
     assert parameters_of(tmp_path / "s") == parameters_of(tmp_path / "whole")
     assert parameters_of(tmp_path / "whole")
+    killed = SweepRecord.load(tmp_path / "whole")
+    killed.update(parameters=None)  # its members were done, and it was killed while it drew them
+    assert parameters(killed) == {}
 
 
 def parameters_of(folder: Path) -> dict[str, str]:

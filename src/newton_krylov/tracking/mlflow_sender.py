@@ -552,11 +552,13 @@ def parameters(record: Record) -> dict[str, Any]:
     Returns
     -------
     dict
-        Plain values; none of a sweep that may go on.
+        Plain values; none of a sweep that may go on, or was killed while it was compared.
     """
-    if isinstance(record, SweepRecord) and record.summary["status"] in _RESUMED:
+    if not isinstance(record, SweepRecord):
+        return record.config
+    if record.summary["status"] in _RESUMED:
         return {}  # those of all its members may be others, and what MLflow has stays
-    return record.summary.get("parameters") or record.config
+    return record.summary.get("parameters") or {}
 
 
 def note(record: Record) -> str:
