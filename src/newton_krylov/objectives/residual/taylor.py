@@ -248,8 +248,11 @@ class _Part:
 
     def channels_first(self, T: Tensor) -> Tensor:
         """Return a factor as the network pushes or pulls it in the shape of `of`."""
-        by_point = T.detach().view(-1, self.size, self.values, T.shape[-1])
-        return by_point.transpose(1, 2).reshape(self.channels, self.size, -1)
+        return self.split(T).reshape(self.channels, self.size, -1)
+
+    def split(self, T: Tensor) -> Tensor:
+        """View it with shape (channels of a value, values, residuals, width)."""
+        return T.detach().view(-1, self.size, self.values, T.shape[-1]).transpose(1, 2)
 
     def of(self, T: Tensor) -> Tensor:
         """Return its rows of a layer's factor, shape (channels, residuals, width)."""
@@ -415,9 +418,8 @@ class _Layer:
             own = channels[0].shape[-1]
             T = channels[0].new_empty(parts[-1].rows.stop, width)
             for part, C in zip(parts, channels, strict=True):
-                n, g = part.size, part.values
-                place = part.of(T).view(-1, g, n, width)[..., :own]
-                place.copy_(C.view(-1, n, g, own).transpose(1, 2))
+                channels_first = part.split(C)
+                part.of(T).view(*channels_first.shape[:3], width)[..., :own] = channels_first
             return T
 
         A = stacked(inputs, inputs[0].shape[-1] + biased)
