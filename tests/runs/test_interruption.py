@@ -1,12 +1,15 @@
 """Signals: what arrives while a run computes, and while it writes."""
 
+import json
 import os
 import signal
 import threading
 
 import pytest
 
+import newton_krylov
 from newton_krylov.runs.interruption import Interruption, interruptible
+from newton_krylov.runs.watch import Watch
 
 
 def send(number: int) -> None:
@@ -92,3 +95,14 @@ def test_another_thread_handles_no_signals():
     thread.join()
     assert seen == [None]
     assert not isinstance(signal.getsignal(signal.SIGTERM), Interruption)
+
+
+def test_a_signal_between_the_last_step_and_the_record_loses_no_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(Watch, "end", lambda *_: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        newton_krylov.run(dataset="synthetic", stop={"epochs": 2}, tracking="none", quiet=True)
+    (summary,) = tmp_path.rglob("summary.json")
+    found = json.loads(summary.read_text())
+    assert found["status"] == "killed"
+    assert 0 < found["loss"] < 0.69

@@ -152,6 +152,7 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
             interruption.obey()
             experiment.run()
         except BaseException as error:
+            interruption.hold()
             experiment.fail(error)
             if isinstance(error, Exception) and not isinstance(error, UserError):
                 outcome, text = failure(error)
@@ -485,16 +486,18 @@ class _Experiment:
             )
 
     def fail(self, error: BaseException) -> None:
-        """Record why the run did not come to its end."""
+        """Record why the run did not come to its end, and how far it came."""
+        last = self._reached()
         if isinstance(error, KeyboardInterrupt):
-            self._note_end(status=self.interruption.status, outcome=None, reason="interrupted")
+            status = self.interruption.status
+            self._note_end(status=status, outcome=None, reason="interrupted", **last)
             return
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         status = "skipped" if isinstance(error, UnsupportedError) else "failed"
         outcome = None
         if isinstance(error, Exception) and failure(error)[0] is Outcome.OUT_OF_MEMORY:
             outcome, text = Outcome.OUT_OF_MEMORY.value, failure(error)[1]
-        self._note_end(status=status, outcome=outcome, reason=text)
+        self._note_end(status=status, outcome=outcome, reason=text, **last)
         if not isinstance(error, UserError):
             _log.info("the run failed", exc_info=error)
 
@@ -534,6 +537,12 @@ class _Experiment:
             command = f"python -m newton_krylov.tracking.upload {shlex.quote(short(folder))}"
             places.append(("send it later", command))
         return places
+
+    def _reached(self) -> dict[str, Any]:
+        """Return the last row, as the summary has it; nothing before the first."""
+        last = {} if self.last is None else asdict(self.last)
+        last.pop("notes", None)
+        return last
 
     def _note(self, **values: Any) -> None:
         """Set keys of the summary."""
@@ -702,13 +711,12 @@ class _Experiment:
                 self._note(gap_bound=objective.suboptimality_bound(objective.at(result.w)))
         if found := objective.found(result.w):
             self._note(found=found, sought=objective.sought())
-        last = {} if self.last is None else asdict(self.last)
-        last.pop("notes", None)
         status = "finished"
         if result.outcome.failed:
             status = "failed"
         elif result.outcome is Outcome.INTERRUPTED:
             status = self.interruption.status
+        last = self._reached()
         self._note_end(status=status, outcome=str(result.outcome), reason=result.reason, **last)
         if status == "finished":
             self._write(lambda: (self.record.folder / CHECKPOINT).unlink(missing_ok=True))
