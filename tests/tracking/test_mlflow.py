@@ -172,7 +172,11 @@ def test_the_part_that_a_killed_run_did_not_send_is_sent(tmp_path):
 
 @pytest.mark.parametrize(
     ("folder", "sentence"),
-    [("nowhere", "nowhere is not a folder"), ("empty", "No records in .*empty")],
+    [
+        ("nowhere", "nowhere is not a folder"),
+        ("empty", "No records in .*empty"),
+        ("x" * 5000, "x{5000} cannot be read or written: File name too long"),
+    ],
 )
 def test_upload_of_nothing_is_a_sentence(folder, sentence, tmp_path, capsys):
     from newton_krylov.tracking.upload import main
