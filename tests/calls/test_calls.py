@@ -15,9 +15,15 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import newton_krylov as nk
 from newton_krylov.calls.given import kept
+from newton_krylov.data.prepare import fold_rows
 from newton_krylov.errors import ConfigError, DataError
 
 WORDS = {"dataset": "breast_cancer", "tracking": "none", "dataset.scaling": "standardize"}
@@ -419,3 +425,44 @@ def test_a_regression_shows_its_own_measures_alone() -> None:
     assert "None" not in str(found) and "test_d2" in str(found)
     table, _picture = found._repr_html_().split("<img")
     assert "accuracy" not in table and "NaN" not in table
+
+
+def test_cross_validation_is_scikit_learns_on_the_same_folds() -> None:
+    """What is filled in and the scaling are of each fold's training part."""
+    draw = np.random.default_rng(0)
+    frame = pd.DataFrame(draw.normal(size=(60, 3)), columns=["a", "b", "c"])
+    frame["y"] = np.where(frame["a"] + draw.normal(size=60) > 0, "yes", "no")
+    frame.loc[draw.choice(60, 9, replace=False), "b"] = np.nan
+    penalties = [1.0, 0.1, 0.01]
+    found = nk.sweep(
+        experiment="cross_validation", tracking="none",
+        dataset={"data": frame, "target": "y", "test_fraction": 0, "folds": 3},
+        **{"loss.l2": penalties, "dataset.fold": [1, 2, 3]},
+    )  # fmt: skip
+    X, y = frame[["a", "b", "c"]].to_numpy(), (frame["y"] == "yes").to_numpy()
+    losses = np.empty((3, 3))
+    for fold in range(3):
+        kept, held = fold_rows(y.astype(np.int64), "binary", 3, fold + 1, 0)
+        prepared = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
+        A, B = prepared.fit_transform(X[kept]), prepared.transform(X[held])
+        for i, l2 in enumerate(penalties):
+            model = LogisticRegression(C=1 / (l2 * len(kept)), tol=1e-10, max_iter=1000)
+            losses[i, fold] = log_loss(y[held], model.fit(A, y[kept]).predict_proba(B))
+    (result,) = json.loads((found.folder / "sweep.json").read_text())["cross_validation"]
+    assert [p["l2"] for p in result["penalties"]] == penalties
+    means = np.array([p["mean"] for p in result["penalties"]])
+    errors = np.array([p["standard_error"] for p in result["penalties"]])
+    assert np.allclose(means, losses.mean(axis=1), rtol=1e-6, atol=0)
+    assert np.allclose(errors, losses.std(axis=1, ddof=1) / np.sqrt(3), rtol=1e-5, atol=0)
+    best = int(means.argmin())
+    assert result["least"]["l2"] == penalties[best]
+    assert (
+        result["one_standard_error"]["l2"]
+        == penalties[int(np.flatnonzero(means <= means[best] + errors[best])[0])]
+    )
+    page = found.page.read_text()
+    assert result["text"] in page and "within one standard error" in page
+    assert result["text"] in (found.folder / "comparison.md").read_text()
+    starts = [found.folder / str(number) / "summary.json" for number in range(9)]
+    members = [json.loads(path.read_text())["started_from"] for path in starts]
+    assert [m is None for m in members] == [True, False, False] * 3
