@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from newton_krylov.calls.identity import identity
 from newton_krylov.capabilities import FUNCTION, LABELLED
 from newton_krylov.data.dataset import Dataset
-from newton_krylov.data.sparse import canonical
+from newton_krylov.data.sparse import canonical, tensor_to_csr
 from newton_krylov.data.table_columns import refuse_containers
 from newton_krylov.errors import ConfigError, DataError
 from newton_krylov.files import atomic_write, require_memory
@@ -244,9 +244,7 @@ def sparse(part: Any) -> sp.csr_array:
         Entries that are there twice are added.
     """
     if isinstance(part, Tensor):
-        coo = torch.Tensor.to_sparse(part.detach().cpu(), layout=torch.sparse_coo).coalesce()
-        at = tuple(coo.indices().numpy())
-        part = sp.coo_array((coo.values().numpy(), at), shape=tuple(coo.shape))
+        part = tensor_to_csr(part)
     return canonical(sp.csr_array(part))
 
 

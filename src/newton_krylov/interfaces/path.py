@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+import scipy.sparse
 import torch
 from numpy.typing import NDArray
 from sklearn.utils.validation import _check_sample_weight, check_X_y
@@ -17,6 +18,7 @@ from newton_krylov.data.dataset import Split, Table
 from newton_krylov.errors import ConfigError
 from newton_krylov.interfaces.columns import Columns, checked_penalty, of_mean_one
 from newton_krylov.interfaces.parts import named
+from newton_krylov.interfaces.samples import features, plain, targets
 from newton_krylov.objectives.linear_model import LinearModel, LinearModelPoint
 from newton_krylov.objectives.log_link import LogLink
 from newton_krylov.objectives.logistic import Logistic
@@ -171,7 +173,7 @@ def path(
     check_settings(l1_ratio, tol)
     if gap is not None and not 0 < gap < math.inf:
         raise ValueError(f"gap must be finite and above 0, not {gap}")
-    X, y = check_X_y(X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
+    X, y = check_X_y(features(X), targets(y), accept_sparse="csr", dtype=[np.float64, np.float32])
     problem = Problem(
         X, y, loss=loss, options=options or {}, sample_weight=sample_weight, offset=offset,
         intercept=fit_intercept, penalty=penalty, solver=solver, preconditioner=preconditioner,
@@ -226,13 +228,15 @@ def grid(
 def checked_weights(sample_weight: Any, X: Any) -> NDArray[np.float64]:
     """Return samples' weights of mean 1; refuse what are none."""
     return of_mean_one(
-        _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        _check_sample_weight(plain(sample_weight), X, dtype=np.float64, ensure_non_negative=True)
     )
 
 
 def checked_offset(offset: Any, n: int) -> NDArray[np.float64]:
     """Return an offset as floats, shape (n,); refuse another shape and what is not finite."""
-    values = np.asarray(offset, dtype=np.float64)
+    if scipy.sparse.issparse(offset):
+        raise ValueError("offset is sparse, and should be an array: give offset.toarray().ravel()")
+    values = np.asarray(plain(offset), dtype=np.float64)
     if values.shape != (n,):
         raise ValueError(f"offset must be of shape ({n},), one of each sample, not {values.shape}")
     if not np.isfinite(values).all():
