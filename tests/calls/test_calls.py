@@ -2,6 +2,7 @@
 
 import json
 import math
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import newton_krylov as nk
-from newton_krylov.calls.given import kept
+from newton_krylov.calls.given import kept, named
+from newton_krylov.data import Table, load_dataset
 from newton_krylov.data.prepare import fold_rows
 from newton_krylov.errors import ConfigError, DataError
 
@@ -466,3 +468,45 @@ def test_cross_validation_is_scikit_learns_on_the_same_folds() -> None:
     starts = [found.folder / str(number) / "summary.json" for number in range(9)]
     members = [json.loads(path.read_text())["started_from"] for path in starts]
     assert [m is None for m in members] == [True, False, False] * 3
+
+
+_EIGHTHS = np.round(np.random.default_rng(0).normal(size=(40, 3)) * 8) / 8
+_FRAME = pd.DataFrame(_EIGHTHS, columns=["a", "b", "c"])
+_FORMS = {
+    "half": _EIGHTHS.astype(np.float16), "big end": _EIGHTHS.astype(">f8"),
+    "reversed": np.ascontiguousarray(_EIGHTHS[::-1, ::-1])[::-1, ::-1],
+    "objects": _EIGHTHS.astype(object), "texts": _EIGHTHS.astype(str),
+    "masked": np.ma.array(_EIGHTHS), "decimals": [[*map(Decimal, row)] for row in _EIGHTHS],
+    "bfloat16": torch.tensor(_EIGHTHS).bfloat16(), "dict": _FRAME.to_dict("list"),
+    "sparse bfloat16": torch.tensor(_EIGHTHS).bfloat16().to_sparse_coo(),
+    "leaf": torch.tensor(_EIGHTHS, requires_grad=True), "frame of texts": _FRAME.astype(str),
+    "frame of decimals": _FRAME.map(Decimal), "table": pyarrow.Table.from_pandas(_FRAME),
+    **{form: getattr(scipy.sparse, f"{form}_array")(_EIGHTHS) for form in ("dok", "dia", "bsr")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", _FORMS)
+def test_samples_in_any_form_are_the_plain_array_s(form: str) -> None:
+    """Targets of one column, and bytes, are taken as well."""
+    labels = np.where(np.arange(40)[:, None] % 2, b"v", b"u")
+    words = named({"dataset": (_FORMS[form], labels)})["dataset"]
+    path, target = words["path"], words.get("target")
+    data = load_dataset("table", {"path": str(path), "target": target, "test_fraction": 0.0})
+    assert isinstance(data, Table)
+    scaled = _EIGHTHS if data.train.X.layout is torch.sparse_csr else _EIGHTHS - _EIGHTHS.mean(0)
+    dense = data.train.X.to_dense().numpy()
+    assert np.allclose(dense, scaled / _EIGHTHS.std(0), rtol=0, atol=1e-12)
+    assert data.classes == ("u", "v") and data.train.y.tolist() == [0, 1] * 20
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "says"),
+    [
+        (scipy.sparse.csr_array(_EIGHTHS + 0j), np.zeros(40), "complex128, and should hold real"),
+        (_EIGHTHS[:0], np.zeros(0), "have no rows"),
+        (_FRAME, np.zeros((40, 2)), "one target for each sample"),
+    ],
+)
+def test_samples_that_are_none_are_a_sentence(X: Any, y: Any, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        named({"dataset": (X, y)})

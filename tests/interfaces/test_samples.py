@@ -59,7 +59,8 @@ SAMPLES = {
     "levels": FRAME.set_axis(pd.MultiIndex.from_product([["k"], ["a", "b", "c"]]), axis=1),
     "sparse frame": FRAME.astype(pd.SparseDtype(float, 0.0)), "bfloat16": TENSOR.bfloat16(),
     "half tensor": TENSOR.half(), "leaf": TENSOR.clone().requires_grad_(),
-    "torch's csr": csr_to_torch(sp.csr_array(X), torch.float64), "torch's coo": TENSOR.to_sparse_coo(),
+    "torch's csr": csr_to_torch(sp.csr_array(X), torch.float64),
+    "torch's coo": TENSOR.to_sparse_coo(),
     "twice": _twice(), "wide indices": _wide_indices(), "csr matrix": sp.csr_matrix(X),
     **{form: getattr(sp, f"{form}_array")(X) for form in ("csc", "lil", "dok", "dia", "bsr")},
 }  # fmt: skip
