@@ -39,6 +39,29 @@ def override(key: str, path: object) -> str:
     return shlex.quote(f'{key}="{escaped}"')
 
 
+def title_of(path: Path | str, target: object = None) -> str:
+    """Return what a data file is called for people: its name, but no checksum of a kept frame's.
+
+    Parameters
+    ----------
+    path : Path or str
+        The file. Data of a program's memory are kept as `frame-...` or `arrays-...`, named by their
+        content.
+    target : object, optional
+        Name of the column to predict, which tells one frame from another.
+
+    Returns
+    -------
+    str
+        Such as `people.csv`, or `frame (income)`.
+    """
+    name = Path(path).name
+    kept = re.fullmatch(r"(frame|arrays)-[0-9a-f]{12}\.(parquet|npz)", name)
+    if kept is None:
+        return name
+    return f"frame ({target})" if kept[1] == "frame" and target else kept[1]
+
+
 def default_data_dir() -> Path:
     """Return the folder of downloaded data: `$NEWTON_KRYLOV_DATA`, else the user's data folder.
 

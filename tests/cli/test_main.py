@@ -42,6 +42,15 @@ MISTAKES = [
         ["dataset=mine.csv"],
         r"write dataset\.path=mine\.csv with dataset=table, and dataset\.target=COLUMN",
     ),
+    (
+        ["model=/mine/nets.py"],
+        r'is unknown; .* by @register\("model", "NAME"\) .* model=NAME is known with '
+        r"NEWTON_KRYLOV_PLUGINS=nets PYTHONPATH=/mine set .*Choices: auto,",
+    ),
+    (["-m", "dataset=/mine/sets.py,a9a"], r'@register\("dataset", "NAME"\)'),
+    (["method=/mine/ours.yaml"], r"--config-dir FOLDER method=ours with the file at FOLDER/method"),
+    (["dataset=small/convectoin"], r"did you mean 'small/convection'\?"),
+    (["-m", "method=pinn/adam_1e,adam"], r"Choices: pinn/adam_1e2"),
     (["-m", "dataset=mine.csv,a9a"], r"write dataset\.path=mine\.csv with dataset="),
     (["solver.rtol.x=1"], "solver.rtol.x|solver.rtol="),
     (["stop.epochs=-1"], "stop.epochs=-1 is not valid: it should be greater than or equal to 0"),
