@@ -437,14 +437,14 @@ def test_cross_validation_is_scikit_learns_on_the_same_folds() -> None:
     frame = pd.DataFrame(draw.normal(size=(60, 3)), columns=["a", "b", "c"])
     frame["y"] = np.where(frame["a"] + draw.normal(size=60) > 0, "yes", "no")
     frame.loc[draw.choice(60, 9, replace=False), "b"] = np.nan
-    penalties = [1.0, 0.1, 0.01]
+    penalties = [1.0, 0.01]
     found = nk.sweep(
         experiment="cross_validation", tracking="none",
         dataset={"data": frame, "target": "y", "test_fraction": 0, "folds": 3},
         **{"loss.l2": penalties, "dataset.fold": [1, 2, 3]},
     )  # fmt: skip
     X, y = frame[["a", "b", "c"]].to_numpy(), (frame["y"] == "yes").to_numpy()
-    losses = np.empty((3, 3))
+    losses = np.empty((2, 3))
     for fold in range(3):
         kept, held = fold_rows(y.astype(np.int64), "binary", 3, fold + 1, 0)
         prepared = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
@@ -467,9 +467,9 @@ def test_cross_validation_is_scikit_learns_on_the_same_folds() -> None:
     page = found.page.read_text()
     assert result["text"] in page and "within one standard error" in page
     assert result["text"] in (found.folder / "comparison.md").read_text()
-    starts = [found.folder / str(number) / "summary.json" for number in range(9)]
+    starts = [found.folder / str(number) / "summary.json" for number in range(6)]
     members = [json.loads(path.read_text())["started_from"] for path in starts]
-    assert [m is None for m in members] == [True, False, False] * 3
+    assert [m is None for m in members] == [True, False] * 3
 
 
 _EIGHTHS = np.round(np.random.default_rng(0).normal(size=(40, 3)) * 8) / 8
