@@ -214,6 +214,24 @@ def test_missing_and_malformed_data_is_one_sentence(overrides, sentence, folder,
     assert re.search(sentence, reported(capsys))
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(["dataset=" + kind, "dataset.path=LONG"] for kind in ("table", "shards")),
+        ["dataset=image_folder", "dataset.path=LONG", "loss=cross_entropy", "optimizer=sgd"],
+        ["dataset=libsvm", "dataset.path=LONG", "dataset.weights_path=LONG"],
+        ["dataset=mushrooms", "data_dir=LONG"],
+        ["--config-dir", "LONG"],
+        ["hydra.run.dir=LONG"],
+    ],
+)
+def test_a_name_that_no_file_can_have_is_one_sentence(given, folder, capsys):
+    typed = [word.replace("LONG", "x" * 5000) for word in given]
+    assert main(CONF, [*typed, "tracking=none", "optimum=none"]) == MISTAKE
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"Error: .*x{5000}\S* cannot be .*: File name too long\.\n", err)
+
+
 def test_a_folder_is_never_overwritten(folder, capsys):
     run = [*QUICK, "tracking=none", "hydra.run.dir=here"]
     assert main(CONF, run) == 0
