@@ -26,7 +26,7 @@ from sklearn.metrics import d2_tweedie_score, mean_absolute_error, mean_tweedie_
 
 from newton_krylov.data.dataset import Split
 from newton_krylov.errors import ConfigError, UnsupportedError
-from newton_krylov.objectives.log_link import NegativeBinomialTerms
+from newton_krylov.objectives.log_link import NegativeBinomialTerms, TweedieTerms
 from newton_krylov.optimizers.gd import largest_curvature
 from newton_krylov.registry import entry
 from newton_krylov.runs.optimum import certified_optimum
@@ -302,3 +302,14 @@ def test_no_count_cancels_in_the_negative_binomials_value(y, theta):
             found = float(NegativeBinomialTerms(*data, theta=theta).value)
             scale = abs(exact) + abs(t) * y * theta / (y + theta)
             assert abs(found - exact) <= 1e-15 * (scale + slope * (abs(z) + abs(math.log(y)) + 1))
+
+
+@pytest.mark.parametrize("power", [1.0000001, 1.3, 1.9, 2.7])
+def test_a_power_is_not_rounded_to_single_precision(power):
+    z = torch.tensor([-3.0, -0.5, 0.5, 3.0], dtype=torch.float64)
+    y = torch.tensor([0.3, 1.0, 2.0, 7.0], dtype=torch.float64)
+    exact = y ** (2 - power) * (
+        torch.exp((2 - power) * (z - y.log())) - torch.exp((1 - power) * (z - y.log()))
+    )
+    found = TweedieTerms(z, y, power=power).gradient * len(y)
+    assert torch.allclose(found, exact, rtol=1e-13, atol=0)

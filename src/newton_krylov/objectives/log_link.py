@@ -79,7 +79,7 @@ class TweedieTerms(_LogLinkTerms):
         """y^b (e^(bt) - e^(at)) / n."""
         t = self._t
         # The larger exponential in front: a product of 0 and infinity would be no number.
-        front = torch.exp(torch.where(t > 0, self._b, self._a) * t)
+        front = torch.exp(torch.where(t > 0, self._b * t, self._a * t))
         positive = front * torch.sign(t) * -torch.expm1(-t.abs())
         return self.averaged(self._with_zeros(positive, 1.0))
 
