@@ -503,6 +503,8 @@ class _Experiment:
 
     def finish(self) -> None:
         """Draw, send and summarize; whatever happened, the record ends whole."""
+        if self.record.summary["status"] == "running":  # a signal came before `fail` could hold it
+            self.fail(KeyboardInterrupt())
         alone = self.job.sweep is None
         if self.last is not None:
             if alone:
