@@ -113,7 +113,7 @@ def test_a_server_that_goes_away_in_the_middle_is_waited_for_once(tmp_path):
     relay = Relay(answers=3)  # enough to open the run
     began = time.monotonic()
     out, _ = inside(
-        *QUICK, f"tracking.uri={relay.address}", "tracking.timeout=1", "hydra.run.dir=r",
+        *QUICK, f"tracking.uri={relay.address}", "tracking.timeout=3", "hydra.run.dir=r",
         cwd=tmp_path,
     )  # fmt: skip
     assert time.monotonic() - began < PATIENCE / 2

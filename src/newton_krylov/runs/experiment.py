@@ -161,8 +161,10 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
             raise
         finally:
             interruption.hold()
-            experiment.finish()
-            distributed.leave()
+            try:
+                distributed.leave()  # a process that waits for this one would wait for its figures
+            finally:
+                experiment.finish()
     return record
 
 
