@@ -57,7 +57,8 @@ def failures(study: Study) -> Iterator[tuple[str, str]]:
 
 def repetition_text(record: RunRecord) -> str:
     """Return `" (seed 1, repeat 2)"`, of what is known."""
-    known = {key: record.settings.get(key) for key in ("seed", "repeat")}
+    keys = ("dataset.fold", "seed", "repeat")
+    known = {key.rpartition(".")[2]: record.settings.get(key) for key in keys}
     listed = ", ".join(f"{key} {value}" for key, value in known.items() if value is not None)
     return f" ({listed})" if listed else ""
 
@@ -109,6 +110,8 @@ def _remarks(study: Study) -> list[str]:
     remarks += _of_the_data(study)
     if study.optimum is None:
         remarks.append("No certified optimum is known, so no suboptimality is shown.")
+    elif study.records[0].folds:
+        remarks.append("Each fold has its own f*, certified.")
     elif study.floor is not None:
         remarks.append(
             f"f* = {study.optimum:.16g}, certified; differences below {study.floor:.0e} are "
@@ -266,8 +269,8 @@ def fastest_text(study: Study) -> str | None:
 
 
 def caution_text(study: Study) -> str | None:
-    """Say what makes a study's times doubtful: warm starts, one run each, a busy machine."""
-    found = [text] if (text := _warm_text(study.records)) else []
+    """Say what to know of a study's times: clock, warm starts, one run each, a busy machine."""
+    found = [text for text in (_clock_text(study), _warm_text(study.records)) if text]
     if study.headline is None or len(study.entries) < 2:
         return " ".join(found) or None
     ends = [time for time, _ in _finishers(study, study.headline)[:2]]
@@ -279,6 +282,18 @@ def caution_text(study: Study) -> str | None:
     if busy := busy_text(study.records):
         found.append(busy)
     return " ".join(found) or None
+
+
+def _clock_text(study: Study) -> str | None:
+    """Say what the times are of, where not of the wall's clock alone."""
+    if study.clock == "wall-clock":
+        return None
+    if study.clock == "processor":
+        return "Times are of the processor: the seconds that each run computed (clock=processor)."
+    return (
+        "The times are of two clocks, the wall's and the processor's (clock=processor), which "
+        "differ where a run waits or uses several threads."
+    )
 
 
 def _warm_text(records: Sequence[RunRecord]) -> str | None:

@@ -13,6 +13,7 @@ import numpy as np
 from newton_krylov.records.trace import COLUMNS
 from newton_krylov.report.context import commands, differences_table, environments_table
 from newton_krylov.report.figures import shared_styles, study_styles
+from newton_krylov.report.folds import cross_validations
 from newton_krylov.report.html.data import (
     plain_style,
     profiles_data,
@@ -20,7 +21,7 @@ from newton_krylov.report.html.data import (
     shown_quantities,
     study_data,
 )
-from newton_krylov.report.panel import shown_costs
+from newton_krylov.report.panel import cost_name, shown_costs
 from newton_krylov.report.profiles import PROFILE_COSTS, Profile, profiles
 from newton_krylov.report.records import RunRecord
 from newton_krylov.report.results import (
@@ -98,6 +99,7 @@ def write_page(
             wrong=[(s.problem.title, *line) for s in groups for line in failures(s)],
             profiles=_profiles_view(made, styles) if made else None,
             growth=_growth_view(growth, growing) if growth else None,
+            validations=cross_validations(groups),
             settings=differences_table(groups),
             environments=environments_table(groups),
             commands=list(commands(r for study in groups for r in study.records).items()),
@@ -200,7 +202,7 @@ def _study_view(name: str, study: Study, fields: bytes | None) -> dict[str, Any]
         "chips": [chip for chip in chips if not chip["crowd"]],
         "crowd": [chip for chip in chips if chip["crowd"]],
         "quantities": [(q.column, q.name) for q in shown_quantities(study)],
-        "costs": [(x.column, x.name) for x in shown_costs(study)],
+        "costs": [(x.column, cost_name(study, x)) for x in shown_costs(study)],
         "targets": [target_text(target) for target in found],
         "times": rows if found else [],
         "times_words": times_words(study),
