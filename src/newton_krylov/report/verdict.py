@@ -760,6 +760,11 @@ def _reasons(facts: Mapping[str, Any]) -> Iterable[str]:
             f"Gradient noise scale at the start {facts['gradient_noise_scale']:.3g} samples: "
             f"batches beyond that gain little."
         )
+    if facts.get("left_out"):
+        yield (
+            f"Not measured in {seconds_text(facts['measuring_seconds'])}, the share of the time "
+            f"that verdict.measuring allows: {', '.join(facts['left_out'])}."
+        )
     if "dtype" in facts:
         yield f"Arithmetic in {facts['dtype']}."
 
