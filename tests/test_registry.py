@@ -1,5 +1,6 @@
 """The registry: the signature is the schema, and mistakes are named with what would be right."""
 
+import math
 from typing import Annotated, Literal
 
 import pytest
@@ -28,21 +29,23 @@ class Part:
         share: Annotated[float, Field(gt=0, le=1)] = 1.0,
         names: list[str] | None = None,
         on: bool = False,
+        widths: tuple[PositiveInt, ...] = (),
         helper: "Part | None" = None,
     ) -> None:
         self.given = {"kind": kind, "rtol": rtol, "count": count, "share": share, "names": names}
-        self.operator, self.on, self.helper = operator, on, helper
+        self.operator, self.on, self.widths, self.helper = operator, on, widths, helper
 
 
 ENTRY = Entry("test_group", "part", Part)
 
 
 def test_plain_annotations_are_configured_and_the_others_handed_over():
-    assert list(ENTRY.parameters) == ["kind", "rtol", "count", "share", "names", "on"]
+    assert list(ENTRY.parameters) == ["kind", "rtol", "count", "share", "names", "on", "widths"]
     assert {"operator", "helper"} <= ENTRY.parts
     assert ENTRY.summary == "A part for these tests."
     assert ENTRY.defaults == {
         "kind": "???", "rtol": 1e-5, "count": None, "share": 1.0, "names": None, "on": False,
+        "widths": (),
     }  # fmt: skip
 
 
@@ -50,6 +53,7 @@ def test_defaults_are_filled_in_and_values_brought_to_their_types():
     checked = ENTRY.validate({"name": "part", "kind": "a", "rtol": 1, "count": 3.0})
     assert checked == {
         "kind": "a", "rtol": 1.0, "count": 3, "share": 1.0, "names": None, "on": False,
+        "widths": (),
     }  # fmt: skip
     assert type(checked["rtol"]) is float and type(checked["count"]) is int
 
@@ -65,6 +69,12 @@ def test_defaults_are_filled_in_and_values_brought_to_their_types():
         ({"kind": "a", "share": 2}, r"share=2 is not valid: it should be less than or equal to 1"),
         ({"kind": "a", "count": 0}, r"count=0 is not valid"),
         ({"kind": "a", "count": 1.5}, r"count=1\.5 is not valid"),
+        ({"kind": "a", "count": True}, r"count=True is not valid: it should be a number"),
+        ({"kind": "a", "rtol": False}, r"rtol=False is not valid: it should be a number"),
+        ({"kind": "a", "share": True}, r"share=True is not valid: it should be a number"),
+        ({"kind": "a", "rtol": math.inf}, r"rtol=inf is not valid: it should be a finite number"),
+        ({"kind": "a", "rtol": math.nan}, r"rtol=nan is not valid: it should be a finite number"),
+        ({"kind": "a", "widths": [True]}, r"widths=True is not valid: it should be a number"),
         ({"kind": "a", "names": "x"}, r"names='x' is not valid: it should be a valid list"),
         ({"kind": "a", "names": [1]}, r"names="),
         ({"kind": "a", "on": "perhaps"}, r"on='perhaps' is not valid"),

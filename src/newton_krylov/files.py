@@ -39,6 +39,29 @@ def override(key: str, path: object) -> str:
     return shlex.quote(f'{key}="{escaped}"')
 
 
+def title_of(path: Path | str, target: object = None) -> str:
+    """Return what a data file is called for people: its name, but no checksum of a kept frame's.
+
+    Parameters
+    ----------
+    path : Path or str
+        The file. Data of a program's memory are kept as `frame-...` or `arrays-...`, named by their
+        content.
+    target : object, optional
+        Name of the column to predict, which tells one frame from another.
+
+    Returns
+    -------
+    str
+        Such as `people.csv`, or `frame (income)`.
+    """
+    name = Path(path).name
+    kept = re.fullmatch(r"(frame|arrays)-[0-9a-f]{12}\.(parquet|npz)", name)
+    if kept is None:
+        return name
+    return f"frame ({target})" if kept[1] == "frame" and target else kept[1]
+
+
 def default_data_dir() -> Path:
     """Return the folder of downloaded data: `$NEWTON_KRYLOV_DATA`, else the user's data folder.
 
@@ -256,19 +279,26 @@ def usable_memory() -> int:
     return found
 
 
-def _limits(root: Path = Path("/sys/fs/cgroup")) -> Iterator[Path]:
-    """Yield the files that may limit this process's memory (Linux's control groups, 1 and 2)."""
+def _limits(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> Iterator[Path]:
+    """Yield the files that may limit this process's memory (Linux's control groups, 1 and 2).
+
+    Beyond `memory.high` it is not killed, but made to wait at each allocation.
+    """
     try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
         return
-    for line in lines:
-        _, kinds, group = line.split(":", 2)
+    for _, kinds, group in (line.split(":", 2) for line in lines if line.count(":") > 1):
         if kinds and "memory" not in kinds.split(","):
             continue
-        base, name = (root / "memory", "memory.limit_in_bytes") if kinds else (root, "memory.max")
+        base = root / "memory" if kinds else root
+        names = ("memory.limit_in_bytes",) if kinds else ("memory.max", "memory.high")
         place = base / group.lstrip("/")
-        yield from (above / name for above in (place, *place.parents) if above.is_relative_to(base))
+        for above in (place, *place.parents):
+            if above.is_relative_to(base):
+                yield from (above / name for name in names)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from functools import cached_property, partial
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import pydantic
+from pydantic_core import PydanticCustomError
 
 from newton_krylov.errors import ConfigError, listed, renamed, suggest
 
@@ -50,6 +51,28 @@ def _is_plain(annotation: Any) -> bool:
     if origin in _SEQUENCES or origin in (Sequence, types.GenericAlias):
         return all(_is_plain(arm) for arm in get_args(annotation) if arm is not Ellipsis)
     return annotation in _PLAIN
+
+
+def _refuse_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("truth_value", "should be a number")
+    return value
+
+
+def _as_number(annotation: Any) -> Any:
+    """Return an annotated type whose numbers are not `true` or `false`, which pydantic counts."""
+    if annotation in (int, float):
+        return Annotated[annotation, pydantic.BeforeValidator(_refuse_truth)]
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:  # last, so that it is asked first
+        number = inner[0] in (int, float)
+        asked = [pydantic.BeforeValidator(_refuse_truth)] if number else []
+        return Annotated[(inner[0] if number else _as_number(inner[0]), *inner[1:], *asked)]
+    if origin in (Union, types.UnionType):
+        return Union[tuple(map(_as_number, inner))]  # noqa: UP007 - of a number of arms
+    if origin in _SEQUENCES or origin is Sequence:
+        return origin[tuple(map(_as_number, inner))]
+    return annotation
 
 
 @dataclass(frozen=True)
@@ -146,8 +169,11 @@ class Entry:
 
     @cached_property
     def _schema(self) -> type[pydantic.BaseModel]:
-        fields: dict[str, Any] = dict(self.parameters)
-        config = pydantic.ConfigDict(extra="forbid", protected_namespaces=())
+        fields: dict[str, Any] = {
+            key: (_as_number(annotation), default)
+            for key, (annotation, default) in self.parameters.items()
+        }
+        config = pydantic.ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
         with warnings.catch_warnings():  # a parameter may have the name of a method of pydantic's
             warnings.filterwarnings("ignore", "Field name .* shadows an attribute")
             return pydantic.create_model(self.name, __config__=config, **fields)

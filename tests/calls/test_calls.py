@@ -89,7 +89,9 @@ def test_frames_and_arrays_are_kept_by_their_content() -> None:
     again = nk.run(dataset={"data": frame.copy(), "target": "answer"}, solver="cr", **words)
     arrays = nk.run(dataset=(torch.from_numpy(X), y), **words)
     assert table.config["dataset"]["path"] == again.config["dataset"]["path"]
-    assert len(nk.compare(table, again).studies) == 1
+    (study,) = nk.compare(table, again).studies
+    assert study.problem.title.startswith("frame (answer) · ")
+    assert arrays.summary["dataset"]["name"] == "arrays"
     np.testing.assert_array_equal(arrays.trace["loss"], table.trace["loss"])
 
 

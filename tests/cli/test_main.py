@@ -42,6 +42,15 @@ MISTAKES = [
         ["dataset=mine.csv"],
         r"write dataset\.path=mine\.csv with dataset=table, and dataset\.target=COLUMN",
     ),
+    (
+        ["model=/mine/nets.py"],
+        r'is unknown; .* by @register\("model", "NAME"\) .* model=NAME is known with '
+        r"NEWTON_KRYLOV_PLUGINS=nets PYTHONPATH=/mine set .*Choices: auto,",
+    ),
+    (["-m", "dataset=/mine/sets.py,a9a"], r'@register\("dataset", "NAME"\)'),
+    (["method=/mine/ours.yaml"], r"--config-dir FOLDER method=ours with the file at FOLDER/method"),
+    (["dataset=small/convectoin"], r"did you mean 'small/convection'\?"),
+    (["-m", "method=pinn/adam_1e,adam"], r"Choices: pinn/adam_1e2"),
     (["-m", "dataset=mine.csv,a9a"], r"write dataset\.path=mine\.csv with dataset="),
     (["solver.rtol.x=1"], "solver.rtol.x|solver.rtol="),
     (["stop.epochs=-1"], "stop.epochs=-1 is not valid: it should be greater than or equal to 0"),
@@ -203,6 +212,24 @@ def test_missing_and_malformed_data_is_one_sentence(overrides, sentence, folder,
     (folder / "bad.txt").write_text("+1 1:0.5\n-1 1:x\n")
     assert main(CONF, [*overrides, "tracking=none"]) == MISTAKE
     assert re.search(sentence, reported(capsys))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(["dataset=" + kind, "dataset.path=LONG"] for kind in ("table", "shards")),
+        ["dataset=image_folder", "dataset.path=LONG", "loss=cross_entropy", "optimizer=sgd"],
+        ["dataset=libsvm", "dataset.path=LONG", "dataset.weights_path=LONG"],
+        ["dataset=mushrooms", "data_dir=LONG"],
+        ["--config-dir", "LONG"],
+        ["hydra.run.dir=LONG"],
+    ],
+)
+def test_a_name_that_no_file_can_have_is_one_sentence(given, folder, capsys):
+    typed = [word.replace("LONG", "x" * 5000) for word in given]
+    assert main(CONF, [*typed, "tracking=none", "optimum=none"]) == MISTAKE
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"Error: .*x{5000}\S* cannot be .*: File name too long\.\n", err)
 
 
 def test_a_folder_is_never_overwritten(folder, capsys):

@@ -343,6 +343,22 @@ def test_a_preset_may_bring_its_data_or_be_given_some(folder, capsys):
     assert main(CONF, [*given, "dataset.path=mine.svm"]) == 0
 
 
+@pytest.mark.parametrize("link", ["one/7.png", "train", "one"])
+def test_a_link_in_a_preset_s_folder_of_images_leads_nowhere(link, folder, capsys):
+    images = folder / "theirs" / "images"
+    private = folder.parent / "home" / "private"
+    for place in (images / "two", private / "two", private / "one"):
+        place.mkdir(parents=True, exist_ok=True)
+    (private / "7.png").write_text("hunter2")
+    (images / link).parent.mkdir(parents=True, exist_ok=True)
+    (images / link).symlink_to(private / "7.png" if link.endswith(".png") else private)
+    preset = {"defaults": [{"override /dataset": "image_folder"}], "dataset": {"path": str(images)}}
+    given = [word for word in _write(folder, preset) if word not in QUICK]
+    assert main(CONF, given) == MISTAKE
+    err = capsys.readouterr().err
+    assert f"{images / link} is a link that leads out" in err and err.count("\n") == 1
+
+
 @pytest.mark.parametrize("key", ["n_jobs=0", "n_jobs=-1", "n_trials=0", "max_batch_size=0"])
 def test_a_sweeper_s_number_with_which_it_never_ends_is_refused(key, folder, capsys):
     given = ["-m", *QUICK, "seed=0,1", "tracking=none", f"hydra.sweeper.{key}"]

@@ -28,6 +28,23 @@ def test_a_container_s_limit_counts(tmp_path, monkeypatch):
         files.require_memory(2**21, "A matrix")
 
 
+@pytest.mark.parametrize(
+    ("groups", "file"),
+    [
+        ("0::/\n", "memory.max"),
+        ("0::/a.slice/b\n", "a.slice/memory.high"),
+        ("0::/../..\n", "memory.max"),
+        ("12:cpu,cpuacct:/x\n5:memory:/docker/1f\n0::/\n", "memory/memory.limit_in_bytes"),
+        ("5:hugetlb,memory:/job:1/step\n", "memory/job:1/memory.limit_in_bytes"),
+        ("5:cpu:/x\nnonsense\n", None),
+    ],
+)
+def test_the_limit_is_found_in_both_versions_of_control_groups(groups, file, tmp_path):
+    (tmp_path / "own").write_text(groups)
+    found = set(files._limits(tmp_path / "cgroup", tmp_path / "own"))
+    assert (tmp_path / "cgroup" / file in found) if file else not found
+
+
 def test_a_network_larger_than_memory_is_a_sentence(tmp_path):
     given = ["dataset=digits_images", "loss=cross_entropy", "model=mlp", "optimizer=sgd"]
     large = ["model.hidden=[1000000,1000000]", "tracking=none", "hydra.run.dir=r"]

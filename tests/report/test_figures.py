@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from run_folders import row, rows, write_run
 
 from newton_krylov.report.figures import draw_run, draw_study, slug, slugs
+from newton_krylov.report.html.data import study_data
 from newton_krylov.report.panel import (
     EPOCH,
     LOSS,
@@ -28,6 +29,7 @@ from newton_krylov.report.panel import (
     spread,
 )
 from newton_krylov.report.records import read_records
+from newton_krylov.report.results import caution_text
 from newton_krylov.report.sheet import sheet
 from newton_krylov.report.study import Study, studies
 from newton_krylov.report.style import DISTINCT, GREEN, line_styles
@@ -54,6 +56,26 @@ def test_a_panel_shows_the_trace_itself_and_names_its_axes(tmp_path: Path) -> No
     assert ax.get_yscale() == "log" and ax.get_xscale() == "linear"
     assert ax.get_xlabel() == "epoch (outer iteration)"
     assert ax.get_title(loc="left") == "suboptimality  f(w) − f*"
+
+
+@pytest.mark.parametrize(
+    ("clocks", "axis", "said"),
+    [
+        (["wall", "wall"], "wall-clock time of the optimizer", None),
+        (["processor"] * 2, "processor time of the optimizer", "(clock=processor)"),
+        (["wall", "processor"], "wall-clock or processor time of the optimizer", "two clocks"),
+    ],
+)
+def test_an_axis_of_seconds_and_the_words_below_say_which_clock_they_are_of(
+    tmp_path: Path, clocks: list[str], axis: str, said: str | None
+) -> None:
+    for label, clock in zip("AB", clocks, strict=True):
+        write_run(tmp_path / label, rows([1.0, 0.1, 1e-5]), label=label, clock=clock)
+    ax, study = panel(tmp_path, SECONDS, SUBOPTIMALITY)
+    assert ax.get_xlabel() == axis
+    assert {cost["column"]: cost["name"] for cost in study_data(study)["costs"]}["seconds"] == axis
+    words = str(caution_text(study))
+    assert ("clock" in words) == (said is not None) and (said or "") in words
 
 
 def test_values_below_the_rounding_error_lie_on_the_floor_and_none_is_lost(tmp_path: Path) -> None:
@@ -198,6 +220,14 @@ def test_a_run_is_drawn_into_its_own_folder_and_the_picture_is_not_empty(tmp_pat
     green = np.abs(pixels - np.array(to_rgb(GREEN))).max(axis=2) < 0.02
     assert green.sum() > 300  # the curve, in its method's colour
     assert (pixels.mean(axis=2) < 0.5).any(axis=1).mean() > 0.5  # ink all over, not only a title
+
+
+def test_a_letter_that_the_font_lacks_is_no_warning(tmp_path: Path, recwarn) -> None:
+    write_run(tmp_path / "0", rows([1.0, 0.1]), label="\U00013000 \u0995\u09be \u5b57")
+    draw_run(tmp_path / "0")
+    (study,) = studies(read_records([tmp_path]))
+    draw_study(study, tmp_path / "figures")
+    assert not [str(each.message) for each in recwarn]
 
 
 def test_a_run_without_a_step_has_no_figure(tmp_path: Path) -> None:

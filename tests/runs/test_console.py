@@ -92,6 +92,10 @@ def test_a_summary_shows_what_is_known():
     for part in ("0.25", "certified to 1.0e-26", "0.8000", "45", "converged: gradient norm"):
         assert part in shown
     assert "/a/very/long/path" * 12 in shown  # whole, to be copied
+    for clock, word in (("wall", "optimizer seconds"), ("processor", "processor seconds")):
+        console, text = out()
+        print_summary(console, "x", SUMMARY, [], clock)
+        assert word in text.getvalue()
     console, text = out()
     print_summary(console, "x", {"status": "killed", "reason": "interrupted"}, [])
     assert "killed: interrupted" in text.getvalue() and "loss" not in text.getvalue()
@@ -131,6 +135,17 @@ def test_where_a_class_is_rare_its_measures_are_shown_and_a_narrow_table_ends_wh
     plain = [MemberLine("0", "newton-cg", [], SUMMARY)]
     print_members(Console(file=without, width=160), [MemberTable("", plain)], [], None)
     assert "AUC" not in without.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_a_setting_too_wide_for_its_column_is_broken_between_its_words(width):
+    settings = ["solver.rtol=0.123456789", "line_search.sufficient_decrease=0.0001,x"]
+    members = [MemberLine(str(n), "newton-cg", settings, SUMMARY) for n in range(2)]
+    text = io.StringIO()
+    print_members(Console(file=text, width=width), [MemberTable("", members, "1e-9")], [], None)
+    shown = text.getvalue()
+    for part in ("0.123456789", "sufficient_", "decrease=", "0.0001,", "rtol=", "search."):
+        assert shown.count(part) == 2
 
 
 def test_places_are_aligned():

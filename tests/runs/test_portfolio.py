@@ -71,6 +71,7 @@ def test_a_method_that_does_not_apply_is_left_out_of_the_race(tmp_path: Path) ->
     [
         ({"trials": 0}, "verdict.trials=0 should be a whole number of at least 1"),
         ({"seeds": "x"}, "verdict.seeds='x'"),
+        ({"seeds": True}, "verdict.seeds=True should be a whole number"),
         ({"untuned": "no"}, "verdict.untuned='no' should be true or false"),
         ({"measure": "f1"}, "verdict.measure='f1' should be loss, train_accuracy or test_accuracy"),
         ({"cost": "hours"}, "verdict.cost='hours' should be seconds, iteration or data_passes"),

@@ -172,7 +172,11 @@ def test_the_part_that_a_killed_run_did_not_send_is_sent(tmp_path):
 
 @pytest.mark.parametrize(
     ("folder", "sentence"),
-    [("nowhere", "nowhere is not a folder"), ("empty", "No records in .*empty")],
+    [
+        ("nowhere", "nowhere is not a folder"),
+        ("empty", "No records in .*empty"),
+        ("x" * 5000, "x{5000} cannot be read or written: File name too long"),
+    ],
 )
 def test_upload_of_nothing_is_a_sentence(folder, sentence, tmp_path, capsys):
     from newton_krylov.tracking.upload import main
@@ -180,6 +184,20 @@ def test_upload_of_nothing_is_a_sentence(folder, sentence, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main([str(tmp_path / folder)]) == 2
     assert re.search(sentence, capsys.readouterr().err.replace("\n", " "))
+
+
+def test_what_a_database_says_is_said_without_its_statements():
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.exc import OperationalError
+
+    with create_engine("sqlite://").connect() as connection:
+        connection.execute(text("PRAGMA max_page_count=2"))
+        connection.execute(text("CREATE TABLE t (x)"))
+        with pytest.raises(OperationalError) as full:
+            connection.execute(text("INSERT INTO t VALUES (:x)"), {"x": "hunter2" * 9999})
+    assert "hunter2" in str(full.value)
+    said = mlflow_sender.log_failure(full.value)
+    assert said == "the database says: database or disk is full"
 
 
 def test_a_living_record_is_left_alone(tmp_path):

@@ -73,6 +73,11 @@ def test_a_record_s_server_is_not_shown_your_token(tmp_path, monkeypatch):
     (left,) = upload([tmp_path / "r"])
     assert left.what == "left out" and "127.0.0.1:9" in str(left.problem)
     assert "--uri" in str(left.problem)
+    monkeypatch.delenv("MLFLOW_TRACKING_TOKEN")  # a database's client knows others, as .pgpass
+    summary["tracking_uri"] = "postgresql://127.0.0.1:9/runs"
+    (tmp_path / "r" / "summary.json").write_text(json.dumps(summary))
+    (left,) = upload([tmp_path / "r"])
+    assert left.what == "left out" and "--uri" in str(left.problem)
     (sent,) = upload([tmp_path / "r"], database(tmp_path))
     assert sent.what == "sent"
 

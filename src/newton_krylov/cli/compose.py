@@ -27,7 +27,7 @@ from newton_krylov.cli.unfolding import unfolding_bounded
 from newton_krylov.data.table import is_table
 from newton_krylov.errors import CombinationError, ConfigError, listed, renamed, suggest
 from newton_krylov.registry import entry, import_plugins, names, owners
-from newton_krylov.runs.config import check
+from newton_krylov.runs.config import GROUPS, check
 from newton_krylov.runs.parts import register_parts
 from newton_krylov.tracking.address import keep
 
@@ -319,7 +319,7 @@ def _of_choice(text: str, loader: ConfigLoader, overrides: Sequence[str]) -> str
         if options and value.lower() == "null":
             return f"{line} chooses nothing{suggest('null', options)}"
         if options and value not in options:
-            return _unknown_choice(key, value, options)
+            return _unknown_choice(key, value, options, loader)
     return None
 
 
@@ -473,7 +473,7 @@ def _check_choice(
     folder, _, choice = value.rpartition("/")
     known = loader.get_group_options(f"{group}/{folder}", overrides=where) if folder else options
     if choice not in (*known, "null"):
-        raise ConfigError(_unknown_choice(group, value, options))
+        raise ConfigError(_unknown_choice(group, value, options, loader))
 
 
 def _missing_file(error: MissingConfigException, loader: ConfigLoader) -> str:
@@ -484,7 +484,7 @@ def _missing_file(error: MissingConfigException, loader: ConfigLoader) -> str:
     if package is not None:
         return f"{group}={name} needs the package {package}: pip install {package}."
     options = error.options or loader.get_group_options(group)
-    return _unknown_choice(*_group_and_value(f"{group}/{name}"), options)
+    return _unknown_choice(*_group_and_value(f"{group}/{name}"), options, loader)
 
 
 def _group_and_value(file: str) -> tuple[str, str]:
@@ -494,16 +494,43 @@ def _group_and_value(file: str) -> tuple[str, str]:
     return "/".join(parts[:depth]), "/".join(parts[depth:])
 
 
-def _unknown_choice(group: str, value: str, options: Sequence[str]) -> str:
-    """Say that a group has no such choice; a path is led to the key that takes one."""
-    if ("/" in value or Path(value).suffix) and (readers := _readers(group)):
-        says = (
-            f"{group}={value} is a path, and {group} takes a name: write {group}.path={value} with"
+def _unknown_choice(group: str, value: str, options: Sequence[str], loader: ConfigLoader) -> str:
+    """Say that a group has no such choice; a path is led to the key or the way that takes one."""
+    folder = value.rpartition("/")[0]
+    if folder.isidentifier() and (inside := loader.get_group_options(f"{group}/{folder}")):
+        return f"{group}={value} is unknown{suggest(value, [f'{folder}/{c}' for c in inside])}"
+    if (folder or Path(value).suffix) and (way := _way_of_file(group, value)):
+        return f"{group}={value} is a path, and {group} takes a name: {way}"
+    own = _way_of_own(group, value) if folder or Path(value).suffix else ""
+    return f"{group}={value} is unknown{own}{suggest(Path(value).stem if own else value, options)}"
+
+
+def _way_of_file(group: str, value: str) -> str | None:
+    """Say how a file of settings or of data is given; None for another, as of a program."""
+    path = Path(value)
+    if path.suffix in (".yaml", ".yml"):
+        file = f"FOLDER/{group}/{path.stem}.yaml"
+        return f"write --config-dir FOLDER {group}={path.stem} with the file at {file}."
+    if path.suffix == ".py" or not (readers := _readers(group)):
+        return None
+    if group == "dataset" and is_table(path):
+        return (
+            f"write dataset.path={value} with dataset=table, and dataset.target=COLUMN for the "
+            "column to predict."
         )
-        if group == "dataset" and is_table(Path(value)):
-            return f"{says} dataset=table, and dataset.target=COLUMN for the column to predict."
-        return f"{says} {group}={listed(readers, 'or')}."
-    return f"{group}={value} is unknown{suggest(value, options)}"
+    return f"write {group}.path={value} with {group}={listed(readers, 'or')}."
+
+
+def _way_of_own(group: str, value: str) -> str:
+    """Say how a part of the user's own becomes a name; nothing where a group takes none."""
+    if group not in GROUPS:
+        return ""
+    file = Path(value if value.endswith(".py") else "FILE.py")
+    return (
+        f'; a part of your own is registered by @register("{group}", "NAME") in a Python file, and '
+        f"{group}=NAME is known with NEWTON_KRYLOV_PLUGINS={file.stem} PYTHONPATH={file.parent} "
+        f"set (docs/extend.md)"
+    )
 
 
 def _unknown_key(key: str, loader: ConfigLoader, overrides: Sequence[str]) -> str:

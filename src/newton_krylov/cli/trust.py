@@ -274,10 +274,26 @@ def _judge_places(config: DictConfig, typed: Sequence[str]) -> None:
             if not _PLACE.fullmatch(key) or key in given or value is None:
                 continue
             own = _FILES.fullmatch(key) and isinstance(value, str)
-            if not own or not any(map(expand_home(value).resolve().is_relative_to, folders)):
+            if not own or not _lies_in(expand_home(value), folders):
                 raise _from_command_line(key)
+            _judge_links(key, expand_home(value), folders)
     finally:
         instance.cfg = before
+
+
+def _lies_in(path: Path, folders: Sequence[Path]) -> bool:
+    return any(map(path.resolve().is_relative_to, folders))
+
+
+def _judge_links(key: str, place: Path, folders: Sequence[Path]) -> None:
+    """Refuse a folder of data that holds a link to what does not lie in a foreign file's folder."""
+    for parent, inner, files in os.walk(place):
+        for found in (Path(parent, name) for name in (*inner, *files)):
+            if found.is_symlink() and not _lies_in(found, folders):
+                raise ConfigError(
+                    f"{key} comes from a file outside the program's own conf/, and {found} is a "
+                    f"link that leads out of its folder: give {key} on the command line."
+                )
 
 
 def _judge_keys(config: DictConfig, own: DictConfig) -> None:

@@ -40,6 +40,7 @@ from newton_krylov.files import (
     require_file,
     require_memory,
     sha256_file,
+    title_of,
     usable_memory,
 )
 
@@ -185,7 +186,7 @@ def table(
         n_classes=len(classes),
         classes=classes,
         source=path,
-        title=files[0].name,
+        title=title_of(files[0], target),
         remarks=(
             _of_target(targets, target, decided, chosen=task != "auto"),
             *understood.remarks,

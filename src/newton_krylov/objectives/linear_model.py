@@ -638,7 +638,7 @@ _OF_OTHER_KINDS: dict[type[Dataset], str] = {
 _ALTERNATIVES = {
     "binary": "loss=logistic, probit, squared_hinge or sigmoid_least_squares",
     "multiclass": "loss=multinomial",
-    "regression": "loss=least_squares, huber, poisson, gamma, tweedie or negative_binomial",
+    "regression": "loss=least_squares, or huber, poisson, gamma, tweedie, negative_binomial",
 }
 
 

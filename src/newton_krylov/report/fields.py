@@ -91,7 +91,7 @@ def _draw_row(axes: Sequence["Axes"], found: Fields, record: RunRecord) -> None:
     title = f"error  u − u*,  in 1e{power}"
     _draw_plane(axes[1], found, found.error * 10.0**-power, title, "RdBu_r")
     _draw_plane(axes[2], found, _decades(found.residual), "log₁₀ |residual|", "magma")
-    _draw_error(axes[3], record.column("seconds"), record.column("l2_error"))
+    _draw_error(axes[3], record)
 
 
 def _power(values: Array) -> int:
@@ -126,10 +126,11 @@ def _draw_plane(ax: "Axes", found: Fields, values: Array, title: str, colors: st
     ax.set_ylim(float(y.min()), float(y.max()))
 
 
-def _draw_error(ax: "Axes", seconds: Array, error: Array) -> None:
+def _draw_error(ax: "Axes", record: RunRecord) -> None:
     """Draw the relative error against the optimizer's time."""
-    ax.plot(seconds, error, color=BLUE, linewidth=1.4)
+    error = record.column("l2_error")
+    ax.plot(record.column("seconds"), error, color=BLUE, linewidth=1.4)
     if np.nanmin(error) > 0:
         ax.set_yscale("log")
     ax.set_title(f"‖u − u*‖ / ‖u*‖,  at last {error[-1]:.1e}")
-    ax.set_xlabel("seconds")
+    ax.set_xlabel("processor seconds" if record.clock == "processor" else "seconds")

@@ -87,6 +87,11 @@ COSTS = (
 )
 
 
+def cost_name(study: Study, x: Quantity) -> str:
+    """Return what a cost is called on an axis; of seconds, by which clock they were counted."""
+    return f"{study.clock} time of the optimizer" if x is SECONDS else x.name
+
+
 def draw_panel(
     ax: "Axes",
     study: Study,
@@ -128,6 +133,7 @@ def draw_panel(
         _mark_floor(ax, floor, study.problem.dtype)
     _point_on(ax, longer, limit, x)
     finish_axes(ax, x, y, logarithmic=logarithmic)
+    ax.set_xlabel(cost_name(study, x))
 
 
 def extent_of(entry: Entry, x: Quantity) -> float:

@@ -228,6 +228,11 @@ class RunRecord:
         return self.load / self.cores if self.cores and math.isfinite(self.load) else 0.0
 
     @property
+    def clock(self) -> str:
+        """What its seconds are of: `wall`, or `processor`, the time that the process computed."""
+        return "processor" if self.config.get("clock") == "processor" else "wall"
+
+    @property
     def optimum(self) -> float | None:
         """The certified optimal value, where there is one."""
         value = self.summary.get("optimum")

@@ -266,8 +266,8 @@ def fastest_text(study: Study) -> str | None:
 
 
 def caution_text(study: Study) -> str | None:
-    """Say what makes a study's times doubtful: warm starts, one run each, a busy machine."""
-    found = [text] if (text := _warm_text(study.records)) else []
+    """Say what to know of a study's times: clock, warm starts, one run each, a busy machine."""
+    found = [text for text in (_clock_text(study), _warm_text(study.records)) if text]
     if study.headline is None or len(study.entries) < 2:
         return " ".join(found) or None
     ends = [time for time, _ in _finishers(study, study.headline)[:2]]
@@ -279,6 +279,18 @@ def caution_text(study: Study) -> str | None:
     if busy := busy_text(study.records):
         found.append(busy)
     return " ".join(found) or None
+
+
+def _clock_text(study: Study) -> str | None:
+    """Say what the times are of, where not of the wall's clock alone."""
+    if study.clock == "wall-clock":
+        return None
+    if study.clock == "processor":
+        return "Times are of the processor: the seconds that each run computed (clock=processor)."
+    return (
+        "The times are of two clocks, the wall's and the processor's (clock=processor), which "
+        "differ where a run waits or uses several threads."
+    )
 
 
 def _warm_text(records: Sequence[RunRecord]) -> str | None:

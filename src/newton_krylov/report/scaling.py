@@ -24,12 +24,15 @@ class Scaling:
         Numbers of features, increasing.
     seconds : dict
         Label to medians of seconds, shape (k,): inf where never reached, nan where not run.
+    clock : str
+        What the seconds are of, as an adjective.
     """
 
     title: str
     target: float
     sizes: Array
     seconds: dict[str, Array]
+    clock: str = "wall-clock"
 
     def slope(self, label: str, last: int = 3) -> float:
         """Return the exponent p of seconds ~ d^p, fitted by least squares on logarithms."""
@@ -77,4 +80,5 @@ def scaling(studies: Sequence[Study], target: float = 1e-6) -> Scaling | None:
         target,
         np.array(sizes, dtype=float),
         seconds,
+        " or ".join(dict.fromkeys(study.clock for study in ordered)),
     )

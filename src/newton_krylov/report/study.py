@@ -207,6 +207,12 @@ class Study:
         return str(named.pop()) if len(named) == 1 and None not in named else None
 
     @property
+    def clock(self) -> str:
+        """What the runs' seconds are of, as an adjective: `wall-clock`, `processor`, or both."""
+        words = {"wall": "wall-clock", "processor": "processor"}
+        return " or ".join(dict.fromkeys(words[record.clock] for record in self.records))
+
+    @property
     def floor(self) -> float | None:
         """The suboptimality below which a computed loss says nothing: eps |f*|."""
         if self.optimum is None:

@@ -1,6 +1,7 @@
 """What a run shows in the terminal: a line a step, and a summary."""
 
 import math
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -213,7 +214,11 @@ def print_line(number: str, summary: Mapping[str, Any], standing: str = "") -> N
 
 
 def print_summary(
-    out: Console, label: str, summary: Mapping[str, Any], places: Sequence[tuple[str, str]]
+    out: Console,
+    label: str,
+    summary: Mapping[str, Any],
+    places: Sequence[tuple[str, str]],
+    clock: str = "wall",
 ) -> None:
     """Print the result of a run.
 
@@ -227,11 +232,13 @@ def print_summary(
         As in `summary.json`.
     places : sequence of (str, str)
         Where its results lie: title and place.
+    clock : str
+        What its seconds are of, as in the configuration.
     """
     table = Table(title=label, show_header=False, title_justify="left", title_style="bold")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for title, text in _figures(summary):
+    for title, text in _figures(summary, clock):
         table.add_row(title, Text(text))
     out.print()
     out.print(table)
@@ -370,10 +377,20 @@ def _table_of(members: MemberTable, columns: Sequence[Column], label: int, own: 
         time_to = [member.time] if members.target else []
         values = [_known(member.summary.get(c.name), c.form) for c in columns]
         ending = str(member.summary.get("outcome") or member.summary.get("status"))
-        overrides = ["\n".join(member.overrides)] if own else []
+        overrides = ["\n".join(_folded(line, own) for line in member.overrides)] if own else []
         cells = [member.number, member.label, *overrides, *time_to, *values, ending]
         table.add_row(*map(Text, cells))
     return table
+
+
+def _folded(override: str, width: int) -> str:
+    """Break what is too wide behind its signs, not inside a word or a number."""
+    lines = [""]
+    for part in re.split(r"(?<=[=,/_ ])|(?<=\.)(?=[a-z])", override):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _known(value: Any, form: str) -> str:
@@ -386,9 +403,10 @@ def _is_known(value: float | None) -> bool:
     return value is not None and not math.isnan(value)
 
 
-def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _figures(summary: Mapping[str, Any], clock: str) -> list[tuple[str, str]]:
+    own = {"seconds": "processor seconds"} if clock == "processor" else {}
     rows = [
-        (column.words, format(summary[column.name], column.full))
+        (own.get(column.name, column.words), format(summary[column.name], column.full))
         for column in shown("summary", lambda name: _is_known(summary.get(name)))
         if _is_known(summary.get(column.name))
     ]

@@ -21,7 +21,7 @@ from newton_krylov.data import Dataset, LabelledData, Table, load_dataset
 from newton_krylov.data.sparse import by_row_length
 from newton_krylov.device import denormals_flushed
 from newton_krylov.errors import CombinationError, ConfigError, UnsupportedError, UserError
-from newton_krylov.files import expand_home, remove_parts
+from newton_krylov.files import expand_home, remove_parts, title_of
 from newton_krylov.models import Interface, initialized
 from newton_krylov.objectives.base import Counts, Objective, Renewed, Started
 from newton_krylov.objectives.function import FunctionObjective
@@ -380,8 +380,8 @@ def _load(
     """Load a data set and move it to its device; a sweep's jobs share the last one."""
     _layouts.clear()  # of other data
     made = GENERATED in (entry("dataset", name).offers or ())
-    file = dict(options).get("path")
-    what = f"{name} {Path(file).name}" if isinstance(file, str) else name
+    file, target = (dict(options).get(key) for key in ("path", "target"))
+    what = f"{name} {title_of(file, target)}" if isinstance(file, str) else name
     say(f"{'generating' if made else 'reading'} the data: {what}")
     loaded = load_dataset(
         name,
@@ -518,7 +518,8 @@ class _Experiment:
             text = "" if so_far is None else so_far.text
             print_line(self.job.folder.name, self.record.summary, text)
         elif self.record.summary.get("outcome") or self.interruption.signal is not None:
-            print_summary(self.out, self.config.label, self.record.summary, self._places())
+            clock = self.config.settings.clock
+            print_summary(self.out, self.config.label, self.record.summary, self._places(), clock)
         if self.config.settings.quiet and self.job.sweep is None and place.problem is not None:
             self.problems.append(place.problem)
         for problem in dict.fromkeys(self.problems):

@@ -192,6 +192,6 @@ def _choice(node: Mapping[str, Any], key: str, choices: Sequence[str]) -> str:
 
 def _count(node: Mapping[str, Any], key: str) -> int:
     value = node.get(key)
-    if not isinstance(value, int) or value < 1:
+    if type(value) is not int or value < 1:  # no truth value, which Python counts as one
         raise ConfigError(f"verdict.{key}={value!r} should be a whole number of at least 1.")
     return value

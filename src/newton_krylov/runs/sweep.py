@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from newton_krylov.errors import TakenError, UnsupportedError, UserError, listed
+from newton_krylov.files import title_of
 from newton_krylov.records.record import (
     FIGURES,
     Record,
@@ -177,7 +178,8 @@ def _title(plain: Mapping[str, Any], overrides: Sequence[str]) -> str:
     """Return what a tracker calls a sweep: short, where the command is long."""
     several, node = _several(overrides), plain.get("dataset")
     named = node if isinstance(node, Mapping) else {}
-    data = f" on {Path(str(named.get('path') or named.get('name'))).name}"
+    path = str(named.get("path") or named.get("name"))
+    data = f" on {title_of(path, named.get('target'))}"
     study = next((line for line in overrides if key_of(line) == "experiment"), None)
     what = f"sweep of {listed(several, 'and')}" if several else "sweep"
     if plain.get("verdict"):

@@ -8,6 +8,7 @@ from typing import Any
 
 from newton_krylov.capabilities import FUNCTION, LAYERS, RESIDUALS, SUM_OF_SQUARES, TABLE
 from newton_krylov.data.dataset import Dataset, ImageSet
+from newton_krylov.files import title_of
 from newton_krylov.records.record import WEIGHTS, write_json
 from newton_krylov.registry import entry, names
 from newton_krylov.report.records import RunRecord
@@ -79,8 +80,9 @@ def question_of(plain: Mapping[str, Any], *, loss_chosen: bool) -> Question:
         loss = _fitting_loss(dataset_of(config), loss, network=own_model)
         config = check({**plain, "loss": {"name": loss}})
     dataset = dataset_of(config)  # a mistake in it is found here, once, and not by every run
-    path = config.options_of("dataset").get("path")
-    name = Path(path).name if path else config.name_of("dataset")
+    options = config.options_of("dataset")
+    path = options.get("path")
+    name = title_of(path, options.get("target")) if path else config.name_of("dataset")
     offered = config.entry_of("loss").offers or ()
     fitting = (portfolio for word, portfolio in _PORTFOLIOS.items() if word in offered)
     return Question(name, loss, next(fitting, "linear"), intercept_of(config, dataset))

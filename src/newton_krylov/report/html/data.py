@@ -13,6 +13,7 @@ from newton_krylov.report.panel import (
     RESULTS,
     SUBOPTIMALITY,
     Quantity,
+    cost_name,
     shown_costs,
 )
 from newton_krylov.report.profiles import Profile
@@ -69,7 +70,7 @@ def study_data(study: Study) -> dict[str, Any]:
     styles = study_styles(study)
     return {
         "floor": study.floor,
-        "costs": [_axis(x) for x in shown_costs(study)],
+        "costs": [_axis(x) | {"name": cost_name(study, x)} for x in shown_costs(study)],
         "quantities": [_axis(y) for y in shown_quantities(study)],
         "entries": [_entry_data(entry, styles) for entry in study.entries],
     }

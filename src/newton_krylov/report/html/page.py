@@ -20,7 +20,7 @@ from newton_krylov.report.html.data import (
     shown_quantities,
     study_data,
 )
-from newton_krylov.report.panel import shown_costs
+from newton_krylov.report.panel import cost_name, shown_costs
 from newton_krylov.report.profiles import PROFILE_COSTS, Profile, profiles
 from newton_krylov.report.records import RunRecord
 from newton_krylov.report.results import (
@@ -200,7 +200,7 @@ def _study_view(name: str, study: Study, fields: bytes | None) -> dict[str, Any]
         "chips": [chip for chip in chips if not chip["crowd"]],
         "crowd": [chip for chip in chips if chip["crowd"]],
         "quantities": [(q.column, q.name) for q in shown_quantities(study)],
-        "costs": [(x.column, x.name) for x in shown_costs(study)],
+        "costs": [(x.column, cost_name(study, x)) for x in shown_costs(study)],
         "targets": [target_text(target) for target in found],
         "times": rows if found else [],
         "times_words": times_words(study),
