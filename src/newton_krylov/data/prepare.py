@@ -352,7 +352,8 @@ def _scale(matrices: list[Matrix], scaling: str, weights: NDArray[Any] | None) -
         return [over_columns(X, divisors) for X in matrices]
     mean, deviation = moments(matrices[0], weights)
     if not isinstance(matrices[0], sp.csr_array):
-        matrices = [X - mean for X in matrices]
+        with np.errstate(over="ignore"):  # what is not finite is refused with its place
+            matrices = [X - mean for X in matrices]
     return [over_columns(X, _nonzero(deviation)) for X in matrices]
 
 
