@@ -17,7 +17,7 @@ from command import CONF, QUICK, ROOT, command, environment
 
 from newton_krylov.cli.choices import choices, groups
 from newton_krylov.cli.compose import PLUGINS
-from newton_krylov.cli.main import DONE, FAILED, MISTAKE, TERMINATED, main
+from newton_krylov.cli.main import DONE, FAILED, MISTAKE, TERMINATED, hydra_at, main
 from newton_krylov.errors import ConfigError
 
 MISTAKES = [
@@ -169,6 +169,18 @@ def test_an_interruption_that_comes_out_as_another_error_is_an_interruption(
     assert main(CONF, typed) == TERMINATED
     assert json.loads((folder / "here" / "sweep.json").read_text())["status"] == "killed"
     assert "cannot be composed" not in capsys.readouterr().err
+
+
+def test_a_ctrl_c_after_all_has_been_written_changes_nothing(monkeypatch, capsys):
+    @contextlib.contextmanager
+    def late(folder):
+        with hydra_at(folder) as found:
+            yield found
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("newton_krylov.cli.main.hydra_at", late)
+    assert main(CONF, [*QUICK, "tracking=none"]) == DONE
+    assert capsys.readouterr().err == ""
 
 
 def test_a_sweep_says_once_what_its_members_drop(capsys):

@@ -197,7 +197,7 @@ def some(*keys: str) -> st.SearchStrategy[dict[str, Any]]:
     max_examples=40,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_whatever_the_files_hold_the_comparison_is_made(
     tmp_path: Path, summary: Any, dataset: Any, config: Any, environment: Any

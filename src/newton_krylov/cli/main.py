@@ -73,12 +73,16 @@ def main(
         return FAILED
     except (UserError, OSError) as error:
         if "RANK" in os.environ:
-            from newton_krylov.distributed import let_rank_zero_report
+            from newton_krylov.distributed import is_to_report
 
-            let_rank_zero_report()
+            if not is_to_report():
+                return MISTAKE
         text = inert(in_words(error)).replace("\n", " ")  # of what is quoted
         print(f"Error: {text}", file=sys.stderr)  # noqa: T201
         return MISTAKE
+    except KeyboardInterrupt:  # between the end of a run and that of the program
+        print("Interrupted.", file=sys.stderr)  # noqa: T201
+        return INTERRUPTED
 
 
 def _command(config_dir: Path, given: list[str], prog: str) -> int:
@@ -221,6 +225,8 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
                 raise
             print("Interrupted.", file=sys.stderr)  # noqa: T201
             return _CODES[interruption.status]
+        finally:
+            interruption.hold()  # all has been written
 
 
 def _carry_out(hydra: Any, command: "Command", interruption: Any) -> tuple[int, dict[str, Any]]:

@@ -597,6 +597,7 @@ def note(record: Record) -> str:
         lines.append(f"{outcome or summary['status']}: {summary.get('reason')}")
     if summary.get("verdict"):
         lines.append(summary["verdict"])
+    lines += [found["text"] for found in summary.get("cross_validation") or ()]
     if record.overrides:
         lines.append(f"`{' '.join(record.overrides)}`")
     return "\n\n".join(lines)
