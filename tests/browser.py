@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from command import PATIENCE
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -75,7 +77,7 @@ class Page:
                     raise RuntimeError(f"{method}: {answer['error']['message']}")
                 return dict(answer["result"])
 
-    def _next(self, seconds: float = 60.0) -> dict[str, Any]:
+    def _next(self, seconds: float = PATIENCE) -> dict[str, Any]:
         end = time.monotonic() + seconds
         while b"\0" not in self._buffer:
             ready, _, _ = select.select([self._receive], [], [], max(0, end - time.monotonic()))
@@ -112,7 +114,7 @@ class Page:
         self("Page.navigate", url=file.absolute().as_uri())
         self.wait(until)
 
-    def wait(self, expression: str, seconds: float = 60.0) -> None:
+    def wait(self, expression: str, seconds: float = PATIENCE) -> None:
         """Wait until an expression is true."""
         end = time.monotonic() + seconds
         while not self.value(expression):
@@ -157,6 +159,6 @@ def browser(folder: Path) -> Iterator[Page]:
         yield Page(send, receive)
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=PATIENCE)
         os.close(send)
         os.close(receive)

@@ -4,7 +4,8 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,26 @@ ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 QUICK = ("dataset=synthetic", "dataset.n=300", "dataset.n_test=100", "dataset.d=8")
 """A problem that is made and solved in milliseconds."""
+PATIENCE = 900
+"""Seconds to wait for what happens in a few: a machine may be slow, busy or at a stand."""
+
+
+def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
+    """Wait for an event, which a process is to bring about."""
+    end = time.monotonic() + PATIENCE
+    while not happened():
+        if process is not None and process.poll() is not None and not happened():
+            raise AssertionError(f"the process has ended: {process.communicate()}")
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.02)
+
+
+def gone(pid: int | str) -> bool:
+    """Return whether a process has ended; whose child it is may be late to ask how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 def environment(cwd: Path, **more: str) -> dict[str, str]:
@@ -34,7 +55,7 @@ def start(*arguments: str, cwd: Path, **more: str) -> subprocess.Popen[str]:
 
 
 def end(process: subprocess.Popen[str], code: int) -> tuple[str, str]:
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
     assert "Traceback" not in err, err
     return out, err

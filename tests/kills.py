@@ -25,14 +25,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from command import CONF, QUICK, ROOT, environment
+from command import CONF, PATIENCE, QUICK, ROOT, environment
 
 NET = (
     "dataset=digits_images", "loss=cross_entropy", "model=mlp", "optimizer=sgd",
     "checkpoint_seconds=0", "tracking.flush_seconds=0.2",
 )  # fmt: skip
 LINEAR = (*QUICK, "stop.grad_norm=1e-7", "checkpoint_seconds=0")  # not down to rounding
-_PATIENCE = 400  # seconds for a command
 
 
 @dataclass(frozen=True)
@@ -113,9 +112,9 @@ class Process:
     def wait(self) -> float:
         """Wait for its end; return its seconds."""
         while self.code is None:
-            if time.monotonic() - self._begun > _PATIENCE:
+            if time.monotonic() - self._begun > PATIENCE:
                 self.kill(self.family())
-                raise TimeoutError(f"no end within {_PATIENCE} s")
+                raise TimeoutError(f"no end within {PATIENCE} s")
             time.sleep(0.02)
         return time.monotonic() - self._begun
 
@@ -364,7 +363,7 @@ def _kill_after(seconds: float, process: Process, kind: Kind, dice: random.Rando
 
 def _left(process: Process) -> list[str]:
     """Wait for what a killed process started; say what does not end by itself."""
-    for _ in range(3300):  # a process of joblib's that has got no work yet waits for 300 s
+    for _ in range(10 * PATIENCE):  # a process of joblib's that has got no work yet waits for 300 s
         if not process.family():
             return []
         time.sleep(0.1)

@@ -2,37 +2,39 @@
 
 import multiprocessing
 import os
-import socket
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from command import PATIENCE
 
 from newton_krylov.distributed.group import join, leave
-
-_PATIENCE = 120.0
 
 
 def together(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """Call `function(group, *arguments)` in `size` processes and return what each returned.
 
     The processes are forked, so that they share what is imported; tensors come back as they are.
+    They meet, as torchrun's do, at a store of the launcher's, at a port that is taken already.
     """
     context = multiprocessing.get_context("fork")
-    port = _free_port()
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     pipes, processes = [], []
     for rank in range(size):
         here, there = context.Pipe(duplex=False)
         processes.append(
-            context.Process(target=_member, args=(there, rank, size, port, function, arguments))
+            context.Process(
+                target=_member, args=(there, rank, size, store.port, function, arguments)
+            )
         )
         pipes.append(here)
     for process in processes:
         process.start()
-    answers = [pipe.recv() if pipe.poll(_PATIENCE) else "no answer" for pipe in pipes]
+    answers = [pipe.recv() if pipe.poll(PATIENCE) else "no answer" for pipe in pipes]
     for process in processes:
-        process.join(_PATIENCE)
+        process.join(PATIENCE)
         process.kill()
     for answer in answers:
         if isinstance(answer, str):
@@ -49,6 +51,7 @@ def _member(pipe, rank, size, port, function, arguments):
         "LOCAL_WORLD_SIZE": str(size),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
     try:
         result = function(join("gloo", 1), *arguments)
@@ -65,9 +68,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

@@ -233,3 +233,30 @@ def test_every_command_of_the_page_of_claims_composes(line):
     each = [[f"{key}={one}" for one in comma.split(value)] for key, _, value in parted]
     for overrides in product(*each):
         check(composed(*overrides))
+
+
+def documented_commands() -> list[str]:
+    """The commands of README.md and the other pages, each once, but those of studies (above).
+
+    docs/extend.md's need its own parts.
+    """
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    kept = [page for page in pages if page.stem not in ("extend", "reproduction")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in kept).replace("\\\n", "")
+    found = re.findall(r"^    (?:\$ )?python run\.py +(.*)$", text, re.MULTILINE)
+    plain = (line.partition(" | ")[0] for line in found)
+    words = (shlex.join(shlex.split(line, comments=True)) for line in plain)
+    return [line for line in dict.fromkeys(words) if not re.search("experiment=|sweeper=|--", line)]
+
+
+@pytest.mark.parametrize("line", documented_commands())
+def test_every_command_of_the_other_pages_composes(line):
+    """Of what is swept the first values."""
+    words = [word for word in shlex.split(line) if word != "-m" and not word.startswith("hydra")]
+    first = [
+        f"{each.get_key_element()}={next(each.sweep_string_iterator())}"
+        if each.is_sweep_override()
+        else str(each.input_line)
+        for each in OverridesParser.create().parse_overrides(words)
+    ]
+    check(composed(*first))

@@ -32,6 +32,24 @@ class CombinationError(ConfigError, UnsupportedError):
     """Choices that are each valid but cannot be combined; a sweep leaves them out."""
 
 
+def in_words(error: Exception) -> str:
+    """Return what an error says, one of the system's about a file as a sentence, too.
+
+    Parameters
+    ----------
+    error : Exception
+        A user's, or one of the system's.
+
+    Returns
+    -------
+    str
+        For the user to read.
+    """
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be read or written: {error.strerror}."
+    return str(error)
+
+
 _RENAMED = {
     "optimizer.damping": ("damping.tau", ""),
     "optimizer.damping_rule": (

@@ -279,19 +279,26 @@ def usable_memory() -> int:
     return found
 
 
-def _limits(root: Path = Path("/sys/fs/cgroup")) -> Iterator[Path]:
-    """Yield the files that may limit this process's memory (Linux's control groups, 1 and 2)."""
+def _limits(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> Iterator[Path]:
+    """Yield the files that may limit this process's memory (Linux's control groups, 1 and 2).
+
+    Beyond `memory.high` it is not killed, but made to wait at each allocation.
+    """
     try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
         return
-    for line in lines:
-        _, kinds, group = line.split(":", 2)
+    for _, kinds, group in (line.split(":", 2) for line in lines if line.count(":") > 1):
         if kinds and "memory" not in kinds.split(","):
             continue
-        base, name = (root / "memory", "memory.limit_in_bytes") if kinds else (root, "memory.max")
+        base = root / "memory" if kinds else root
+        names = ("memory.limit_in_bytes",) if kinds else ("memory.max", "memory.high")
         place = base / group.lstrip("/")
-        yield from (above / name for above in (place, *place.parents) if above.is_relative_to(base))
+        for above in (place, *place.parents):
+            if above.is_relative_to(base):
+                yield from (above / name for name in names)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import math
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,16 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import newton_krylov as nk
-from newton_krylov.calls.given import kept
+from newton_krylov.calls.given import kept, named
+from newton_krylov.data import Table, load_dataset
+from newton_krylov.data.prepare import fold_rows
 from newton_krylov.errors import ConfigError, DataError
 
 WORDS = {"dataset": "breast_cancer", "tracking": "none", "dataset.scaling": "standardize"}
@@ -142,7 +150,9 @@ def half_mean_square(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return (outputs[:, 0] - y).square().mean() / 2
 
 
-SMALL = {"verdict": {"trials": 1, "seeds": 2}, "seconds": 0.4, "tracking": "none"}
+SMALL = {
+    "verdict": {"trials": 1, "seeds": 2}, "seconds": 0.4, "clock": "processor", "tracking": "none",
+}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -421,3 +431,86 @@ def test_a_regression_shows_its_own_measures_alone() -> None:
     assert "None" not in str(found) and "test_d2" in str(found)
     table, _picture = found._repr_html_().split("<img")
     assert "accuracy" not in table and "NaN" not in table
+
+
+def test_cross_validation_is_scikit_learns_on_the_same_folds() -> None:
+    """What is filled in and the scaling are of each fold's training part."""
+    draw = np.random.default_rng(0)
+    frame = pd.DataFrame(draw.normal(size=(60, 3)), columns=["a", "b", "c"])
+    frame["y"] = np.where(frame["a"] + draw.normal(size=60) > 0, "yes", "no")
+    frame.loc[draw.choice(60, 9, replace=False), "b"] = np.nan
+    penalties = [1.0, 0.01]
+    found = nk.sweep(
+        experiment="cross_validation", tracking="none",
+        dataset={"data": frame, "target": "y", "test_fraction": 0, "folds": 3},
+        **{"loss.l2": penalties, "dataset.fold": [1, 2, 3]},
+    )  # fmt: skip
+    X, y = frame[["a", "b", "c"]].to_numpy(), (frame["y"] == "yes").to_numpy()
+    losses = np.empty((2, 3))
+    for fold in range(3):
+        kept, held = fold_rows(y.astype(np.int64), "binary", 3, fold + 1, 0)
+        prepared = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
+        A, B = prepared.fit_transform(X[kept]), prepared.transform(X[held])
+        for i, l2 in enumerate(penalties):
+            model = LogisticRegression(C=1 / (l2 * len(kept)), tol=1e-10, max_iter=1000)
+            losses[i, fold] = log_loss(y[held], model.fit(A, y[kept]).predict_proba(B))
+    (result,) = json.loads((found.folder / "sweep.json").read_text())["cross_validation"]
+    assert [p["l2"] for p in result["penalties"]] == penalties
+    means = np.array([p["mean"] for p in result["penalties"]])
+    errors = np.array([p["standard_error"] for p in result["penalties"]])
+    assert np.allclose(means, losses.mean(axis=1), rtol=1e-6, atol=0)
+    assert np.allclose(errors, losses.std(axis=1, ddof=1) / np.sqrt(3), rtol=1e-5, atol=0)
+    best = int(means.argmin())
+    assert result["least"]["l2"] == penalties[best]
+    assert (
+        result["one_standard_error"]["l2"]
+        == penalties[int(np.flatnonzero(means <= means[best] + errors[best])[0])]
+    )
+    page = found.page.read_text()
+    assert result["text"] in page and "within one standard error" in page
+    assert result["text"] in (found.folder / "comparison.md").read_text()
+    starts = [found.folder / str(number) / "summary.json" for number in range(6)]
+    members = [json.loads(path.read_text())["started_from"] for path in starts]
+    assert [m is None for m in members] == [True, False] * 3
+
+
+_EIGHTHS = np.round(np.random.default_rng(0).normal(size=(40, 3)) * 8) / 8
+_FRAME = pd.DataFrame(_EIGHTHS, columns=["a", "b", "c"])
+_FORMS = {
+    "half": _EIGHTHS.astype(np.float16), "big end": _EIGHTHS.astype(">f8"),
+    "reversed": np.ascontiguousarray(_EIGHTHS[::-1, ::-1])[::-1, ::-1],
+    "objects": _EIGHTHS.astype(object), "texts": _EIGHTHS.astype(str),
+    "masked": np.ma.array(_EIGHTHS), "decimals": [[*map(Decimal, row)] for row in _EIGHTHS],
+    "bfloat16": torch.tensor(_EIGHTHS).bfloat16(), "dict": _FRAME.to_dict("list"),
+    "sparse bfloat16": torch.tensor(_EIGHTHS).bfloat16().to_sparse_coo(),
+    "leaf": torch.tensor(_EIGHTHS, requires_grad=True), "frame of texts": _FRAME.astype(str),
+    "frame of decimals": _FRAME.map(Decimal), "table": pyarrow.Table.from_pandas(_FRAME),
+    **{form: getattr(scipy.sparse, f"{form}_array")(_EIGHTHS) for form in ("dok", "dia", "bsr")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", _FORMS)
+def test_samples_in_any_form_are_the_plain_array_s(form: str) -> None:
+    """Targets of one column, and bytes, are taken as well."""
+    labels = np.where(np.arange(40)[:, None] % 2, b"v", b"u")
+    words = named({"dataset": (_FORMS[form], labels)})["dataset"]
+    path, target = words["path"], words.get("target")
+    data = load_dataset("table", {"path": str(path), "target": target, "test_fraction": 0.0})
+    assert isinstance(data, Table)
+    scaled = _EIGHTHS if data.train.X.layout is torch.sparse_csr else _EIGHTHS - _EIGHTHS.mean(0)
+    dense = data.train.X.to_dense().numpy()
+    assert np.allclose(dense, scaled / _EIGHTHS.std(0), rtol=0, atol=1e-12)
+    assert data.classes == ("u", "v") and data.train.y.tolist() == [0, 1] * 20
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "says"),
+    [
+        (scipy.sparse.csr_array(_EIGHTHS + 0j), np.zeros(40), "complex128, and should hold real"),
+        (_EIGHTHS[:0], np.zeros(0), "have no rows"),
+        (_FRAME, np.zeros((40, 2)), "one target for each sample"),
+    ],
+)
+def test_samples_that_are_none_are_a_sentence(X: Any, y: Any, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        named({"dataset": (X, y)})

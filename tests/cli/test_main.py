@@ -17,7 +17,7 @@ from command import CONF, QUICK, ROOT, command, environment
 
 from newton_krylov.cli.choices import choices, groups
 from newton_krylov.cli.compose import PLUGINS
-from newton_krylov.cli.main import DONE, FAILED, MISTAKE, TERMINATED, main
+from newton_krylov.cli.main import DONE, FAILED, MISTAKE, TERMINATED, hydra_at, main
 from newton_krylov.errors import ConfigError
 
 MISTAKES = [
@@ -171,6 +171,18 @@ def test_an_interruption_that_comes_out_as_another_error_is_an_interruption(
     assert "cannot be composed" not in capsys.readouterr().err
 
 
+def test_a_ctrl_c_after_all_has_been_written_changes_nothing(monkeypatch, capsys):
+    @contextlib.contextmanager
+    def late(folder):
+        with hydra_at(folder) as found:
+            yield found
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("newton_krylov.cli.main.hydra_at", late)
+    assert main(CONF, [*QUICK, "tracking=none"]) == DONE
+    assert capsys.readouterr().err == ""
+
+
 def test_a_sweep_says_once_what_its_members_drop(capsys):
     typed = ["schedule=linear", "stop.epochs=1", "seed=0,1,2", "optimizer=newton,sgd"]
     assert main(CONF, [*QUICK, "tracking=none", "-m", *typed, "solver=gmres"]) == DONE
@@ -212,6 +224,24 @@ def test_missing_and_malformed_data_is_one_sentence(overrides, sentence, folder,
     (folder / "bad.txt").write_text("+1 1:0.5\n-1 1:x\n")
     assert main(CONF, [*overrides, "tracking=none"]) == MISTAKE
     assert re.search(sentence, reported(capsys))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(["dataset=" + kind, "dataset.path=LONG"] for kind in ("table", "shards")),
+        ["dataset=image_folder", "dataset.path=LONG", "loss=cross_entropy", "optimizer=sgd"],
+        ["dataset=libsvm", "dataset.path=LONG", "dataset.weights_path=LONG"],
+        ["dataset=mushrooms", "data_dir=LONG"],
+        ["--config-dir", "LONG"],
+        ["hydra.run.dir=LONG"],
+    ],
+)
+def test_a_name_that_no_file_can_have_is_one_sentence(given, folder, capsys):
+    typed = [word.replace("LONG", "x" * 5000) for word in given]
+    assert main(CONF, [*typed, "tracking=none", "optimum=none"]) == MISTAKE
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"Error: .*x{5000}\S* cannot be .*: File name too long\.\n", err)
 
 
 def test_a_folder_is_never_overwritten(folder, capsys):

@@ -107,6 +107,71 @@ def test_it_is_that_of_curvlinops(case, sharing, fisher, kind):
     assert_close(A.dense(), expected, 1e-10)
 
 
+class Rearranged(nn.Module):
+    """Linear layers or convolutions on sequences, whose axes are joined or turned before them."""
+
+    def __init__(self, before, layer, after, last):
+        super().__init__()
+        self.before, self.layer, self.after, self.last = before, layer, after, last
+
+    def forward(self, x):
+        return self.last(self.after(torch.tanh(self.layer(self.before(x)))))
+
+
+def in_sequences(before, after):
+    return lambda: Rearranged(before, nn.Linear(3, 4), after, nn.Linear(4, 2))
+
+
+JOINED = in_sequences(lambda x: x.reshape(-1, 3), lambda h: h.view(-1, 6, 4).mean(1))
+PLAIN = in_sequences(lambda x: x, lambda h: h.mean(1))
+TURNED = in_sequences(lambda x: x.transpose(0, 1), lambda h: h.mean(0))
+TURNED_JOINED = in_sequences(
+    lambda x: x.transpose(0, 1).reshape(-1, 3), lambda h: h.view(6, -1, 4).mean(0)
+)
+
+
+def curvature_of(build, kind, x, **options):
+    torch.manual_seed(0)
+    f = objective(build(), nn.CrossEntropyLoss(), x, torch.arange(len(x)) % 2)
+    made = kind("ggn", **options)
+    point = f.at(f.initial())
+    return made.at(point, generator()).dense(), point.gauss_newton().dense(), made.note
+
+
+@pytest.mark.parametrize("sharing", ["expand", "reduce"])
+@pytest.mark.parametrize("kind", [KFAC, EKFAC])
+def test_sequences_joined_to_one_axis_are_those_of_the_samples(kind, sharing):
+    x = randn(9, 6, 3, seed=1)
+    expected, _, _ = curvature_of(PLAIN, kind, x, sharing=sharing)
+    found, _, note = curvature_of(JOINED, kind, x, sharing=sharing)
+    assert_close(found, expected, 1e-12)
+    assert not note
+
+
+@pytest.mark.parametrize("build", [TURNED, TURNED_JOINED])
+@pytest.mark.parametrize("n", [6, 9, 2])
+def test_positions_before_samples_are_not_taken_for_samples(build, n):
+    """Also where there are as many of the ones as of the others."""
+    x = randn(n, 6, 3, seed=1)
+    found, ggn, note = curvature_of(build, EKFAC, x)
+    assert note == "diagonal alone: layer.weight, layer.bias"
+    last = slice(-10, None)
+    assert_close(found[last, last].trace(), ggn[last, last].trace(), 1e-12)
+    with pytest.raises(UnsupportedError, match=r"layer\.weight"):
+        curvature_of(build, KFAC, x, unknown="refuse")
+
+
+def test_of_a_loss_that_is_linear_in_the_outputs_the_gauss_newton_matrix_is_zero():
+    f = objective(
+        deep(nn.Tanh(), 4, 5, 3).append(nn.LogSoftmax(1)),
+        nn.NLLLoss(), randn(9, 4, seed=1), torch.arange(9) % 3,
+    )  # fmt: skip
+    point = f.at(f.initial())
+    for kind in (KFAC, EKFAC):
+        assert not kind("ggn").at(point, generator()).dense().any()
+        assert kind("mc").at(point, generator()).dense().any()
+
+
 @pytest.mark.parametrize("case", ["mlp", "cnn", "looped", "normed"])
 @pytest.mark.parametrize("kind", [KFAC, EKFAC])
 @pytest.mark.parametrize("fisher", ["mc", "empirical"])

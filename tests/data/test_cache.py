@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from command import PATIENCE
 from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -86,8 +87,9 @@ def test_a_damaged_file_is_made_anew_with_a_warning(cache, compute, caplog, dama
 
 @given(st.integers(0, 10**6), st.integers(1, 255))
 @settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+    max_examples=100, deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
 def test_no_flipped_byte_passes_for_the_data(cache, place, change):
     """What the cache returns is what was computed, whatever happened to its file."""
     compute = Computation()
@@ -151,7 +153,7 @@ def test_of_processes_that_ask_at_the_same_time_one_computes(cache):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(PATIENCE)
     assert [process.exitcode for process in processes] == [0] * 5
     assert counter.value == 1
 
@@ -159,7 +161,7 @@ def test_of_processes_that_ask_at_the_same_time_one_computes(cache):
 def _hold(path, ready):
     with FileLock(path):
         ready.set()
-        time.sleep(60)
+        time.sleep(PATIENCE)
 
 
 def test_a_process_that_is_killed_while_it_computes_blocks_nobody(cache, compute):
@@ -168,9 +170,9 @@ def test_a_process_that_is_killed_while_it_computes_blocks_nobody(cache, compute
     ready = context.Event()
     holder = context.Process(target=_hold, args=(cache / "kind" / "key.lock", ready))
     holder.start()
-    assert ready.wait(30)
+    assert ready.wait(PATIENCE)
     os.kill(holder.pid, signal.SIGKILL)
-    holder.join(30)
+    holder.join(PATIENCE)
     compute.check(cached("kind", "key", compute))
     assert (cache / "kind" / "key.npz").exists()
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -22,7 +23,7 @@ def test_newton_cg_streams_within_its_budget(tmp_path):
     command = [sys.executable, ROOT / "benchmarks" / "out_of_core.py"]
     options = ["--budget", "16", "--times", "5", "--json", str(tmp_path / "figures.json")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, *options], check=True, env=environment, timeout=300)
+    subprocess.run([*command, *options], check=True, env=environment, timeout=PATIENCE)
     found = json.loads((tmp_path / "figures.json").read_text())
     assert found["facts"]["mib"] > 4 * 16
     streamed, limited, whole = found["figures"].values()
@@ -39,11 +40,11 @@ def test_the_command_streams(tmp_path):
     folder = str(tmp_path / "shards")
     convert = [sys.executable, "-m", "newton_krylov.data.shards", "synthetic", folder]
     size = ["--n", "3000", "--n-test", "500", "--d", "50", "--density", "0.1"]
-    subprocess.run([*convert, *size], check=True, timeout=120)
+    subprocess.run([*convert, *size], check=True, timeout=PATIENCE)
     run = [sys.executable, ROOT / "run.py", "dataset=shards", f"dataset.path={folder}"]
     done = subprocess.run(
         [*run, "tracking=none", f"hydra.run.dir={tmp_path / 'run'}"],
-        check=True, capture_output=True, text=True, timeout=120,
+        check=True, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert "newton-cg on shards: 3,000 samples, 50 features" in done.stdout
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

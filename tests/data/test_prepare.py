@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from newton_krylov.data import prepare as prepare_module
-from newton_krylov.data.prepare import Options, RawData, Samples, checksum, prepare
+from newton_krylov.data.prepare import Options, RawData, Samples, checksum, fold_rows, prepare
 from newton_krylov.errors import ConfigError, DataError
 
 
@@ -219,3 +219,49 @@ def test_a_difference_that_overflows_is_told():
     X = np.array([[1.7e308, 1.0], [-1.7e308, 2.0], [-1.7e308, 3.0]])
     with pytest.raises(DataError, match=r"sample 1, has a value of .*which float64 cannot hold"):
         made(X, scaling="standardize")
+
+
+@given(
+    st.integers(2, 40).flatmap(lambda n: st.tuples(st.just(n), st.integers(2, n))),
+    st.integers(0, 5),
+    st.sampled_from(["binary", "multiclass", "regression"]),
+)
+def test_folds_hold_each_sample_out_once_and_share_classes_and_sizes_evenly(sizes, seed, task):
+    n, folds = sizes
+    y = np.random.default_rng(seed).integers(0, 3, n)
+    parts = [fold_rows(y, task, folds, fold, seed) for fold in range(1, folds + 1)]
+    held = [part for _, part in parts]
+    assert np.array_equal(np.sort(np.concatenate(held)), np.arange(n))
+    assert np.ptp([len(part) for part in held]) <= 1
+    for kept, part in parts:
+        assert np.array_equal(np.union1d(kept, part), np.arange(n)) and len(kept) + len(part) == n
+    if task != "regression":
+        assert all(np.ptp([np.sum(y[part] == c) for part in held]) <= 1 for c in range(3))
+
+
+def test_a_fold_is_of_the_training_samples_and_the_test_set_is_left_aside(layout):
+    X = draw(n=40)
+    train = made(X, test_fraction=0.25, seed=3, format=layout).train
+    folds = [
+        made(X, test_fraction=0.25, seed=3, format=layout, folds=3, fold=fold) for fold in (1, 2, 3)
+    ]
+    held = np.vstack([dense(fold.test.X) for fold in folds])
+    assert np.array_equal(held[np.lexsort(held.T)], dense(train.X)[np.lexsort(dense(train.X).T)])
+    assert len({fold.checksum for fold in folds}) == 3
+    facts = [fold.facts() for fold in folds]
+    assert {(f["folds"], f["folds_samples"]) for f in facts} == {(3, 30)}
+    assert len({f["folds_checksum"] for f in facts}) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"fold": 2}, "is one of how many"),
+        ({"folds": 3}, "needs dataset.fold: it is 1 to 3"),
+        ({"folds": 3, "fold": 4}, "has no dataset.fold=4: it is 1 to 3"),
+        ({"folds": 31, "fold": 4}, "more than the 30 samples"),
+    ],
+)
+def test_what_is_no_fold_is_one_sentence(options, says):
+    with pytest.raises(ConfigError, match=says):
+        made(draw(), **options)

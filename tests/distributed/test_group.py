@@ -4,7 +4,7 @@ import pytest
 import torch
 from processes import together
 
-from newton_krylov.distributed import current, leave
+from newton_krylov.distributed import current, is_to_report, launch, leave
 from newton_krylov.distributed.group import join
 from newton_krylov.errors import UnsupportedError, UserError
 from newton_krylov.registry import entry
@@ -62,3 +62,8 @@ def test_nccl_needs_a_gpu_for_each_process(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(UnsupportedError, match=r"2 processes on this machine need a GPU each"):
         join("nccl", None)
+
+
+def test_of_all_processes_one_reports_a_mistake(monkeypatch):
+    monkeypatch.setattr(launch, "_PATIENCE", 0.5)
+    assert sorted(together(3, lambda group: is_to_report())) == [False, False, True]

@@ -8,17 +8,16 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command import PATIENCE, environment, wait_until
 
 pytestmark = pytest.mark.slow
 RUN = Path(__file__).parents[2] / "run.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def command(folder, *overrides, processes=2):
@@ -30,7 +29,8 @@ def run(where, folder, *overrides, processes=2):
     where.mkdir(exist_ok=True)
     return subprocess.run(
         command(folder, *overrides, processes=processes),
-        cwd=where, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False,
+        cwd=where, env=environment(where), capture_output=True, text=True, timeout=PATIENCE,
+        check=False,
     )  # fmt: skip
 
 
@@ -108,14 +108,12 @@ def endless(tmp_path):
     overrides = ["optimizer=gd", "stop.epochs=null", "stop.grad_norm=0", "tracking=none"]
     with subprocess.Popen(
         command(folder, *overrides, "stop.seconds=1000"),
-        cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=tmp_path, env=environment(tmp_path),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as process:  # fmt: skip
-        for _ in range(600):
-            if (folder / "trace.csv").exists() and len(rows(folder)) > 20:
-                break
-            time.sleep(0.1)
+        wait_until(lambda: (folder / "trace.csv").exists() and len(rows(folder)) > 20, process)
         yield process
-        process.wait(60)
+        process.wait(PATIENCE)
     assert len(rows(folder)) > 20
 
 

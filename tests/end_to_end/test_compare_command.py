@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 def python(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / script), *arguments]
     return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, check=False
     )  # fmt: skip
 
 

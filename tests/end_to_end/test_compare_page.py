@@ -22,7 +22,8 @@ pytestmark = [
 ]
 
 HOSTILE = "<b>bold</b><img src=x onerror=document.title='taken'>%{x}"
-DRAWN = "document.querySelectorAll('#problem-1 .panel .scatterlayer .trace').length >= 12"
+DRAWN = """document.querySelectorAll('#problem-1 .panel .scatterlayer .trace').length >= 12
+    && [...document.querySelectorAll('#problem-1 .panel')].every(panel => panel.data)"""
 LINES = """[...document.querySelectorAll('#problem-1 .panel')].map(
     panel => panel.data.filter(trace => trace.mode !== 'lines' || trace.hovertemplate).length)"""
 

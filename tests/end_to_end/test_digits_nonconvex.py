@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import PATIENCE
 
 from newton_krylov.report.records import RunRecord, read_records
 from studies.reproduction.nonconvex import OURS, PAPERS
@@ -26,7 +27,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
             sys.executable, "run.py", "experiment=digits_nonconvex", f"method={METHODS}",
             "stop.epochs=4", "tracking=none", f"hydra.sweep.dir={folder}",
         ],
-        cwd=ROOT, check=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=ROOT, check=True, timeout=PATIENCE, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     return folder
 

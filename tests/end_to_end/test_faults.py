@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command import QUICK, ROOT, environment, inside, tracked
+from command import PATIENCE, QUICK, ROOT, environment, inside, tracked
 
 from newton_krylov.linear_solvers.cg import cg
 from newton_krylov.records.trace import read_trace
@@ -37,7 +37,7 @@ def limited(cwd: Path, size: int, *arguments: str) -> subprocess.CompletedProces
         text=True,
         capture_output=True,
         check=False,
-        timeout=240,
+        timeout=PATIENCE,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
     )
 

@@ -12,7 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import QUICK, ROOT, command, end, environment, inside, module, start, tracked
+from command import (
+    PATIENCE,
+    QUICK,
+    ROOT,
+    command,
+    end,
+    environment,
+    gone,
+    inside,
+    module,
+    start,
+    tracked,
+    wait_until,
+)
 
 from newton_krylov.records.trace import Row, read_trace
 
@@ -31,12 +44,7 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def wait_for_rows(trace: Path, count: int, process: subprocess.Popen[str]) -> None:
-    for _ in range(1200):
-        if trace.exists() and trace.read_bytes().count(b"\n") > count:
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
-    raise AssertionError("the run makes no steps")
+    wait_until(lambda: trace.exists() and trace.read_bytes().count(b"\n") > count, process)
 
 
 def same_path(left: list[Row], right: list[Row]) -> bool:
@@ -74,7 +82,7 @@ def test_a_second_ctrl_c_during_the_clean_end_leaves_a_whole_record(after, tmp_p
     process.send_signal(signal.SIGINT)
     time.sleep(after)
     process.send_signal(signal.SIGINT)  # to a process that may have ended: nothing happens then
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=PATIENCE)
     # While Python shuts down, it handles no signals: the system ends it, which a shell calls 130.
     assert process.returncode in (130, -signal.SIGINT) and "Traceback" not in err, err
     assert summary(tmp_path / "r")["status"] == "interrupted"
@@ -110,12 +118,7 @@ def test_joblib_s_processes_end_with_the_command_that_is_killed(tmp_path):
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
     process.communicate()  # to the end of its output, which the children share
-    for child in children:
-        for _ in range(600):
-            if not Path(f"/proc/{child}").exists():
-                break
-            time.sleep(0.1)
-        assert not Path(f"/proc/{child}").exists()
+    wait_until(lambda: all(map(gone, children)))
     assert [summary(tmp_path / "s" / str(k))["status"] for k in range(2)] == ["killed"] * 2
 
 
@@ -129,8 +132,7 @@ def test_a_terminal_s_ctrl_c_while_joblib_s_processes_start_is_no_traceback(tmp_
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while len(children.read_text().split()) < 3 and process.poll() is None:
-        time.sleep(0.01)
+    wait_until(lambda: len(children.read_text().split()) >= 3, process)
     os.killpg(process.pid, signal.SIGINT)
     _, err = end(process, 130)
     assert "KeyboardInterrupt" not in err
@@ -245,10 +247,27 @@ def test_resume_runs_what_is_missing_or_failed_only(tmp_path):
     assert "holds the sweep" in err and "choose another folder" in err
 
 
+WAITING = """
+import os, time
+from newton_krylov.linear_solvers.cg import cg
+from newton_krylov.registry import register
+
+@register("solver", "waiting")
+def waiting(A, b, *, rtol: float = 1e-5, M=None):
+    "Conjugate gradients, which wait for a signal first."
+    while "WAIT" in os.environ:
+        time.sleep(0.01)
+    return cg(A, b, rtol=rtol, M=M)
+"""
+
+
 def test_ctrl_c_ends_a_sweep_and_resume_goes_on_with_it(tmp_path):
-    args = ["-m", *LONG, "seed=0,1", "stop.seconds=3,4", "hydra.sweep.dir=s", "start=normal"]
-    process = start(*args, cwd=tmp_path)
-    wait_for_rows(tmp_path / "s" / "1" / "trace.csv", 20, process)
+    (tmp_path / "plug.py").write_text(WAITING)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    more = {"NEWTON_KRYLOV_PLUGINS": "plug", "PYTHONPATH": path}
+    args = ["-m", *QUICK, "seed=0,1", "solver=cg,waiting", "hydra.sweep.dir=s", "start=normal"]
+    process = start(*args, cwd=tmp_path, **more, WAIT="1")
+    wait_for_rows(tmp_path / "s" / "1" / "trace.csv", 1, process)
     process.send_signal(signal.SIGINT)
     out, _ = end(process, 130)
     assert "repeat the command with resume=true" in out
@@ -257,7 +276,7 @@ def test_ctrl_c_ends_a_sweep_and_resume_goes_on_with_it(tmp_path):
     assert not (tmp_path / "s" / "2").exists()
     assert json.loads((tmp_path / "s" / "sweep.json").read_text())["status"] == "interrupted"
     assert {run.info.status for run in tracked(tmp_path)} == {"FINISHED", "KILLED"}
-    command(*args, "resume=true", cwd=tmp_path)
+    command(*args, "resume=true", cwd=tmp_path, **more)
     states = [summary(tmp_path / "s" / str(number))["status"] for number in range(4)]
     assert states == ["finished"] * 4
 
@@ -271,10 +290,8 @@ def test_no_run_is_lost_in_kills_at_random_moments(tmp_path, pytestconfig):
     for number in range(kills):
         folder = tmp_path / "outputs" / str(number)
         process = start(*args, f"hydra.run.dir={folder}", cwd=tmp_path)
-        for _ in range(1200):  # the first moment at which there is something to lose
-            if (folder / "summary.json").exists() or process.poll() is not None:
-                break
-            time.sleep(0.02)
+        # The first moment at which there is something to lose.
+        wait_until((folder / "summary.json").exists, process)
         time.sleep(dice.uniform(0, 3))
         process.send_signal(dice.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
         process.communicate()

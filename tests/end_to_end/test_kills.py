@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import environment
+from command import PATIENCE, environment
 
 KILLS = Path(__file__).parents[1] / "kills.py"
 
@@ -19,6 +19,7 @@ def test_kills_at_random_moments_lose_nothing(tmp_path):
     given = ["--count", "4", "--seed", "7", "--kinds", kinds, "--place", str(tmp_path / "kills")]
     done = subprocess.run(
         [sys.executable, str(KILLS), *given],
-        env=environment(tmp_path), capture_output=True, text=True, check=False, timeout=900,
+        env=environment(tmp_path), capture_output=True, text=True, check=False,
+        timeout=8 * PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

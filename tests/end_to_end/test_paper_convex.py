@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import PATIENCE
 
 from newton_krylov.report.compare import compare
 from newton_krylov.report.records import read_records
@@ -27,7 +28,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
             sys.executable, "run.py", "experiment=paper_convex", "repeat=0", "tracking=none",
             f"hydra.sweep.dir={folder}",
         ],
-        cwd=ROOT, check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=ROOT, check=True, timeout=PATIENCE, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     return folder
 

@@ -5,13 +5,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from command import QUICK, ROOT, environment, inside, start
+from command import PATIENCE, QUICK, ROOT, environment, gone, inside, start, wait_until
 from PIL import Image
 
 SGD = ("loss=cross_entropy", "model=mlp", "optimizer=sgd", "checkpoint_seconds=0", "tracking=none")
@@ -39,14 +38,13 @@ def images(folder: Path, seed: int) -> None:
 def test_a_run_does_not_go_on_with_other_data(tmp_path):
     images(tmp_path / "img", seed=0)
     run = ("dataset=image_folder", "dataset.path=img", "dataset.color=gray", *SGD)
-    process = start(*run, "stop.epochs=20000", "hydra.run.dir=r", cwd=tmp_path)
-    while not (tmp_path / "r" / "checkpoint.pt").exists() and process.poll() is None:
-        time.sleep(0.02)
+    process = start(*run, "stop.epochs=10000000", "hydra.run.dir=r", cwd=tmp_path)
+    wait_until((tmp_path / "r" / "checkpoint.pt").exists, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     before = (tmp_path / "r" / "trace.csv").read_bytes()
     images(tmp_path / "img", seed=1)
-    again = [*run, "stop.epochs=20000", "hydra.run.dir=r", "resume=true"]
+    again = [*run, "stop.epochs=10000000", "hydra.run.dir=r", "resume=true"]
     _, err = inside(*again, cwd=tmp_path, code=2)
     assert "The data has changed since the run in r began" in err
     assert (tmp_path / "r" / "trace.csv").read_bytes() == before
@@ -144,7 +142,7 @@ def test_processes_with_different_data_are_refused(tmp_path):
     path = f"{ROOT / 'src'}:{tmp_path}"
     more = {"NEWTON_KRYLOV_PLUGINS": "plug", "PYTHONPATH": path}
     process = torchrun("dataset=stale", "hydra.run.dir=r", cwd=tmp_path, **more)
-    out, _ = process.communicate(timeout=200)
+    out, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
     assert "do not have the same data" in out
     assert summary(tmp_path / "r")["status"] == "failed"
@@ -154,11 +152,11 @@ def test_processes_with_different_data_are_refused(tmp_path):
 @pytest.mark.parametrize("whom", ["launcher", "first", "stopped"])
 def test_no_process_stays_where_one_of_them_is_gone(whom, tmp_path):
     long = ("optimizer=gd", "stop.epochs=null", "stop.grad_norm=null", "stop.seconds=600")
-    given = [*QUICK, *long, "hydra.run.dir=r", "device.timeout=10"]
-    process = torchrun(*given, cwd=tmp_path)
+    # It bounds the start as well, at which one of them may be late.
+    short = ["device.timeout=30"] if whom == "stopped" else []
+    process = torchrun(*QUICK, *long, "hydra.run.dir=r", *short, cwd=tmp_path)
     trace = tmp_path / "r" / "trace.csv"
-    while process.poll() is None and not (trace.exists() and trace.read_bytes().count(b"\n") > 5):
-        time.sleep(0.1)
+    wait_until(lambda: trace.exists() and trace.read_bytes().count(b"\n") > 5, process)
     workers = children(process.pid)
     assert len(workers) == 2
     if whom == "launcher":
@@ -167,12 +165,8 @@ def test_no_process_stays_where_one_of_them_is_gone(whom, tmp_path):
         first = next(pid for pid in workers if rank(pid) == "0")
         other = next(pid for pid in workers if pid != first)
         kill(first if whom == "first" else other, "KILL" if whom == "first" else "STOP")
-    deadline = time.monotonic() + 120
-    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
-        time.sleep(0.5)
-        process.poll()
-    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
-    process.communicate(timeout=60)
+    wait_until(lambda: all(map(gone, workers)))
+    process.communicate(timeout=PATIENCE)
     inside(*QUICK, "tracking=none", "hydra.run.dir=next", cwd=tmp_path)
     assert summary(tmp_path / "r")["status"] in ("killed", "failed")
 

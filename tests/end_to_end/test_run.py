@@ -8,8 +8,9 @@ import re
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,17 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from command import ROOT, artifacts, client, command, environment, inside, tracked
+from command import (
+    PATIENCE,
+    ROOT,
+    artifacts,
+    client,
+    command,
+    environment,
+    inside,
+    tracked,
+    wait_until,
+)
 
 from newton_krylov.data import load_dataset
 from newton_krylov.records.trace import Row, read_trace
@@ -147,46 +158,53 @@ def post(url: str, **query: Any) -> Any:
     request = urllib.request.Request(
         url, json.dumps(query).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
         return json.load(answer)
 
 
-def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
-        assert server.poll() is None, "the server ended"
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=60).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def served(cwd: Path) -> Iterator[str]:
+    """Start a server; another program may be quicker to take the port that was free."""
+    for _ in range(5):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        server = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"],
+            cwd=cwd, env=environment(cwd), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        base = f"http://127.0.0.1:{port}"
         try:
-            urllib.request.urlopen(url, timeout=5).close()
-        except OSError:
-            time.sleep(0.2)
-        else:
-            return
-    raise AssertionError("the server does not answer")
+            wait_until(lambda url=f"{base}/health", of=server: of.poll() or answers(url))
+            if server.poll() is None:
+                yield base
+                return
+        finally:
+            server.terminate()
+            server.wait(timeout=PATIENCE)
+    raise AssertionError("the server has ended five times")
 
 
 def test_a_plain_mlflow_server_shows_the_run(cwd, run, rows):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"],
-        cwd=cwd, env=environment(cwd), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        base = f"http://127.0.0.1:{port}"
-        wait_for(f"{base}/health", server)
+    with served(cwd) as base:
         api = f"{base}/api/2.0/mlflow"
         found = post(f"{api}/runs/search", experiment_ids=[run.info.experiment_id])["runs"]
         assert [one["info"]["run_id"] for one in found] == [run.info.run_id]
         metrics = {m["key"]: m["value"] for m in found[0]["data"]["metrics"]}
         assert metrics["loss"] == rows[-1].loss
         figure = f"run_uuid={run.info.run_id}&path=figures%2Frun.png"
-        with urllib.request.urlopen(f"{base}/get-artifact?{figure}", timeout=20) as answer:
+        with urllib.request.urlopen(f"{base}/get-artifact?{figure}", timeout=PATIENCE) as answer:
             assert answer.read(8) == b"\x89PNG\r\n\x1a\n"
-        with urllib.request.urlopen(base, timeout=20) as answer:
+        with urllib.request.urlopen(base, timeout=PATIENCE) as answer:
             assert b"<title>MLflow</title>" in answer.read()
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import PATIENCE
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -25,7 +26,7 @@ NETWORK = [
 def command(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(ROOT / "run.py"), *overrides, f"hydra.run.dir={folder}"],
-        cwd=folder.parent, capture_output=True, text=True, timeout=300, check=False,
+        cwd=folder.parent, capture_output=True, text=True, timeout=PATIENCE, check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 

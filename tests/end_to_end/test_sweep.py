@@ -144,7 +144,7 @@ def test_parallel_processes_share_cores_caches_and_a_new_database(tmp_path):
 @pytest.mark.parametrize(
     ("plugin", "launcher"),
     [
-        ("submitit", ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"]),
+        ("submitit", ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=60"]),
         ("ray", ["hydra/launcher=ray"]),
     ],
 )

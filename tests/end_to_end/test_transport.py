@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import PATIENCE
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -46,7 +47,7 @@ def test_the_study_runs_from_the_command_line_and_meets_its_claim(tmp_path):
         "dataset.source=random_assignment", "dataset.n=100", "loss.eta=240", "tracking=none",
         f"hydra.sweep.dir={tmp_path}",
     ]  # fmt: skip
-    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, timeout=300)
+    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, timeout=PATIENCE)
     runs = {}
     for path in tmp_path.glob("*/summary.json"):
         summary = json.loads(path.read_text())

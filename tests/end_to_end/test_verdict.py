@@ -2,14 +2,13 @@
 
 import json
 import re
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from command import CONF, QUICK, command, inside, start
+from command import CONF, QUICK, command, inside, start, wait_until
 
 from newton_krylov.data.synthetic import synthetic
 from newton_krylov.records.record import SweepRecord
@@ -19,7 +18,7 @@ RACE = (CONF / "verdict" / "race.yaml").read_text()
 pytestmark = pytest.mark.slow
 SMALL = (
     "experiment=verdict", "verdict.trials=2", "verdict.seeds=2", "stop.seconds=1", "tracking=none",
-    "hydra.sweep.dir=race",
+    "clock=processor", "hydra.sweep.dir=race",
 )  # fmt: skip
 
 
@@ -160,9 +159,7 @@ def test_counted_budgets_give_the_same_verdict_again_and_after_a_kill(tmp_path: 
     whole.mkdir()
     killed.mkdir()
     process = start(*words, cwd=killed)
-    while not (killed / "race" / "kfac-tuning-0" / "summary.json").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_until((killed / "race" / "kfac-tuning-0" / "summary.json").exists, process)
     process.kill()
     process.communicate()
     inside(*words, cwd=whole)

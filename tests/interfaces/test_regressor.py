@@ -528,3 +528,39 @@ def test_entries_in_two_parts_are_their_sums() -> None:
 def test_the_number_of_penalties_may_be_numpy_s() -> None:
     X, y = counts(n=50)
     assert len(path(X, y, loss="least_squares", lambdas=np.int64(3)).lambdas) == 3
+
+
+@pytest.mark.parametrize("loss", ["poisson", "gamma", "tweedie", "negative_binomial", "huber"])
+@pytest.mark.parametrize("shift", [-1000.0, 1000.0])
+def test_what_offsets_have_in_common_is_the_intercept_s(loss: str, shift: float) -> None:
+    draw = np.random.default_rng(0)
+    X = draw.normal(size=(60, 3))
+    y, offset = draw.poisson(np.exp(X @ [0.5, -0.3, 0.2])) + 1.0, draw.normal(size=60)
+    plain = NewtonKrylovRegressor(loss, l2=0.01).fit(X, y, offset=offset)
+    moved = NewtonKrylovRegressor(loss, l2=0.01).fit(X, y, offset=offset + shift)
+    assert np.allclose(moved.coef_, plain.coef_, rtol=0, atol=1e-9)
+    assert abs(moved.intercept_ - (plain.intercept_ - shift)) < 1e-9
+
+
+@pytest.mark.parametrize(("loss", "power"), [("gamma", 2.0), ("tweedie", 1.5), ("poisson", 1.0)])
+def test_offsets_far_apart_are_scipys(loss: str, power: float) -> None:
+    """The fit starts where the derivative by the intercept is 0, which overflows nowhere."""
+    draw = np.random.default_rng(0)
+    offset = np.where(draw.random(40) < 0.5, 20.0, -20.0)
+    y = draw.gamma(2.0, size=40)
+    model = NewtonKrylovRegressor(loss, l2=1.0).fit(np.zeros((40, 1)), y, offset=offset)
+    first, second = np.log(y) + (1 - power) * offset, (2 - power) * offset
+    expected = scipy.special.logsumexp(first) - scipy.special.logsumexp(second)
+    assert abs(model.intercept_ - expected) < 1e-9 * abs(expected)
+
+
+@pytest.mark.parametrize(("loss", "size"), [("huber", 1e3), ("negative_binomial", 1e8)])
+def test_large_targets_do_not_loosen_the_tolerance(loss: str, size: float) -> None:
+    draw = np.random.default_rng(0)
+    X = draw.normal(size=(80, 2))
+    y = np.round(size * np.exp(X @ [0.5, -0.3] + 0.3 * draw.normal(size=80)))
+    model = NewtonKrylovRegressor(loss, l2=1e-3, max_iter=1000).fit(X, y)
+    Z = X @ model.coef_ + model.intercept_
+    slopes = np.clip(Z - y, -1.35, 1.35) if loss == "huber" else 1 - (y + 1) / (1 + np.exp(Z))
+    assert np.allclose(X.T @ slopes / 80 + 1e-3 * model.coef_, 0, atol=1e-6)
+    assert abs(slopes.mean()) < 1e-6

@@ -60,10 +60,10 @@ def test_a_network_by_a_closure_that_calls_backward(method):
         value.backward()
         return value
 
-    before = float(loss())
+    before = loss().item()
     for _ in range(4):
         optimizer.step(closure)
-    assert float(loss()) < 0.2 * before
+    assert loss().item() < 0.2 * before
     g = torch.autograd.grad(loss(), list(model.parameters()))
     for p, mine in zip(model.parameters(), g, strict=True):
         assert torch.allclose(p.grad, mine)

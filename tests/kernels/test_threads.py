@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import scipy.sparse
+from command import PATIENCE
 
 from newton_krylov.kernels.rows import Rows
 from newton_krylov.kernels.threads import together
@@ -92,5 +93,5 @@ def test_a_forked_process_has_helpers_of_its_own():
     queue = context.Queue()
     child = context.Process(target=_in_child, args=(queue,))
     child.start()
-    assert queue.get(timeout=60) == [1, 2]
+    assert queue.get(timeout=PATIENCE) == [1, 2]
     child.join()

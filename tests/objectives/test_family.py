@@ -1,5 +1,6 @@
 """Losses of generalized linear models, against SciPy's densities and scikit-learn's regressors."""
 
+import math
 from dataclasses import replace
 
 import mpmath
@@ -25,6 +26,7 @@ from sklearn.metrics import d2_tweedie_score, mean_absolute_error, mean_tweedie_
 
 from newton_krylov.data.dataset import Split
 from newton_krylov.errors import ConfigError, UnsupportedError
+from newton_krylov.objectives.log_link import NegativeBinomialTerms, TweedieTerms
 from newton_krylov.optimizers.gd import largest_curvature
 from newton_krylov.registry import entry
 from newton_krylov.runs.optimum import certified_optimum
@@ -281,3 +283,33 @@ def test_an_offset_of_many_classes_is_refused_and_scikit_learn_knows_none():
     peer = entry("optimizer", "sklearn_lbfgs").build({})
     with pytest.raises(UnsupportedError, match="knows no offset"):
         next(peer.steps(f, torch.zeros(f.dim).double(), torch.Generator()))
+
+
+@pytest.mark.parametrize("theta", [1e-3, 1.0, 1e6])
+@pytest.mark.parametrize("y", [1e-8, 0.3, 5.0, 1e8, 1e15])
+def test_no_count_cancels_in_the_negative_binomials_value(y, theta):
+    """Against 60 digits; beside eps of itself it is off by what rounding z itself changes."""
+    with mpmath.workdps(60):
+        count, start = mpmath.mpf(y), mpmath.mpf(math.log(y))
+        for t in (-700.0, -60.0, -5.0, -1.0, -1e-3, 1e-3, 1.0, 5.0, 60.0, 400.0):
+            z = math.log(y) + t
+            off = mpmath.mpf(z) - start
+            mean = count * mpmath.exp(off)
+            ratio = mpmath.log((mean + theta) / (count + theta))
+            exact = float((count + theta) * ratio - count * off)
+            slope = float(abs(theta * (mean - count) / (mean + theta)))
+            data = (torch.tensor([value], dtype=torch.float64) for value in (z, y))
+            found = float(NegativeBinomialTerms(*data, theta=theta).value)
+            scale = abs(exact) + abs(t) * y * theta / (y + theta)
+            assert abs(found - exact) <= 1e-15 * (scale + slope * (abs(z) + abs(math.log(y)) + 1))
+
+
+@pytest.mark.parametrize("power", [1.0000001, 1.3, 1.9, 2.7])
+def test_a_power_is_not_rounded_to_single_precision(power):
+    z = torch.tensor([-3.0, -0.5, 0.5, 3.0], dtype=torch.float64)
+    y = torch.tensor([0.3, 1.0, 2.0, 7.0], dtype=torch.float64)
+    exact = y ** (2 - power) * (
+        torch.exp((2 - power) * (z - y.log())) - torch.exp((1 - power) * (z - y.log()))
+    )
+    found = TweedieTerms(z, y, power=power).gradient * len(y)
+    assert torch.allclose(found, exact, rtol=1e-13, atol=0)

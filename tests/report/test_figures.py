@@ -222,6 +222,14 @@ def test_a_run_is_drawn_into_its_own_folder_and_the_picture_is_not_empty(tmp_pat
     assert (pixels.mean(axis=2) < 0.5).any(axis=1).mean() > 0.5  # ink all over, not only a title
 
 
+def test_a_letter_that_the_font_lacks_is_no_warning(tmp_path: Path, recwarn) -> None:
+    write_run(tmp_path / "0", rows([1.0, 0.1]), label="\U00013000 \u0995\u09be \u5b57")
+    draw_run(tmp_path / "0")
+    (study,) = studies(read_records([tmp_path]))
+    draw_study(study, tmp_path / "figures")
+    assert not [str(each.message) for each in recwarn]
+
+
 def test_a_run_without_a_step_has_no_figure(tmp_path: Path) -> None:
     assert draw_run(write_run(tmp_path / "0", [], status="failed")) == []
 

@@ -43,3 +43,17 @@ def test_directions_in_which_the_loss_is_flat_are_counted_and_left_out() -> None
     assert abs(values[0]) < 1e-15 < values[1]
     assert facts["flat_directions"] == 1 and facts["negative_curvature"] is False
     assert abs(facts["condition_number"] / float(values[-1] / values[1]) - 1) < 1e-6
+
+
+def test_what_the_time_does_not_suffice_for_is_left_out_and_named() -> None:
+    X = randn(80, 600, seed=1)
+    data = Table("made-up", Split(X, (randn(80, seed=2) > 0).long()), None, "binary", 2, "s", "0")
+    f = Logistic(data, l2=0.01)
+    w = torch.zeros(600, dtype=torch.float64)
+    whole, none = diagnose(f, data, w, w), diagnose(f, data, w, w, seconds=0.0)
+    assert "left_out" not in whole and whole["effective_dimension"] > 0
+    assert none["left_out"] == ["spectrum", "cost of a product", "gradient noise scale"]
+    assert {key: none[key] for key in ("parameters", "samples", "dtype")} == {
+        "parameters": 600, "samples": 80, "dtype": "float64",
+    }  # fmt: skip
+    assert "largest_eigenvalue" not in none

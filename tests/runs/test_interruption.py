@@ -8,6 +8,9 @@ import threading
 import pytest
 
 import newton_krylov
+from newton_krylov import distributed
+from newton_krylov.runs import experiment as module
+from newton_krylov.runs.experiment import _Experiment
 from newton_krylov.runs.interruption import Interruption, interruptible
 from newton_krylov.runs.watch import Watch
 
@@ -106,3 +109,35 @@ def test_a_signal_between_the_last_step_and_the_record_loses_no_figures(tmp_path
     found = json.loads(summary.read_text())
     assert found["status"] == "killed"
     assert 0 < found["loss"] < 0.69
+
+
+def test_a_signal_between_an_error_and_its_record_is_in_the_record(tmp_path, monkeypatch):
+    fail, came = _Experiment.fail, []
+
+    def late(experiment, error):
+        came.append(error)
+        if len(came) == 1:
+            raise KeyboardInterrupt
+        fail(experiment, error)
+
+    def broken(*_):
+        raise ValueError("broken")
+
+    monkeypatch.setattr(_Experiment, "fail", late)
+    monkeypatch.setattr(Watch, "end", broken)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        newton_krylov.run(dataset="synthetic", stop={"epochs": 2}, tracking="none", quiet=True)
+    (summary,) = tmp_path.rglob("summary.json")
+    found = json.loads(summary.read_text())
+    assert found["status"] == "interrupted" and found["iteration"] == 2
+
+
+def test_a_process_leaves_the_others_before_it_draws(tmp_path, monkeypatch):
+    """One of them cannot obey a signal while it waits for another's numbers."""
+    done = []
+    monkeypatch.setattr(module, "_draw", lambda _folder: done.append("drawn") or [])
+    monkeypatch.setattr(distributed, "leave", lambda: done.append("left"))
+    monkeypatch.chdir(tmp_path)
+    newton_krylov.run(dataset="synthetic", stop={"epochs": 2}, tracking="none", quiet=True)
+    assert done == ["left", "drawn"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command import PATIENCE
 from optimizer_parts import a9a, optimum_of, small
 from problems import CONVEX_LOSSES, make_dataset
 
@@ -163,7 +164,7 @@ def test_of_processes_that_ask_at_the_same_time_one_solves_and_all_get_the_answe
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
-    answers = [process.communicate(timeout=120)[0].strip() for process in asking]
+    answers = [process.communicate(timeout=PATIENCE)[0].strip() for process in asking]
     assert len(set(answers)) == 1
     assert float(answers[0]) == pytest.approx(optimum_of(a9a()).value, abs=1e-15)  # its threads
     assert log.read_text() == "solved\n"

@@ -75,6 +75,7 @@ def test_a_method_that_does_not_apply_is_left_out_of_the_race(tmp_path: Path) ->
         ({"untuned": "no"}, "verdict.untuned='no' should be true or false"),
         ({"measure": "f1"}, "verdict.measure='f1' should be loss, train_accuracy or test_accuracy"),
         ({"cost": "hours"}, "verdict.cost='hours' should be seconds, iteration or data_passes"),
+        ({"measuring": 2}, "verdict.measuring=2 should be a share, from 0 to 1"),
         ({"methods": {}}, "name at least one method"),
         ({"methods": {"gd": 3}}, "must have the keys family and settings"),
         ({"methods": {"gd": {"family": "best"}}}, "first order, quasi-Newton or second order"),

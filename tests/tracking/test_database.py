@@ -5,12 +5,11 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from command import environment
+from command import PATIENCE, environment
 
 from newton_krylov.errors import DataError
 from newton_krylov.tracking.database import prepare
@@ -20,11 +19,24 @@ import sys
 from newton_krylov.tracking.database import prepare
 prepare(sys.argv[1])
 """
+KILLED = """
+import itertools, os, signal
+from sqlalchemy import Engine, event
+
+made = itertools.count(1)
+
+@event.listens_for(Engine, "after_cursor_execute")
+def strike(connection, cursor, statement, *_):
+    if "CREATE TABLE" in statement and next(made) == %d:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # it is whole
+"""
 
 
-def begin(uri: str, cwd: Path) -> subprocess.Popen[str]:
+def begin(uri: str, cwd: Path, code: str = PREPARE) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", PREPARE, uri],
+        [sys.executable, "-c", code, uri],
         env=environment(cwd),
         stderr=subprocess.PIPE,
         text=True,
@@ -46,14 +58,13 @@ def test_it_is_made_and_nothing_else_is(whole):
     assert whole.stat() == before
 
 
-def test_a_kill_while_it_is_made_leaves_none_and_the_next_makes_it(tmp_path):
+@pytest.mark.parametrize("tables", [5, 10**6])
+def test_a_kill_while_it_is_made_leaves_none_and_the_next_makes_it(tables, tmp_path):
+    """In the middle, and at the last moment."""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    process = begin(uri, tmp_path)
-    while process.poll() is None and not list(tmp_path.glob(".mlflow.db.*.part")):
-        time.sleep(0.01)
-    time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
+    process = begin(uri, tmp_path, KILLED % tables + PREPARE)
     process.communicate()
+    assert process.returncode == -signal.SIGKILL and list(tmp_path.glob(".mlflow.db.*.part"))
     assert not (tmp_path / "mlflow.db").exists()
     prepare(uri)
     assert [path.name for path in tmp_path.glob("*mlflow*")] == ["mlflow.db"]
@@ -64,7 +75,7 @@ def test_first_starts_at_the_same_time_wait_for_one_another(tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     processes = [begin(uri, tmp_path) for _ in range(6)]
     for process in processes:
-        _, err = process.communicate(timeout=240)
+        _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
 
 

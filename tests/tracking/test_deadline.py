@@ -12,7 +12,7 @@ from itertools import chain, repeat
 from time import sleep
 
 import pytest
-from command import QUICK, inside
+from command import PATIENCE, QUICK, inside
 
 from newton_krylov.errors import ConfigError
 from newton_krylov.records.record import Record
@@ -27,10 +27,10 @@ def test_it_returns_raises_or_gives_up():
     assert within(5, lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
         within(5, lambda: 1 / 0)
-    began = time.monotonic()
+    waiting = threading.Event()
     with pytest.raises(TimeoutError):
-        within(0.1, lambda: time.sleep(20))
-    assert time.monotonic() - began < 5
+        within(0.1, lambda: waiting.wait(PATIENCE))
+    waiting.set()
 
 
 class Staller(BaseHTTPRequestHandler):
@@ -41,12 +41,12 @@ class Staller(BaseHTTPRequestHandler):
         kind = self.server.kind
         with suppress(OSError):
             if kind == "silent":
-                time.sleep(60)
+                time.sleep(PATIENCE)
             elif kind == "drip":
                 self.send_response(200)
                 self.send_header("content-length", "100000")
                 self.end_headers()
-                for _ in range(600):
+                for _ in range(10 * PATIENCE):
                     self.wfile.write(b" ")
                     self.wfile.flush()
                     time.sleep(0.1)
@@ -99,7 +99,7 @@ ANSWERS = {
     "the password": lambda: [_whole(403, b'{"message": "not bob:PW1secret\\u001b[2J"}')],
     "what was sent": lambda: [_whole(401, b'{"message": "Basic Ym9iOlBXMXNlY3JldA=="}')],
     "an error of its own": lambda: [_whole(500, b"")],
-    "silence": lambda: [sleep(9)],
+    "silence": lambda: [sleep(PATIENCE)],
 }
 
 
@@ -138,7 +138,7 @@ def test_whatever_a_server_answers_it_is_one_sentence_in_time(kind, tmp_path, ca
         began = time.monotonic()
         tracker.start(record, None)
         tracker.finish()
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < PATIENCE / 2
         record.end(status="finished")
     problem = str(tracker.place.problem)
     assert len(problem) > 10 and problem == one_line(problem)
@@ -158,7 +158,7 @@ def test_a_server_that_stalls_costs_its_deadline_and_a_sentence(kind, tmp_path):
     )  # fmt: skip
     server.shutdown()
     assert err == "" and "not tracked" in out and "within 3 s" in out
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < PATIENCE / 2
     assert json.loads((tmp_path / "r" / "summary.json").read_text())["status"] == "finished"
 
 

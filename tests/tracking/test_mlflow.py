@@ -7,12 +7,13 @@ import socket
 import threading
 import time
 import warnings
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import QUICK, client, inside, module, tracked
+from command import PATIENCE, QUICK, client, inside, module, tracked
 
 from newton_krylov.records.record import Record, SweepRecord
 from newton_krylov.records.trace import read_trace
@@ -21,11 +22,12 @@ from newton_krylov.tracking.afterwards import upload
 from newton_krylov.tracking.mlflow_sender import Sender, wanted
 
 
-def gone() -> str:
-    """An address at which nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """An address at which nobody listens, and nobody else can begin to."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 def database(folder: Path) -> str:
@@ -47,9 +49,9 @@ def test_every_step_is_sent_of_a_short_run_and_a_selection_of_a_long_one():
     assert all(gap <= 0.032 * number + 1 for number, gap in zip(sent, gaps, strict=False))
 
 
-def test_a_server_that_is_not_there_costs_a_sentence_and_nothing_else(tmp_path):
+def test_a_server_that_is_not_there_costs_a_sentence_and_nothing_else(nobody, tmp_path):
     out, err = inside(
-        *QUICK, f"tracking.uri={gone()}", "tracking.timeout=2", "hydra.run.dir=r", cwd=tmp_path
+        *QUICK, f"tracking.uri={nobody}", "tracking.timeout=2", "hydra.run.dir=r", cwd=tmp_path
     )
     assert err == ""
     assert "not tracked" in out and "python -m newton_krylov.tracking.upload r" in out
@@ -96,7 +98,7 @@ class Relay:
             path = text.split(b" ")[1].decode()
             self.requests.append(path)
             if self._left <= 0:
-                time.sleep(30)  # the connection is taken, and never answered
+                time.sleep(PATIENCE)  # the connection is taken, and never answered
                 return
             self._left -= 1
             experiment = {"experiment_id": "1", "name": "x", "lifecycle_stage": "active"}
@@ -111,10 +113,10 @@ def test_a_server_that_goes_away_in_the_middle_is_waited_for_once(tmp_path):
     relay = Relay(answers=3)  # enough to open the run
     began = time.monotonic()
     out, _ = inside(
-        *QUICK, f"tracking.uri={relay.address}", "tracking.timeout=1", "hydra.run.dir=r",
+        *QUICK, f"tracking.uri={relay.address}", "tracking.timeout=3", "hydra.run.dir=r",
         cwd=tmp_path,
     )  # fmt: skip
-    assert time.monotonic() - began < 25
+    assert time.monotonic() - began < PATIENCE / 2
     assert any("runs/create" in path for path in relay.requests)
     assert "not tracked" in out and "stopped" in out
     (sent,) = upload([tmp_path / "r"], database(tmp_path))
@@ -172,7 +174,11 @@ def test_the_part_that_a_killed_run_did_not_send_is_sent(tmp_path):
 
 @pytest.mark.parametrize(
     ("folder", "sentence"),
-    [("nowhere", "nowhere is not a folder"), ("empty", "No records in .*empty")],
+    [
+        ("nowhere", "nowhere is not a folder"),
+        ("empty", "No records in .*empty"),
+        ("x" * 5000, "x{5000} cannot be read or written: File name too long"),
+    ],
 )
 def test_upload_of_nothing_is_a_sentence(folder, sentence, tmp_path, capsys):
     from newton_krylov.tracking.upload import main
@@ -180,6 +186,20 @@ def test_upload_of_nothing_is_a_sentence(folder, sentence, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main([str(tmp_path / folder)]) == 2
     assert re.search(sentence, capsys.readouterr().err.replace("\n", " "))
+
+
+def test_what_a_database_says_is_said_without_its_statements():
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.exc import OperationalError
+
+    with create_engine("sqlite://").connect() as connection:
+        connection.execute(text("PRAGMA max_page_count=2"))
+        connection.execute(text("CREATE TABLE t (x)"))
+        with pytest.raises(OperationalError) as full:
+            connection.execute(text("INSERT INTO t VALUES (:x)"), {"x": "hunter2" * 9999})
+    assert "hunter2" in str(full.value)
+    said = mlflow_sender.log_failure(full.value)
+    assert said == "the database says: database or disk is full"
 
 
 def test_a_living_record_is_left_alone(tmp_path):

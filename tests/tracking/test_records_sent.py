@@ -7,9 +7,10 @@ import signal
 import socket
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from command import QUICK, artifacts, command, inside, start, tracked
+from command import PATIENCE, QUICK, artifacts, command, inside, start, tracked, wait_until
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
@@ -17,6 +18,7 @@ from newton_krylov.records.record import SweepRecord
 from newton_krylov.report.command import main as compare
 from newton_krylov.runs import sweep
 from newton_krylov.runs.experiment import run_experiment
+from newton_krylov.tracking import deadline
 from newton_krylov.tracking.afterwards import upload
 from newton_krylov.tracking.mlflow_sender import Sender, parameters
 from newton_krylov.tracking.upload import main as upload_command
@@ -73,6 +75,11 @@ def test_a_record_s_server_is_not_shown_your_token(tmp_path, monkeypatch):
     (left,) = upload([tmp_path / "r"])
     assert left.what == "left out" and "127.0.0.1:9" in str(left.problem)
     assert "--uri" in str(left.problem)
+    monkeypatch.delenv("MLFLOW_TRACKING_TOKEN")  # a database's client knows others, as .pgpass
+    summary["tracking_uri"] = "postgresql://127.0.0.1:9/runs"
+    (tmp_path / "r" / "summary.json").write_text(json.dumps(summary))
+    (left,) = upload([tmp_path / "r"])
+    assert left.what == "left out" and "--uri" in str(left.problem)
     (sent,) = upload([tmp_path / "r"], database(tmp_path))
     assert sent.what == "sent"
 
@@ -153,14 +160,13 @@ def test_a_password_is_in_no_file_and_on_no_screen(tmp_path):
 
 
 def end_of(process):
-    return process.communicate(timeout=240)
+    return process.communicate(timeout=PATIENCE)
 
 
 @pytest.mark.slow
 def test_a_run_killed_in_its_first_moments_is_in_mlflow_after_the_next_command(tmp_path):
     process = start(*QUICK, "hydra.run.dir=r", cwd=tmp_path)
-    while process.poll() is None and not (tmp_path / "r" / "summary.json").exists():
-        pass
+    wait_until((tmp_path / "r" / "summary.json").exists, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     command(*QUICK, "hydra.run.dir=next", cwd=tmp_path)
@@ -206,7 +212,9 @@ def test_a_locked_database_is_waited_for_and_what_it_refused_is_sent_by_the_next
     assert min(refusals.values()) >= 3 and problem_of(tmp_path / "waits") is None
     with monkeypatch.context() as patch:
         refuse(patch, "set_terminated", 10**6)
-        out, _ = inside(*QUICK, "tracking.deadline=0.5", "hydra.run.dir=late", cwd=tmp_path)
+        hours = SimpleNamespace(monotonic=lambda: 3600 * refusals["set_terminated"], sleep=int)
+        patch.setattr(deadline, "time", hours)
+        out, _ = inside(*QUICK, "hydra.run.dir=late", cwd=tmp_path)
     assert "not tracked the database is locked" in " ".join(out.split())
     assert [run.info.status for run in tracked(tmp_path)] == ["FINISHED", "RUNNING"]
     inside(*QUICK, "tracking=none", "hydra.run.dir=next", cwd=tmp_path)

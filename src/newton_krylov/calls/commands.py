@@ -170,6 +170,7 @@ def carry_out_sweep(
             begun.track()
             carry_out()
         except BaseException as error:
+            interruption.hold()
             begun.finish(*_ending(error, interruption))
             raise
         interruption.hold()

@@ -9,7 +9,9 @@ import copy
 import hashlib
 import io
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from numbers import Number
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 from newton_krylov.calls.identity import identity
 from newton_krylov.capabilities import FUNCTION, LABELLED
 from newton_krylov.data.dataset import Dataset
-from newton_krylov.data.sparse import canonical
+from newton_krylov.data.sparse import canonical, tensor_to_csr
 from newton_krylov.data.table_columns import refuse_containers
 from newton_krylov.errors import ConfigError, DataError
 from newton_krylov.files import atomic_write, require_memory
@@ -62,7 +64,7 @@ def named(words: Mapping[str, Any]) -> Words:
     rest: Words = {}
     if inside := isinstance(data, Mapping) and "data" in data:
         rest = {key: value for key, value in data.items() if key != "data"}
-        data = as_pandas(data["data"])
+        data = _as_frame(as_pandas(data["data"]))
     if _is_pair(data) and isinstance(data[0], pd.DataFrame):
         X, y = data
         if all(isinstance(dtype, pd.SparseDtype) for dtype in X.dtypes):
@@ -78,9 +80,10 @@ def named(words: Mapping[str, Any]) -> Words:
             f"dataset.data is a {type(data).__name__}: it should be a data frame or (X, y)."
         )
     elif not _is_name(data) and not isinstance(data, Tensor | np.ndarray):
+        shown = " ".join(repr(data).split())[:60]
         raise ConfigError(
-            f"dataset is {data!r:.60}: it should be a data set's name, a data frame, arrays "
-            f"(X, y), or a mapping of its keys."
+            f"dataset is {shown}: it should be a data set's name, a data frame, arrays (X, y), or "
+            f"a mapping of its keys."
         )
     _name_columns(found)
     if callable(found.get("loss")) and isinstance(data, Tensor | np.ndarray):
@@ -95,8 +98,14 @@ def named(words: Mapping[str, Any]) -> Words:
 def as_pandas(data: Any) -> Any:
     """Turn another library's frame, or one in a pair (X, y), into pandas' own."""
     if isinstance(data, tuple):
-        return tuple(as_pandas(part) for part in data)
+        return tuple(_as_frame(as_pandas(part)) for part in data)
     return data.to_pandas() if hasattr(data, "to_pandas") else data
+
+
+def _as_frame(data: Any) -> Any:
+    """Return a dict of columns as a frame."""
+    columns = isinstance(data, Mapping) and not sp.issparse(data)  # SciPy's dok is a dict
+    return pd.DataFrame(data) if columns else data
 
 
 def _is_pair(data: Any) -> bool:
@@ -129,7 +138,7 @@ def _named_by_texts(frame: pd.DataFrame) -> pd.DataFrame:
 
 def joined(X: pd.DataFrame, y: Any) -> tuple[pd.DataFrame, str]:
     """Return samples and their targets as one frame, and the target's name in it."""
-    values = y if isinstance(y, pd.Series) else pd.Series(array(y, "y"))
+    values = y if isinstance(y, pd.Series) else pd.Series(_vector(y))
     if len(values) != len(X):
         raise DataError(f"X has {len(X)} rows and y {len(values)}: they should have as many.")
     frame, name = _named_by_texts(X), "y"
@@ -168,12 +177,14 @@ def kept(data: Any) -> Path:
     else:
         kind, suffix = "arrays", "npz"
         X = sparse(data[0]) if _is_sparse(data[0]) else array(data[0], "X")
-        y = array(data[1], "y")
+        y = _vector(data[1])
         if X.ndim != 2 or y.shape != X.shape[:1]:
             raise DataError(
                 f"The data have X of shape {X.shape} and y of shape {y.shape}: they should be "
                 f"(n, d) and (n,)."
             )
+        if not y.size:
+            raise DataError("The data have no rows.")
         if isinstance(X, sp.csr_array):
             parts = {"data": X.data, "indices": X.indices, "indptr": X.indptr, "shape": X.shape}
             np.savez(stream, y=y, **parts)  # type: ignore[arg-type]
@@ -242,12 +253,28 @@ def sparse(part: Any) -> sp.csr_array:
     -------
     csr_array, shape (n, d)
         Entries that are there twice are added.
+
+    Raises
+    ------
+    DataError
+        For what are no real numbers.
     """
     if isinstance(part, Tensor):
-        coo = torch.Tensor.to_sparse(part.detach().cpu(), layout=torch.sparse_coo).coalesce()
-        at = tuple(coo.indices().numpy())
-        part = sp.coo_array((coo.values().numpy(), at), shape=tuple(coo.shape))
+        part = tensor_to_csr(part)
+    if part.dtype.kind not in "biuf":
+        raise DataError(f"X holds {part.dtype}, and should hold real numbers.")
     return canonical(sp.csr_array(part))
+
+
+def _vector(y: Any) -> np.ndarray[Any, Any]:
+    """Return targets as an array, shape (n,); those of one column are taken for that."""
+    found = array(y, "y")
+    found = found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
+    if found.ndim != 1:
+        raise DataError(
+            f"y has shape {found.shape}: it should be (n,), one target for each sample."
+        )
+    return found
 
 
 def array(part: Any, name: str) -> np.ndarray[Any, Any]:
@@ -274,15 +301,17 @@ def array(part: Any, name: str) -> np.ndarray[Any, Any]:
         raise DataError(f"{name} is sparse, and should be an array: give {name}.toarray().")
     if np.ndim(part) == 0:
         raise DataError(f"{name} is {part!r:.60}: it should be an array with a row per sample.")
-    found = part.numpy(force=True) if isinstance(part, Tensor) else np.asarray(part)
+    if isinstance(part, Tensor):
+        part = (part.double() if part.dtype is torch.bfloat16 else part).numpy(force=True)
+    found = np.asarray(part)
     if found.dtype.kind in "OUS":
-        found = _of_one_kind(part, name)
+        found = _of_one_kind(found, name)
     if found.dtype.kind not in "biufUS":
         raise DataError(
             f"{name} holds {found.dtype}, no numbers: give a data frame with dataset.target, whose "
             f"columns may be of any kind."
         )
-    return found
+    return found.astype(found.dtype.newbyteorder("="), copy=False)
 
 
 def _of_one_kind(part: Any, name: str) -> np.ndarray[Any, Any]:
@@ -296,9 +325,19 @@ def _of_one_kind(part: Any, name: str) -> np.ndarray[Any, Any]:
         raise DataError(f"{name}, row {row + 1}: the {what} is missing.")
     if kinds == {True, False}:
         raise DataError(f"{name} mixes texts and numbers: give a data frame, of any columns.")
-    return np.asarray(
+    if kinds == {True}:
+        return np.char.decode(objects.astype(bytes)) if _all_bytes(objects) else objects.astype(str)
+    found = np.asarray(
         np.where(missing, np.nan, objects).tolist() if missing.any() else objects.tolist()
     )
+    if found.dtype == object and all(isinstance(v, Number) for v in found.ravel()):
+        with suppress(TypeError, OverflowError):  # decimals, fractions, integers beyond 64 bits
+            return found.astype(np.float64)
+    return found
+
+
+def _all_bytes(objects: np.ndarray[Any, Any]) -> bool:
+    return all(isinstance(value, bytes) for value in objects.ravel())
 
 
 def registered_model(module: nn.Module, shape: tuple[int, ...] | None = None) -> str:

@@ -36,7 +36,7 @@ Options
   -sc install=bash          print a script for shell completion; in bash:
                             eval "$({prog} -sc install=bash)"
 
-Results go to outputs/<date>/<time>, and to MLflow: mlflow ui"""
+Results go to outputs/<date>/<time>, and to MLflow: MLFLOW_DISABLE_TELEMETRY=true mlflow ui"""
 
 
 def help_text(config_dir: Path, others: Mapping[str, Mapping[str, str]], prog: str) -> str:

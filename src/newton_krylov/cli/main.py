@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from newton_krylov.cli.offers import offer, offer_names, parts_without_files, summaries_of
-from newton_krylov.errors import ConfigError, UserError
+from newton_krylov.errors import ConfigError, UserError, in_words
 from newton_krylov.terminal import inert, output_lost, patiently, say, spoken
 from newton_krylov.tracking.address import keep
 from newton_krylov.version import __version__
@@ -68,17 +68,21 @@ def main(
         with patiently():
             code = _command(config_dir, given, prog)
         return FAILED if output_lost() and code == DONE else code
-    except UserError as error:
-        if "RANK" in os.environ:
-            from newton_krylov.distributed import let_rank_zero_report
-
-            let_rank_zero_report()
-        text = inert(str(error)).replace("\n", " ")  # of what is quoted
-        print(f"Error: {text}", file=sys.stderr)  # noqa: T201
-        return MISTAKE
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except (UserError, OSError) as error:
+        if "RANK" in os.environ:
+            from newton_krylov.distributed import is_to_report
+
+            if not is_to_report():
+                return MISTAKE
+        text = inert(in_words(error)).replace("\n", " ")  # of what is quoted
+        print(f"Error: {text}", file=sys.stderr)  # noqa: T201
+        return MISTAKE
+    except KeyboardInterrupt:  # between the end of a run and that of the program
+        print("Interrupted.", file=sys.stderr)  # noqa: T201
+        return INTERRUPTED
 
 
 def _command(config_dir: Path, given: list[str], prog: str) -> int:
@@ -221,6 +225,8 @@ def _run(config_dir: Path, overrides: list[str], *, multirun: bool) -> int:
                 raise
             print("Interrupted.", file=sys.stderr)  # noqa: T201
             return _CODES[interruption.status]
+        finally:
+            interruption.hold()  # all has been written
 
 
 def _carry_out(hydra: Any, command: "Command", interruption: Any) -> tuple[int, dict[str, Any]]:

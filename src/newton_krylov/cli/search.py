@@ -4,6 +4,7 @@ Hydra's sweeper begins a new study and numbers its trials from 0, whose folders 
 handed a study that knows the trials of the sweep's folder, and the number of the next one.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,7 +129,10 @@ def _add(
         study.tell(trial, value)
         return
     study.tell(trial, state=optuna.trial.TrialState.FAIL)
-    study.add_trial(optuna.trial.create_trial(params=parameters, distributions=space, value=value))
+    with warnings.catch_warnings():  # both are experimental in old versions
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        made = optuna.trial.create_trial(params=parameters, distributions=space, value=value)
+        study.add_trial(made)
 
 
 def _parameters(overrides: list[str], space: dict[str, Any]) -> dict[str, Any] | None:

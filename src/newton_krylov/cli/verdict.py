@@ -139,7 +139,7 @@ class VerdictCommand:
             "measuring the problem: spectrum, cost of a product, gradient noise", highlight=False
         )
         try:
-            measure(self.folder)
+            measure(self.folder, self.portfolio.measuring)
         except UserError as error:
             out.print(f"The problem could not be measured: {error}", markup=False, highlight=False)
 

@@ -185,6 +185,23 @@ class LabelledData(Dataset):
 
 
 @dataclass(frozen=True)
+class Whole:
+    """What the folds of a cross-validation have in common.
+
+    Attributes
+    ----------
+    checksum : str
+        Of all of them together.
+    folds, fold : int
+        How many there are, and which of them this is, from 1 on.
+    """
+
+    checksum: str
+    folds: int
+    fold: int
+
+
+@dataclass(frozen=True)
 class Table(LabelledData):
     """Samples that are rows of features.
 
@@ -194,12 +211,27 @@ class Table(LabelledData):
         Whether the last column is one of ones, which the source of the data did not have.
     remarks : tuple of str
         What was decided about the user's columns, in sentences without a full stop.
+    whole : Whole or None
+        Of what it is a fold.
     """
 
     bias: bool = False
     remarks: tuple[str, ...] = ()
+    whole: Whole | None = None
 
     kind = "a table of features"
+
+    def facts(self) -> dict[str, Any]:
+        """Return its size, task and classes' names, and of which cross-validation it is a fold."""
+        fold = {}
+        if self.whole is not None and self.test is not None:
+            fold = {
+                "fold": self.whole.fold,
+                "folds": self.whole.folds,
+                "folds_samples": len(self.train) + len(self.test),
+                "folds_checksum": self.whole.checksum,
+            }
+        return super().facts() | fold
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from newton_krylov.data.catalogue import Task
 from newton_krylov.data.columns import Matrix, largest, moments, over_columns, over_rows, row_norms
-from newton_krylov.data.dataset import Split, Table
+from newton_krylov.data.dataset import Split, Table, Whole
 from newton_krylov.data.sparse import NUMPY_DTYPES, canonical, csr_to_torch
 from newton_krylov.errors import ConfigError, DataError
 from newton_krylov.files import require_memory
@@ -47,8 +47,13 @@ class Options:
         from the train split alone.
     test_fraction : float
         Share of the samples held out for testing, where the source has no test set of its own.
+    folds : int, optional
+        Cut the training samples into so many parts for cross-validation (of classes each with its
+        share of each class). The test samples, if there are any, are left aside.
+    fold : int, optional
+        Which of the parts, from 1 on, is held out and tested with; the others are trained with.
     seed : int
-        Chooses the held-out samples.
+        Chooses the held-out samples, and the parts.
     format : {"auto", "sparse", "dense"}
         `auto` is dense when more than `DENSE_FROM` of the entries are nonzero.
     """
@@ -56,6 +61,8 @@ class Options:
     bias: bool | Literal["auto"] = False
     scaling: Literal["none", "standardize", "maxabs", "unit_rows"] = "none"
     test_fraction: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
+    folds: Annotated[int, pydantic.Field(ge=2)] | None = None
+    fold: pydantic.PositiveInt | None = None
     seed: pydantic.NonNegativeInt = 0
     format: Literal["auto", "sparse", "dense"] = "auto"
 
@@ -91,6 +98,8 @@ class Samples:
         if isinstance(self.X, sp.csr_array):
             object.__setattr__(self, "X", canonical(self.X))
         if self.weights is not None:
+            if not self.weights.any():
+                raise DataError(f"All {len(self.weights)} samples of a part have weight 0.")
             mean_one = self.weights * (len(self.weights) / self.weights.sum())
             object.__setattr__(self, "weights", mean_one)
 
@@ -130,6 +139,8 @@ class RawData:
         What the source decided by itself, in sentences without a full stop.
     classes : tuple of str
         The classes' names, in the order of their indices; empty where they have none.
+    folded : bool
+        Whether `test` is the fold asked for: taken by the source, whose encoding depends on it.
     """
 
     train: Samples
@@ -141,6 +152,7 @@ class RawData:
     title: str | None = None
     remarks: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    folded: bool = False
 
 
 def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Table:
@@ -165,8 +177,8 @@ def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Ta
     Raises
     ------
     ConfigError
-        For a test fraction that leaves a split empty, or a dtype that is neither float32 nor
-        float64.
+        For a test fraction that leaves a split empty, a fold that is none, or a dtype that is
+        neither float32 nor float64.
     DataError
         If a dense matrix would not fit into memory.
     """
@@ -174,10 +186,20 @@ def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Ta
         raise ConfigError(f"Data sets are float32 or float64, not {_short(dtype)}.")
     bias = options.bias is True
     effective = asdict(options) | {"bias": bias}
+    for key in ("fold", "folds"):
+        del effective[key]
     if raw.test is None and options.test_fraction:
         raw = _hold_out(name, raw, options)
     else:  # options that changed nothing must not distinguish equal data
         del effective["seed"], effective["test_fraction"]
+    whole: Whole | None = None
+    if (place := checked_fold(options.folds, options.fold)) is not None:
+        effective |= {"folds": place[0], "seed": options.seed}
+        whole = Whole(checksum({"data": raw.fingerprint} | effective), *place)
+        effective["fold"] = place[1]
+        if not raw.folded:
+            kept, held = fold_rows(raw.train.y, raw.task, *place, options.seed)
+            raw = replace(raw, train=raw.train.take(kept), test=raw.train.take(held))
     layout = _layout(raw.train.X, options.format)
     parts = [raw.train] if raw.test is None else [raw.train, raw.test]
     matrices = [_in_layout(part.X, layout) for part in parts]
@@ -208,7 +230,66 @@ def prepare(name: str, raw: RawData, options: Options, dtype: torch.dtype) -> Ta
         bias=bias,
         remarks=raw.remarks,
         classes=raw.classes,
+        whole=whole,
     )
+
+
+def checked_fold(folds: int | None, fold: int | None) -> tuple[int, int] | None:
+    """Return into how many parts samples are cut, and which is held out; None for no parts.
+
+    Raises
+    ------
+    ConfigError
+        Where one of the two says nothing without the other, or there is no such part.
+    """
+    if folds is None and fold is None:
+        return None
+    if folds is None:
+        raise ConfigError(f"dataset.fold={fold} is one of how many? Set dataset.folds, 5, say.")
+    if fold is None or fold > folds:
+        said = "needs dataset.fold" if fold is None else f"has no dataset.fold={fold}"
+        raise ConfigError(
+            f"dataset.folds={folds} {said}: it is 1 to {folds}, the part that is held out, or in a "
+            f"sweep (-m) dataset.fold={','.join(map(str, range(1, min(folds, 5) + 1)))}"
+            f"{',...' if folds > 5 else ''}."
+        )
+    return folds, fold
+
+
+def fold_rows(
+    y: NDArray[Any], task: Task, folds: int, fold: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows to train with and those held out, both rising.
+
+    Parameters
+    ----------
+    y : ndarray, shape (n,)
+        Targets; each part gets its share of each class.
+    task : {"binary", "multiclass", "regression"}
+        What they are.
+    folds, fold : int
+        Number of the parts, whose sizes differ by 1 at most, and which is held out, from 1 on.
+    seed : int
+        Shuffles the rows before.
+
+    Returns
+    -------
+    tuple of two ndarrays
+        Indices.
+
+    Raises
+    ------
+    ConfigError
+        For more parts than samples.
+    """
+    if folds > len(y):
+        raise ConfigError(f"dataset.folds={folds} are more than the {len(y)} samples.")
+    order = np.random.default_rng(seed).permutation(len(y))
+    if task != "regression":
+        order = order[np.argsort(y[order], kind="stable")]
+    held = np.zeros(len(y), dtype=bool)
+    held[order[fold - 1 :: folds]] = True
+    return np.flatnonzero(~held), np.flatnonzero(held)
 
 
 def checksum(values: Mapping[str, Any]) -> str:
@@ -271,7 +352,8 @@ def _scale(matrices: list[Matrix], scaling: str, weights: NDArray[Any] | None) -
         return [over_columns(X, divisors) for X in matrices]
     mean, deviation = moments(matrices[0], weights)
     if not isinstance(matrices[0], sp.csr_array):
-        matrices = [X - mean for X in matrices]
+        with np.errstate(over="ignore"):  # what is not finite is refused with its place
+            matrices = [X - mean for X in matrices]
     return [over_columns(X, _nonzero(deviation)) for X in matrices]
 
 

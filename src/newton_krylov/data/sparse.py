@@ -63,6 +63,26 @@ def csr_to_torch(X: sp.csr_array, dtype: torch.dtype) -> Tensor:
         )
 
 
+def tensor_to_csr(X: Tensor) -> sp.csr_array:
+    """Turn a torch tensor of any sparse layout into a SciPy CSR array of its own.
+
+    Parameters
+    ----------
+    X : Tensor, shape (n, d)
+        Of any device; entries that are there twice are added.
+
+    Returns
+    -------
+    csr_array, shape (n, d)
+        The same matrix.
+    """
+    coo = torch.Tensor.to_sparse(X.detach().cpu(), layout=torch.sparse_coo).coalesce()
+    values = coo.values()
+    values = values.double() if values.dtype is torch.bfloat16 else values
+    at = tuple(coo.indices().numpy())
+    return sp.csr_array(sp.coo_array((values.numpy(), at), shape=tuple(coo.shape)))
+
+
 def torch_to_csr(X: Tensor) -> sp.csr_array:
     """Turn a torch CSR tensor into a SciPy CSR array that shares its memory (on the CPU).
 

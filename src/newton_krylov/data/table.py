@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from pydantic import NonNegativeInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from newton_krylov.capabilities import LINEAR_MODEL, LOG_LINK
 from newton_krylov.data.catalogue import Task
 from newton_krylov.data.columns import Matrix
 from newton_krylov.data.labels import LabelError, encode_labels
-from newton_krylov.data.prepare import RawData, Samples, checksum
+from newton_krylov.data.prepare import RawData, Samples, checked_fold, checksum, fold_rows
 from newton_krylov.data.sources import source
 from newton_krylov.data.table_columns import (
     days,
@@ -87,6 +87,8 @@ def table(
     categorical: list[str] | None = None,
     missing: Literal["impute", "refuse"] = "impute",
     test_fraction: float = 0.2,
+    folds: Annotated[int, Field(ge=2)] | None = None,
+    fold: PositiveInt | None = None,
     seed: NonNegativeInt = 0,
 ) -> RawData:
     """Any table by its path, with a column to predict: CSV, Parquet, Feather, NumPy's npz.
@@ -124,8 +126,13 @@ def table(
     test_fraction : float
         Share of the samples held out for testing, in [0, 1), where there is no test file; of
         classes, the same share of each.
+    folds : int, optional
+        Cut the training samples into so many parts for cross-validation (of classes each with its
+        share of each class). The test samples, if there are any, are left aside.
+    fold : int, optional
+        Which of the parts, from 1 on, is held out and tested with; the others are trained with.
     seed : int
-        Chooses the held-out samples.
+        Chooses the held-out samples, and the parts.
 
     Returns
     -------
@@ -142,6 +149,7 @@ def table(
     """
     if path is None:
         raise ConfigError("dataset=table needs a file: dataset.path=FILE.")
+    place = checked_fold(folds, fold)
     files = [expand_home(path), *([expand_home(test_path)] if test_path else [])]
     beside = {"weight": weight, "offset": offset, "exposure": exposure}
     arrays = [target or "y", *(name for name in beside.values() if name is not None)]
@@ -165,8 +173,13 @@ def table(
         raise DataError(
             f"{files[0]} has nothing to predict '{target}' from: {understood.remarks[-1]}."
         )
+    rows: Sequence[NDArray[np.int64]] = []
     if len(frames) == 1 and test_fraction:
         rows = _split(labels[0], decided, test_fraction, seed)
+    if place is not None:
+        train = rows[0] if rows else np.arange(len(labels[0]))
+        rows = [train[part] for part in fold_rows(labels[0][train], decided, *place, seed)]
+    if rows:
         frames = [frames[0].iloc[part] for part in rows]
         sparse = [None if sparse[0] is None else sparse[0][part] for part in rows]
         labels = [labels[0][part] for part in rows]
@@ -174,7 +187,8 @@ def table(
     matrices: list[Matrix] = [X for X in sparse if X is not None]
     decisions: tuple[str, ...] = ()
     if not matrices:
-        matrices, decisions = encode(frames, files, categorical or [], missing)
+        places = files if place is None else files[:1]  # the fold is of the first
+        matrices, decisions = encode(frames, places, categorical or [], missing)
     samples = [
         Samples(X, y, extra.get("weight"), offset=_offset(extra))
         for X, y, extra in zip(matrices, labels, extras, strict=True)
@@ -187,6 +201,7 @@ def table(
         classes=classes,
         source=path,
         title=title_of(files[0], target),
+        folded=place is not None,
         remarks=(
             _of_target(targets, target, decided, chosen=task != "auto"),
             *understood.remarks,

@@ -268,7 +268,7 @@ def written_numbers(parts: "list[Column]") -> "tuple[list[Column], str] | None":
     plain = _bare(whole)
     known = plain.dropna()
     odd = pd.to_numeric(whole, errors="coerce").isna() & whole.notna()
-    if known.empty or not odd.any():
+    if known.empty or (not odd.any() and known.str.fullmatch(r"\d+").all()):
         return None
     for pattern, turn in (
         (_THOUSANDS, lambda text: text.str.replace(",", "")),
@@ -282,7 +282,8 @@ def written_numbers(parts: "list[Column]") -> "tuple[list[Column], str] | None":
                 values, ends = numbers.to_numpy(np.float64), np.cumsum([len(p) for p in parts])
                 pieces = np.split(values, ends[:-1])
                 found = [pd.Series(v, p.index) for v, p in zip(pieces, parts, strict=True)]
-                return found, f"such as {str(whole[odd].iloc[0])!r}"
+                example = whole[odd] if odd.any() else known
+                return found, f"such as {str(example.iloc[0])!r}"
     return None
 
 

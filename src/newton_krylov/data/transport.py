@@ -151,7 +151,7 @@ def _dataset(
 ) -> TransportProblem:
     def tensor(values: NDArray[np.float64]) -> torch.Tensor:
         kind, largest = NUMPY_DTYPES[dtype], float(np.abs(values).max())
-        if largest > np.finfo(kind).max:
+        if largest > float(np.finfo(kind).max):
             raise DataError(
                 f"The transport problem has a number of {largest:.4g}, more than "
                 f"{np.dtype(kind)} can hold; take dtype=float64, or another unit."

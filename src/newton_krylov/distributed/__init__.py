@@ -2,7 +2,7 @@
 
 from newton_krylov.distributed.device import distributed
 from newton_krylov.distributed.group import ProcessGroup, current, leave
-from newton_krylov.distributed.launch import check_launch, let_rank_zero_report, silence_other_ranks
+from newton_krylov.distributed.launch import check_launch, is_to_report, silence_other_ranks
 from newton_krylov.distributed.objective import DataParallel, DataParallelNetwork, data_parallel
 from newton_krylov.distributed.sharding import shard
 
@@ -14,8 +14,8 @@ __all__ = [
     "current",
     "data_parallel",
     "distributed",
+    "is_to_report",
     "leave",
-    "let_rank_zero_report",
     "shard",
     "silence_other_ranks",
 ]

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,14 +18,31 @@ _PATIENCE = 5.0  # seconds
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def let_rank_zero_report() -> None:
-    """Wait in every process but the first, before a mistake is reported.
+def is_to_report() -> bool:
+    """Return whether this process is the one to report a mistake.
 
-    All have one configuration, so the first has most probably the same to report; it ends then, and
-    torchrun ends the others. If it has not, this one reports it after all.
+    All have one configuration, so the first has most probably the same to report, and the others
+    wait for it; if it has not, one of them reports it after all.
     """
     if not _is_rank_zero():
         time.sleep(_PATIENCE)
+    return _is_first_to_ask()
+
+
+def _is_first_to_ask() -> bool:
+    """Ask torchrun's store, which all processes share; with another launcher there may be none."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return True
+    import torch.distributed as dist
+
+    try:
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            host, port, is_master=False, timeout=timedelta(seconds=_PATIENCE)
+        )
+        return bool(store.add("newton-krylov/reported", 1) == 1)
+    except (RuntimeError, ValueError):  # the launcher has ended
+        return True
 
 
 @contextmanager

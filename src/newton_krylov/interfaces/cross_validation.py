@@ -14,6 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from newton_krylov.interfaces.path import Problem, check_settings, checked_offset, grid
 from newton_krylov.interfaces.regressor import LinearRegressor, warn_unless_converged
+from newton_krylov.interfaces.samples import features, plain, targets
 from newton_krylov.interfaces.sklearn import LinearClassifier
 
 _LAST = 1e-3
@@ -48,7 +49,9 @@ class _CrossValidated(BaseEstimator):
         check_settings(self.l1_ratio, self.tol)
         v = None
         if sample_weight is not None:
-            v = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+            v = _check_sample_weight(
+                plain(sample_weight), X, dtype=np.float64, ensure_non_negative=True
+            )
         shift = None if offset is None else checked_offset(offset, X.shape[0])
 
         def of(values: NDArray[Any] | None, rows: NDArray[Any] | slice) -> NDArray[Any] | None:
@@ -212,8 +215,9 @@ class NewtonKrylovRegressorCV(_CrossValidated, LinearRegressor):
         """
         self._check_loss()
         X, y = validate_data(
-            self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], y_numeric=True
-        )
+            self, features(X), targets(y, numeric=True), accept_sparse="csr",
+            dtype=[np.float64, np.float32], y_numeric=True,
+        )  # fmt: skip
         options = self._options()
         coef, intercept = self._along_folds(X, y, sample_weight, self.loss, options, None, offset)
         self.coef_, self.intercept_ = coef[0].astype(X.dtype), float(intercept[0])
@@ -302,7 +306,9 @@ class NewtonKrylovClassifierCV(_CrossValidated, LinearClassifier):
         NewtonKrylovClassifierCV
             Itself.
         """
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
+        X, y = validate_data(
+            self, features(X), targets(y), accept_sparse="csr", dtype=[np.float64, np.float32]
+        )
         check_classification_targets(y)
         self.classes_ = np.unique(y)
         self._check_loss()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+import scipy.sparse
 import torch
 from numpy.typing import NDArray
 from sklearn.utils.validation import _check_sample_weight, check_X_y
@@ -17,6 +18,8 @@ from newton_krylov.data.dataset import Split, Table
 from newton_krylov.errors import ConfigError
 from newton_krylov.interfaces.columns import Columns, checked_penalty, of_mean_one
 from newton_krylov.interfaces.parts import named
+from newton_krylov.interfaces.samples import features, plain, targets
+from newton_krylov.objectives.huber import Huber
 from newton_krylov.objectives.linear_model import LinearModel, LinearModelPoint
 from newton_krylov.objectives.log_link import LogLink
 from newton_krylov.objectives.logistic import Logistic
@@ -171,7 +174,7 @@ def path(
     check_settings(l1_ratio, tol)
     if gap is not None and not 0 < gap < math.inf:
         raise ValueError(f"gap must be finite and above 0, not {gap}")
-    X, y = check_X_y(X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
+    X, y = check_X_y(features(X), targets(y), accept_sparse="csr", dtype=[np.float64, np.float32])
     problem = Problem(
         X, y, loss=loss, options=options or {}, sample_weight=sample_weight, offset=offset,
         intercept=fit_intercept, penalty=penalty, solver=solver, preconditioner=preconditioner,
@@ -226,13 +229,15 @@ def grid(
 def checked_weights(sample_weight: Any, X: Any) -> NDArray[np.float64]:
     """Return samples' weights of mean 1; refuse what are none."""
     return of_mean_one(
-        _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        _check_sample_weight(plain(sample_weight), X, dtype=np.float64, ensure_non_negative=True)
     )
 
 
 def checked_offset(offset: Any, n: int) -> NDArray[np.float64]:
     """Return an offset as floats, shape (n,); refuse another shape and what is not finite."""
-    values = np.asarray(offset, dtype=np.float64)
+    if scipy.sparse.issparse(offset):
+        raise ValueError("offset is sparse, and should be an array: give offset.toarray().ravel()")
+    values = np.asarray(plain(offset), dtype=np.float64)
     if values.shape != (n,):
         raise ValueError(f"offset must be of shape ({n},), one of each sample, not {values.shape}")
     if not np.isfinite(values).all():
@@ -295,6 +300,10 @@ class Problem:
         targets = torch.from_numpy(y.astype(np.int64)) if task in _CLASSES else tensor(y)
         assert targets is not None
         shift = None if offset is None else checked_offset(offset, X.shape[0])
+        self._shift = 0.0
+        if shift is not None and intercept:  # what offsets have in common is the intercept's
+            self._shift = float(np.average(shift, weights=weights))
+            shift = shift - self._shift
         split = Split(features, targets, tensor(weights), tensor(shift))
         number = 0 if self.classes is None else len(self.classes)
         data = Table(
@@ -335,9 +344,15 @@ class Problem:
             elif isinstance(f, Logistic):
                 w[-1] = logits[1] - logits[0]
         elif isinstance(f, Regression):
-            exposed = f.offset is not None and isinstance(f, LogLink)
-            scale = v * torch.exp(f.offset) if exposed and f.offset is not None else v
-            b = f.link(float((v * f.y).sum() / scale.sum()))
+            if isinstance(f, LogLink):  # where the derivative by the intercept is 0
+                p, o = (
+                    getattr(f, "power", 1.0),
+                    torch.zeros_like(v) if f.offset is None else f.offset,
+                )
+                ends = ((v * f.y).log() + (1 - p) * o, v.log() + (2 - p) * o)
+                b = float(ends[0].logsumexp(0) - ends[1].logsumexp(0))
+            else:
+                b = f.link(float((v * f.y).sum() / v.sum()))
             w[-1] = b if math.isfinite(b) else 0.0
         return w
 
@@ -395,6 +410,7 @@ class Problem:
     def back(self, w: Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the weights of the columns as given, and the intercepts, of mean 0 if several."""
         coef, intercept = self.columns.back(w.view(-1, self.objective.n_outputs).T.double().numpy())
+        intercept = intercept - self._shift
         return coef, intercept - intercept.mean() if len(intercept) > 1 else intercept
 
     def largest_lambda(self, l1_ratio: float) -> float:
@@ -432,7 +448,10 @@ def _unit(f: LinearModel) -> float:
     """Return the size of the loss's derivatives by the outputs, the unit of tolerances."""
     if isinstance(f, LogLink):
         return f.unit
-    return 1.0 if f.task in _CLASSES else float(f.y.std(correction=0)) or 1.0
+    if f.task in _CLASSES:
+        return 1.0
+    spread = float(f.y.std(correction=0)) or 1.0
+    return min(spread, f.delta) if isinstance(f, Huber) else spread
 
 
 def _value(point: LinearModelPoint) -> float:

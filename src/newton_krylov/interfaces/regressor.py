@@ -15,6 +15,7 @@ from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from newton_krylov.interfaces.path import Problem, checked_offset, checked_weights, linear_loss
+from newton_krylov.interfaces.samples import features, targets
 from newton_krylov.interfaces.shortest import SOLVERS, shortest
 from newton_krylov.objectives.regression import Regression
 
@@ -52,7 +53,9 @@ class LinearRegressor(RegressorMixin, BaseEstimator):
             By the inverse of the loss's link.
         """
         check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
+        X = validate_data(
+            self, features(X), accept_sparse="csr", dtype=[np.float64, np.float32], reset=False
+        )
         Z = safe_sparse_dot(X, self.coef_, dense_output=True) + self.intercept_
         # The link is the class's own: it needs no data.
         kind: Any = linear_loss(self.loss).target
@@ -181,8 +184,9 @@ class NewtonKrylovRegressor(LinearRegressor):
                 raise ValueError(f"{name} == {getattr(self, name)}, must be a finite number")
         check_scalar(self.max_iter, "max_iter", Integral, min_val=1)
         X, y = validate_data(
-            self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], y_numeric=True
-        )
+            self, features(X), targets(y, numeric=True), accept_sparse="csr",
+            dtype=[np.float64, np.float32], y_numeric=True,
+        )  # fmt: skip
         if self._is_underdetermined():
             self._fit_shortest(X, y, sample_weight, offset)
             return self

@@ -22,6 +22,7 @@ from newton_krylov.curvature.hvp import HessianProduct
 from newton_krylov.data.dataset import Split, Table
 from newton_krylov.interfaces.columns import Columns, checked_penalty, of_mean_one
 from newton_krylov.interfaces.parts import named
+from newton_krylov.interfaces.samples import features, plain, targets
 from newton_krylov.objectives.linear_model import LinearModel
 from newton_krylov.objectives.logistic import Logistic
 from newton_krylov.objectives.multinomial import Multinomial
@@ -72,7 +73,9 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             `loss="probit"`), or one logit for each class.
         """
         check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
+        X = validate_data(
+            self, features(X), accept_sparse="csr", dtype=[np.float64, np.float32], reset=False
+        )
         Z: NDArray[np.floating[Any]] = safe_sparse_dot(X, self.coef_.T, dense_output=True)
         Z = Z + self.intercept_
         return Z.ravel() if Z.shape[1] == 1 else Z
@@ -263,7 +266,9 @@ class NewtonKrylovClassifier(LinearClassifier):
         self._check_parameters()
         newton = self._newton()
         before = self._before()
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
+        X, y = validate_data(
+            self, features(X), targets(y), accept_sparse="csr", dtype=[np.float64, np.float32]
+        )
         check_classification_targets(y)
         weights = self._weights(X, y, sample_weight)
         self.classes_, y = np.unique(y, return_inverse=True)
@@ -302,7 +307,7 @@ class NewtonKrylovClassifier(LinearClassifier):
         if sample_weight is None and self.class_weight is None:
             return None
         weights = _check_sample_weight(
-            sample_weight, X, dtype=np.float64, ensure_non_negative=True, copy=True
+            plain(sample_weight), X, dtype=np.float64, ensure_non_negative=True, copy=True
         )
         if self.class_weight is not None:
             classes, index = np.unique(y, return_inverse=True)

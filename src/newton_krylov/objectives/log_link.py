@@ -29,6 +29,10 @@ def _scaled_expm1(rate: float, t: Tensor) -> Tensor:
     return torch.expm1(rate * t) / rate if rate else t
 
 
+_FAR = 40.0
+"""An error of the logarithm of the mean, beyond which 1 is nothing beside its exponential."""
+
+
 class _LogLinkTerms(SingleOutputTerms):
     """The terms of a loss of the mean exp(z), in t = z - log(y), or z where y is 0."""
 
@@ -75,7 +79,7 @@ class TweedieTerms(_LogLinkTerms):
         """y^b (e^(bt) - e^(at)) / n."""
         t = self._t
         # The larger exponential in front: a product of 0 and infinity would be no number.
-        front = torch.exp(torch.where(t > 0, self._b, self._a) * t)
+        front = torch.exp(torch.where(t > 0, self._b * t, self._a * t))
         positive = front * torch.sign(t) * -torch.expm1(-t.abs())
         return self.averaged(self._with_zeros(positive, 1.0))
 
@@ -136,11 +140,16 @@ class NegativeBinomialTerms(_LogLinkTerms):
     @cached_property
     def value(self) -> Tensor:
         """Mean of (y + theta) log((mu + theta) / (y + theta)) - y t."""
-        t, q = self._t, self.targets / self._total
-        near = torch.log1p(q * torch.expm1(t.clamp(max=1.0)))
-        far = t + torch.log(q + (1 - q) * torch.exp(-t.clamp(min=1.0)))
-        positive = self._total * torch.where(t <= 1, near, far) - self.targets * t
-        zero = self.theta * torch.nn.functional.softplus(self.Z - math.log(self.theta))
+        t, q, r = self._t, self.targets / self._total, self.theta / self._total
+        near = torch.log1p(q * torch.expm1(t.clamp(max=_FAR)))
+        far = t + torch.log(q + r * torch.exp(-t.clamp(min=_FAR)))
+        few = self._total * torch.where(t <= _FAR, near, far) - self.targets * t
+        # Of counts above theta the two terms cancel: to theta t and a logarithm near 0.
+        near = torch.log1p(r * torch.expm1(-t.clamp(min=-_FAR)))
+        far = _softplus(r.log() - t.clamp(max=-_FAR))
+        many = self.theta * t + self._total * torch.where(t >= -_FAR, near, far)
+        positive = torch.where(q <= 0.5, few, many)
+        zero = self.theta * _softplus(self.Z - math.log(self.theta))
         return self.mean(torch.where(self._positive, positive, zero))
 
     @cached_property
@@ -164,6 +173,11 @@ class NegativeBinomialTerms(_LogLinkTerms):
         shape = torch.full_like(mean, self.theta)
         factor = torch._standard_gamma(shape, generator=generator) / self.theta
         return torch.poisson(mean * factor, generator=generator).to(self.Z)
+
+
+def _softplus(z: Tensor) -> Tensor:
+    """Return log(1 + e^z) to all digits; torch's own is z beyond 20."""
+    return torch.logaddexp(z, torch.zeros_like(z))
 
 
 def _exponential(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -245,7 +259,7 @@ class LogLink(Regression):
 
     @cached_property
     def unit(self) -> float:
-        """The mean loss of an error of the outputs by 1, about: the mean of y^(2 - p)."""
+        """The mean loss of an error of the outputs by 1, about: the mean of y^2 / variance(y)."""
         y = self._targets[self._targets > 0]
         return float(self._scale(y).mean()) if len(y) else 1.0
 
@@ -400,6 +414,9 @@ class NegativeBinomial(LogLink):
         self.theta = theta
         self.terms = partial(NegativeBinomialTerms, theta=theta)
         super().__init__(dataset, l2, intercept, l1, penalty)
+
+    def _scale(self, y: Tensor) -> Tensor:
+        return y / (1 + y / self.theta)
 
     def largest_curvatures(self) -> Tensor:
         """Return (y + theta) / 4 / n, at mu = theta."""

@@ -9,6 +9,7 @@ from newton_krylov.files import atomic_write
 from newton_krylov.report.context import differences_table, environments_table
 from newton_krylov.report.fields import study_fields
 from newton_krylov.report.figures import draw_profiles, draw_scaling, draw_study, slugs
+from newton_krylov.report.folds import cross_validations
 from newton_krylov.report.html.page import write_page
 from newton_krylov.report.profiles import profiles
 from newton_krylov.report.records import read_records
@@ -92,6 +93,8 @@ def _markdown(groups: Sequence[Study], preface: Preface | None) -> str:
     if preface is not None:
         reasons = "\n".join(f"- {reason}" for reason in preface.reasons)
         answer = f"{preface.paragraph}\n\n{preface.table().markdown()}\n{reasons}\n\n"
+    for found in cross_validations(groups):
+        answer += f"{found.text}\n\n{found.table().markdown()}\n"
     return f"# Comparison\n\n{answer}" + "\n".join(table.markdown() for table in shown)
 
 

@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 _SWEEP_MARK = "multirun.yaml"
 """Hydra puts it beside the folders of a sweep's jobs."""
 
-_REPETITION_KEYS = frozenset({"seed", "repeat"})
+_REPETITION_KEYS = frozenset({"seed", "repeat", "dataset.fold"})
 """Runs whose configurations differ in these only are repetitions of one another."""
 
 _INCIDENTAL_KEYS = frozenset(
@@ -228,6 +228,16 @@ class RunRecord:
         return self.load / self.cores if self.cores and math.isfinite(self.load) else 0.0
 
     @property
+    def folds(self) -> int:
+        """The number of folds of the cross-validation that it is part of; 0 where it is of none."""
+        return _count(self._described.get("folds"))
+
+    @property
+    def fold(self) -> int:
+        """The fold that is held out, from 1 on; 0 where it is of none."""
+        return _count(self._described.get("fold"))
+
+    @property
     def clock(self) -> str:
         """What its seconds are of: `wall`, or `processor`, the time that the process computed."""
         return "processor" if self.config.get("clock") == "processor" else "wall"
@@ -242,19 +252,25 @@ class RunRecord:
     def problem(self) -> Problem:
         """What was minimized."""
         data, loss, model = (self._section(key) for key in ("dataset", "loss", "model"))
-        described = self.summary.get("dataset")
-        described = described if isinstance(described, dict) else {}
+        described = self._described
+        folds = "folds_" if self.folds else ""  # of a cross-validation are one problem
         return Problem(
             dataset=str(described.get("name") or data.get("name") or "unknown data"),
-            n_samples=_count(described.get("n_samples")),
+            n_samples=_count(described.get(f"{folds}samples" if folds else "n_samples")),
             n_features=_count(described.get("n_features")),
             loss=str(loss.get("name") or ""),
             parameters=_sorted(loss, _unsaid(loss)),
             dtype=str(self.summary.get("dtype") or self.config.get("dtype") or "float64"),
-            checksum=str(described.get("checksum") or ""),
+            checksum=str(described.get(f"{folds}checksum") or ""),
             model=() if model.get("name") in (None, "auto") else _network(model),
             classes=tuple(map(str, described.get("classes") or ())),
         )
+
+    @property
+    def _described(self) -> dict[str, Any]:
+        """What it says of its data."""
+        found = self.summary.get("dataset")
+        return found if isinstance(found, dict) else {}
 
     def _section(self, key: str) -> dict[str, Any]:
         value = self.config.get(key)
@@ -275,7 +291,9 @@ class RunRecord:
     def method(self) -> dict[str, Any]:
         """The settings but those of repetitions (seed, repeat) and of filing (label, name, ...)."""
         skipped = _REPETITION_KEYS | _INCIDENTAL_KEYS
-        return {k: v for k, v in self.settings.items() if k.partition(".")[0] not in skipped}
+        return {
+            k: v for k, v in self.settings.items() if skipped.isdisjoint({k, k.partition(".")[0]})
+        }
 
     def column(self, name: str) -> NDArray[np.float64]:
         """Return a column of the trace.

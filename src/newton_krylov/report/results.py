@@ -57,7 +57,8 @@ def failures(study: Study) -> Iterator[tuple[str, str]]:
 
 def repetition_text(record: RunRecord) -> str:
     """Return `" (seed 1, repeat 2)"`, of what is known."""
-    known = {key: record.settings.get(key) for key in ("seed", "repeat")}
+    keys = ("dataset.fold", "seed", "repeat")
+    known = {key.rpartition(".")[2]: record.settings.get(key) for key in keys}
     listed = ", ".join(f"{key} {value}" for key, value in known.items() if value is not None)
     return f" ({listed})" if listed else ""
 
@@ -109,6 +110,8 @@ def _remarks(study: Study) -> list[str]:
     remarks += _of_the_data(study)
     if study.optimum is None:
         remarks.append("No certified optimum is known, so no suboptimality is shown.")
+    elif study.records[0].folds:
+        remarks.append("Each fold has its own f*, certified.")
     elif study.floor is not None:
         remarks.append(
             f"f* = {study.optimum:.16g}, certified; differences below {study.floor:.0e} are "

@@ -6,6 +6,7 @@ a fixed layout also keeps the figures of a study congruent.
 
 import io
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -194,7 +195,9 @@ def sheet(
     bottom = _BOTTOM + (key_rows * _LEGEND_ROW + 0.1 if key else 0.0)
     height = _TOP + rows * _PANEL_HEIGHT + (rows - 1) * _GAP_Y + bottom
     # A run that diverges has numbers whose differences no float holds; the axes end before them.
-    with rc_context(RC), np.errstate(over="ignore", invalid="ignore"):
+    with rc_context(RC), np.errstate(over="ignore", invalid="ignore"), warnings.catch_warnings():
+        # A letter that the font lacks is a box; tables and pages have it.
+        warnings.filterwarnings("ignore", "Glyph|Matplotlib currently does not support")
         figure = Figure(figsize=(width, height), dpi=dpi)
         axes = figure.subplots(
             rows,

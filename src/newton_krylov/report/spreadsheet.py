@@ -37,7 +37,10 @@ def write_csv(groups: Sequence[Study], path: Path) -> None:
         stream.write(text.getvalue().encode())
 
 
-_BEGINS = "[\\s\u200b-\u200d\ufeff\"']*(?=[=+\\-@\uff1d\uff0b\uff0d\uff20])"
+_BEGINS = (
+    "[\\s\u00ad\u200b-\u200d\u2060\ufeff\"']*"
+    "(?=[=+\\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b])"
+)
 _FORMULA, _INSIDE = re.compile(_BEGINS), re.compile(f"(;{_BEGINS})")
 """Where a formula may begin: also behind a semicolon, which separates cells in many countries."""
 

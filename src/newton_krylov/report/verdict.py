@@ -553,7 +553,8 @@ def best_setting(trials: Sequence[RunRecord], targets: Sequence[RaceTarget]) -> 
     Parameters
     ----------
     trials : sequence of RunRecord
-        One for each setting; the first has the defaults, and wins ties.
+        One for each setting; the first has the defaults. The earlier one wins ties: last losses
+        that are equal to four digits, of settings that reach the same targets at the same cost.
     targets : sequence of RaceTarget
         The easiest first.
 
@@ -569,7 +570,7 @@ def best_setting(trials: Sequence[RunRecord], targets: Sequence[RaceTarget]) -> 
         if targets and targets[0].column in ACCURACIES:
             losses = -record.column(targets[0].column)
         known = losses[np.isfinite(losses)]
-        return (*times, float(known[-1]) if known.size else math.inf)
+        return (*times, float(f"{known[-1]:.4g}") if known.size else math.inf)
 
     return min(range(len(trials)), key=lambda i: place(trials[i]))
 
@@ -758,6 +759,11 @@ def _reasons(facts: Mapping[str, Any]) -> Iterable[str]:
         yield (
             f"Gradient noise scale at the start {facts['gradient_noise_scale']:.3g} samples: "
             f"batches beyond that gain little."
+        )
+    if facts.get("left_out"):
+        yield (
+            f"Not measured in {seconds_text(facts['measuring_seconds'])}, the share of the time "
+            f"that verdict.measuring allows: {', '.join(facts['left_out'])}."
         )
     if "dtype" in facts:
         yield f"Arithmetic in {facts['dtype']}."

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from newton_krylov.records.trace import COLUMNS, Column, Row, shown
+from newton_krylov.report.folds import CrossValidation
 from newton_krylov.report.tables import classes_text, majority_text
 from newton_krylov.report.verdict import Race
 from newton_krylov.terminal import console, say
@@ -420,6 +421,14 @@ def _figures(summary: Mapping[str, Any], clock: str) -> list[tuple[str, str]]:
         rows.append((name, f"{value:.8g}{off}"))
     ending = summary.get("outcome") or summary.get("status")
     return [*rows, ("stopped", f"{ending}: {summary.get('reason')}")]
+
+
+def print_cross_validations(out: Console, found: Sequence[CrossValidation]) -> None:
+    """Show what cross-validations found: the tables, and which penalties they choose."""
+    for each in found:
+        out.print()
+        out.print(each.table().rich())
+        out.print(each.text, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_verdict(out: Console, race: Race) -> None:

@@ -161,8 +161,10 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
             raise
         finally:
             interruption.hold()
-            experiment.finish()
-            distributed.leave()
+            try:
+                distributed.leave()  # a process that waits for this one would wait for its figures
+            finally:
+                experiment.finish()
     return record
 
 
@@ -503,6 +505,8 @@ class _Experiment:
 
     def finish(self) -> None:
         """Draw, send and summarize; whatever happened, the record ends whole."""
+        if self.record.summary["status"] == "running":  # a signal came before `fail` could hold it
+            self.fail(KeyboardInterrupt())
         alone = self.job.sweep is None
         if self.last is not None:
             if alone:

@@ -18,7 +18,7 @@ from newton_krylov.runs.config import check
 from newton_krylov.runs.console import MemberLine, MemberTable
 from newton_krylov.runs.resume import task_overrides
 
-_UNSAID = ("method", "seed", "repeat")
+_UNSAID = ("method", "seed", "repeat", "dataset.fold")
 """Keys in which rows do not differ, or whose values their labels are."""
 
 _MOST_NUMBERS = 4  # of members that are listed in a row

@@ -60,6 +60,8 @@ class Portfolio:
         Whether each method is also run with its defaults where another setting won its tuning.
     measure, cost : str
         What the targets are of, and what is counted until they are reached: see `targets_of`.
+    measuring : float
+        Of the time that the runs took, the share that measuring the problem may take.
     """
 
     trials: int
@@ -68,6 +70,7 @@ class Portfolio:
     untuned: bool = True
     measure: str = "loss"
     cost: str = "seconds"
+    measuring: float = 0.1
 
     @classmethod
     def of(cls, node: Mapping[str, Any]) -> "Portfolio":
@@ -86,8 +89,11 @@ class Portfolio:
         untuned = node.get("untuned", True)
         if not isinstance(untuned, bool):
             raise ConfigError(f"verdict.untuned={untuned!r} should be true or false.")
-        measure = _choice(node, "measure", MEASURES)
-        return cls(trials, seeds, methods, untuned, measure, _choice(node, "cost", tuple(COSTS)))
+        measure, cost = _choice(node, "measure", MEASURES), _choice(node, "cost", tuple(COSTS))
+        share = node.get("measuring", cls.measuring)
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ConfigError(f"verdict.measuring={share!r} should be a share, from 0 to 1.")
+        return cls(trials, seeds, methods, untuned, measure, cost, share)
 
     def tuning(self) -> list[PlannedRun]:
         """Return the runs of the first stage."""

@@ -360,7 +360,11 @@ def run(
         steps = _continued(optimizer, objective, w, generator, resume)
 
     def record(step: Step) -> Row:
-        rows.append(row := meter.row())
+        nonlocal w
+        row = meter.row()
+        # Before it is kept: what interrupts a run then leaves the weights of its last row.
+        w = step.point.w if math.isfinite(row.loss) else w
+        rows.append(row)
         if on_row is not None:
             on_row(row)
         on_step(row, step.point)
@@ -373,7 +377,6 @@ def run(
                 step = next(steps).evaluated()
             except StopIteration as end:
                 if (last := meter.step) is not None:
-                    w = last.point.w
                     record(last)
                 return RunResult(Outcome.ENDED, str(end.value), rows, w)
             seconds = clock() - start if step.seconds is None else step.seconds
@@ -382,7 +385,6 @@ def run(
                 previous = step.point.value if step.needed else previous
                 continue
             row = record(step)
-            w = step.point.w if math.isfinite(row.loss) else w
             _keep(on_checkpoint, optimizer, objective, step.point.w, generator, rows)
             gap = math.inf if stopping.gap is None else meter.gap(step.point)
             stop = stopping.reason(row, previous, gap)

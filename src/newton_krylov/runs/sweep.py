@@ -25,12 +25,14 @@ from newton_krylov.records.record import (
 )
 from newton_krylov.records.trace import COLUMNS
 from newton_krylov.registry import import_plugins
+from newton_krylov.report.folds import CrossValidation, cross_validations
 from newton_krylov.report.records import read_records
 from newton_krylov.report.study import Study, studies
 from newton_krylov.report.tables import count_text
 from newton_krylov.report.verdict import PLAN, VERDICT, read_plan, read_race, read_rules
 from newton_krylov.runs.config import OF_THE_COMMAND, build_part, label_of
 from newton_krylov.runs.console import (
+    print_cross_validations,
     print_line,
     print_members,
     print_places,
@@ -218,6 +220,7 @@ class Sweep:
         self._started = time.perf_counter()
         self.unwritten = False
         self.studies: list[Study] = []
+        self.validations: list[CrossValidation] = []
         self.damaged: list[str] = []
 
     @classmethod
@@ -388,6 +391,9 @@ class Sweep:
                 self._write(verdict=read_json(folder / VERDICT)["verdict"])
                 return files
             self.studies = studies(read_records([folder]))
+            self.validations = cross_validations(self.studies)
+            if self.validations:
+                self._write(cross_validation=[found.facts() for found in self.validations])
             return write_comparison(self.studies, folder)
         except OSError as error:
             self._cannot_write(error)
@@ -411,7 +417,9 @@ class Sweep:
         elif members or self.damaged:
             texts = (member.problem for member in members)
             failures = [*(text for text in texts if text is not None), *self.damaged]
-            print_members(out, member_tables(self.studies, members), failures, self._best())
+            plain = [study for study in self.studies if not study.records[0].folds]
+            print_members(out, member_tables(plain, members), failures, self._best())
+            print_cross_validations(out, self.validations)
         pages = [file for file in files if file.suffix in (".html", ".md")]
         lines = [("sweep", short(folder)), *(("comparison", short(file)) for file in pages)]
         if (folder / FIGURES).is_dir():

@@ -20,6 +20,9 @@ from newton_krylov.runs.experiment import dataset_of, intercept_of, objective_of
 _PORTFOLIOS = {LAYERS: "network", SUM_OF_SQUARES: "residual", FUNCTION: "function"}
 """What a loss offers to the portfolio that fits; a linear model's losses offer none of these."""
 
+_LEAST_SECONDS = 30.0
+"""What measuring a problem may take in any case."""
+
 _LOSSES = {"binary": "logistic", "multiclass": "multinomial", "regression": "least_squares"}
 
 
@@ -101,16 +104,20 @@ def _fitting_loss(dataset: Dataset, given: str, *, network: bool) -> str:
     return _LOSSES.get(task, given)
 
 
-def measure(folder: Path) -> None:
+def measure(folder: Path, share: float = 0.1) -> None:
     """Measure the problem of a race, from the best run, and keep the figures with the race.
 
     Parameters
     ----------
     folder : Path
         The race's; gets `diagnosis.json`. Nothing is done where no run left weights.
+    share : float
+        Of the time that all runs took, what measuring may take, but half a minute in any case.
     """
     race = read_race(folder)
     runs = [record for c in race.contestants for record in c.runs]
+    tried = [record for c in race.contestants for _, record in c.tuning]
+    took = sum(record.summary.get("wall_seconds") or 0.0 for record in (*runs, *tried))
     ended = [record for record in runs if record.rows and (record.folder / WEIGHTS).exists()]
     if not ended:
         return
@@ -120,7 +127,8 @@ def measure(folder: Path) -> None:
     objective = objective_of(config, dataset)
     start = start_of(config, objective)
     end = read_weights(best.folder / WEIGHTS, like=start)
-    write_json(folder / DIAGNOSIS, diagnose(objective, dataset, start, end))
+    seconds = max(_LEAST_SECONDS, share * took)
+    write_json(folder / DIAGNOSIS, diagnose(objective, dataset, start, end, seconds))
 
 
 def _last_loss(record: RunRecord) -> float:

@@ -201,15 +201,18 @@ def _snapshots(folder: Path) -> list[Snapshot]:
 def _address(record: Record) -> str | None:
     """Return where a record says that it goes, unless your password would go there, too.
 
-    MLflow shows the one that it has from its variables or its file to any server.
+    MLflow shows the one that it has from its variables or its file to any server, and so do the
+    clients of databases, which have more places for it than can be looked at here.
     """
     from mlflow.utils.credentials import read_mlflow_creds
 
     place = record.summary.get("tracking_uri") or _uri_of(record)
     own = masked(os.environ.get("MLFLOW_TRACKING_URI", ""))
-    if place is None or place == own or not str(place).lower().startswith(("http:", "https:")):
+    scheme, rest, _ = str(place).lower().partition("://")
+    if place is None or place == own or not rest or scheme.startswith(("sqlite", "file")):
         return place
-    if any(read_mlflow_creds()) or os.environ.get("MLFLOW_TRACKING_TOKEN"):
+    known = any(read_mlflow_creds()) or os.environ.get("MLFLOW_TRACKING_TOKEN")
+    if known or scheme not in ("http", "https"):
         raise UserError(
             f"The record names the server {place}, to which MLflow would send your password or "
             f"token: if it is yours, give the address by --uri."

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import re
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -450,6 +451,8 @@ def log_failure(error: Exception) -> str:
     text = " ".join(harmless(str(error)).split()).rstrip(".")
     if is_locked(error):
         return "the database is locked by another process that writes to it"
+    if found := re.search(r"\(\w+\.\w*Error\) (.+?) \[SQL: ", text):
+        return f"the database says: {found[1]}"
     known = isinstance(error, UserError | TimeoutError)
     return text if known else f"{type(error).__name__}: {text}"[:300].rstrip()
 
@@ -585,6 +588,7 @@ def note(record: Record) -> str:
         lines.append(f"{outcome or summary['status']}: {summary.get('reason')}")
     if summary.get("verdict"):
         lines.append(summary["verdict"])
+    lines += [found["text"] for found in summary.get("cross_validation") or ()]
     if record.overrides:
         lines.append(f"`{' '.join(record.overrides)}`")
     return "\n\n".join(lines)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from newton_krylov.errors import UserError
+from newton_krylov.errors import UserError, in_words
 from newton_krylov.terminal import console, end_on_interrupt, interrupts, output_lost, say
 
 
@@ -56,8 +56,8 @@ def main(
                 else:
                     whole = False
                     errors.print(f"{text}: {sent.problem}", markup=False, soft_wrap=True)
-    except UserError as error:
-        errors.print(f"Error: {error}", markup=False, soft_wrap=True)
+    except (UserError, OSError) as error:
+        errors.print(f"Error: {in_words(error)}", markup=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         errors.print("Interrupted.")

@@ -21,7 +21,8 @@ natural gradient descent in a Kronecker-factored eigenbasis", 2018).
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -29,7 +30,8 @@ import torch
 from torch import Tensor
 
 from newton_krylov.errors import UnsupportedError
-from newton_krylov.objectives.network.layer_calls import Call, Layer, Watcher
+from newton_krylov.objectives.network.layer_calls import Call, Layer, Watcher, rows_of
+from newton_krylov.objectives.network.layout import run
 from newton_krylov.objectives.network.passes import Passes
 from newton_krylov.operators import LinearOperator
 
@@ -253,7 +255,8 @@ class FactorPasses:
                 leaves = f.leaves(self._w)
                 watcher = Watcher(leaves)
                 outputs = f.outputs(leaves, number, watch=watcher)
-            found = watcher.found()
+            start, stop = f.spans[number]
+            found = self._placed(watcher.found(), stop - start)
             known = {n for layer in found for n in layer}
             unknown = [n for n in range(len(leaves)) if n not in known]
             self._refuse(unknown)
@@ -272,9 +275,41 @@ class FactorPasses:
                 )
             share = f.share * f.weight(number)
             f.counts.add(gradient=share * len(backward), passes=share * (1 + len(backward)) / 2)
-            start, stop = f.spans[number]
             placed = [(layer, call, place) for place, (layer, call) in enumerate(calls)]
             yield _Uses(placed, stop - start, backward)
+
+    @cached_property
+    def _rows(self) -> dict[Layer, list[int] | None] | None:
+        """How many rows each sample has in each layer's calls; None where samples meet anyway."""
+        f = self.passes
+        if f.chunks.seen.batch_norm:
+            return None
+        two, one = (self._watched(0, count) for count in (min(2, f.n), 1))
+        if f.n == 1:
+            return {layer: [len(call.x) for call in own] for layer, own in one.items()}
+        return {layer: rows_of(two[layer], own) for layer, own in one.items() if layer in two}
+
+    def _watched(self, start: int, stop: int) -> dict[Layer, list[Call]]:
+        """Return the calls in a pass of some samples."""
+        f = self.passes
+        with torch.enable_grad():
+            leaves = f.leaves(self._w)
+            watcher = Watcher(leaves)
+            mode = f.inputs.mode(start, stop, watch=watcher)
+            run(f.stages, f.tensors(leaves), f.inputs.span(start, stop), mode)
+        return watcher.found()
+
+    def _placed(self, found: dict[Layer, list[Call]], n: int) -> dict[Layer, list[Call]]:
+        """Return the layers that meet one sample after the other, with how many rows of each."""
+        placed = {}
+        for layer, calls in found.items():
+            rows = [1] * len(calls) if self._rows is None else self._rows.get(layer)
+            if rows is None or [len(call.x) for call in calls] != [n * each for each in rows]:
+                continue
+            placed[layer] = [
+                replace(call, rows=each) for call, each in zip(calls, rows, strict=True)
+            ]
+        return placed
 
     def _refuse(self, unknown: Sequence[int]) -> None:
         if unknown and self.how.unknown == "refuse":
@@ -291,7 +326,10 @@ class FactorPasses:
         f = self.passes
         weight = f.weight(number)
         if self.how.fisher == "ggn":
-            return [(u * math.sqrt(weight)).to(outputs.dtype) for u in _columns(f, outputs, number)]
+            columns = [
+                (u * math.sqrt(weight)).to(outputs.dtype) for u in _columns(f, outputs, number)
+            ]
+            return columns or [torch.zeros_like(outputs)]  # the loss is linear in the outputs
         if self.how.fisher == "mc":
             draws = [f.drawn_gradient(outputs, number, generator) for _ in range(self.how.draws)]
         else:

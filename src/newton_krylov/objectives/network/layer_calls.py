@@ -17,6 +17,9 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from newton_krylov.objectives.network.layout import tensors_of
 
+_ALIKE = 1e-2
+"""Share of its greatest entry by which rounding may move an input from one pass to another."""
+
 
 class Layer(NamedTuple):
     """A weight, and a bias that is added where the weight is used: indices of free parameters."""
@@ -62,33 +65,37 @@ class Call:
         Of a convolution.
     bias : bool
         Whether a bias is added.
+    rows : int
+        How many rows of the input are one sample's, which follow one another.
     """
 
     x: Tensor
     edge: GradientEdge
     patches: Patches | None
     bias: bool
+    rows: int = 1
 
     def inputs(self, start: int, stop: int) -> Tensor:
         """Return what the weight meets for some samples, shape (m, positions, columns).
 
         With a bias, a last column of ones belongs to it.
         """
-        x = self.x[start:stop]
+        x = self.x[start * self.rows : stop * self.rows]
         if self.patches is None:
-            a = x.reshape(len(x), -1, x.shape[-1])
+            a = x.unsqueeze(1)
         else:
             at = self.patches
             x = x if x.ndim == 4 else x.unsqueeze(2)
             a = F.unfold(x, at.kernel, at.dilation, at.padding, at.stride).transpose(1, 2)
+        a = a.reshape(stop - start, -1, a.shape[-1])
         return torch.cat([a, a.new_ones(*a.shape[:2], 1)], 2) if self.bias else a
 
     def gradients(self, g: Tensor, start: int, stop: int) -> Tensor:
         """Lay out gradients by the output for some samples, shape (m, positions, rows)."""
-        g = g[start:stop]
-        if self.patches is None:
-            return g.reshape(len(g), -1, g.shape[-1])
-        return g.flatten(2).transpose(1, 2)
+        g = g[start * self.rows : stop * self.rows]
+        if self.patches is not None:
+            g = g.flatten(2).transpose(1, 2)
+        return g.reshape(stop - start, -1, g.shape[-1])
 
 
 class Watcher:
@@ -133,6 +140,27 @@ class Watcher:
             for layer, calls in self._calls.items()
             if all(n is None or (n not in self._others and len(owners[n]) == 1) for n in layer)
         }
+
+
+def rows_of(two: Sequence[Call], one: Sequence[Call]) -> list[int] | None:
+    """Return how many rows a sample has in each of a layer's calls; None if they are not together.
+
+    Parameters
+    ----------
+    two, one : sequence of Call
+        The layer's calls in a pass of two samples, and in one of the first alone: as where a
+        sequence's positions come first, the first sample's rows may not be the first ones.
+    """
+    counts = [len(call.x) for call in one]
+    if len(two) != len(one):
+        return None
+    for both, first, count in zip(two, one, counts, strict=True):
+        if len(both.x) != 2 * count or both.x.shape[1:] != first.x.shape[1:]:
+            return None
+        x = first.x.double()
+        if float((both.x[:count] - x).abs().max()) > _ALIKE * float(x.abs().max()):
+            return None
+    return counts
 
 
 def _parameters(args: Sequence[Any], keywords: dict[str, Any]) -> tuple[Any, Any]:

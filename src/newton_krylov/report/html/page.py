@@ -13,6 +13,7 @@ import numpy as np
 from newton_krylov.records.trace import COLUMNS
 from newton_krylov.report.context import commands, differences_table, environments_table
 from newton_krylov.report.figures import shared_styles, study_styles
+from newton_krylov.report.folds import cross_validations
 from newton_krylov.report.html.data import (
     plain_style,
     profiles_data,
@@ -98,6 +99,7 @@ def write_page(
             wrong=[(s.problem.title, *line) for s in groups for line in failures(s)],
             profiles=_profiles_view(made, styles) if made else None,
             growth=_growth_view(growth, growing) if growth else None,
+            validations=cross_validations(groups),
             settings=differences_table(groups),
             environments=environments_table(groups),
             commands=list(commands(r for study in groups for r in study.records).items()),
