@@ -202,8 +202,8 @@ class _Run:
             try:
                 step = next(steps)
             except (StopIteration, OverflowError, ZeroDivisionError) as end:
-                returned = isinstance(end, StopIteration)
-                self.ended = str(end.value) if returned else "a power has left the numbers' range"
+                beyond = "a power has left the numbers' range"
+                self.ended = str(end.value) if isinstance(end, StopIteration) else beyond
                 self.status = 2
                 return
             self.number += 1
