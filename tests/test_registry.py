@@ -72,6 +72,8 @@ def test_defaults_are_filled_in_and_values_brought_to_their_types():
         ({"kind": "a", "count": True}, r"count=True is not valid: it should be a number"),
         ({"kind": "a", "rtol": False}, r"rtol=False is not valid: it should be a number"),
         ({"kind": "a", "share": True}, r"share=True is not valid: it should be a number"),
+        ({"kind": "a", "count": 10**400}, r"count=10+ is not valid: it .* of fewer digits"),
+        ({"kind": "a", "count": 1e300}, r"count=1e\+300 is not valid: it should be"),
         ({"kind": "a", "rtol": math.inf}, r"rtol=inf is not valid: it should be a finite number"),
         ({"kind": "a", "rtol": math.nan}, r"rtol=nan is not valid: it should be a finite number"),
         ({"kind": "a", "widths": [True]}, r"widths=True is not valid: it should be a number"),

@@ -59,15 +59,25 @@ def _refuse_truth(value: Any) -> Any:
     return value
 
 
+def _refuse_long(value: Any) -> Any:
+    if isinstance(value, int) and abs(value) >= 2**63:  # no array is as long
+        raise PydanticCustomError("too_long", _TOO_LARGE)
+    return value
+
+
+_ASKED = (pydantic.BeforeValidator(_refuse_truth), pydantic.AfterValidator(_refuse_long))
+
+
 def _as_number(annotation: Any) -> Any:
-    """Return an annotated type whose numbers are not `true` or `false`, which pydantic counts."""
+    """Return an annotated type whose numbers are neither truth values nor too long; lists, too."""
     if annotation in (int, float):
-        return Annotated[annotation, pydantic.BeforeValidator(_refuse_truth)]
+        return Annotated[(annotation, *_ASKED)]
     origin, inner = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:  # last, so that it is asked first
+    if origin is Annotated:
         number = inner[0] in (int, float)
-        asked = [pydantic.BeforeValidator(_refuse_truth)] if number else []
-        return Annotated[(inner[0] if number else _as_number(inner[0]), *inner[1:], *asked)]
+        return Annotated[
+            (inner[0] if number else _as_number(inner[0]), *inner[1:], *(_ASKED if number else ()))
+        ]
     if origin in (Union, types.UnionType):
         return Union[tuple(map(_as_number, inner))]  # noqa: UP007 - of a number of arms
     if origin in _SEQUENCES or origin is Sequence:

@@ -31,3 +31,9 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("NEWTON_KRYLOV_CACHE", str(tmp_path / "file"))
     with pytest.raises(DataError, match="cannot be written"):
         load_dataset("wide", {"n": 20, "d": 2, "n_classes": 3})
+
+
+@pytest.mark.parametrize("key", ["n", "n_test", "d", "n_classes"])
+def test_what_no_memory_holds_is_one_sentence(key):
+    with pytest.raises(DataError, match="GiB of memory for it"):
+        load_dataset("wide", {"n": 100, "n_test": 10, "d": 3, "n_classes": 3, key: 10**18})

@@ -45,9 +45,10 @@ def test_the_limit_is_found_in_both_versions_of_control_groups(groups, file, tmp
     assert (tmp_path / "cgroup" / file in found) if file else not found
 
 
-def test_a_network_larger_than_memory_is_a_sentence(tmp_path):
+@pytest.mark.parametrize("width", [10**6, 10**18])
+def test_a_network_larger_than_memory_is_a_sentence(width, tmp_path):
     given = ["dataset=digits_images", "loss=cross_entropy", "model=mlp", "optimizer=sgd"]
-    large = ["model.hidden=[1000000,1000000]", "tracking=none", "hydra.run.dir=r"]
+    large = [f"model.hidden=[{width},{width}]", "tracking=none", "hydra.run.dir=r"]
     _, err = inside(*given, *large, cwd=tmp_path, code=2)
     assert err.startswith("Error: out of memory")
     assert json.loads((tmp_path / "r" / "summary.json").read_text())["outcome"] == "out_of_memory"

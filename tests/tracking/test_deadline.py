@@ -78,6 +78,7 @@ def _whole(status, body, *more):
     return _head(status, f"content-length: {len(body)}", "connection: close", *more) + body
 
 
+_RUN = b'{"experiment": {"experiment_id": "1"}, "run": {"info": {"run_id": "%s"}}}'
 TOMORROW = formatdate(time.time() + 86400, usegmt=True)
 ANSWERS = {
     "a date to come back": lambda: [_whole(503, b"{}", f"retry-after: {TOMORROW}")],
@@ -92,6 +93,9 @@ ANSWERS = {
     "an early end": lambda: [_head(200, "content-length: 99") + b"{"],
     "nothing": list,
     "half of JSON": lambda: [_whole(200, b'{"experiment": [1, {"x":')],
+    "no identifier": lambda: [_whole(200, b'{"experiment": {"experiment_id": "1"}}')],
+    "a path as identifier": lambda: [_whole(200, _RUN % b"../../x")],
+    "a long identifier": lambda: [_whole(200, _RUN % (b"a" * 1000))],
     "other JSON": lambda: [_whole(200, b"[1, 2]")],
     "depth": lambda: [_whole(200, b"[" * 100_000)],
     "a page": lambda: [_whole(200, b"<html>\x1b[2JLog in</html>", "content-type: text/html")],
@@ -141,6 +145,7 @@ def test_whatever_a_server_answers_it_is_one_sentence_in_time(kind, tmp_path, ca
         assert time.monotonic() - began < PATIENCE / 2
         record.end(status="finished")
     problem = str(tracker.place.problem)
+    assert tracker.place.run_id is None
     assert len(problem) > 10 and problem == one_line(problem)
     for text in (problem, caplog.text):
         assert "PW1secret" not in text and "Ym9iOlBXMXNlY3JldA" not in text and "\x1b" not in text

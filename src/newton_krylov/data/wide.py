@@ -15,7 +15,7 @@ from newton_krylov.data.dataset import Dataset, Split, Table
 from newton_krylov.data.prepare import checksum
 from newton_krylov.data.sparse import NUMPY_DTYPES
 from newton_krylov.errors import DataError
-from newton_krylov.files import atomic_write, cache_dir, remove_parts
+from newton_krylov.files import atomic_write, cache_dir, remove_parts, require_memory
 from newton_krylov.registry import register
 
 _GENERATOR_VERSION = 1  # part of the checksum: raise it when the same arguments give other data
@@ -63,6 +63,8 @@ def wide(
     """
     facts = {"n": n, "d": d, "n_classes": n_classes, "seed": seed, "version": _GENERATOR_VERSION}
     key = checksum(facts | {"dtype": str(dtype)})
+    in_memory = 8 * (n_classes * d + n + n_test * (d + 1))
+    require_memory(in_memory, f"{n_classes:,} means of {d:,} features, labels and test samples")
     draw = np.random.default_rng([seed, 0])
     means = draw.normal(size=(n_classes, d)) * _scales(d) / 2
     y = draw.integers(0, n_classes, n + n_test)

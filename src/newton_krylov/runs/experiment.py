@@ -157,7 +157,8 @@ def run_experiment(plain: Mapping[str, Any], job: Job) -> Record:
             if isinstance(error, Exception) and not isinstance(error, UserError):
                 outcome, text = failure(error)
                 if outcome is Outcome.OUT_OF_MEMORY:
-                    raise UserError(f"{text[:300]} Choose a smaller problem or model.") from error
+                    said = text[:300].rstrip(". ")
+                    raise UserError(f"{said}. Choose a smaller problem or model.") from error
             raise
         finally:
             interruption.hold()

@@ -405,8 +405,9 @@ def run(
 def failure(error: Exception) -> tuple[Outcome, str]:
     """Return what an exception makes of a run, and a sentence."""
     text = " ".join(str(error).split())
-    # On the CPU, torch raises a bare RuntimeError for memory that it cannot have.
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
+    # On the CPU, torch raises a bare RuntimeError for memory that it, or any machine, cannot have.
+    lacking = "allocate memory" in text or "Storage size calculation overflowed" in text
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or lacking:
         return Outcome.OUT_OF_MEMORY, f"out of memory: {text}"
     if isinstance(error, UserError):
         return Outcome.ERROR, text

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from newton_krylov.errors import UserError
 from newton_krylov.records.record import Record, SweepRecord, flatten
 from newton_krylov.records.trace import Measured
+from newton_krylov.terminal import one_line
 from newton_krylov.tracking.address import harmless, masked, revealed
 from newton_krylov.tracking.database import is_locked, prepare
 from newton_krylov.tracking.deadline import until_unlocked, within
@@ -243,7 +244,7 @@ class Sender:
             tags=_texts(tags, _MAX_TAG_LENGTH),
             run_name=title,
         )
-        return str(run.info.run_id)
+        return _identifier(run)
 
     def find(self, name: str, record_id: str) -> str | None:
         """Return the identifier of the run that a record was sent to before, if any.
@@ -262,7 +263,7 @@ class Sender:
         """
         query = f"tags.`{RECORD_TAG}` = '{record_id}'"
         runs = self._client.search_runs([self.experiment(name)], query, max_results=1)
-        return str(runs[0].info.run_id) if runs else None
+        return _identifier(runs[0]) if runs else None
 
     def delete(self, run_id: str) -> None:
         """Put a run into MLflow's bin.
@@ -432,6 +433,14 @@ class _Patient:
             return until_unlocked(self._seconds, lambda: method(*args, **options))
 
         return call
+
+
+def _identifier(run: Any) -> str:
+    """Return a run's identifier, which goes into addresses, records and what is shown."""
+    found = str(run.info.run_id)
+    if not re.fullmatch(r"[\w-]{1,256}", found, re.ASCII):
+        raise UserError(f"the server gave {one_line(found[:80])!r} as the identifier of a run")
+    return found
 
 
 def log_failure(error: Exception) -> str:
