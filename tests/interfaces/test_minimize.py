@@ -210,6 +210,27 @@ def test_the_unit_of_the_function_changes_nothing(method: str, unit: float):
     assert found.success
 
 
+@pytest.mark.parametrize("unit", [1e-290, 1e-150, 1e150, 1e300])
+def test_a_function_beyond_the_range_of_its_cube_is_minimized_or_called_so(unit: float) -> None:
+
+    def function(x: Tensor) -> Tensor:
+        return unit * ((x - 1).square().sum() + (x[0] - x[1]).pow(4))
+
+    for method in METHODS:
+        found = minimize(function, [3.0, -2.0], method=method)
+        assert found.success or "return it in other units" in found.message
+
+
+def test_a_step_that_does_not_move_is_none() -> None:
+    """In float32 self-scaled Broyden's direction once stood still to the limit of iterations."""
+    found = minimize(PROBLEMS["rosenbrock"], torch.tensor([-1.2, 1.0]), method="ssbroyden")
+    assert found.success and np.allclose(found.x, 1.0, atol=1e-3)
+
+
+def test_a_value_may_be_a_vector_of_one_number() -> None:
+    assert minimize(lambda x: (x - 2).square(), 1.0).x.tolist() == pytest.approx([2.0])
+
+
 def test_limits_and_callbacks():
     problem, seen = PROBLEMS["rosenbrock"], []
     limited = minimize(
@@ -284,6 +305,9 @@ def test_a_read_only_start_of_shared_numbers() -> None:
 
 
 def test_the_limit_of_iterations_is_no_option() -> None:
+    for key, value in {"gtol": 1e-3, "solver": "cr"}.items():
+        with pytest.raises(ValueError, match=rf"options has no {key}: .* minimize\({key}=\)"):
+            minimize(lambda x: x.square().sum(), [1.0], options={key: value})
     with pytest.raises(ValueError, match=r"options has no maxiter.*minimize\(maxiter=\)"):
         minimize(lambda x: x.square().sum(), [1.0], method="nncg", options={"maxiter": 60})
 

@@ -305,7 +305,7 @@ def array(part: Any, name: str) -> np.ndarray[Any, Any]:
         part = (part.double() if part.dtype is torch.bfloat16 else part).numpy(force=True)
     found = np.asarray(part)
     if found.dtype.kind in "OUS":
-        found = _of_one_kind(found, name)
+        found = _of_one_kind(part, name)
     if found.dtype.kind not in "biufUS":
         raise DataError(
             f"{name} holds {found.dtype}, no numbers: give a data frame with dataset.target, whose "

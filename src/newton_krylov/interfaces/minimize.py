@@ -65,6 +65,9 @@ _ELSEWHERE = {
 }
 """What SciPy's function takes besides, to what does in its place."""
 
+_NO_OPTIONS = {"maxiter": "limit of iterations", "gtol": "tolerance", "solver": "linear solver"}
+"""What SciPy has among its options, or one might, and is an argument here."""
+
 _BOTTOM = 1e32
 """So many times its size at the start below zero a function is taken for unbounded."""
 
@@ -89,7 +92,7 @@ def minimize(
     Parameters
     ----------
     fun : callable
-        (x, *args) -> the value, shape (), of torch operations; x has shape (n,).
+        (x, *args) -> the value, one number, of torch operations; x has shape (n,).
     x0 : Tensor or sequence of float, shape (n,)
         Start; float64 unless it is a tensor of float32.
     args : sequence
@@ -123,7 +126,8 @@ def minimize(
     scipy.optimize.OptimizeResult
         With SciPy's fields, as tensors: x, fun, jac (the gradient), nit, nfev, njev, nhev
         (products with the Hessian), status, message, success. Status 0 is success, 1 the limit, 2
-        that no step lowers the function beyond its rounding, 3 a number that is not finite, 4 that
+        that no step lowers the function beyond its rounding (the message says where the function's
+        size, of 1e150 say, is the reason), 3 a number that is not finite, 4 that
         the function seems to be unbounded below.
 
     Raises
@@ -149,10 +153,11 @@ def minimize(
         raise ValueError(
             f"method={method!r} is unknown{suggest(str(method).lower(), _LINE_SEARCHES)}"
         )
-    if "maxiter" in (options or {}):
-        raise ValueError("options has no maxiter: the limit of iterations is minimize(maxiter=)")
+    for key, what in _NO_OPTIONS.items():
+        if key in (options or {}):
+            raise ValueError(f"options has no {key}: the {what} is minimize({key}=)")
     further = arguments(args)
-    objective = FunctionObjective(lambda w: fun(w, *further), x)
+    objective = FunctionObjective(lambda w: _one_number(fun(w, *further)), x)
     check_function(objective.function, x, scalar=True)
     optimizer = built_optimizer(method, options or {}, _LINE_SEARCHES[method], solver)
     limit = _STEPS_PER_PARAMETER * len(x) if maxiter is None else maxiter
@@ -164,6 +169,12 @@ def minimize(
             break
         run.descend(lower)
     return run.result()
+
+
+def _one_number(value: Any) -> Any:
+    """Take a tensor of one number for that number, as SciPy does."""
+    alone = isinstance(value, Tensor) and value.ndim > 0 and value.numel() == 1
+    return value.reshape(()) if alone else value
 
 
 class _Run:
@@ -190,8 +201,10 @@ class _Run:
         while True:
             try:
                 step = next(steps)
-            except StopIteration as end:
-                self.status, self.ended = 2, str(end.value)
+            except (StopIteration, OverflowError, ZeroDivisionError) as end:
+                beyond = "a power has left the numbers' range"
+                self.ended = str(end.value) if isinstance(end, StopIteration) else beyond
+                self.status = 2
                 return
             self.number += 1
             if step.point.value < -_BOTTOM * max(1.0, self.scale):
@@ -217,12 +230,25 @@ class _Run:
                 self.status = 1
                 return
 
+    @property
+    def _out_of_range(self) -> bool:
+        """Whether the function's cube, as of g'Hg, does not fit into its numbers."""
+        numbers = torch.finfo(self.point.w.dtype)
+        least, most = (end ** (1 / 3) for end in (numbers.tiny, numbers.max))
+        return not least / numbers.eps < self.scale < most * numbers.eps
+
     def result(self) -> Any:
         """Return SciPy's result."""
         from scipy.optimize import OptimizeResult
 
         counts, point, status = self.objective.counts, self.point, self.status
         message = _MESSAGES.get(status, f"Stopped: {self.ended}.")
+        if status == 2 and self._out_of_range:
+            message += (
+                f" The function is of size {self.scale:.1g} at the start, powers of which are "
+                f"beyond the range of {str(point.w.dtype).removeprefix('torch.')}: return it in "
+                f"other units."
+            )
         if status == 0 and not self.confirmed:
             message += _UNCONFIRMED
         result = OptimizeResult()

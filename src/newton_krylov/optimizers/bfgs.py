@@ -134,7 +134,7 @@ class DenseQuasiNewton(ContinuedOptimizer[InverseHessian]):
             else:
                 p = -(memory.H @ point.grad)
             found = self.line_search(point.ray(p))
-            if not found.accepted:
+            if not found.moves(point):
                 if memory.H is None:
                     return "no step along -gradient lowers the loss beyond its rounding error"
                 memory.H = memory.stride = None

@@ -118,7 +118,7 @@ class LBFGS(ContinuedOptimizer[Secants]):
             if not pairs:
                 p.mul_(first_length(point, memory.stride) / point.grad_norm)
             found = self.line_search(point.ray(p))
-            if not found.accepted:
+            if not found.moves(point):
                 if not pairs:
                     return "no step along -gradient lowers the loss beyond its rounding error"
                 pairs.clear()

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
+import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from newton_krylov.errors import ConfigError
@@ -33,6 +34,10 @@ class LineSearchResult:
     def accepted(self) -> bool:
         """Whether a step was found."""
         return self.alpha > 0.0
+
+    def moves(self, start: Point) -> bool:
+        """Whether a step was found that is not lost in the rounding of the weights at its start."""
+        return self.accepted and not torch.equal(self.point.w, start.w)
 
 
 FIRST_STEP = 0.01

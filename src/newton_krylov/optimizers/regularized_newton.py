@@ -101,7 +101,7 @@ class RegularizedNewton(ContinuedOptimizer[_Memory]):
         self, point: Point, A: LinearOperator, M: float, before: float | None
     ) -> _Move | None:
         g, rtol = point.grad_norm, self.forcing(Outer(point.grad_norm, None))
-        rho = math.sqrt(M * g)
+        rho = math.sqrt(M) * math.sqrt(g)  # each by itself: their product may overflow
         falling = 1.0 if before is None else min(1.0, g / before)
         move = self._tried(point, A, M, rho * falling, rtol)
         if falling < 1 and (move is None or not move.point.grad_norm <= g):
@@ -126,7 +126,8 @@ class RegularizedNewton(ContinuedOptimizer[_Memory]):
             if gained >= -_DECREASE * alpha * slope - rounding:
                 if not gained > 0 and ray.point(alpha).grad_norm >= point.grad_norm:
                     return None
-                profit = gained * math.sqrt(M) >= _PROFIT * point.grad_norm**1.5
+                g = point.grad_norm
+                profit = gained * math.sqrt(M) / math.sqrt(g) >= _PROFIT * g
                 factor = _CHANGE if alpha < 1 else 1 / _CHANGE if profit else 1.0
                 return _Move(ray.point(alpha), alpha, factor, found.iterations)
             alpha /= 2
