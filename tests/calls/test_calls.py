@@ -26,7 +26,7 @@ import newton_krylov as nk
 from newton_krylov.calls.given import kept, named
 from newton_krylov.data import Table, load_dataset
 from newton_krylov.data.prepare import fold_rows
-from newton_krylov.errors import ConfigError, DataError
+from newton_krylov.errors import ConfigError, DataError, UserError
 
 WORDS = {"dataset": "breast_cancer", "tracking": "none", "dataset.scaling": "standardize"}
 
@@ -216,6 +216,25 @@ def test_a_run_that_ends_on_a_maximum_says_so(start: float) -> None:
     found = nk.run(loss=lambda w: torch.cos(w).sum(), dataset=at, **words)
     assert found.summary["outcome"] == "converged"
     assert ("saddle point or a maximum" in found.summary["reason"]) == (start == 0.0)
+
+
+class Two(torch.nn.Linear):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return super().forward(x), x
+
+
+@pytest.mark.parametrize(
+    ("module", "sentence"),
+    [
+        (Two(3, 2), "The network returns tuple, not a tensor: .* wrap it in a module"),
+        (torch.nn.Linear(4, 2), "The network does not take the samples as they are: RuntimeError: mat1"),
+    ],
+)
+def test_a_verdict_finds_a_mistake_in_a_module_before_any_run(module, sentence, place) -> None:
+    X, y = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20) % 2
+    with pytest.raises(UserError, match=sentence):
+        nk.verdict(module, (X, y), **SMALL)
+    assert not list(place.rglob("trace.csv"))
 
 
 def test_a_verdict_without_data_asks_for_them() -> None:

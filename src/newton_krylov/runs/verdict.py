@@ -8,12 +8,13 @@ from typing import Any
 
 from newton_krylov.capabilities import FUNCTION, LAYERS, RESIDUALS, SUM_OF_SQUARES, TABLE
 from newton_krylov.data.dataset import Dataset, ImageSet
+from newton_krylov.errors import UserError
 from newton_krylov.files import title_of
 from newton_krylov.records.record import WEIGHTS, write_json
 from newton_krylov.registry import entry, names
 from newton_krylov.report.records import RunRecord
 from newton_krylov.report.verdict import DIAGNOSIS, read_race
-from newton_krylov.runs.config import check
+from newton_krylov.runs.config import RunConfig, check
 from newton_krylov.runs.diagnosis import diagnose, read_weights
 from newton_krylov.runs.experiment import dataset_of, intercept_of, objective_of, start_of
 
@@ -80,12 +81,26 @@ def question_of(plain: Mapping[str, Any], *, loss_chosen: bool) -> Question:
         loss = _fitting_loss(dataset_of(config), loss, network=own_model)
         config = check({**plain, "loss": {"name": loss}})
     dataset = dataset_of(config)  # a mistake in it is found here, once, and not by every run
+    if "model" in config.entry_of("loss").parts:
+        _try_network(config, dataset)
     options = config.options_of("dataset")
     path = options.get("path")
     name = title_of(path, options.get("target")) if path else config.name_of("dataset")
     offered = config.entry_of("loss").offers or ()
     fitting = (portfolio for word, portfolio in _PORTFOLIOS.items() if word in offered)
     return Question(name, loss, next(fitting, "linear"), intercept_of(config, dataset))
+
+
+def _try_network(config: RunConfig, dataset: Dataset) -> None:
+    """Find a mistake in a network once, too: some samples are passed through it."""
+    try:
+        objective_of(config, dataset)
+    except UserError:
+        raise
+    except Exception as error:  # of the user's module, of any kind
+        raise UserError(
+            f"The network does not take the samples as they are: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _is_residual(node: Any) -> bool:

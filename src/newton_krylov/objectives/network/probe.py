@@ -144,7 +144,8 @@ class _Probe:
         if not isinstance(outputs, Tensor):
             raise UnsupportedError(
                 f"The network returns {type(outputs).__name__}, not a tensor: say by `output` what "
-                f"of it the criterion takes, such as output=lambda returned: returned[0]."
+                f"of it the criterion takes, such as output=lambda returned: returned[0], or wrap "
+                f"it in a module that returns that."
             )
         if not outputs.is_floating_point():
             raise UnsupportedError(
