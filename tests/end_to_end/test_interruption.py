@@ -44,6 +44,7 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def wait_for_rows(trace: Path, count: int, process: subprocess.Popen[str]) -> None:
+    """Wait until a trace has so many rows, the start's among them, below its header."""
     wait_until(lambda: trace.exists() and trace.read_bytes().count(b"\n") > count, process)
 
 
@@ -59,7 +60,7 @@ def same_path(left: list[Row], right: list[Row]) -> bool:
 )
 def test_a_signal_leaves_a_partial_result_that_says_so(number, status, code, tmp_path):
     process = start(*LONG, "hydra.run.dir=r", cwd=tmp_path)
-    wait_for_rows(tmp_path / "r" / "trace.csv", 50, process)
+    wait_for_rows(tmp_path / "r" / "trace.csv", 51, process)
     process.send_signal(number)
     out, _ = end(process, code)
     record, rows = summary(tmp_path / "r"), read_trace(tmp_path / "r" / "trace.csv")

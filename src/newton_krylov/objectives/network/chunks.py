@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.network.forward import Seen
+from newton_krylov.objectives.network.layer_calls import Layer
 from newton_krylov.objectives.network.layout import Stage, even_spans
 from newton_krylov.objectives.network.noise import BLOCK
 
@@ -40,6 +41,9 @@ class Chunks:
         Precision of the network.
     device : torch.device
         Device of the network.
+    rows : dict
+        By the free parameters' indices: how many rows each sample has in each layer's calls, once
+        that is known.
     """
 
     seen: Seen
@@ -49,6 +53,7 @@ class Chunks:
     memory: float
     dtype: torch.dtype
     device: torch.device
+    rows: dict[tuple[int, ...], dict[Layer, list[int] | None]] = field(default_factory=dict)
 
     def spans(self, n: int, stages: Sequence[Stage]) -> list[tuple[int, int]]:
         """Return the spans of n samples, first and one past the last.

@@ -30,7 +30,13 @@ import torch
 from torch import Tensor
 
 from newton_krylov.errors import UnsupportedError
-from newton_krylov.objectives.network.layer_calls import Call, Layer, Watcher, rows_of
+from newton_krylov.objectives.network.layer_calls import (
+    Call,
+    Layer,
+    Watcher,
+    rows_of,
+    tells_apart,
+)
 from newton_krylov.objectives.network.layout import run
 from newton_krylov.objectives.network.passes import Passes
 from newton_krylov.operators import LinearOperator
@@ -284,10 +290,16 @@ class FactorPasses:
         f = self.passes
         if f.chunks.seen.batch_norm:
             return None
+        key = tuple(f.numbers)
+        if key in f.chunks.rows:
+            return f.chunks.rows[key]
         two, one = (self._watched(0, count) for count in (min(2, f.n), 1))
         if f.n == 1:
             return {layer: [len(call.x) for call in own] for layer, own in one.items()}
-        return {layer: rows_of(two[layer], own) for layer, own in one.items() if layer in two}
+        found = {layer: rows_of(two[layer], own) for layer, own in one.items() if layer in two}
+        if all(tells_apart(call) for own in two.values() for call in own):
+            f.chunks.rows[key] = found
+        return found
 
     def _watched(self, start: int, stop: int) -> dict[Layer, list[Call]]:
         """Return the calls in a pass of some samples."""
