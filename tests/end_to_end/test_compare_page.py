@@ -70,6 +70,17 @@ def ink(file: Path, color: str) -> int:
     return int((np.abs(pixels - np.array(to_rgb(color))).max(axis=2) < 0.02).sum())
 
 
+def test_half_an_epoch_is_written_as_a_half(page: Page, tmp_path: Path) -> None:
+    for label in ("one", "two"):
+        write_run(tmp_path / label, rows([1.0, 0.5, 0.2]), label=label)
+    file = tmp_path / "comparison.html"
+    file.write_text(write_page(studies(read_records([tmp_path]))))
+    page.resize(1280, 1600)
+    ticks = "[...document.querySelectorAll('[data-cost=iteration] .xtick text')]"
+    page.open(file, f"{ticks}.length > 0")
+    assert page.value(f"{ticks}.map(tick => tick.textContent)") == ["0", "0.5", "1", "1.5", "2"]
+
+
 def test_it_draws_every_panel_and_has_nothing_to_complain_of(shown: Page, tmp_path: Path) -> None:
     picture = shown.screenshot(tmp_path / "report.png")
     assert image.imread(picture).shape[:2] == (1600, 1280)

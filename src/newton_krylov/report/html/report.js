@@ -165,6 +165,10 @@
     }
   }
 
+  // Half an epoch is 0.5, not 500m.
+  const SMALL_COUNTS = {};
+  for (let milli = 1; milli < 1000; milli++) SMALL_COUNTS[`${milli}m`] = String(milli / 1000);
+
   function axis(column, name, type) {
     const { tickformat, unit } = formatOf(column);
     return {
@@ -177,6 +181,7 @@
       nticks: 8,
       ...(tickformat ? { tickformat, ticksuffix: unit } : { exponentformat: "power" }),
       ...(type === "log" && column === "seconds" && { labelalias: SMALL_SECONDS }),
+      ...(FORMATS[column] === COUNT && { labelalias: SMALL_COUNTS }),
     };
   }
 
