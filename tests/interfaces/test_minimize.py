@@ -1,5 +1,6 @@
 """`minimize` on problems of Moré, Garbow and Hillstrom (1981), whose minima are published."""
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -219,6 +220,16 @@ def test_a_function_beyond_the_range_of_its_cube_is_minimized_or_called_so(unit:
     for method in METHODS:
         found = minimize(function, [3.0, -2.0], method=method)
         assert found.success or "return it in other units" in found.message
+
+
+def test_an_error_of_the_function_s_own_is_raised() -> None:
+    calls = itertools.count()
+
+    def function(x: Tensor) -> Tensor:
+        return (x**4).sum() / (next(calls) < 5 or 1 // 0)
+
+    with pytest.raises(ZeroDivisionError):
+        minimize(function, [3.0, 2.0], method="lbfgs")
 
 
 def test_a_step_that_does_not_move_is_none() -> None:

@@ -201,10 +201,8 @@ class _Run:
         while True:
             try:
                 step = next(steps)
-            except (StopIteration, OverflowError, ZeroDivisionError) as end:
-                beyond = "a power has left the numbers' range"
-                self.ended = str(end.value) if isinstance(end, StopIteration) else beyond
-                self.status = 2
+            except StopIteration as end:
+                self.status, self.ended = 2, str(end.value)
                 return
             self.number += 1
             if step.point.value < -_BOTTOM * max(1.0, self.scale):

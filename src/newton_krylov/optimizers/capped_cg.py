@@ -110,7 +110,8 @@ def _iterates(A: LinearOperator, g: Tensor, eps: float) -> Iterator[_Iterate]:
 
 def _below(curvature: Tensor, v: Tensor, eps: float) -> bool:
     """Return whether v'B v < eps |v|^2."""
-    return float(curvature) < eps * euclidean(v) ** 2
+    length = euclidean(v)
+    return float(curvature) < eps * length * length
 
 
 def _slowest(norm: float, eps: float, number: int) -> float:

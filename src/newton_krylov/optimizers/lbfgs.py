@@ -69,7 +69,8 @@ class Secants(Memory):
             q = M(q)
         elif self.pairs:
             _, y, sy = self.pairs[-1]
-            q.mul_(sy / float(torch.dot(y, y)))
+            size = euclidean(y)  # whose square may be 0
+            q.mul_(sy / size / size)
         for (s, y, sy), weight in zip(self.pairs, reversed(weights), strict=True):
             q.add_(s, alpha=weight - float(torch.dot(y, q)) / sy)
         return q
