@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from newton_krylov.calls.identity import identity
 from newton_krylov.capabilities import FUNCTION, LABELLED
 from newton_krylov.data.dataset import Dataset
-from newton_krylov.data.sparse import canonical, tensor_to_csr
+from newton_krylov.data.sparse import canonical, tensor_to_array, tensor_to_csr
 from newton_krylov.data.table_columns import refuse_containers
 from newton_krylov.errors import ConfigError, DataError
 from newton_krylov.files import atomic_write, require_memory
@@ -301,9 +301,7 @@ def array(part: Any, name: str) -> np.ndarray[Any, Any]:
         raise DataError(f"{name} is sparse, and should be an array: give {name}.toarray().")
     if np.ndim(part) == 0:
         raise DataError(f"{name} is {part!r:.60}: it should be an array with a row per sample.")
-    if isinstance(part, Tensor):
-        part = (part.double() if part.dtype is torch.bfloat16 else part).numpy(force=True)
-    found = np.asarray(part)
+    found = tensor_to_array(part) if isinstance(part, Tensor) else np.asarray(part)
     if found.dtype.kind in "OUS":
         found = _of_one_kind(part, name)
     if found.dtype.kind not in "biufUS":

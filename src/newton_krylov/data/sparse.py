@@ -63,6 +63,11 @@ def csr_to_torch(X: sp.csr_array, dtype: torch.dtype) -> Tensor:
         )
 
 
+def tensor_to_array(X: Tensor) -> NDArray[Any]:
+    """Return a dense tensor of any device as an array; bfloat16, which NumPy lacks, as float64."""
+    return (X.double() if X.dtype is torch.bfloat16 else X).numpy(force=True)
+
+
 def tensor_to_csr(X: Tensor) -> sp.csr_array:
     """Turn a torch tensor of any sparse layout into a SciPy CSR array of its own.
 
@@ -77,10 +82,8 @@ def tensor_to_csr(X: Tensor) -> sp.csr_array:
         The same matrix.
     """
     coo = torch.Tensor.to_sparse(X.detach().cpu(), layout=torch.sparse_coo).coalesce()
-    values = coo.values()
-    values = values.double() if values.dtype is torch.bfloat16 else values
     at = tuple(coo.indices().numpy())
-    return sp.csr_array(sp.coo_array((values.numpy(), at), shape=tuple(coo.shape)))
+    return sp.csr_array(sp.coo_array((tensor_to_array(coo.values()), at), shape=tuple(coo.shape)))
 
 
 def torch_to_csr(X: Tensor) -> sp.csr_array:

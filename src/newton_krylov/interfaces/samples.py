@@ -8,7 +8,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from newton_krylov.data.sparse import tensor_to_csr
+from newton_krylov.data.sparse import tensor_to_array, tensor_to_csr
 
 
 def features(X: Any) -> Any:
@@ -82,10 +82,7 @@ def plain(values: Any) -> Any:
     """Return a tensor as an array, or in CSR format where it is sparse; anything else as it is."""
     if not isinstance(values, Tensor):
         return values
-    if values.layout is not torch.strided:
-        return tensor_to_csr(values)
-    values = values.detach().cpu()
-    return (values.double() if values.dtype is torch.bfloat16 else values).numpy()
+    return tensor_to_array(values) if values.layout is torch.strided else tensor_to_csr(values)
 
 
 def _check_column(name: Any, column: Any) -> None:

@@ -21,6 +21,7 @@ from newton_krylov.report.panel import (
     Quantity,
     draw_panel,
     finish_axes,
+    seconds_name,
     seconds_text,
     shown_costs,
 )
@@ -293,7 +294,7 @@ def draw_scaling(
             ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
             ax.xaxis.set_minor_locator(NullLocator())
             ax.yaxis.set_minor_locator(NullLocator())
-        page.axes[0].set_title(f"{scaling.clock} time of the optimizer")
+        page.axes[0].set_title(seconds_name(scaling.clock))
         page.axes[0].yaxis.set_major_formatter(FuncFormatter(lambda v, _: seconds_text(v)))
         page.axes[1].set_title("times the fastest method's")
         page.axes[1].yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}×"))

@@ -89,7 +89,12 @@ COSTS = (
 
 def cost_name(study: Study, x: Quantity) -> str:
     """Return what a cost is called on an axis; of seconds, by which clock they were counted."""
-    return f"{study.clock} time of the optimizer" if x is SECONDS else x.name
+    return seconds_name(study.clock) if x is SECONDS else x.name
+
+
+def seconds_name(clock: str) -> str:
+    """Return what seconds of a clock, an adjective, are called on an axis."""
+    return f"{clock} time of the optimizer"
 
 
 def draw_panel(

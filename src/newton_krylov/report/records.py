@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 _SWEEP_MARK = "multirun.yaml"
 """Hydra puts it beside the folders of a sweep's jobs."""
 
-_REPETITION_KEYS = frozenset({"seed", "repeat", "dataset.fold"})
+REPETITION_KEYS = ("dataset.fold", "seed", "repeat")
 """Runs whose configurations differ in these only are repetitions of one another."""
 
 _INCIDENTAL_KEYS = frozenset(
@@ -290,7 +290,7 @@ class RunRecord:
     @cached_property
     def method(self) -> dict[str, Any]:
         """The settings but those of repetitions (seed, repeat) and of filing (label, name, ...)."""
-        skipped = _REPETITION_KEYS | _INCIDENTAL_KEYS
+        skipped = _INCIDENTAL_KEYS.union(REPETITION_KEYS)
         return {
             k: v for k, v in self.settings.items() if skipped.isdisjoint({k, k.partition(".")[0]})
         }

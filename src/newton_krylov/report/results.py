@@ -8,7 +8,7 @@ import numpy as np
 
 from newton_krylov.records.trace import Column, shown
 from newton_krylov.report.panel import SECONDS_PER, seconds_text
-from newton_krylov.report.records import RunRecord
+from newton_krylov.report.records import REPETITION_KEYS, RunRecord
 from newton_krylov.report.study import Array, Entry, Study, Target, power_text, tied
 from newton_krylov.report.tables import (
     Table,
@@ -57,8 +57,7 @@ def failures(study: Study) -> Iterator[tuple[str, str]]:
 
 def repetition_text(record: RunRecord) -> str:
     """Return `" (seed 1, repeat 2)"`, of what is known."""
-    keys = ("dataset.fold", "seed", "repeat")
-    known = {key.rpartition(".")[2]: record.settings.get(key) for key in keys}
+    known = {key.rpartition(".")[2]: record.settings.get(key) for key in REPETITION_KEYS}
     listed = ", ".join(f"{key} {value}" for key, value in known.items() if value is not None)
     return f" ({listed})" if listed else ""
 

@@ -11,6 +11,7 @@ from newton_krylov.errors import UserError
 from newton_krylov.records.record import Record
 from newton_krylov.records.trace import shown
 from newton_krylov.report.panel import seconds_text
+from newton_krylov.report.records import REPETITION_KEYS
 from newton_krylov.report.results import caution_text, fastest_text, repeats_text
 from newton_krylov.report.study import Entry, Study, Target
 from newton_krylov.report.tables import middle, number_text
@@ -18,7 +19,7 @@ from newton_krylov.runs.config import check
 from newton_krylov.runs.console import MemberLine, MemberTable
 from newton_krylov.runs.resume import task_overrides
 
-_UNSAID = ("method", "seed", "repeat", "dataset.fold")
+_UNSAID = ("method", *REPETITION_KEYS)
 """Keys in which rows do not differ, or whose values their labels are."""
 
 _MOST_NUMBERS = 4  # of members that are listed in a row

@@ -119,7 +119,7 @@ def _fitting_loss(dataset: Dataset, given: str, *, network: bool) -> str:
     return _LOSSES.get(task, given)
 
 
-def measure(folder: Path, share: float = 0.1) -> None:
+def measure(folder: Path, share: float) -> None:
     """Measure the problem of a race, from the best run, and keep the figures with the race.
 
     Parameters
