@@ -1,9 +1,10 @@
 """How the runs of a section were made, and on what, out of their records."""
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from newton_krylov.report.context import commands
+from newton_krylov.report.context import command
 from newton_krylov.report.records import RunRecord
 from studies.reproduction.page import Origin
 
@@ -21,12 +22,17 @@ _FACTS: Mapping[str, tuple[str, ...]] = {
 }
 """Properties to where they are in the record of an environment."""
 
+_MOVED: Mapping[str, tuple[str, str]] = {
+    "experiment=ye_zhang_2017": ("regularized_subsampled", "experiment=ye_zhang_2017_grid"),
+}
+"""Experiments to the curvature of those members that are of another one today, and to that one."""
+
 
 def origin(runs: Mapping[str, Sequence[RunRecord]]) -> Origin:
     """Say where runs come from."""
     made: Counter[str] = Counter()
     for study, records in runs.items():
-        known = commands(records)
+        known = Counter(shlex.join(words) for r in records if (words := _todays(r)))
         unknown = len(records) - sum(known.values())
         made.update(known)
         made.update({f"python run.py experiment={study}": unknown} if unknown else {})
@@ -37,6 +43,13 @@ def origin(runs: Mapping[str, Sequence[RunRecord]]) -> Origin:
         environment={name: values for name, values in facts.items() if values},
         failures=dict(Counter(record.ending for record in everything if record.failed)),
     )
+
+
+def _todays(record: RunRecord) -> list[str]:
+    """Return the command that made a run, with the experiment that makes it today."""
+    curvature = record.settings.get("hessian_approx.name")
+    moved = {old: new for old, (of, new) in _MOVED.items() if of == curvature}
+    return [moved.get(word, word) for word in command(record)]
 
 
 def _values(records: Sequence[RunRecord], path: Sequence[str]) -> list[str]:

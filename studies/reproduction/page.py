@@ -110,7 +110,9 @@ def write_page(sections: Sequence[Section]) -> str:
         "be the paper's or its released code's; verdicts on numbers are computed as well. Times "
         "are of a machine that may have had other work, so one method is said to be faster only "
         "where the difference is beyond the spread of the repeated runs; else a claim is not "
-        "decided. All records are in `studies/reproduction/runs` and `studies/race`.",
+        "decided. The project's own page is made by `python -m studies.reproduction "
+        "studies/reproduction/runs studies/race/time_to_accuracy.jsonl.gz`, of all the records "
+        "that are kept. The number beside a command is that of its runs among the records.",
         _summary(sections),
     ]
     number = 0

@@ -1,18 +1,21 @@
 import gzip
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from command import ROOT
 from run_folders import rows, write_run
 from study_runs import DEFAULTS, Methods, convex_study, growing_study
 
 from newton_krylov.errors import DataError
-from newton_krylov.report.records import RunRecord
+from newton_krylov.report.records import RunRecord, read_records
 from studies.reproduction.__main__ import main
 from studies.reproduction.generate import PAGE, assemble, generate
 from studies.reproduction.kept import thinned
+from studies.reproduction.origin import origin
 from studies.reproduction.page import Verdict
 
 
@@ -177,6 +180,21 @@ def test_each_section_tells_the_commands_of_its_runs(tmp_path: Path) -> None:
     assert section.split("```")[1].strip() == (
         "python run.py experiment=paper_convex repeat=0,1    # 7 runs"
     )
+
+
+@pytest.mark.parametrize("dataset", ["a9a", "w8a"])
+def test_kept_runs_are_said_to_be_of_the_experiments_that_make_them_today(dataset: str) -> None:
+    """Ye and Zhang's grid and its rivals were one sweep; the counts are those of two today."""
+    kept = read_records([ROOT / "studies" / "reproduction" / "runs" / "ye_zhang_2017.jsonl.gz"])
+    runs = {"ye_zhang_2017": [r for r in kept if r.settings["dataset.name"] == dataset]}
+    made = {}
+    for name in ("ye_zhang_2017_grid", "ye_zhang_2017"):
+        lines = yaml.safe_load((ROOT / "conf" / "experiment" / f"{name}.yaml").read_text())
+        swept = {"seed": "0,1,2"} | lines["hydra"]["sweeper"]["params"]
+        words = ["python", "run.py", f"experiment={name}"]
+        words += [f"dataset={dataset}"] if dataset != "a9a" else []
+        made[" ".join(words)] = math.prod(str(each).count(",") + 1 for each in swept.values())
+    assert origin(runs).commands == made
 
 
 def test_runs_of_no_study_are_an_error(tmp_path: Path) -> None:
