@@ -32,7 +32,7 @@ Condition = Literal["start", "rest", "ends", "periodic", "periodic_slope", "meas
 
 _TEST = (257, 101)
 """The grid in x and t on which the error is measured, and which no residual is taken at."""
-_VERSION = 2  # part of the checksum: raise it when the same arguments give other points
+_VERSION = 3  # part of the checksum: raise it when the same arguments give other points
 _CAUSAL = 1e-3
 """The window grows while the loss is below this part of that of u = 0."""
 
@@ -198,31 +198,49 @@ class _Strip:
         weight = self.options.condition_weight
         along_x, along_t = _matrix([[1.0, 0.0]]), _matrix([[0.0, 1.0]])
         if name == "start":
-            return Posed(name, self._fixed(self.at_start()[:, None]), _given, weight, self.initial)
+            return Posed(name, self._start, _given, weight, self.initial)
         if name == "rest":
-            return Posed(name, self._fixed(self.at_start()[:, None]), _still, weight,
-                         directions=along_t)  # fmt: skip
+            return Posed(name, self._start, _still, weight, directions=along_t)
         if name == "ends":
-            ends = torch.cat(self._edges())[:, None]
-            return Posed(name, self._fixed(ends), _given, 2 * weight, self.what.solution)
+            return Posed(name, self._ends, _given, 2 * weight, self.what.solution)
         if name == "measurements":
             inside = self._inside(self.what.measured)
             known = inside(torch.Generator().manual_seed(self.options.seed), 1.0)
             return Posed(name, self._fixed(known), _given, weight, self.what.solution)
-        pairs = self._fixed(torch.stack(self._edges(), dim=1))
         if name == "periodic":
-            return Posed(name, pairs, _equal, weight)
-        return Posed(name, pairs, _equal_slopes, weight, directions=along_x)
+            return Posed(name, self._pairs, _equal, weight)
+        return Posed(name, self._pairs, _equal_slopes, weight, directions=along_x)
 
     def at_start(self) -> Tensor:
-        """Return the points at t = 0."""
-        x = torch.linspace(self.what.left, self.what.right, self.options.start, dtype=torch.float64)
-        return torch.stack((x, torch.zeros_like(x)), dim=1)
+        """Return points at t = 0, evenly."""
+        return self._start(None, 1.0)[:, 0]
 
-    def _edges(self) -> tuple[Tensor, Tensor]:
-        t = torch.linspace(0, 1, self.options.boundary, dtype=torch.float64)
-        left, right = (torch.full_like(t, end) for end in (self.what.left, self.what.right))
-        return torch.stack((left, t), dim=1), torch.stack((right, t), dim=1)
+    def _start(self, generator: torch.Generator | None, window: float) -> Tensor:
+        """Return points at t = 0."""
+        x = self.what.left + (self.what.right - self.what.left) * self._along(
+            self.options.start, generator
+        )
+        return torch.stack((x, torch.zeros_like(x)), dim=1)[:, None]
+
+    def _ends(self, generator: torch.Generator | None, window: float) -> Tensor:
+        """Return points at both ends, the left one's first."""
+        return self._pairs(generator, window).transpose(0, 1).reshape(-1, 1, 2)
+
+    def _pairs(self, generator: torch.Generator | None, window: float) -> Tensor:
+        """Return pairs of points at the same time, one at each end."""
+        t = self._along(self.options.boundary, generator)
+        edges = (torch.full_like(t, end) for end in (self.what.left, self.what.right))
+        return torch.stack([torch.stack((x, t), dim=1) for x in edges], dim=1)
+
+    def _along(self, n: int, generator: torch.Generator | None) -> Tensor:
+        """Return n numbers from 0 to 1: evenly, or one at random in each of as many equal parts.
+
+        Points that stay where they are can be met without the condition being met between them.
+        """
+        if generator is None or not self.options.resample:
+            return torch.linspace(0, 1, n, dtype=torch.float64)
+        drawn = torch.rand(n, generator=generator, dtype=torch.float64)
+        return (torch.arange(n, dtype=torch.float64) + drawn) / n
 
     def _inside(self, n: int) -> Place:
         """Return points in the window; with a grid, fresh ones are random and as many."""
