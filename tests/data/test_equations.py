@@ -151,6 +151,31 @@ def test_draws_are_of_the_seed_and_their_number():
     assert len(grid.fresh[0].points) == 49
 
 
+_ENDS = {"convection": (0.0, 2 * math.pi), "wave": (0.0, 1.0), "allen_cahn": (-1.0, 1.0)}
+
+
+@pytest.mark.parametrize("name", _ENDS)
+def test_points_of_conditions_are_drawn_one_in_each_part_or_stay(name: str):
+    """Points that stay can be met by a function that misses the condition between them."""
+    options = {"points": 20, "start": 8, "boundary": 6, "window": 1.0}
+    left, right = _ENDS[name]
+
+    def conditions(resample: int, number: int) -> list[Tensor]:
+        equation = load_dataset(name, options | {"resample": resample}).equation
+        return [block.points for block in equation.drawn(number, 1.0)[1:]]
+
+    for a, b in zip(conditions(2, 0), conditions(2, 1), strict=True):
+        assert a.shape == b.shape and not torch.equal(a, b)
+        for points in (a[:, 0], b[:, 0]):
+            if bool((points[:, 1] == 0).all()):
+                along, n = (points[:, 0] - left) / (right - left), 8
+            else:  # at the left end first, then at the right one
+                along, n = points[:6, 1], 6
+            assert torch.equal((along * n).floor(), torch.arange(n, dtype=along.dtype))
+    for a, b in zip(conditions(0, 0), conditions(0, 1), strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
