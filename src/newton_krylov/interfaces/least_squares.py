@@ -30,9 +30,7 @@ from newton_krylov.objectives.residual.objective import (
     ResidualPoint,
 )
 from newton_krylov.objectives.residual.robust import LOSSES, Rho, RobustObjective
-from newton_krylov.operators import RectangularOperator
 from newton_krylov.optimizers.levenberg_marquardt import LevenbergMarquardtStep, TrialStep
-from newton_krylov.rectangular import as_rectangular
 
 Loss = Literal["linear", "soft_l1", "huber", "cauchy", "arctan"]
 
@@ -320,7 +318,7 @@ def _given(
     def residuals(w: Tensor) -> Tensor:
         return _real(torch.as_tensor(function(w)), "fun").detach().to(w).reshape(-1)
 
-    def derivative(w: Tensor) -> Tensor | RectangularOperator:
+    def derivative(w: Tensor) -> Any:
         return _matrix(jac(w, *args, **kwargs), w)
 
     shape, expected = tuple(derivative(x).shape), (len(residuals(x)), len(x))
@@ -329,15 +327,17 @@ def _given(
     return residuals, derivative
 
 
-def _matrix(found: Any, w: Tensor) -> Tensor | RectangularOperator:
+def _matrix(found: Any, w: Tensor) -> Any:
     """Return a Jacobian that is an array, a sparse matrix or an operator of SciPy's."""
     if hasattr(found, "tocoo"):
         entries = found.tocoo()
         indices = torch.as_tensor(np.stack([entries.row, entries.col]), dtype=torch.int64)
         values = torch.as_tensor(entries.data)
-        return torch.sparse_coo_tensor(indices, _real(values, "jac").to(w), found.shape).coalesce()
+        values = _real(values, "jac").to(w)
+        sparse = torch.sparse_coo_tensor(indices, values, found.shape, check_invariants=True)
+        return sparse.coalesce()
     if hasattr(found, "matvec"):
-        return as_rectangular(found, w.new_empty(found.shape[0]))
+        return found
     return _real(torch.as_tensor(found), "jac").detach().to(w)
 
 

@@ -28,7 +28,7 @@ def plain_recurrence() -> Iterator[None]:
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     """Return g v / |v| by its formula: torch's own kernel has a wrong second derivative."""
     over = [d for d in range(v.ndim) if d != dim % v.ndim] if dim != -1 else list(range(v.ndim))
-    length: Tensor = torch.linalg.vector_norm(v, dim=over, keepdim=True)
+    length = v.square().sum(over, keepdim=True).sqrt()  # its derivatives can be taken backwards
     return v * (g / length)
 
 

@@ -22,14 +22,14 @@ from newton_krylov.objectives.network.kernels import (
 from newton_krylov.objectives.residual.gauss_newton import GaussNewtonOperator
 from newton_krylov.objectives.residual.jacobian import Jacobian, import_early
 from newton_krylov.operators import FunctionOperator, LinearOperator, RectangularOperator
-from newton_krylov.rectangular import MatrixMap
+from newton_krylov.rectangular import as_rectangular
 
 Blocks = Mapping[str, Tensor]
 Function = Callable[[Tensor], Tensor | Blocks]
 """w, shape (dim,), to residuals: one tensor, or blocks of them by name, of any shapes."""
 
-Derivative = Callable[[Tensor], Tensor | RectangularOperator]
-"""w, shape (dim,), to the Jacobian, (n_residuals, dim)."""
+Derivative = Callable[[Tensor], Any]
+"""w, shape (dim,), to the Jacobian, (n_residuals, dim): what `as_rectangular` takes."""
 
 GIB = 2.0**30
 _AHEAD = 0.1
@@ -286,8 +286,8 @@ class ResidualObjective(Objective):
             (n_residuals, dim); shape (n_residuals,).
         """
         if self._derivative is not None:
-            J = self._derivative(w)
-            return (MatrixMap(J) if isinstance(J, Tensor) else J), self.residuals(w).detach()
+            r = self.residuals(w).detach()
+            return as_rectangular(self._derivative(w), r), r
         if self.by_graph(w):
             slow = GraphJacobian(self.residuals, w)
             return slow, slow.r
