@@ -75,9 +75,13 @@ class FunctionObjective(Objective):
         self.by_graph = False
 
     def function(self, w: Tensor) -> Tensor:
-        """Call the function; gradients are enabled, since it may take derivatives of its own."""
+        """Call the function; gradients are enabled, since it may take derivatives of its own.
+
+        What it computes in another precision, of constants in double precision, is rounded to w's.
+        """
         with Formulas(), torch.enable_grad():
-            return self._given(w)
+            found = self._given(w)
+        return found.to(w.dtype) if isinstance(found, Tensor) else found
 
     def evaluated(self, w: Tensor) -> Tensor:
         """Return the value at w, shape (dim,)."""

@@ -234,7 +234,8 @@ class ResidualObjective(Objective):
             w = w.detach().requires_grad_()
         try:
             with plain_attention(), plain_recurrence(), Formulas(), torch.enable_grad():
-                return named(self._function(w))
+                found = named(self._function(w))
+                return {name: block.to(w.dtype) for name, block in found.items()}
         except RuntimeError as error:
             if not any(words in str(error) for words in _CHANGES):
                 raise
