@@ -554,6 +554,28 @@ def test_offsets_far_apart_are_scipys(loss: str, power: float) -> None:
     assert abs(model.intercept_ - expected) < 1e-9 * abs(expected)
 
 
+@pytest.mark.parametrize("power", [1.2, 1.5, 1.9])
+def test_offsets_of_many_magnitudes_end_where_the_gradient_is_rounding(power: float) -> None:
+    """Derivatives of 1e150 have rounding errors far above the tolerance."""
+    draw = np.random.default_rng(0)
+    offset = np.where(draw.random(40) < 0.5, 700.0, -700.0)
+    X, y = draw.normal(size=(40, 2)), draw.gamma(2.0, size=40)
+    model = NewtonKrylovRegressor("tweedie", power=power, l2=1e-3).fit(X, y, offset=offset)
+    Z = X @ model.coef_ + model.intercept_ + offset
+    up, down = np.exp((2 - power) * Z), y * np.exp((1 - power) * Z)
+    assert model.n_iter_ < 50 and up.mean() > 1e35
+    assert np.abs(np.column_stack([X, np.ones(40)]).T @ (up - down)).max() < 1e-11 * up.sum()
+
+
+def test_targets_whose_squares_overflow_are_refused_or_fitted() -> None:
+    X = randn(50, 2, seed=1).numpy()
+    y = 1e200 * X[:, 0]
+    with pytest.raises(ValueError, match="y has squares beyond the range of float64"):
+        NewtonKrylovRegressor().fit(X, y)
+    shortest = NewtonKrylovRegressor(l2=0.0, solver="lsmr").fit(X, y)
+    assert np.allclose(shortest.coef_, [1e200, 0], atol=1e186)
+
+
 @pytest.mark.parametrize(("loss", "size"), [("huber", 1e3), ("negative_binomial", 1e8)])
 def test_large_targets_do_not_loosen_the_tolerance(loss: str, size: float) -> None:
     draw = np.random.default_rng(0)

@@ -313,3 +313,36 @@ def test_a_power_is_not_rounded_to_single_precision(power):
     )
     found = TweedieTerms(z, y, power=power).gradient * len(y)
     assert torch.allclose(found, exact, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5, 2.0, 2.5, 3.0, 4.0])
+@pytest.mark.parametrize("y", [1e-60, 1.0, 1e60])
+def test_tweedies_exponentials_leave_the_range_where_the_loss_does_and_never_meet(y, power):
+    """Against 60 digits; at z = -750 both powers of the mean are infinite for p = 3."""
+    a, b, largest = 1 - power, 2 - power, float(np.finfo(float).max)
+    with mpmath.workdps(60):
+        for z in (-750.0, -300.0, -60.0, -1.0, 1.0, 60.0, 300.0, 750.0):
+            target, mean = mpmath.mpf(y), mpmath.exp(mpmath.mpf(z))
+            data = (torch.tensor([value], dtype=torch.float64) for value in (z, y))
+            terms = TweedieTerms(*data, power=power)
+            exact = {
+                "value": _half_deviance(target, mean, power),
+                "gradient": mean**b - target * mean**a,
+                "weights": b * mean**b - a * target * mean**a,
+            }
+            # An exponent is known to its last bit alone.
+            off = 8 * (1 + (1 + abs(a)) * abs(z) + abs(math.log(y))) * np.finfo(float).eps
+            size = float(min(mean**b + target * mean**a + target**b, mpmath.mpf(largest)))
+            for name, value in exact.items():
+                found = float(getattr(terms, name))
+                if abs(value) > largest:
+                    assert found == math.copysign(math.inf, value), (z, name)
+                else:
+                    assert abs(found - float(value)) <= off * size, (z, name)
+
+
+def test_targets_whose_losses_have_no_number_are_refused():
+    z = torch.zeros(3, dtype=torch.float64)
+    for y in (1e-200, 1e200):
+        with pytest.raises(ConfigError, match="divide the targets by their median"):
+            single("tweedie", z, torch.full_like(z, y), power=4.0)

@@ -41,6 +41,8 @@ _HEAVY = 1e12
 """A penalty, in units of the loss, that leaves the intercept alone."""
 _POINTS = 4
 """Of a path, whose polynomial guesses the next."""
+_ULPS = 4
+"""Of each output, whose rounding errors a gradient has."""
 _RIDGE = 0.1
 """Stands for a smaller share of the L1 term where the largest lambda is chosen."""
 
@@ -65,7 +67,7 @@ class Path:
         Certified bounds on how far loss and penalty are above their minimum: duality gaps. Infinite
         where a column is not penalized, and so at a penalty of 0.
     converged : ndarray, shape (k,)
-        Whether `tol` was met, or `gap` where it is given.
+        Whether `tol` was met (or the gradient is rounding error alone), or `gap` where it is given.
     passes : float
         Passes over the data, of all together.
     """
@@ -391,11 +393,22 @@ class Problem:
         for step in steps:
             taken += 1
             size = self.gradient_size(step)
-            done = self._gap(step) <= gap if gap else size <= self.tol * self.unit
+            done = self._gap(step) <= gap if gap else self.meets(self.tol, step.point, size)
             if done or taken == self.max_iter:
                 break
         assert step is not None
         return Fit(step.point, taken, size, self._gap(step), done)
+
+    def meets(self, tol: float, point: Any, size: float) -> bool:
+        """Return whether a gradient of some size meets a tolerance, or is rounding error alone.
+
+        Rounding an output z changes the loss's derivative by eps |z| times the second one. That is
+        more than the tolerance where offsets or targets of many magnitudes are mixed.
+        """
+        if size <= tol * self.unit or not isinstance(point.objective, Regression):
+            return size <= tol * self.unit
+        changes = torch.dot(point.terms.weights.abs(), point.Z.abs())
+        return size <= _ULPS * torch.finfo(point.Z.dtype).eps * float(changes)
 
     def _gap(self, step: Step) -> float:
         """Return the certified bound on how far a step's point is above the minimum."""
@@ -450,7 +463,13 @@ def _unit(f: LinearModel) -> float:
         return f.unit
     if f.task in _CLASSES:
         return 1.0
-    spread = float(f.y.std(correction=0)) or 1.0
+    spread = float(f.y.std(correction=0))
+    if not math.isfinite(spread) or (spread == 0 and bool((f.y != f.y[0]).any())):
+        raise ValueError(
+            f"y has squares beyond the range of {str(f.dtype).removeprefix('torch.')}: divide it "
+            f"by a unit, such as the median of |y|"
+        )
+    spread = spread or 1.0
     return min(spread, f.delta) if isinstance(f, Huber) else spread
 
 
