@@ -982,6 +982,12 @@ class SingleOutputModel(LinearModel):
         assert isinstance(point, LinearModelPoint)
 
         def shifted(t: float) -> tuple[float, float, float]:
+            if self.reads_once:
+                w = point.w.clone()
+                w[-1] += t
+                found = self._evaluate(w.numpy())
+                slopes = found.gradient - self._ridges * w.numpy()
+                return found.loss, float(slopes[-1]), math.sqrt(slopes[:-1] @ slopes[:-1])
             terms = self.terms(point.Z + t, self._targets, self.sample_weight)
             u = terms.gradient
             gradient = self.features.adjoint(u)
