@@ -8,7 +8,6 @@ from torch import Tensor
 
 from newton_krylov.objectives.features import Features
 
-
 _LEAST, _FIRST, _LAST = -2, 1, 7
 """Powers of two by which outputs are shifted."""
 _WORTH = 0.9
