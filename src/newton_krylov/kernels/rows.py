@@ -184,7 +184,8 @@ class Rows:
         empty._add_half_gram(h, 1, 0, 1.0, self._sums(0, 0))
         if columns == 1:
             empty.normal(h, v)
-            empty.evaluate("logistic", v, u, h if weighted else None, v)
+            signs = np.ones(0, np.int8)
+            empty.evaluate("logistic", v, signs, h if weighted else None, v)
 
     @property
     def nbytes(self) -> int:
@@ -307,7 +308,7 @@ class Rows:
         w : ndarray, shape (d,)
             Parameters.
         y : ndarray, shape (n,)
-            Targets.
+            Targets; signs may be of 8 bits.
         sample_weight : ndarray or None, shape (n,)
             Factors of the samples' losses; None where all are 1.
         ridge : ndarray, shape (d,)
@@ -323,7 +324,7 @@ class Rows:
         of_data, gradient = self._sums(len(self._parts), self._width()), np.empty(d, self.dtype)
         weights = None if sample_weight is None else _like(self, sample_weight)
         losses = self._shared(
-            getattr(loops, loss), self._of_words(w), _like(self, y), weights, 1 / max(n, 1),
+            getattr(loops, loss), self._of_words(w), _targets(self, y), weights, 1 / max(n, 1),
             z, h, lambda t: np.empty((2, loops.BLOCK)), of_data.__getitem__,
         )  # fmt: skip
         penalty, squares = loops.gather(
@@ -395,6 +396,11 @@ def _unsigned(numbers: Array) -> Array:
 def _like(rows: Rows, x: Array) -> Array:
     """Return an operand in the type and the memory order that the loops are compiled for."""
     return np.ascontiguousarray(x, dtype=rows.dtype)
+
+
+def _targets(rows: Rows, y: Array) -> Array:
+    """Return targets as the loops take them: signs in 8 bits as they are, numbers as operands."""
+    return np.ascontiguousarray(y) if y.dtype == np.int8 else _like(rows, y)
 
 
 def load() -> ModuleType:

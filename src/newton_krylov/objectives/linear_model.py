@@ -977,6 +977,11 @@ class SingleOutputModel(LinearModel):
     terms: Callable[[Tensor, Tensor, Tensor | None], SingleOutputTerms]
     offers = LinearModel.offers | {SQUARE_ROOT}
 
+    def _signs(self, y: Tensor) -> Tensor:
+        """Return -1 or 1 for classes 0 and 1: in a byte, where compiled loops read them."""
+        compiled = self.features.compiled is not None
+        return (2 * y - 1).to(torch.int8 if compiled else self.dtype)
+
     def reach(self, point: Point, radius: float) -> float:
         """Bound how far a free intercept is from its value at a minimum w*, |w*| <= radius."""
         assert isinstance(point, LinearModelPoint)
