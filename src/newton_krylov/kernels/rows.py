@@ -112,7 +112,7 @@ class Rows:
             X.sum_duplicates()
         self.shape: tuple[int, int] = X.shape
         self.dtype = X.dtype
-        self.ones = bool((X.data == 1).all()) if ones is None else ones
+        self.ones = _all_ones(X.data) if ones is None else ones
         self._words: Rows | None = None
         self._stored: tuple[Array, Array] | None = _unsigned(X.indptr), _unsigned(X.indices)
         merged, words = merge(X) if merges and self.ones else (X, None)
@@ -367,6 +367,11 @@ class Rows:
 def _scipy(arrays: tuple[Array, Array, Array], width: int) -> scipy.sparse.csr_matrix:
     ptr, col, values = arrays
     return scipy.sparse.csr_matrix((values, col, ptr), shape=(len(ptr) - 1, width))
+
+
+def _all_ones(values: Array) -> bool:
+    """Look at one block after the other, without another array of that length."""
+    return all((values[i : i + _LEAST] == 1).all() for i in range(0, len(values), _LEAST))
 
 
 _FEW = 8
