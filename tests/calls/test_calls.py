@@ -533,3 +533,26 @@ def test_samples_in_any_form_are_the_plain_array_s(form: str) -> None:
 def test_samples_that_are_none_are_a_sentence(X: Any, y: Any, says: str) -> None:
     with pytest.raises(DataError, match=says):
         named({"dataset": (X, y)})
+
+
+def test_a_run_leaves_frozen_layers_as_they_are() -> None:
+    """The others draw their weights by the run's seed."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((40, 4)), rng.integers(0, 3, 40)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    net[0].requires_grad_(False)
+    words: dict[str, Any] = {
+        "dataset": {"data": (X, y), "scaling": "none", "test_fraction": 0.0}, "tracking": "none",
+        "loss": "cross_entropy", "optimizer": {"name": "newton"}, "dtype": "float64", "seed": 3,
+    }  # fmt: skip
+    found = nk.run(**words, model=net, stop={"epochs": 2}, damping="marquardt")
+    assert found.weights.shape == (18,)
+    first = found.trace["loss"].iloc[0]
+    torch.manual_seed(0)
+    tail = torch.nn.Linear(5, 3).double()
+    torch.nn.utils.vector_to_parameters(torch.from_numpy(found.weights), list(tail.parameters()))
+    with torch.no_grad():
+        own = torch.nn.Sequential(net[:2].double(), tail)
+        loss = torch.nn.functional.cross_entropy(own(torch.from_numpy(X)), torch.from_numpy(y))
+    assert float(loss) == pytest.approx(found.trace["loss"].iloc[-1], rel=1e-9)
+    assert first > float(loss)

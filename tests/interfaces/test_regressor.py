@@ -33,6 +33,8 @@ from newton_krylov import (
     NewtonKrylovRegressorCV,
     path,
 )
+from newton_krylov.data import load_dataset
+from newton_krylov.data.sparse import to_numpy
 from newton_krylov.errors import ConfigError
 
 
@@ -334,11 +336,13 @@ def test_a_path_is_its_single_fits_for_less(loss: str, ratio: float) -> None:
     assert whole.passes < 4 * passes  # 20 for less than the price of 20
 
 
-def test_sixty_ridge_penalties_cost_less_than_six_cold_fits_of_the_smallest() -> None:
-    """Of an ill-conditioned problem; a9a, easier for a cold fit, takes 6.4 (docs/glm.md)."""
-    X, y = load_breast_cancer(return_X_y=True)
-    whole = path(X, y)
-    single = path(X, y, lambdas=[whole.lambdas[-1]])
+@pytest.mark.parametrize("name", ["breast_cancer", "a9a"])
+def test_sixty_ridge_penalties_cost_less_than_six_cold_fits_of_the_smallest(name: str) -> None:
+    """They start from the last ones' polynomial, with their matrix and their secants."""
+    train = load_dataset(name, {}).train
+    X = to_numpy(train.X)
+    whole = path(X, train.y.numpy())
+    single = path(X, train.y.numpy(), lambdas=[whole.lambdas[-1]])
     assert whole.converged.all() and single.converged.all()
     assert abs(whole.losses[-1] - single.losses[0]) < 1e-6
     assert whole.passes < 6 * single.passes
@@ -552,6 +556,28 @@ def test_offsets_far_apart_are_scipys(loss: str, power: float) -> None:
     first, second = np.log(y) + (1 - power) * offset, (2 - power) * offset
     expected = scipy.special.logsumexp(first) - scipy.special.logsumexp(second)
     assert abs(model.intercept_ - expected) < 1e-9 * abs(expected)
+
+
+@pytest.mark.parametrize("power", [1.2, 1.5, 1.9])
+def test_offsets_of_many_magnitudes_end_where_the_gradient_is_rounding(power: float) -> None:
+    """Derivatives of 1e150 have rounding errors far above the tolerance."""
+    draw = np.random.default_rng(0)
+    offset = np.where(draw.random(40) < 0.5, 700.0, -700.0)
+    X, y = draw.normal(size=(40, 2)), draw.gamma(2.0, size=40)
+    model = NewtonKrylovRegressor("tweedie", power=power, l2=1e-3).fit(X, y, offset=offset)
+    Z = X @ model.coef_ + model.intercept_ + offset
+    up, down = np.exp((2 - power) * Z), y * np.exp((1 - power) * Z)
+    assert model.n_iter_ < 50 and up.mean() > 1e35
+    assert np.abs(np.column_stack([X, np.ones(40)]).T @ (up - down)).max() < 1e-11 * up.sum()
+
+
+def test_targets_whose_squares_overflow_are_refused_or_fitted() -> None:
+    X = randn(50, 2, seed=1).numpy()
+    y = 1e200 * X[:, 0]
+    with pytest.raises(ValueError, match="y has squares beyond the range of float64"):
+        NewtonKrylovRegressor().fit(X, y)
+    shortest = NewtonKrylovRegressor(l2=0.0, solver="lsmr").fit(X, y)
+    assert np.allclose(shortest.coef_, [1e200, 0], atol=1e186)
 
 
 @pytest.mark.parametrize(("loss", "size"), [("huber", 1e3), ("negative_binomial", 1e8)])

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from numbers import Number
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from newton_krylov.calls.identity import identity
+from newton_krylov.calls.identity import draws, identity
 from newton_krylov.capabilities import FUNCTION, LABELLED
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.data.sparse import canonical, tensor_to_array, tensor_to_csr
@@ -344,7 +344,8 @@ def registered_model(module: nn.Module, shape: tuple[int, ...] | None = None) ->
     Parameters
     ----------
     module : nn.Module
-        Copied for every run, and its layers draw their weights by the run's seed.
+        Copied for every run, and its layers draw their weights by the run's seed; those with frozen
+        weights (`requires_grad=False`) keep them.
     shape : tuple of int, optional
         Of a sample, where the data are kept flat.
 
@@ -356,9 +357,8 @@ def registered_model(module: nn.Module, shape: tuple[int, ...] | None = None) ->
 
     def build(interface: Interface) -> nn.Module:
         made = copy.deepcopy(module)
-        for layer in made.modules():
-            if callable(reset := getattr(layer, "reset_parameters", None)):
-                reset()
+        for layer in filter(draws, made.modules()):
+            cast(Any, layer).reset_parameters()
         return made if shape is None else nn.Sequential(nn.Unflatten(1, shape), made)
 
     content = (identity(module), shape)

@@ -81,7 +81,8 @@ class FunctionObjective(Objective):
         """
         with Formulas(), torch.enable_grad():
             found = self._given(w)
-        return found.to(w.dtype) if isinstance(found, Tensor) else found
+        rounded = isinstance(found, Tensor) and found.is_floating_point()
+        return found.to(w.dtype) if rounded else found
 
     def evaluated(self, w: Tensor) -> Tensor:
         """Return the value at w, shape (dim,)."""

@@ -16,6 +16,7 @@ from newton_krylov.data.dataset import CurveFit, Dataset, LabelledData, Split
 from newton_krylov.data.equation import Block, EquationProblem, Jet, derivatives
 from newton_krylov.errors import CombinationError, ConfigError, suggest
 from newton_krylov.norms import euclidean
+from newton_krylov.objectives.network.private import hold_frozen
 from newton_krylov.objectives.residual.objective import GIB, ResidualObjective, ResidualPoint
 from newton_krylov.objectives.residual.taylor import FactoredJacobian, Perceptron, Pushed
 from newton_krylov.operators import RectangularOperator
@@ -105,6 +106,7 @@ class ResidualLoss(ResidualObjective):
     def _take(self, model: nn.Module, points: Tensor) -> None:
         """Keep a copy of the network, where the points are."""
         self._module = copy.deepcopy(model).to(points.device)
+        hold_frozen(self._module)
         self._names = [name for name, _ in self._module.named_parameters()]
         self._shapes = [p.shape for p in self._module.parameters()]
         guesses = [guess for guess, _ in self._coefficients.values()]

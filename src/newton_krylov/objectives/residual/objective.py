@@ -360,12 +360,17 @@ def named(found: Tensor | Blocks) -> Blocks:
     Raises
     ------
     UnsupportedError
-        If it is neither a tensor nor tensors by name.
+        If it is neither a tensor nor tensors by name, or these are complex.
     """
-    if isinstance(found, Tensor):
-        return {"residual": found}
-    if isinstance(found, Mapping) and found and all(isinstance(b, Tensor) for b in found.values()):
-        return found
+    blocks = {"residual": found} if isinstance(found, Tensor) else found
+    tensors = list(blocks.values()) if isinstance(blocks, Mapping) else []
+    if tensors and all(isinstance(block, Tensor) for block in tensors):
+        if any(block.is_complex() for block in tensors):
+            raise UnsupportedError(
+                "A residual function must return real numbers: take torch.view_as_real of complex "
+                "ones."
+            )
+        return blocks
     raise UnsupportedError(
         "A residual function must return a tensor, or a dictionary of tensors by name, "
         f"not {type(found).__name__}."
