@@ -372,3 +372,17 @@ def test_what_scipy_has_besides_is_answered_by_what_would_do(options, sentence):
         minimize(lambda x: x.square().sum(), [1, 2], **options)
     with pytest.raises(TypeError, match="unexpected keyword argument 'foo'"):
         minimize(lambda x: x.square().sum(), 1, foo=1)
+
+
+@pytest.mark.parametrize("method", ["trust_region", "nncg", "bfgs", "newton"])
+def test_a_start_in_single_precision_and_constants_in_double(method: str) -> None:
+    """The function is rounded to the start's precision, and so are its products."""
+    t = torch.linspace(0, 1, 5, dtype=torch.float64)
+
+    def misfit(x: Tensor) -> Tensor:
+        return (x[0] * torch.exp(x[1] * t) - 2 * torch.cos(t)).square().sum()
+
+    exact = minimize(misfit, [1.0, 0.3], gtol=1e-9)
+    found = minimize(misfit, torch.tensor([1.0, 0.3]), method=method, gtol=1e-3)
+    assert found.success and found.x.dtype == torch.float32
+    assert found.fun == pytest.approx(exact.fun, rel=1e-5)

@@ -94,8 +94,12 @@ def refuse(name: str, given: Mapping[str, Any], elsewhere: Mapping[str, str]) ->
 def check_least(lowest: float, **values: float | None) -> None:
     """Refuse values, None apart, that are not at least the lowest."""
     for name, value in values.items():
-        if value is not None and not value >= lowest:
-            raise ValueError(f"{name} must be at least {lowest:g}, not {value}")
+        try:
+            enough = value is None or float(value) >= lowest
+        except (TypeError, ValueError):
+            enough = False
+        if not enough:
+            raise ValueError(f"{name} must be at least {lowest:g}, not {value!r}")
 
 
 def arguments(args: Any) -> tuple[Any, ...]:

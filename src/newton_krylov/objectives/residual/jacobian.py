@@ -52,8 +52,7 @@ class Jacobian(RectangularOperator):
 
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply by a vector of shape (n,): one forward-mode pass."""
-        with torch.no_grad():
-            product: Tensor = jvp(self._residual, (self._w,), (v,))[1]
+        product: Tensor = jvp(self._residual, (self._w,), (v,))[1]
         return product.detach()
 
     def rmatvec(self, u: Tensor) -> Tensor:
@@ -68,10 +67,7 @@ class Jacobian(RectangularOperator):
 
     def columns(self, V: Tensor) -> Tensor:
         """Return J V' for some rows V, shape (k, n): forward passes, batched; shape (m, k)."""
-        with torch.no_grad():
-            product: Tensor = vmap(lambda v: jvp(self._residual, (self._w,), (v,))[1], out_dims=1)(
-                V
-            )
+        product: Tensor = vmap(lambda v: jvp(self._residual, (self._w,), (v,))[1], out_dims=1)(V)
         return product.detach()
 
     def dense(self) -> Tensor:
