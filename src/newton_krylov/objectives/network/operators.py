@@ -111,7 +111,9 @@ class NetworkOperator(LinearOperator, Generic[G]):
     def _refuse_asymmetry(self, gap: float, scale: float) -> None:
         """Refuse what rounding does not explain: errors of derivatives are of the order of 1.
 
-        Where a run diverges, the root of the rounding unit was not enough: 0.01 in float32.
+        Rounding was, in float32 on transformers of 28,672 and 949,280 weights, 2e-8 and 2e-7 of the
+        size at the start, and up to 0.04 where weights 100 to 3,000 times as large stand for a
+        run that diverges: there the terms of a product cancel. The bound is 0.15.
         """
         if gap > 30 * torch.finfo(self.dtype).eps ** (1 / 3) * scale:
             raise UnsupportedError(
