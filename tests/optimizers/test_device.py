@@ -114,7 +114,7 @@ BATCHES = {"batch_size": 30}
 TAU = {"damping": ("fixed", {"tau": 0.1})}
 METHODS: list[tuple[Callable[[bool], Objective], str, dict[str, Any]]] = [
     *((network, name, BATCHES) for name in ("adamw", "muon", "shampoo", "soap", "sophia",
-       "adahessian", "schedule_free_adamw", "kfac", "ekfac", "svrg")[:9]),
+       "adahessian", "schedule_free_adamw", "kfac", "ekfac")),
     *((make, name, {}) for make in (logistic, network) for name in ("lbfgs", "trust_region")),
     *((make, "newton", {"solver": name, **TAU}) for make in (logistic, network)
       for name in ("cg", "gmres", "minres_qlp", "exact")),
