@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 import newton_krylov
-from newton_krylov import minimize
+from newton_krylov import least_squares, minimize
 from newton_krylov.data import mgh
 from newton_krylov.interfaces.minimize import Method
+from newton_krylov.objectives.residual.objective import ResidualObjective
 
 METHODS = [*get_args(Method)]
 
@@ -386,3 +387,19 @@ def test_a_start_in_single_precision_and_constants_in_double(method: str) -> Non
     found = minimize(misfit, torch.tensor([1.0, 0.3]), method=method, gtol=1e-3)
     assert found.success and found.x.dtype == torch.float32
     assert found.fun == pytest.approx(exact.fun, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["trust_region", "nncg", "bfgs", "newton"])
+def test_single_precision_stays_single_where_torch_promotes_tangents(method: str) -> None:
+    """Forward mode makes double precision of a number times a number of Python's."""
+
+    def helix(x: Tensor) -> Tensor:
+        angle = torch.atan2(x[1], x[0]) / (2 * math.pi)
+        radius = (x[0] ** 2 + x[1] ** 2).sqrt()
+        return torch.stack((10 * (x[2] - 10 * angle), 10 * (radius - 1), x[2]))
+
+    start = torch.tensor([-1.0, 0.1, 0.0])
+    assert ResidualObjective(helix, start).at(start).jacobian.dense().dtype == torch.float32
+    found = minimize(lambda x: helix(x).square().sum(), start, method=method, gtol=1e-2)
+    assert found.success and found.x.dtype == torch.float32
+    assert least_squares(helix, start, ftol=1e-5, xtol=1e-5).cost < 1e-8
