@@ -89,6 +89,28 @@ STATSMODELS = {
 PROBIT = [0.009031055257, 0.9678236681, 0.3989784901, 1.06710304, -0.0590560868]
 
 
+# The same by InverseGaussian(Log()); Poisson with offset and exposure=1 + 0.5 sin(i);
+# RLM(y, A, M=HuberT(t=1.345)).fit(update_scale=False) without weights, at its scale.
+INVERSE_GAUSSIAN = [5.0263714441, 0.3598000348, 0.1064979122, 0.4318133459, -0.0068058006]
+EXPOSED = [4.9434448769, 0.3722381054, 0.0896959123, 0.359318953, 0.0758770123]
+HUBER = (
+    58.96871021023474,
+    [151.100401094, 60.2473953991, 26.2578127326, 55.0544898487, 1.65953767542],
+)
+
+
+def test_inverse_gaussian_exposure_and_huber_are_statsmodels() -> None:
+    X, y, v, offset = diabetes()
+    exposed = offset + np.log(1 + 0.5 * np.sin(np.arange(len(y))))
+    for expected, loss, options, given in [
+        (INVERSE_GAUSSIAN, "tweedie", {"power": 3.0}, (v, offset)),
+        (EXPOSED, "poisson", {}, (v, exposed)),
+        (HUBER[1], "huber", {"delta": 1.345 * HUBER[0]}, (None, None)),
+    ]:
+        model = NewtonKrylovRegressor(loss, l2=0.0, tol=1e-10, **options).fit(X, y, *given)
+        assert np.allclose([model.intercept_, *model.coef_], expected, rtol=1e-8, atol=1e-9)
+
+
 @pytest.mark.parametrize("loss", STATSMODELS)
 def test_maximum_likelihood_is_statsmodels(loss: str) -> None:
     X, y, v, offset = diabetes()
@@ -590,3 +612,24 @@ def test_large_targets_do_not_loosen_the_tolerance(loss: str, size: float) -> No
     slopes = np.clip(Z - y, -1.35, 1.35) if loss == "huber" else 1 - (y + 1) / (1 + np.exp(Z))
     assert np.allclose(X.T @ slopes / 80 + 1e-3 * model.coef_, 0, atol=1e-6)
     assert abs(slopes.mean()) < 1e-6
+
+
+def test_a_penalty_of_no_column_is_none() -> None:
+    X, y = load_iris(return_X_y=True)
+    found = path(X, y, loss="multinomial", lambdas=[1.0], l1_ratio=1.0, penalty=np.zeros(4))
+    plain = path(X, y, loss="multinomial", lambdas=[0.0])
+    assert found.converged[0] and abs(found.losses[0] - plain.losses[0]) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ({"lambdas": [0.0]}, "a column is not penalized"),
+        ({"lambdas": [0.1], "penalty": [1, 1, 0, 1]}, "a column is not penalized"),
+        ({"lambdas": [0.1], "sample_weight": np.repeat([1, 1, 0], 50)}, "a class has no weight"),
+    ],
+)
+def test_a_gap_that_nothing_certifies_is_refused(words: Any, why: str) -> None:
+    X, y = load_iris(return_X_y=True)
+    with pytest.raises(ValueError, match=f"gap can be certified nowhere, as {why}"):
+        path(X, y, loss="multinomial", gap=1e-6, **words)

@@ -165,7 +165,8 @@ def path(
     ConfigError
         For an unknown loss, and a keyword that it does not take.
     ValueError
-        If the data, `offset`, `penalty`, `lambdas`, `eps`, `tol` or `gap` are not as said.
+        If the data, `offset`, `penalty`, `lambdas`, `eps`, `tol` or `gap` are not as said, and for
+        a gap where no bound exists: where a column is not penalized, or a class has no weight.
 
     Examples
     --------
@@ -420,6 +421,8 @@ class Problem:
         """Minimize until the tolerance, or the gap, is met, with what fits before have left."""
         generator = torch.Generator().manual_seed(0)
         f = start.objective
+        if gap is not None:
+            self._require_bound(f)
         memory = self._newton.memory(f, start.w)
         if kept is not None:
             memory.preconditioner = kept.preconditioner
@@ -441,6 +444,23 @@ class Problem:
                 break
         assert step is not None
         return Fit(step.point, taken, size, done)
+
+    def _require_bound(self, f: LinearModel) -> None:
+        """Refuse a gap where none can be certified."""
+        why = None
+        if not f.convex:
+            why = "the loss is not convex"
+        elif not f.certified:
+            why = "a column is not penalized (a factor or a lambda of 0)"
+        elif not self._all_classes_weigh(f):
+            why = "a class has no weight"
+        if why is not None:
+            raise ValueError(f"gap can be certified nowhere, as {why}: leave it out, for tol")
+
+    def _all_classes_weigh(self, f: LinearModel) -> bool:
+        if self.classes is None or f.sample_weight is None:
+            return True
+        return bool(torch.bincount(f.y, f.sample_weight, minlength=len(self.classes)).all())
 
     def meets(self, tol: float, point: Any, size: float) -> bool:
         """Return whether a gradient of some size meets a tolerance, or is rounding error alone.
