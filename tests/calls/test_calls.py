@@ -364,6 +364,21 @@ def test_sparse_matrices_and_other_libraries_frames_are_the_dense_arrays() -> No
         assert np.allclose(found.weights, dense.weights, rtol=1e-12, atol=1e-15)
 
 
+def test_frames_of_polars_lazy_ones_and_records_are_the_frame_of_pandas() -> None:
+    polars = pytest.importorskip("polars")
+    frame = pd.DataFrame({"a": np.arange(40.0), "b": ["u", "v"] * 20, "y": np.arange(40) % 2})
+    theirs = polars.from_pandas(frame)
+    target = {"dataset.target": "y"}
+    for data in (theirs, theirs.lazy(), frame.to_records(index=False)):
+        kept = named({"dataset": data, **target})["dataset"]["path"]
+        assert pd.read_parquet(kept).astype(frame.dtypes).equals(frame)
+    pair = named({"dataset": (theirs.select("a", "b"), theirs["y"])})["dataset"]["path"]
+    assert pd.read_parquet(pair).astype(frame.dtypes).equals(frame)
+    wide = theirs.with_columns(polars.col("y").cast(polars.Int128))
+    with pytest.raises(DataError, match="The DataFrame is no frame of pandas'"):
+        named({"dataset": wide, **target})
+
+
 @pytest.mark.parametrize("solver", ["minres_qlp", "lsmr", "lsqr", "qr"])
 def test_the_shortest_of_many_least_squares_solutions(solver: str) -> None:
     """More columns than rows, and twins: numpy.linalg.lstsq's weights; no certificate."""

@@ -101,7 +101,17 @@ def as_pandas(data: Any) -> Any:
     """Turn another library's frame, or one in a pair (X, y), into pandas' own."""
     if isinstance(data, tuple):
         return tuple(_as_frame(as_pandas(part)) for part in data)
-    return data.to_pandas() if hasattr(data, "to_pandas") else data
+    if isinstance(data, np.ndarray) and data.dtype.names:  # records
+        return pd.DataFrame(data)
+    if hasattr(data, "collect_schema") and hasattr(data, "collect"):  # polars' lazy one
+        data = data.collect()
+    if not hasattr(data, "to_pandas"):
+        return data
+    try:
+        return data.to_pandas()
+    except Exception as error:  # of polars, of pyarrow, of many kinds
+        text = " ".join(str(error).split())
+        raise DataError(f"The {type(data).__name__} is no frame of pandas': {text}") from error
 
 
 def _as_frame(data: Any) -> Any:
