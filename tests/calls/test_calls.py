@@ -228,6 +228,12 @@ class Two(torch.nn.Linear):
     [
         (Two(3, 2), "The network returns tuple, not a tensor: .* wrap it in a module"),
         (torch.nn.Linear(4, 2), "The network does not take the samples as they are: RuntimeError"),
+        (torch.nn.Linear(3, 1), r"not take outputs of shape \(n, 1\) with targets .* from 0 to 1"),
+        (torch.nn.Linear(3, 2, dtype=torch.complex64), "'weight' is torch.complex64: .* as pairs"),
+        (torch.nn.LazyLinear(2), "'weight' has no shape yet"),
+        (torch.nn.Linear(3, 2).requires_grad_(False), "are frozen"),
+        (torch.nn.Linear, "is the class Linear: give an instance"),
+        ("multinomial", "loss=multinomial needs"),
     ],
 )
 def test_a_verdict_finds_a_mistake_in_a_module_before_any_run(module, sentence, place) -> None:
@@ -235,6 +241,40 @@ def test_a_verdict_finds_a_mistake_in_a_module_before_any_run(module, sentence, 
     with pytest.raises(UserError, match=sentence):
         nk.verdict(module, (X, y), **SMALL)
     assert not list(place.rglob("trace.csv"))
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ((np.zeros((0, 3)), np.zeros(0)), "have no rows"),
+        (((np.eye(3), np.eye(3)), np.arange(3)), "one array of samples"),
+        (torch.utils.data.TensorDataset(torch.eye(3)), "dataset is a TensorDataset: it should be"),
+        ((row for row in np.eye(3)), "dataset is a generator"),
+    ],
+)
+def test_data_that_a_verdict_cannot_take_are_a_sentence(data: Any, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        nk.verdict(torch.nn.Linear(3, 2), data, **SMALL)
+
+
+def test_a_function_that_cannot_be_differentiated_is_found_before_any_run(place: Path) -> None:
+    def through_numpy(w: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(np.square(w.numpy()).sum())
+
+    with pytest.raises(UserError, match="cannot be differentiated at its start: RuntimeError"):
+        nk.verdict(through_numpy, torch.ones(3), **SMALL)
+    assert not list(place.rglob("trace.csv"))
+
+
+def test_a_list_in_the_place_of_a_mapping_is_a_sentence() -> None:
+    with pytest.raises(ConfigError, match=r"verdict\.methods is a list, and should be a mapping"):
+        nk.verdict("logistic", "breast_cancer", **{**SMALL, "verdict": {"methods": ["gd", "saga"]}})
+
+
+def test_data_that_cannot_be_kept_are_a_sentence(place: Path) -> None:
+    (place / "outputs").write_text("no folder")
+    with pytest.raises(UserError, match=r"arrays-\w+\.npz cannot be written: Not a directory"):
+        nk.run(dataset=(np.eye(4), np.arange(4) % 2), tracking="none")
 
 
 def test_a_verdict_without_data_asks_for_them() -> None:

@@ -26,7 +26,7 @@ from newton_krylov.capabilities import FUNCTION, LABELLED
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.data.sparse import canonical, tensor_to_array, tensor_to_csr
 from newton_krylov.data.table_columns import refuse_containers
-from newton_krylov.errors import ConfigError, DataError
+from newton_krylov.errors import ConfigError, DataError, UserError
 from newton_krylov.files import atomic_write, require_memory
 from newton_krylov.models import Interface
 from newton_krylov.objectives.function import FunctionObjective, Scalar
@@ -81,6 +81,8 @@ def named(words: Mapping[str, Any]) -> Words:
         )
     elif not _is_name(data) and not isinstance(data, Tensor | np.ndarray):
         shown = " ".join(repr(data).split())[:60]
+        if " at 0x" in repr(data):
+            shown = f"a {type(data).__name__}"
         raise ConfigError(
             f"dataset is {shown}: it should be a data set's name, a data frame, arrays (X, y), or "
             f"a mapping of its keys."
@@ -174,6 +176,8 @@ def kept(data: Any) -> Path:
     ------
     DataError
         For what such a file cannot hold.
+    UserError
+        If it cannot be written.
     """
     stream = io.BytesIO()
     if isinstance(data, pd.DataFrame):
@@ -203,9 +207,11 @@ def kept(data: Any) -> Path:
     content = stream.getvalue()
     path = DATA.absolute() / f"{kind}-{hashlib.sha256(content).hexdigest()[:12]}.{suffix}"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            file.write(content)
+        try:
+            with atomic_write(path) as file:
+                file.write(content)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}.") from error
     return path
 
 

@@ -121,12 +121,18 @@ def _module(module: nn.Module) -> Iterable[Any]:
     """Describe layers and what they hold, except the weights that a layer draws for every run."""
     tensors = {**module._parameters, **module._buffers}
     held = {
-        name: tuple(each.shape) if draws(module) and each is not None else each
+        name: _shape(each) if draws(module) and each is not None else each
         for name, each in tensors.items()
     }
     plain = {k: v for k, v in vars(module).items() if not k.startswith("_")}
     frozen = [n for n, p in module._parameters.items() if p is not None and not p.requires_grad]
     return type(module), held, plain, dict(module._modules), *filter(None, [frozen])
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...] | None:
+    """Return a tensor's shape; None where a lazy module has not found it yet."""
+    unknown = isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer)
+    return None if unknown else tuple(tensor.shape)
 
 
 def _class(value: type) -> Iterable[Any]:

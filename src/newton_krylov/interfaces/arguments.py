@@ -75,7 +75,7 @@ def check_function(function: Callable[[Tensor], Any], x: Tensor, *, scalar: bool
 
 
 def refuse(name: str, given: Mapping[str, Any], elsewhere: Mapping[str, str]) -> None:
-    """Refuse what SciPy's function of the name takes and ours does not; None asks for nothing.
+    """Refuse what SciPy's function of the name takes and ours does not; None and () ask nothing.
 
     Raises
     ------
@@ -87,7 +87,8 @@ def refuse(name: str, given: Mapping[str, Any], elsewhere: Mapping[str, str]) ->
     for key, value in given.items():
         if key not in elsewhere:
             raise TypeError(f"{name}() got an unexpected keyword argument '{key}'")
-        if value is not None:
+        nothing = value is None or (isinstance(value, tuple | list | dict) and not value)
+        if not nothing:
             raise ValueError(f"{name} has no {key}: {elsewhere[key]}")
 
 

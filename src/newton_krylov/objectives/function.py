@@ -112,7 +112,7 @@ class FunctionObjective(Objective):
         if not self.by_graph:
             try:
                 found: Tensor = jvp(grad(self.function), (w,), (v,))[1]
-                return found.detach()
+                return found.detach().to(w.dtype)  # torch promotes tangents of single numbers
             except RuntimeError:
                 slow = hessian_product(self.function, w, v)
             self.by_graph = True

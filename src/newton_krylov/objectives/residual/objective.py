@@ -135,7 +135,7 @@ class ResidualPoint(Point):
             if f.by_graph(self.w):
                 return hessian_product(half_square, self.w, v)
             found: Tensor = jvp(grad(half_square), (self.w,), (v,))[1]
-            return found.detach()
+            return found.detach().to(f.dtype)
 
         return FunctionOperator(product, f.dim, f.dtype, f.device)
 
@@ -306,7 +306,7 @@ class ResidualObjective(Objective):
             found: Tensor = jvp(slope, (point.w,), (p,))[1]
         except RuntimeError:  # no forward mode, or not twice
             return self.bent(point, p, point.jacobian.matvec(p))
-        return found.detach()
+        return found.detach().to(self.dtype)
 
     def bent(self, point: ResidualPoint, p: Tensor, along: Tensor) -> Tensor:
         """Return the same by one more evaluation, as Transtrum and Sethna do.
