@@ -1,10 +1,11 @@
 """The memory that a run takes for its data: peak beyond what an empty run needs, per byte of data.
 
 A process loads a data set and minimizes; its peak resident memory, less what the same process holds
-after a run on a small problem, is divided by the size of the data as one sparse matrix (8 bytes a
-value, 4 a column number) and labels. "loaded" is the peak of loading, "ordered" that of putting
-the rows in order, which makes a copy, and "run" that of everything after it, the optimizer's
-included. Linux only: it asks the kernel to forget the earlier peak.
+after a run on a small problem, is divided by the size of the data as sparse matrices (8 bytes a
+value, 4 a column number) and labels, the held-out samples included. "loaded" is the peak of
+loading, "ordered" that of putting the rows in order, which makes a copy, and "run" that of
+everything after it, the optimizer's included. Linux only: it asks the kernel to forget the earlier
+peak.
 
     python benchmarks/memory.py               # a minute or two
 """
@@ -22,6 +23,7 @@ import scipy.sparse
 import sklearn.datasets
 import torch
 
+from newton_krylov.allocator import give_back_freed_memory
 from newton_krylov.data import load_dataset
 from newton_krylov.data.sparse import by_row_length
 from newton_krylov.registry import entry
@@ -36,8 +38,15 @@ METHODS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "newton cr, float32 products": {"hessian_approx": ("hvp", {"dtype": "float32"})},
     "newton cr, Jacobi": {"preconditioner": ("jacobi", {})},
     "newton cr, sampled Hessian": {"hessian_approx": ("subsampled", {})},
+    "newton, automatic": {
+        "optimizer": ("enriched_newton", {}),
+        "solver": ("cg", {}),
+        "forcing": ("fixed", {"eta": 0.1}),
+        "preconditioner": ("auto", {}),
+    },
 }
 DEFAULTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "optimizer": ("newton", {}),
     "solver": ("cr", {}),
     "hessian_approx": ("hvp", {}),
     "line_search": ("armijo", {}),
@@ -58,21 +67,29 @@ def forget() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
+def bytes_of(split: Any) -> int:
+    """Return the memory of a split's matrix and labels."""
+    if split is None:
+        return 0
+    X = split.X
+    parts = (X.values(), X.col_indices(), X.crow_indices(), split.y)
+    return sum(int(part.nbytes) for part in parts)
+
+
 def minimize(source: str, options: dict[str, Any], method: str) -> tuple[float, float, float]:
     """Load and minimize; return the data's MB and the peaks of loading and of ordering."""
     dataset = load_dataset(source, options)
-    X, y = dataset.train.X, dataset.train.y
-    size = X.values().nbytes + X.col_indices().nbytes + X.crow_indices().nbytes + y.nbytes
+    size = sum(map(bytes_of, dataset.splits))
     loaded = resident("VmHWM")
     dataset = replace(dataset, train=by_row_length(dataset.train))
-    del X, y
     ordered = resident("VmHWM")
     forget()
     objective = entry("loss", "logistic").build({"l2": 0.01}, dataset=dataset)
     chosen = DEFAULTS | METHODS[method]
-    parts = {group: entry(group, name).build(keys) for group, (name, keys) in chosen.items()}
+    name, keys = chosen.pop("optimizer")
+    parts = {group: entry(group, part).build(given) for group, (part, given) in chosen.items()}
     parts["curvature"] = parts.pop("hessian_approx")
-    optimizer = entry("optimizer", "newton").build({}, **parts)
+    optimizer = entry("optimizer", name).build(keys, **parts)
     w0 = torch.zeros(objective.dim, dtype=objective.dtype)
     run(optimizer, objective, w0, Stopping(grad_norm=1e-8, epochs=50), torch.Generator())
     return size / 2**20, loaded, ordered
@@ -81,6 +98,7 @@ def minimize(source: str, options: dict[str, Any], method: str) -> tuple[float, 
 def child(source: str, path: str, method: str) -> None:
     """Print the ratios of one method."""
     minimize("a9a", {}, method)
+    give_back_freed_memory()
     before = resident("VmRSS")
     forget()
     options = {"path": path} if path else {"n": 500_000, "d": 5_000, "density": 0.005}

@@ -1,4 +1,4 @@
-"""Freed memory is kept, as the map of the process's memory shows."""
+"""Freed memory is kept or given back, as the map of the process's memory shows."""
 
 import os
 import platform
@@ -47,3 +47,29 @@ def test_a_freed_block_stays_with_the_process() -> None:
 def test_the_user_s_own_settings_of_the_allocator_stand() -> None:
     said, *_ = one_block("keep", MALLOC_ARENA_MAX="2")
     assert said == "False"
+
+
+GIVEN_BACK = """
+import torch
+from newton_krylov.allocator import give_back_freed_memory
+
+def resident():
+    with open("/proc/self/statm") as pages:
+        return int(pages.read().split()[1]) * 4 // 1024  # MiB
+
+block, pin = torch.ones(16 * 2**20), torch.ones(2**10)  # 64 MiB, below what stays
+before = resident()
+del block
+kept = resident()
+give_back_freed_memory()
+print(before - kept < 8, kept - resident() > 48)
+"""
+
+
+def test_what_has_been_freed_is_given_back() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GIVEN_BACK],
+        check=True, capture_output=True, text=True,
+        env=os.environ | {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**30)},
+    )  # fmt: skip
+    assert done.stdout.split() == ["True", "True"]

@@ -3,7 +3,7 @@
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -386,6 +386,25 @@ def times_transpose(B: Tensor) -> Tensor:
     if len(B) < _STRIP:
         return B @ B.T
     return mirrored(add_lower(B.new_zeros(len(B), len(B)), B))
+
+
+def decomposed(how: Callable[[Tensor], Iterable[Tensor]], A: Tensor) -> list[Tensor]:
+    """Decompose a matrix by a function of torch; into nan where it has nan or infinite entries.
+
+    LAPACK makes an error of these, so that a run that diverged would not end as one.
+    """
+    try:
+        return list(how(A))
+    except RuntimeError:
+        if A.isfinite().all():
+            raise
+        return [part.fill_(math.nan) for part in how(torch.zeros_like(A))]
+
+
+def eigh(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues, ascending, and eigenvectors of a symmetric matrix; see `decomposed`."""
+    values, Q = decomposed(torch.linalg.eigh, A)
+    return values, Q
 
 
 def add_lower(K: Tensor, B: Tensor) -> Tensor:

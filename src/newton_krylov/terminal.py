@@ -73,12 +73,25 @@ class _Patient:
 @contextmanager
 def patiently() -> Iterator[None]:
     """Let standard output that cannot be written be a sentence, whoever writes to it."""
+    open_closed_streams()
     stream: Any = _Patient(sys.stdout)
     with redirect_stdout(stream):
         try:
             yield
         finally:
             stream.flush()
+
+
+def open_closed_streams() -> None:
+    """Let what the process was given closed (`>&-`) lead nowhere: no file is to take its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
 
 
 def say(text: str, *, stderr: bool = False) -> None:

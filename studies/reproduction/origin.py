@@ -32,9 +32,9 @@ def origin(runs: Mapping[str, Sequence[RunRecord]]) -> Origin:
     """Say where runs come from."""
     made: Counter[str] = Counter()
     for study, records in runs.items():
-        known = Counter(shlex.join(words) for r in records if (words := _todays(r)))
-        unknown = len(records) - sum(known.values())
-        made.update(known)
+        known = [(shlex.join(words), r) for r in records if (words := _todays(r))]
+        made.update(command for command, _ in {(c, _member(r)): r for c, r in known})
+        unknown = len(records) - len(known)
         made.update({f"python run.py experiment={study}": unknown} if unknown else {})
     everything = [record for records in runs.values() for record in records]
     facts = {name: _values(everything, path) for name, path in _FACTS.items()}
@@ -50,6 +50,11 @@ def _todays(record: RunRecord) -> list[str]:
     curvature = record.settings.get("hessian_approx.name")
     moved = {old: new for old, (of, new) in _MOVED.items() if of == curvature}
     return [moved.get(word, word) for word in command(record)]
+
+
+def _member(record: RunRecord) -> tuple[str, str]:
+    """Return what tells the runs of one command apart; one that was made again is the same."""
+    return record.label, str(sorted(record.settings.items()))
 
 
 def _values(records: Sequence[RunRecord], path: Sequence[str]) -> list[str]:

@@ -1,15 +1,14 @@
 """What the page is made of: claims with verdicts, in sections, and how it is written."""
 
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from newton_krylov.errors import rewritten
 from newton_krylov.report.records import RunRecord
 from newton_krylov.report.tables import Table
+from studies.reproduction.former import todays
 
 Records = Mapping[str, Sequence[RunRecord]]
 """Runs by the name of their study."""
@@ -112,7 +111,8 @@ def write_page(sections: Sequence[Section]) -> str:
         "where the difference is beyond the spread of the repeated runs; else a claim is not "
         "decided. The project's own page is made by `python -m studies.reproduction "
         "studies/reproduction/runs studies/race/time_to_accuracy.jsonl.gz`, of all the records "
-        "that are kept. The number beside a command is that of its runs among the records.",
+        "that are kept. The number beside a command is that of its runs; one that was made again "
+        "is counted once.",
         _summary(sections),
     ]
     number = 0
@@ -123,16 +123,6 @@ def write_page(sections: Sequence[Section]) -> str:
             parts += list(_claim(number, claim))
     parts += list(_origins([section.origin for section in sections]))
     return "\n\n".join(part.strip() for part in parts) + "\n"
-
-
-_FORMER: Mapping[str, str] = {
-    "python run.py experiment=time_to_accuracy stop.seconds=190": (
-        "python run.py -m experiment=paper_nonconvex method=newton_network,sgd,adam seed=0,1,2 "
-        "schedule=constant schedule.epochs=1 stop.epochs=null stop.seconds=190 "
-        "name=time_to_accuracy"
-    ),
-}
-"""Commands whose experiment is another one today, to what does the same."""
 
 
 def _summary(sections: Sequence[Section]) -> str:
@@ -146,11 +136,10 @@ def _summary(sections: Sequence[Section]) -> str:
 
 def _block(commands: Mapping[str, int]) -> str:
     """Return commands as a block of code that does the same today."""
-    todays: Counter[str] = Counter()
-    for command, count in commands.items():
-        words = map(rewritten, shlex.split(_FORMER.get(command, command)))
-        todays[shlex.join(words)] += count
-    lines = [f"{command}    # {count} run{'s' * (count > 1)}" for command, count in todays.items()]
+    lines = [
+        f"{command}    # {count} run{'s' * (count > 1)}"
+        for command, count in todays(commands).items()
+    ]
     return "\n".join(["```", *lines, "```"])
 
 

@@ -228,6 +228,12 @@ class Two(torch.nn.Linear):
     [
         (Two(3, 2), "The network returns tuple, not a tensor: .* wrap it in a module"),
         (torch.nn.Linear(4, 2), "The network does not take the samples as they are: RuntimeError"),
+        (torch.nn.Linear(3, 1), r"not take outputs of shape \(n, 1\) with targets .* from 0 to 1"),
+        (torch.nn.Linear(3, 2, dtype=torch.complex64), "'weight' is torch.complex64: .* as pairs"),
+        (torch.nn.LazyLinear(2), "'weight' has no shape yet"),
+        (torch.nn.Linear(3, 2).requires_grad_(False), "are frozen"),
+        (torch.nn.Linear, "is the class Linear: give an instance"),
+        ("multinomial", "loss=multinomial needs"),
     ],
 )
 def test_a_verdict_finds_a_mistake_in_a_module_before_any_run(module, sentence, place) -> None:
@@ -235,6 +241,40 @@ def test_a_verdict_finds_a_mistake_in_a_module_before_any_run(module, sentence, 
     with pytest.raises(UserError, match=sentence):
         nk.verdict(module, (X, y), **SMALL)
     assert not list(place.rglob("trace.csv"))
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ((np.zeros((0, 3)), np.zeros(0)), "have no rows"),
+        (((np.eye(3), np.eye(3)), np.arange(3)), "one array of samples"),
+        (torch.utils.data.TensorDataset(torch.eye(3)), "dataset is a TensorDataset: it should be"),
+        ((row for row in np.eye(3)), "dataset is a generator"),
+    ],
+)
+def test_data_that_a_verdict_cannot_take_are_a_sentence(data: Any, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        nk.verdict(torch.nn.Linear(3, 2), data, **SMALL)
+
+
+def test_a_function_that_cannot_be_differentiated_is_found_before_any_run(place: Path) -> None:
+    def through_numpy(w: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(np.square(w.numpy()).sum())
+
+    with pytest.raises(UserError, match="cannot be differentiated at its start: RuntimeError"):
+        nk.verdict(through_numpy, torch.ones(3), **SMALL)
+    assert not list(place.rglob("trace.csv"))
+
+
+def test_a_list_in_the_place_of_a_mapping_is_a_sentence() -> None:
+    with pytest.raises(ConfigError, match=r"verdict\.methods is a list, and should be a mapping"):
+        nk.verdict("logistic", "breast_cancer", **{**SMALL, "verdict": {"methods": ["gd", "saga"]}})
+
+
+def test_data_that_cannot_be_kept_are_a_sentence(place: Path) -> None:
+    (place / "outputs").write_text("no folder")
+    with pytest.raises(UserError, match=r"arrays-\w+\.npz cannot be written: Not a directory"):
+        nk.run(dataset=(np.eye(4), np.arange(4) % 2), tracking="none")
 
 
 def test_a_verdict_without_data_asks_for_them() -> None:
@@ -322,6 +362,21 @@ def test_sparse_matrices_and_other_libraries_frames_are_the_dense_arrays() -> No
         assert found.summary["dataset"]["classes"] == ["no", "yes"]
         assert found.summary["dataset"]["nnz"] == dense.summary["dataset"]["nnz"]
         assert np.allclose(found.weights, dense.weights, rtol=1e-12, atol=1e-15)
+
+
+def test_frames_of_polars_lazy_ones_and_records_are_the_frame_of_pandas() -> None:
+    polars = pytest.importorskip("polars")
+    frame = pd.DataFrame({"a": np.arange(40.0), "b": ["u", "v"] * 20, "y": np.arange(40) % 2})
+    theirs = polars.from_pandas(frame)
+    target = {"dataset.target": "y"}
+    for data in (theirs, theirs.lazy(), frame.to_records(index=False)):
+        kept = named({"dataset": data, **target})["dataset"]["path"]
+        assert pd.read_parquet(kept).astype(frame.dtypes).equals(frame)
+    pair = named({"dataset": (theirs.select("a", "b"), theirs["y"])})["dataset"]["path"]
+    assert pd.read_parquet(pair).astype(frame.dtypes).equals(frame)
+    wide = theirs.with_columns(polars.col("y").cast(polars.Int128))
+    with pytest.raises(DataError, match="The DataFrame is no frame of pandas'"):
+        named({"dataset": wide, **target})
 
 
 @pytest.mark.parametrize("solver", ["minres_qlp", "lsmr", "lsqr", "qr"])
@@ -533,3 +588,26 @@ def test_samples_in_any_form_are_the_plain_array_s(form: str) -> None:
 def test_samples_that_are_none_are_a_sentence(X: Any, y: Any, says: str) -> None:
     with pytest.raises(DataError, match=says):
         named({"dataset": (X, y)})
+
+
+def test_a_run_leaves_frozen_layers_as_they_are() -> None:
+    """The others draw their weights by the run's seed."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((40, 4)), rng.integers(0, 3, 40)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    net[0].requires_grad_(False)
+    words: dict[str, Any] = {
+        "dataset": {"data": (X, y), "scaling": "none", "test_fraction": 0.0}, "tracking": "none",
+        "loss": "cross_entropy", "optimizer": {"name": "newton"}, "dtype": "float64", "seed": 3,
+    }  # fmt: skip
+    found = nk.run(**words, model=net, stop={"epochs": 2}, damping="marquardt")
+    assert found.weights.shape == (18,)
+    first = found.trace["loss"].iloc[0]
+    torch.manual_seed(0)
+    tail = torch.nn.Linear(5, 3).double()
+    torch.nn.utils.vector_to_parameters(torch.from_numpy(found.weights), list(tail.parameters()))
+    with torch.no_grad():
+        own = torch.nn.Sequential(net[:2].double(), tail)
+        loss = torch.nn.functional.cross_entropy(own(torch.from_numpy(X)), torch.from_numpy(y))
+    assert float(loss) == pytest.approx(found.trace["loss"].iloc[-1], rel=1e-9)
+    assert first > float(loss)

@@ -528,3 +528,21 @@ hydra:
       solver: {}
       seed: 0,1
 """
+
+
+@pytest.mark.parametrize("command", ["run.py", "compare.py"])
+def test_a_process_without_a_standard_output_says_its_error_and_no_more(
+    command: str, tmp_path: Path
+) -> None:
+    """As a service starts one: Python has no stream then, and a file would take its number."""
+    words = [
+        sys.executable,
+        str(ROOT / command),
+        *(["solver=cgg"] if command == "run.py" else ["x"]),
+    ]
+    done = subprocess.run(
+        ["bash", "-c", '"$@" >&- <&-', "-", *words], cwd=tmp_path, env=environment(tmp_path),
+        stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Error: " in done.stderr and "Traceback" not in done.stderr

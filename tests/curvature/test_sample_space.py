@@ -1,5 +1,7 @@
 """The Gauss-Newton matrix solved for in its samples' space: exactly what the dense one gives."""
 
+import math
+
 import pytest
 import torch
 from layer_networks import CASES, objective
@@ -62,3 +64,14 @@ def test_what_has_no_such_rows_is_refused():
     f = make("logistic")
     with pytest.raises(UnsupportedError, match="needs a network's layers"):
         in_samples.at(f.at(torch.zeros(f.dim).double()), torch.Generator())
+
+
+def test_outputs_that_are_no_numbers_end_as_a_nan_and_not_in_lapack():
+    """Where a run diverges within an epoch its loss says so at the end."""
+    f = objective(nn.Linear(4, 3), nn.CrossEntropyLoss(), randn(6, 4, seed=1), torch.arange(6) % 3)
+    w = f.initial()
+    w[-1] = math.inf
+    far = f.at(w)
+    assert math.isnan(far.value)
+    A = in_samples.at(far, torch.Generator()).affine(shift=1.0)
+    assert not A.solve(far.grad).isfinite().all()

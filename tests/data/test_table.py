@@ -610,3 +610,82 @@ def test_what_no_column_can_hold_is_one_sentence(tmp_path):
     np.savez(tmp_path / "f.npz", X=np.eye(4) * 1j, y=np.arange(4) % 2)
     with pytest.raises(UserError, match="X holds complex numbers"):
         load(tmp_path / "f.npz", "y")
+
+
+PLAIN = "a,b,bought\n" + "".join(
+    f"{i % 7},{i * i % 11},{'yes' if i % 3 else 'no'}\n" for i in range(40)
+)
+SAME = {
+    "separators at the ends of lines": PLAIN.replace("\n", ",\n"),
+    "spaces at the ends of texts": PLAIN.replace("yes\n", "yes  \n", 7),
+    "a line for Excel": "sep=;\n" + PLAIN.replace(",", ";"),
+}
+
+
+@pytest.mark.parametrize("form", SAME)
+def test_forms_of_a_text_that_are_the_plain_one(tmp_path, form):
+    for name, text in (("plain", PLAIN), ("odd", SAME[form])):
+        (tmp_path / f"{name}.csv").write_text(text)
+    plain, odd = load(tmp_path / "plain.csv"), load(tmp_path / "odd.csv")
+    assert torch.equal(odd.train.X, plain.train.X) and torch.equal(odd.train.y, plain.train.y)
+    assert odd.classes == plain.classes == ("no", "yes")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (PLAIN.replace("\n", "\na,b,bought\n", 1), "row 1 is the columns' names again"),
+        (PLAIN + "a,b,bought\n", "row 41 is the columns' names again"),
+        (PLAIN.replace("yes", "NA"), "row 2: the target 'bought' is missing.*a word such as NA"),
+        (PLAIN.encode("utf-32"), "UTF-32 text: convert it to UTF-8"),
+        (
+            "a,bought\n" + "".join(f"{i % 5},{10**17 + i % 2}\n" for i in range(20)),
+            "whole numbers beyond 2\\^53 that differ in their last digits alone",
+        ),
+    ],
+)
+def test_what_a_text_says_twice_or_not_at_all(tmp_path, content, says):
+    file = tmp_path / "odd.csv"
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(UserError, match=says):
+        load(file)
+
+
+def test_classes_that_are_numbers_keep_their_digits(tmp_path):
+    y = np.arange(40) % 2 + 1_000_001
+    pd.DataFrame({"a": np.arange(40) % 7, "bought": y}).to_csv(tmp_path / "a.csv", index=False)
+    data = load(tmp_path / "a.csv")
+    assert data.classes == ("1000001", "1000002")
+    assert "1000001 (50 %), 1000002 (50 %)" in data.remarks[0]
+
+
+def test_the_median_of_huge_numbers_is_finite(tmp_path):
+    frame = people(n=40).assign(m=np.where(np.arange(40) % 2, 1.7e308, 1.6e308))
+    frame.loc[3, "m"] = np.nan
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    assert load(tmp_path / "a.csv").train.X.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [">f8", "<f2", "F"])
+def test_arrays_in_other_orders_and_precisions(tmp_path, kind):
+    X = np.random.default_rng(0).integers(-9, 9, (40, 3)).astype(float)
+    y = np.array([b"no", b"yes"])[np.arange(40) % 2]
+    other = np.asfortranarray(X) if kind == "F" else X.astype(kind)
+    np.savez(tmp_path / "a.npz", X=other, y=y[:, None], v=np.ones(40, ">i4"))
+    data = load(tmp_path / "a.npz", target="y", weight="v")
+    assert torch.equal(data.train.X, torch.tensor(X)) and data.classes == ("no", "yes")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"data": np.ones((4, 2)), "labels": np.ones(4)}, "arrays X and y.*it has data, labels"),
+        ({"X": np.zeros((4, 2), [("a", float)]), "y": np.ones(4)}, "X holds records"),
+        ({"X": np.zeros((0, 2)), "y": np.ones(0)}, "has no rows"),
+        ({"X": np.zeros((4, 2)), "y": np.ones((4, 2))}, r"want \(n, d\) and \(n,\)"),
+    ],
+)
+def test_arrays_that_are_no_table(tmp_path, arrays, says):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(UserError, match=says):
+        load(tmp_path / "a.npz", target=None)

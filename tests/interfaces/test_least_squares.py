@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.optimize
+import scipy.sparse
 import torch
+from scipy.sparse.linalg import aslinearoperator
 from torch import Tensor
 
 import newton_krylov
@@ -14,6 +16,7 @@ from newton_krylov import least_squares
 from newton_krylov.data import load_dataset
 from newton_krylov.data.nist import FORMULAS
 from newton_krylov.errors import UserError
+from newton_krylov.objectives.residual.jacobian import Jacobian
 
 START = [-1.2, 1.0]
 
@@ -162,8 +165,15 @@ def test_callbacks_have_scipy_s_forms_and_may_end_the_search(call):
         ({"jac": lambda x: torch.eye(3)}, r"jac must return shape \(2, 2\)"),
         ({"fun": lambda x: np.exp(x.numpy())}, "fun has no gradient"),
         ({"fun": lambda x: x.sub_(1.0)}, "fun changes x in place"),
+        ({"fun": lambda x: [torch.complex(x[0], x[1])]}, "fun must return real numbers"),
+        ({"jac": lambda x: 1j * np.eye(2)}, "jac must return real numbers"),
+        ({"max_nfev": "many"}, "max_nfev must be at least 1, not 'many'"),
+        *(({"bounds": bounds}, "least_squares has no bounds: take") for bounds in (
+            3, "none", (), (None, None), [(0, 1)] * 3, (math.nan, math.inf), ([-1, 0], math.inf),
+            scipy.optimize.Bounds([0, 0], [1, 1]),
+        )),
     ],
-)
+)  # fmt: skip
 def test_a_mistake_is_one_sentence(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         least_squares(**{"fun": rosenbrock, "x0": START, **options})
@@ -366,3 +376,44 @@ def test_attention_has_no_kernel_that_forward_mode_cannot_follow() -> None:
 def test_a_network_in_training_mode_that_is_no_one_function(layer, error, sentence) -> None:
     with pytest.raises(error, match=sentence):
         fitted_by(layer)
+
+
+def tridiagonal(x: Tensor) -> Tensor:
+    """Broyden's tridiagonal function."""
+    f = (3 - x) * x + 1
+    return f - torch.nn.functional.pad(x[:-1], (1, 0)) - 2 * torch.nn.functional.pad(x[1:], (0, 1))
+
+
+def sparse_jacobian(x: Tensor) -> Any:
+    n = len(x)
+    bands = [-np.ones(n - 1), 3 - 2 * x.numpy(), -2 * np.ones(n - 1)]
+    return scipy.sparse.diags_array(bands, offsets=[-1, 0, 1])
+
+
+@pytest.mark.parametrize("solver", ["qr", "lsmr"])
+@pytest.mark.parametrize("form", [lambda J: J, lambda J: J.tocsr(), aslinearoperator])
+def test_a_jacobian_may_be_sparse_or_an_operator(form, solver) -> None:
+    found = least_squares(
+        tridiagonal, -torch.ones(40).double(), lambda x: form(sparse_jacobian(x)), solver=solver
+    )
+    assert found.success and found.optimality < 1e-9
+    assert torch.equal(found.jac, torch.as_tensor(sparse_jacobian(found.x).toarray()))
+
+
+def test_a_jacobian_beyond_the_memory_is_not_formed(monkeypatch) -> None:
+    """Neither by its own solver nor for the columns' norms, which ones take the place of."""
+    start = -torch.ones(400).double()
+    with pytest.raises(ValueError, match=r"400 by 400, does not fit into memory=0\.001 GiB"):
+        least_squares(tridiagonal, start, memory=1e-3)
+    with pytest.raises(ValueError, match="x_scale='jac' takes the norms of the columns"):
+        least_squares(tridiagonal, start, memory=1e-3, solver="lsmr", x_scale="jac")
+    monkeypatch.setattr(Jacobian, "dense", None)
+    for loss in ("linear", "soft_l1"):
+        found = least_squares(tridiagonal, start, memory=1e-3, solver="lsmr", loss=loss)
+        assert found.success and found.jac is None and found.optimality < 1e-7
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+def test_no_more_evaluations_than_the_limit(limit: int) -> None:
+    found = least_squares(rosenbrock, START, max_nfev=limit)
+    assert found.nfev == limit and found.status == 0 and not found.success

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 import newton_krylov
-from newton_krylov import minimize
+from newton_krylov import least_squares, minimize
 from newton_krylov.data import mgh
 from newton_krylov.interfaces.minimize import Method
+from newton_krylov.objectives.residual.objective import ResidualObjective
+from newton_krylov.optimizers.bfgs import InverseHessian, ssbroyden
 
 METHODS = [*get_args(Method)]
 
@@ -372,3 +374,53 @@ def test_what_scipy_has_besides_is_answered_by_what_would_do(options, sentence):
         minimize(lambda x: x.square().sum(), [1, 2], **options)
     with pytest.raises(TypeError, match="unexpected keyword argument 'foo'"):
         minimize(lambda x: x.square().sum(), 1, foo=1)
+
+
+@pytest.mark.parametrize("method", ["trust_region", "nncg", "bfgs", "newton"])
+def test_a_start_in_single_precision_and_constants_in_double(method: str) -> None:
+    """The function is rounded to the start's precision, and so are its products."""
+    t = torch.linspace(0, 1, 5, dtype=torch.float64)
+
+    def misfit(x: Tensor) -> Tensor:
+        return (x[0] * torch.exp(x[1] * t) - 2 * torch.cos(t)).square().sum()
+
+    exact = minimize(misfit, [1.0, 0.3], gtol=1e-9)
+    found = minimize(misfit, torch.tensor([1.0, 0.3]), method=method, gtol=1e-3)
+    assert found.success and found.x.dtype == torch.float32
+    assert found.fun == pytest.approx(exact.fun, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["trust_region", "nncg", "bfgs", "newton"])
+def test_single_precision_stays_single_where_torch_promotes_tangents(method: str) -> None:
+    """Forward mode makes double precision of a number times a number of Python's."""
+
+    def helix(x: Tensor) -> Tensor:
+        angle = torch.atan2(x[1], x[0]) / (2 * math.pi)
+        radius = (x[0] ** 2 + x[1] ** 2).sqrt()
+        return torch.stack((10 * (x[2] - 10 * angle), 10 * (radius - 1), x[2]))
+
+    start = torch.tensor([-1.0, 0.1, 0.0])
+    assert ResidualObjective(helix, start).at(start).jacobian.dense().dtype == torch.float32
+    found = minimize(lambda x: helix(x).square().sum(), start, method=method, gtol=1e-2)
+    assert found.success and found.x.dtype == torch.float32
+    assert least_squares(helix, start, ftol=1e-5, xtol=1e-5).cost < 1e-8
+
+
+def test_a_matrix_that_rounding_made_indefinite_is_begun_again() -> None:
+    """Kowalik and Osborne's problem from afar: y'Hy < 0, of which a root was taken."""
+    problem = mgh.PROBLEMS["kowalik_osborne"]
+    start = 100 * torch.tensor(problem.start, dtype=torch.float32)
+    found = minimize(
+        lambda x: problem.residuals(x).square().sum(), start, method="ssbroyden", maxiter=200
+    )
+    assert math.isfinite(found.fun) and found.fun < 1e-3
+    H = InverseHessian()
+    H.H = torch.diag(torch.tensor([1.0, -1.0]))
+    s, y = torch.tensor([0.5, 1.0]), torch.tensor([0.5, 1.0])
+    H.update(s, y, 1.0, ssbroyden)
+    assert torch.allclose(H.H @ y, s) and bool((torch.linalg.eigvalsh(H.H) > 0).all())
+
+
+@pytest.mark.parametrize("nothing", [(), [], {}, None])
+def test_constraints_that_ask_nothing_are_none(nothing) -> None:
+    assert minimize(lambda x: (x - 1).square().sum(), [0.0], constraints=nothing).success

@@ -33,6 +33,8 @@ from newton_krylov import (
     NewtonKrylovRegressorCV,
     path,
 )
+from newton_krylov.data import load_dataset
+from newton_krylov.data.sparse import to_numpy
 from newton_krylov.errors import ConfigError
 
 
@@ -85,6 +87,28 @@ STATSMODELS = {
 }
 # Of y > 140 without an offset, by the family Binomial and its link Probit.
 PROBIT = [0.009031055257, 0.9678236681, 0.3989784901, 1.06710304, -0.0590560868]
+
+
+# The same by InverseGaussian(Log()); Poisson with offset and exposure=1 + 0.5 sin(i);
+# RLM(y, A, M=HuberT(t=1.345)).fit(update_scale=False) without weights, at its scale.
+INVERSE_GAUSSIAN = [5.0263714441, 0.3598000348, 0.1064979122, 0.4318133459, -0.0068058006]
+EXPOSED = [4.9434448769, 0.3722381054, 0.0896959123, 0.359318953, 0.0758770123]
+HUBER = (
+    58.96871021023474,
+    [151.100401094, 60.2473953991, 26.2578127326, 55.0544898487, 1.65953767542],
+)
+
+
+def test_inverse_gaussian_exposure_and_huber_are_statsmodels() -> None:
+    X, y, v, offset = diabetes()
+    exposed = offset + np.log(1 + 0.5 * np.sin(np.arange(len(y))))
+    for expected, loss, options, given in [
+        (INVERSE_GAUSSIAN, "tweedie", {"power": 3.0}, (v, offset)),
+        (EXPOSED, "poisson", {}, (v, exposed)),
+        (HUBER[1], "huber", {"delta": 1.345 * HUBER[0]}, (None, None)),
+    ]:
+        model = NewtonKrylovRegressor(loss, l2=0.0, tol=1e-10, **options).fit(X, y, *given)
+        assert np.allclose([model.intercept_, *model.coef_], expected, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("loss", STATSMODELS)
@@ -334,11 +358,13 @@ def test_a_path_is_its_single_fits_for_less(loss: str, ratio: float) -> None:
     assert whole.passes < 4 * passes  # 20 for less than the price of 20
 
 
-def test_sixty_ridge_penalties_cost_less_than_six_cold_fits_of_the_smallest() -> None:
-    """Of an ill-conditioned problem; a9a, easier for a cold fit, takes 6.4 (docs/glm.md)."""
-    X, y = load_breast_cancer(return_X_y=True)
-    whole = path(X, y)
-    single = path(X, y, lambdas=[whole.lambdas[-1]])
+@pytest.mark.parametrize("name", ["breast_cancer", "a9a"])
+def test_sixty_ridge_penalties_cost_less_than_six_cold_fits_of_the_smallest(name: str) -> None:
+    """They start from the last ones' polynomial, with their matrix and their secants."""
+    train = load_dataset(name, {}).train
+    X = to_numpy(train.X)
+    whole = path(X, train.y.numpy())
+    single = path(X, train.y.numpy(), lambdas=[whole.lambdas[-1]])
     assert whole.converged.all() and single.converged.all()
     assert abs(whole.losses[-1] - single.losses[0]) < 1e-6
     assert whole.passes < 6 * single.passes
@@ -554,6 +580,28 @@ def test_offsets_far_apart_are_scipys(loss: str, power: float) -> None:
     assert abs(model.intercept_ - expected) < 1e-9 * abs(expected)
 
 
+@pytest.mark.parametrize("power", [1.2, 1.5, 1.9])
+def test_offsets_of_many_magnitudes_end_where_the_gradient_is_rounding(power: float) -> None:
+    """Derivatives of 1e150 have rounding errors far above the tolerance."""
+    draw = np.random.default_rng(0)
+    offset = np.where(draw.random(40) < 0.5, 700.0, -700.0)
+    X, y = draw.normal(size=(40, 2)), draw.gamma(2.0, size=40)
+    model = NewtonKrylovRegressor("tweedie", power=power, l2=1e-3).fit(X, y, offset=offset)
+    Z = X @ model.coef_ + model.intercept_ + offset
+    up, down = np.exp((2 - power) * Z), y * np.exp((1 - power) * Z)
+    assert model.n_iter_ < 50 and up.mean() > 1e35
+    assert np.abs(np.column_stack([X, np.ones(40)]).T @ (up - down)).max() < 1e-11 * up.sum()
+
+
+def test_targets_whose_squares_overflow_are_refused_or_fitted() -> None:
+    X = randn(50, 2, seed=1).numpy()
+    y = 1e200 * X[:, 0]
+    with pytest.raises(ValueError, match="y has squares beyond the range of float64"):
+        NewtonKrylovRegressor().fit(X, y)
+    shortest = NewtonKrylovRegressor(l2=0.0, solver="lsmr").fit(X, y)
+    assert np.allclose(shortest.coef_, [1e200, 0], atol=1e186)
+
+
 @pytest.mark.parametrize(("loss", "size"), [("huber", 1e3), ("negative_binomial", 1e8)])
 def test_large_targets_do_not_loosen_the_tolerance(loss: str, size: float) -> None:
     draw = np.random.default_rng(0)
@@ -564,3 +612,24 @@ def test_large_targets_do_not_loosen_the_tolerance(loss: str, size: float) -> No
     slopes = np.clip(Z - y, -1.35, 1.35) if loss == "huber" else 1 - (y + 1) / (1 + np.exp(Z))
     assert np.allclose(X.T @ slopes / 80 + 1e-3 * model.coef_, 0, atol=1e-6)
     assert abs(slopes.mean()) < 1e-6
+
+
+def test_a_penalty_of_no_column_is_none() -> None:
+    X, y = load_iris(return_X_y=True)
+    found = path(X, y, loss="multinomial", lambdas=[1.0], l1_ratio=1.0, penalty=np.zeros(4))
+    plain = path(X, y, loss="multinomial", lambdas=[0.0])
+    assert found.converged[0] and abs(found.losses[0] - plain.losses[0]) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ({"lambdas": [0.0]}, "a column is not penalized"),
+        ({"lambdas": [0.1], "penalty": [1, 1, 0, 1]}, "a column is not penalized"),
+        ({"lambdas": [0.1], "sample_weight": np.repeat([1, 1, 0], 50)}, "a class has no weight"),
+    ],
+)
+def test_a_gap_that_nothing_certifies_is_refused(words: Any, why: str) -> None:
+    X, y = load_iris(return_X_y=True)
+    with pytest.raises(ValueError, match=f"gap can be certified nowhere, as {why}"):
+        path(X, y, loss="multinomial", gap=1e-6, **words)

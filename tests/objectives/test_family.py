@@ -26,6 +26,7 @@ from sklearn.metrics import d2_tweedie_score, mean_absolute_error, mean_tweedie_
 
 from newton_krylov.data.dataset import Split
 from newton_krylov.errors import ConfigError, UnsupportedError
+from newton_krylov.objectives.free_intercept import tangent_reach
 from newton_krylov.objectives.log_link import NegativeBinomialTerms, TweedieTerms
 from newton_krylov.optimizers.gd import largest_curvature
 from newton_krylov.registry import entry
@@ -313,3 +314,69 @@ def test_a_power_is_not_rounded_to_single_precision(power):
     )
     found = TweedieTerms(z, y, power=power).gradient * len(y)
     assert torch.allclose(found, exact, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5, 2.0, 2.5, 3.0, 4.0])
+@pytest.mark.parametrize("y", [1e-60, 1.0, 1e60])
+def test_tweedies_exponentials_leave_the_range_where_the_loss_does_and_never_meet(y, power):
+    """Against 60 digits; at z = -750 both powers of the mean are infinite for p = 3."""
+    a, b, largest = 1 - power, 2 - power, float(np.finfo(float).max)
+    with mpmath.workdps(60):
+        for z in (-750.0, -300.0, -60.0, -1.0, 1.0, 60.0, 300.0, 750.0):
+            target, mean = mpmath.mpf(y), mpmath.exp(mpmath.mpf(z))
+            data = (torch.tensor([value], dtype=torch.float64) for value in (z, y))
+            terms = TweedieTerms(*data, power=power)
+            exact = {
+                "value": _half_deviance(target, mean, power),
+                "gradient": mean**b - target * mean**a,
+                "weights": b * mean**b - a * target * mean**a,
+            }
+            # An exponent is known to its last bit alone.
+            off = 8 * (1 + (1 + abs(a)) * abs(z) + abs(math.log(y))) * np.finfo(float).eps
+            size = float(min(mean**b + target * mean**a + target**b, mpmath.mpf(largest)))
+            for name, value in exact.items():
+                found = float(getattr(terms, name))
+                if abs(value) > largest:
+                    assert found == math.copysign(math.inf, value), (z, name)
+                else:
+                    assert abs(found - float(value)) <= off * size, (z, name)
+
+
+def test_targets_whose_losses_have_no_number_are_refused():
+    z = torch.zeros(3, dtype=torch.float64)
+    for y in (1e-200, 1e200):
+        with pytest.raises(ConfigError, match="divide the targets by their median"):
+            single("tweedie", z, torch.full_like(z, y), power=4.0)
+
+
+@pytest.mark.parametrize("name", ["probit", "poisson", "huber"])
+@pytest.mark.parametrize("b", [-3.0, 0.0, 5.0])
+@pytest.mark.parametrize("distance", [0.0, 3.0])
+def test_an_intercepts_reach_is_bounded_by_few_tangents(name, b, distance):
+    """By a third of twenty, and not far above what the best of them says."""
+    y = TARGETS if name != "probit" else torch.tensor([0, 1, 1, 0, 1, 0])
+    f = single(name, OUTPUTS, y / 10 if name == "huber" else y)
+    asked = []
+
+    def shifted(t):
+        asked.append(t)
+        terms = f.terms(OUTPUTS + (b + t), f._targets, None)
+        u = terms.gradient
+        return float(terms.value), float(u.sum()), float(u.norm())
+
+    value = float(f.terms(OUTPUTS + b, f._targets, None).value)
+    optimum = scipy.optimize.brentq(lambda t: shifted(t - b)[1], -50, 50, xtol=1e-12)
+    asked.clear()
+    found = tangent_reach(shifted, value, distance)
+    assert abs(optimum - b) <= found < math.inf and len(asked) <= 14
+    best = []
+    for sign in (1, -1):
+        points = [(2.0**k, *shifted(sign * 2.0**k)) for k in range(-2, 8)]
+        best.append(
+            min(
+                max(t + (value - loss + g * distance) / abs(s), 0)
+                for t, loss, s, g in points
+                if sign * s > 0
+            )
+        )
+    assert found <= 1.3 * max(best)

@@ -8,7 +8,11 @@ import torch
 from optimizer_parts import a9a, logistic, make_optimizer, minimize, optimum_of, small
 from problems import CONVEX_LOSSES, DTYPES, Function, assert_close, make, make_dataset, randn
 
+from newton_krylov.curvature.low_rank_operator import LowRankOperator
 from newton_krylov.errors import UnsupportedError
+from newton_krylov.linear_solvers.exact import exact
+from newton_krylov.operators import FunctionOperator
+from newton_krylov.optimizers.newton_step import InScale
 from newton_krylov.registry import entry
 from newton_krylov.runs.runner import Outcome
 
@@ -252,3 +256,18 @@ def test_every_solver_reaches_a9a_s_optimum_from_zero(solver):
     assert result.outcome is Outcome.CONVERGED
     assert abs(result.rows[-1].suboptimality) < 2e-16
     assert result.rows[-1].iteration <= 9
+
+
+def test_in_the_curvature_s_scale_a_closed_form_still_needs_no_matrix():
+    """A hundred thousand weights, whose matrix would take 80 GB."""
+    n = 100_000
+    vectors = torch.linalg.qr(randn(n, 3, seed=1))[0]
+    A = LowRankOperator(vectors, torch.tensor([4.0, 2.0, 1.0], dtype=torch.float64))
+    s = 1 + randn(n, seed=2).abs()
+    scaled = InScale(A.affine(shift=0.5), s)
+    b = randn(n, seed=3)
+    found = exact(scaled, b, rtol=1e-12)
+    assert found.converged
+    assert_close(s * (A @ (s * found.x) + 0.5 * s * found.x), b, 1e-12)
+    plain = InScale(FunctionOperator(lambda v: v, 4, b.dtype, b.device), s[:4])
+    assert not plain.has_solve

@@ -205,7 +205,7 @@ def test_a_value_of_null_is_a_label_s_text_and_no_folder_s_name(tmp_path: Path) 
         write_run(tmp_path / name, rows([1.0]), optimizer=optimizer, label="Nesterov")
     (study,) = read(tmp_path)
     assert [entry.label for entry in study.entries] == [
-        "Nesterov (learning_rate=null)",
+        "Nesterov (learning_rate not set)",
         "Nesterov (learning_rate=0.1)",
     ]
 

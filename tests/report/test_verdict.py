@@ -15,6 +15,7 @@ from newton_krylov.report.records import read_record
 from newton_krylov.report.verdict import (
     PLAN,
     VERDICT,
+    Contestant,
     best_setting,
     read_race,
     targets_of,
@@ -207,6 +208,11 @@ def test_a_best_setting_at_the_end_of_those_tried_is_named(
     write_json(tmp_path / PLAN, {"families": {"gd": "first order"}, "runs": runs})
     said = [r for r in read_race(tmp_path).reasons if "the values tried" in r]
     assert [reason.rpartition(": ")[2] for reason in said] == ([] if end is None else [f"{end}."])
+
+
+def test_a_key_that_the_best_setting_leaves_without_a_value_is_not_set() -> None:
+    best = Contestant("gd", "Descent", "first order", [], [], [], ["optimizer.step_size=null"])
+    assert best.title == "Descent (step_size not set)"
 
 
 @pytest.mark.parametrize("stopped", ["in the tuning", "in the race", "within a run"])

@@ -1,11 +1,16 @@
 """What is measured of a problem, against dense linear algebra."""
 
+from itertools import count
+from types import SimpleNamespace
+
+import pytest
 import torch
 from problems import randn
 
 from newton_krylov.data.dataset import Split, Table
 from newton_krylov.objectives.logistic import Logistic
 from newton_krylov.objectives.multinomial import Multinomial
+from newton_krylov.runs import diagnosis
 from newton_krylov.runs.diagnosis import diagnose
 
 
@@ -57,3 +62,15 @@ def test_what_the_time_does_not_suffice_for_is_left_out_and_named() -> None:
         "parameters": 600, "samples": 80, "dtype": "float64",
     }  # fmt: skip
     assert "largest_eigenvalue" not in none
+
+
+def test_no_measurement_begins_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at the clock is a second later."""
+    seconds = count()
+    monkeypatch.setattr(diagnosis, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    done: list[int] = []
+    diagnosis._seconds(lambda: done.append(1), torch.device("cpu"), end=3)
+    assert len(done) == 1 + 4  # the first call, and those that began at 0 to 3
+    with pytest.raises(diagnosis._TimeOver):
+        diagnosis._seconds(lambda: done.append(1), torch.device("cpu"), end=3)
+    assert len(done) == 6

@@ -1,6 +1,8 @@
 import gzip
 import json
 import math
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +197,50 @@ def test_kept_runs_are_said_to_be_of_the_experiments_that_make_them_today(datase
         words += [f"dataset={dataset}"] if dataset != "a9a" else []
         made[" ".join(words)] = math.prod(str(each).count(",") + 1 for each in swept.values())
     assert origin(runs).commands == made
+
+
+def swept(experiment: str) -> dict[str, str]:
+    """What an experiment and those that it is made of sweep over; the verdict that it asks for."""
+    lines = yaml.safe_load((ROOT / "conf" / "experiment" / f"{experiment}.yaml").read_text())
+    found: dict[str, str] = {}
+    for default in lines.get("defaults", ()):
+        if isinstance(default, str) and "/" not in default and default != "_self_":
+            found |= swept(default)
+        elif isinstance(default, dict) and "override /verdict" in default:
+            found["verdict"] = default["override /verdict"]
+    return found | lines.get("hydra", {}).get("sweeper", {}).get("params", {})
+
+
+def runs_today(command: str) -> int:
+    """How many runs a command makes: of a sweep, or of a race of tuned methods."""
+    given = dict(word.split("=", 1) for word in shlex.split(command) if "=" in word)
+    parameters = swept(given.pop("experiment"))
+    if name := parameters.pop("verdict", None):
+        race = yaml.safe_load((ROOT / "conf" / "verdict" / f"{name}.yaml").read_text())
+        trials, seeds = (int(given.get(f"verdict.{k}", race[k])) for k in ("trials", "seeds"))
+        raced = [m for name, m in race["methods"].items() if f"verdict.methods.{name}" not in given]
+        assert not race["untuned"]
+        return sum(min(1 + len(method["settings"]), trials) + seeds for method in raced)
+    lists = {key: value for key, value in given.items() if not value.startswith("[")}
+    return math.prod(str(value).count(",") + 1 for value in {**parameters, **lists}.values())
+
+
+def test_every_command_of_the_page_makes_as_many_runs_as_it_says() -> None:
+    commands = (ROOT / "docs" / "reproduction.md").read_text().rpartition("## Commands")[2]
+    lines = commands.split("```")[1].strip().splitlines()
+    said = [re.fullmatch(r"(.+)    # (\d+) runs?", line).groups() for line in lines]
+    assert [(command, int(count)) for command, count in said] == [
+        (command, runs_today(command)) for command, _ in said
+    ]
+
+
+def test_a_run_that_was_made_again_is_counted_once(tmp_path: Path) -> None:
+    study, again = (convex_study(tmp_path / name) for name in ("study", "again"))
+    for folder in (*study.iterdir(), *again.iterdir()):
+        command = ["python", "run.py", "experiment=paper_convex"]
+        (folder / "environment.json").write_text(json.dumps({"command": command}))
+    page = generate([study, again], tmp_path / "docs").read_text()
+    assert "experiment=paper_convex    # 7 runs" in page
 
 
 def test_runs_of_no_study_are_an_error(tmp_path: Path) -> None:

@@ -390,15 +390,17 @@ REACHED = "ARNCG comes to"
 """Claims on equations: a method's error is less than another one's, or as small as published."""
 
 
-def equation(folder: Path, errors: dict[str, list[float]], products: float = 9.0) -> None:
-    """Runs on the reaction equation that end at these errors, a seed each."""
+def equation(
+    folder: Path, errors: dict[str, list[float]], products: float = 9.0, name: str = "reaction"
+) -> None:
+    """Runs on an equation that end at these errors, a seed each."""
     for label, found in errors.items():
         for seed, error in enumerate(found):
             write_run(
                 folder / pinn.slug(label) / str(seed),
                 rows([1.0, 0.1], l2_error=error, hvp_count=products), label=label, optimum=None,
-                seed=seed, name=pinn.HARD, dataset={"name": "reaction"},
-                model={"name": "mlp", "hidden": [4]}, summary={"dataset": {"name": "reaction"}},
+                seed=seed, name=pinn.HARD, dataset={"name": name},
+                model={"name": "mlp", "hidden": [4]}, summary={"dataset": {"name": name}},
             )  # fmt: skip
 
 
@@ -428,3 +430,28 @@ def test_a_published_error_that_is_missed_in_seconds_is_no_verdict(tmp_path):
     equation(tmp_path / "not", ERRORS | {pinn.ARNCG: [1e-2, 1e-5, 1e-5]}, products=0.0)
     assert verdict(tmp_path / "not", REACHED) is Verdict.UNDECIDED
     assert verdict(tmp_path / "not", "NysNewton-CG after") is Verdict.UNDECIDED
+
+
+@pytest.mark.parametrize(
+    ("ours", "kin", "expected"),
+    [
+        (1e-7, 1e-2, Verdict.HOLDS),
+        (1e-2, 1e-7, Verdict.QUALIFIED),
+        (1e-2, 1e-2, Verdict.UNDECIDED),
+    ],
+)
+def test_a_published_time_is_held_against_the_paper_s_method_and_its_kin(
+    tmp_path, ours, kin, expected
+):
+    """Another damping of the same direction that gets there is said to be another one."""
+    equation(tmp_path, {pinn.ENERGY: [ours] * 3, pinn.LM: [kin] * 3}, name="poisson_2d")
+    assert verdict(tmp_path, "Energy natural gradient comes to 1.0e-06 in 94 s") is expected
+
+
+def test_what_rivals_never_came_below_is_decided_by_one_that_does(tmp_path):
+    for name, errors, expected in (
+        ("below", [1e-2, 8e-5, 1e-2], Verdict.FAILS),
+        ("above", [1e-2, 2e-4, 1e-2], Verdict.UNDECIDED),  # in a fraction of the paper's time
+    ):
+        equation(tmp_path / name, {pinn.LM: [1e-7] * 3, pinn.LBFGS: errors}, name="poisson_2d")
+        assert verdict(tmp_path / name, "never come below 9e-05 in 1,000 s") is expected, name

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from numbers import Number
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -21,12 +21,12 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from newton_krylov.calls.identity import identity
+from newton_krylov.calls.identity import draws, identity
 from newton_krylov.capabilities import FUNCTION, LABELLED
 from newton_krylov.data.dataset import Dataset
 from newton_krylov.data.sparse import canonical, tensor_to_array, tensor_to_csr
 from newton_krylov.data.table_columns import refuse_containers
-from newton_krylov.errors import ConfigError, DataError
+from newton_krylov.errors import ConfigError, DataError, UserError
 from newton_krylov.files import atomic_write, require_memory
 from newton_krylov.models import Interface
 from newton_krylov.objectives.function import FunctionObjective, Scalar
@@ -81,6 +81,8 @@ def named(words: Mapping[str, Any]) -> Words:
         )
     elif not _is_name(data) and not isinstance(data, Tensor | np.ndarray):
         shown = " ".join(repr(data).split())[:60]
+        if " at 0x" in repr(data):
+            shown = f"a {type(data).__name__}"
         raise ConfigError(
             f"dataset is {shown}: it should be a data set's name, a data frame, arrays (X, y), or "
             f"a mapping of its keys."
@@ -99,7 +101,17 @@ def as_pandas(data: Any) -> Any:
     """Turn another library's frame, or one in a pair (X, y), into pandas' own."""
     if isinstance(data, tuple):
         return tuple(_as_frame(as_pandas(part)) for part in data)
-    return data.to_pandas() if hasattr(data, "to_pandas") else data
+    if isinstance(data, np.ndarray) and data.dtype.names:  # records
+        return pd.DataFrame(data)
+    if hasattr(data, "collect_schema") and hasattr(data, "collect"):  # polars' lazy one
+        data = data.collect()
+    if not hasattr(data, "to_pandas"):
+        return data
+    try:
+        return data.to_pandas()
+    except Exception as error:  # of polars, of pyarrow, of many kinds
+        text = " ".join(str(error).split())
+        raise DataError(f"The {type(data).__name__} is no frame of pandas': {text}") from error
 
 
 def _as_frame(data: Any) -> Any:
@@ -164,6 +176,8 @@ def kept(data: Any) -> Path:
     ------
     DataError
         For what such a file cannot hold.
+    UserError
+        If it cannot be written.
     """
     stream = io.BytesIO()
     if isinstance(data, pd.DataFrame):
@@ -193,9 +207,11 @@ def kept(data: Any) -> Path:
     content = stream.getvalue()
     path = DATA.absolute() / f"{kind}-{hashlib.sha256(content).hexdigest()[:12]}.{suffix}"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            file.write(content)
+        try:
+            with atomic_write(path) as file:
+                file.write(content)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}.") from error
     return path
 
 
@@ -344,7 +360,8 @@ def registered_model(module: nn.Module, shape: tuple[int, ...] | None = None) ->
     Parameters
     ----------
     module : nn.Module
-        Copied for every run, and its layers draw their weights by the run's seed.
+        Copied for every run, and its layers draw their weights by the run's seed; those with frozen
+        weights (`requires_grad=False`) keep them.
     shape : tuple of int, optional
         Of a sample, where the data are kept flat.
 
@@ -356,9 +373,8 @@ def registered_model(module: nn.Module, shape: tuple[int, ...] | None = None) ->
 
     def build(interface: Interface) -> nn.Module:
         made = copy.deepcopy(module)
-        for layer in made.modules():
-            if callable(reset := getattr(layer, "reset_parameters", None)):
-                reset()
+        for layer in filter(draws, made.modules()):
+            cast(Any, layer).reset_parameters()
         return made if shape is None else nn.Sequential(nn.Unflatten(1, shape), made)
 
     content = (identity(module), shape)

@@ -37,6 +37,12 @@ def identity(given: object) -> str:
     return _DESCRIBED[id(given)][1]
 
 
+def draws(module: nn.Module) -> bool:
+    """Say whether a module draws its weights for every run; one with frozen weights keeps them."""
+    resets = callable(getattr(module, "reset_parameters", None))
+    return resets and all(parameter.requires_grad for parameter in module.parameters())
+
+
 def _described(value: Any, above: tuple[int, ...]) -> str:
     """Describe a value that is part of others, whose `id`s are above it."""
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
@@ -113,14 +119,20 @@ def _is_full(cell: Any) -> bool:
 
 def _module(module: nn.Module) -> Iterable[Any]:
     """Describe layers and what they hold, except the weights that a layer draws for every run."""
-    draws = callable(getattr(module, "reset_parameters", None))
     tensors = {**module._parameters, **module._buffers}
     held = {
-        name: tuple(each.shape) if draws and each is not None else each
+        name: _shape(each) if draws(module) and each is not None else each
         for name, each in tensors.items()
     }
     plain = {k: v for k, v in vars(module).items() if not k.startswith("_")}
-    return type(module), held, plain, dict(module._modules)
+    frozen = [n for n, p in module._parameters.items() if p is not None and not p.requires_grad]
+    return type(module), held, plain, dict(module._modules), *filter(None, [frozen])
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...] | None:
+    """Return a tensor's shape; None where a lazy module has not found it yet."""
+    unknown = isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer)
+    return None if unknown else tuple(tensor.shape)
 
 
 def _class(value: type) -> Iterable[Any]:

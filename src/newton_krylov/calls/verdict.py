@@ -1,5 +1,6 @@
 """`verdict` asks of a program's own problem whether a second-order method would help."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,9 @@ def verdict(
         raise ConfigError(
             "verdict() needs data: a data set's name, a data frame, (X, y), or a function's start."
         )
+    if isinstance(objective, type):
+        name = objective.__name__
+        raise ConfigError(f"objective is the class {name}: give an instance, as {name}(...).")
     words = {"experiment": "verdict", **words}
     if seconds is not None:
         words["stop.seconds"] = seconds
@@ -107,10 +111,17 @@ def _for_module(module: nn.Module, data: Any, node: Any) -> Words:
         )
     if not isinstance(data, tuple):
         return {"model": module, "dataset": _with_data(node, data)}
+    if isinstance(data[0], tuple | dict):
+        raise ConfigError(
+            "A module is given one array of samples here, X of shape (n, ...): join several to "
+            "one, and wrap the module in one that takes them apart."
+        )
     X = array(data[0], "X")
     shape = X.shape[1:] if X.ndim > 2 else None
     raw = {"scaling": "none", "bias": False}
     return {
         "model": registered_model(module, shape),
-        "dataset": _with_data({**raw, **(node or {})}, (X.reshape(len(X), -1), data[1])),
+        "dataset": _with_data(
+            {**raw, **(node or {})}, (X.reshape(len(X), math.prod(X.shape[1:])), data[1])
+        ),
     }

@@ -279,7 +279,8 @@ def explain(error: BaseException, loader: ConfigLoader, overrides: Sequence[str]
         return unreadable(str(error.override))
     if isinstance(error, MissingConfigException):
         return _missing_file(error, loader)
-    if sentence := _of_several(text) or _of_choice(text, loader, overrides):
+    of_list = _of_list(f"{text} {error.__cause__}")
+    if sentence := _of_several(text) or _of_choice(text, loader, overrides) or of_list:
         return sentence
     unknown = r"Could not (?:override|delete from config\.) '([^']+)'"
     if found := re.search(unknown, text):
@@ -287,6 +288,14 @@ def explain(error: BaseException, loader: ConfigLoader, overrides: Sequence[str]
     if isinstance(error.__cause__, OmegaConfBaseException):
         text = f"{text}: {str(error.__cause__).partition(chr(10))[0]}".removeprefix(": ")
     return f"The configuration cannot be composed: {text.rstrip('.')}."
+
+
+def _of_list(text: str) -> str | None:
+    """Say what a list was given for."""
+    merged = r"Error merging override '?([^=\s]+)=.*Cannot merge DictConfig with ListConfig"
+    if not (found := re.search(merged, text)):
+        return None
+    return f"{found[1]} is a list, and should be a mapping: give its keys, as {found[1]}.KEY=..."
 
 
 def _of_several(text: str) -> str | None:

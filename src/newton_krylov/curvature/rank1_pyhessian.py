@@ -102,12 +102,12 @@ def top_eigenpair(
     module = _Parameter(point)
     nothing = torch.zeros(())
     seed = int(torch.randint(2**31, (), generator=generator))
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    on_gpu = point.w.device.type == "cuda"
+    devices = [point.w.device] if on_gpu else []
+    with torch.random.fork_rng(devices), warnings.catch_warnings():
         torch.manual_seed(seed)
         warnings.filterwarnings("ignore", message="Using backward\\(\\) with create_graph=True")
-        analysis = hessian(
-            module, lambda loss, _: loss, (nothing, nothing), cuda=point.w.device.type == "cuda"
-        )
+        analysis = hessian(module, lambda loss, _: loss, (nothing, nothing), cuda=on_gpu)
         _, ((vector,),) = analysis.eigenvalues(maxIter=maxiter, tol=tol)
     module.w.grad = None  # it holds the graph, and the graph holds the parameter: a cycle
     converged = module.products < maxiter

@@ -139,12 +139,8 @@ def coalesced(X: Tensor) -> Tensor:
     Tensor, shape (n, d)
         X itself where it is so already.
     """
-    columns, starts = X.col_indices(), X.crow_indices()[1:-1].long()
-    rising = columns[1:] > columns[:-1]
-    rising[starts[(starts > 0) & (starts < len(columns))] - 1] = True  # from one row to the next
-    if bool(rising.all()):
-        return X
-    return csr_to_torch(canonical(torch_to_csr(X)), X.dtype).to(X.device)
+    csr = torch_to_csr(X)
+    return X if csr.has_canonical_format else csr_to_torch(canonical(csr), X.dtype).to(X.device)
 
 
 def to_numpy(X: Tensor) -> sp.csr_array | NDArray[Any]:

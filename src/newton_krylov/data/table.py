@@ -6,7 +6,7 @@ import io
 import lzma
 import re
 import zipfile
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -266,12 +266,10 @@ def _read(file: Path, arrays: list[str]) -> "tuple[pd.DataFrame, sp.csr_array | 
         if "out of memory" in str(error):  # pandas' own reader of texts
             raise _too_large(file) from error
         raise DataError(f"{file} cannot be read as {suffix[1:]}: {_in_words(error)}.") from error
+    if suffix in _TEXTS:
+        frame, names = _cleaned(frame, names, file)
     if frame.empty:
         raise DataError(f"{file} has no rows.")
-    if suffix in _TEXTS and not frame.index.equals(pd.RangeIndex(len(frame))):
-        raise DataError(
-            f"{file}: the rows have more values than the first line has names: name every column."
-        )
     named = [str(name) for name in frame.columns]
     # As they stand in a text file: pandas numbers those that are there twice.
     frame.columns = [own or name for own, name in zip(names or named, named, strict=True)]
@@ -294,10 +292,14 @@ def _layout(file: Path, suffix: str) -> tuple[dict[str, Any], list[str]]:
     with _opened(file) as content:
         start = content.read(2**10)
     wide = start.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+    if start.startswith((BOM_UTF32_LE, BOM_UTF32_BE)):
+        raise DataError(f"{file} is UTF-32 text: convert it to UTF-8.")
     if b"\0" in start and not wide:
         raise DataError(f"{file} has zero bytes, which a text in UTF-8 has not.")
     encoding = "utf-16" if wide else "utf-8-sig"
     common: dict[str, Any] = {"encoding": encoding, "skipinitialspace": True}
+    if start.decode(encoding, "ignore").startswith("sep="):  # for Excel alone
+        common["skiprows"] = 1
     pairs = [(",", "."), (";", ","), ("|", "."), ("\t", ".")]
     found: list[tuple[dict[str, Any], list[str]]] = []
     for sep, decimal in pairs[-1:] if suffix == ".tsv" else pairs:
@@ -308,6 +310,40 @@ def _layout(file: Path, suffix: str) -> tuple[dict[str, Any], list[str]]:
             )
         found.append((options, [str(name).strip() for name in first.iloc[0]]))
     return max(found, key=lambda each: ('"' not in "".join(each[1]), len(each[1])))
+
+
+def _cleaned(
+    frame: "pd.DataFrame", names: list[str], file: Path
+) -> "tuple[pd.DataFrame, list[str]]":
+    """Leave out what separators at the ends of lines make, and spaces at the ends of texts."""
+    import pandas as pd
+
+    if len(frame) and not frame.index.equals(pd.RangeIndex(len(frame))):
+        raise DataError(
+            f"{file}: the rows have more values than the first line has names: name every column."
+        )
+    if len(names) == frame.shape[1]:
+        there = [bool(name) or not frame.iloc[:, k].isna().all() for k, name in enumerate(names)]
+        frame = frame.loc[:, there]
+        names = [name for name, kept in zip(names, there, strict=True) if kept]
+    texts = [
+        str(name) for name, dtype in frame.dtypes.items() if pd.api.types.is_string_dtype(dtype)
+    ]
+    frame = frame.assign(**{name: _stripped(frame[name]) for name in texts})
+    if texts and len(names) == frame.shape[1]:
+        again = np.ones(len(frame), dtype=bool)
+        for k, name in enumerate(names):
+            again &= (frame.iloc[:, k].astype(str) == name).to_numpy()
+        if again.any():
+            row = int(np.argmax(again))
+            raise DataError(f"{file}, row {row + 1} is the columns' names again: leave it out.")
+    return frame, names
+
+
+def _stripped(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Return texts without spaces at their ends; other values of the column stay."""
+    texts = column.map(lambda value: value.strip() if isinstance(value, str) else value)
+    return texts.where(texts != "")
 
 
 def _in_words(error: Exception) -> str:
@@ -428,8 +464,12 @@ def _read_arrays(file: Path, names: list[str]) -> "tuple[pd.DataFrame, sp.csr_ar
         with memory_bounded(), np.load(file, allow_pickle=False) as arrays:
             here = set(arrays.files)
             sparse = here >= _CSR
-            X: Any = _sparse(arrays) if sparse else arrays["X"]
-            columns = {name: arrays[name] for name in names if name in here}
+            if not sparse and "X" not in here:
+                raise DataError(f"{file} should hold {kinds}; it has {', '.join(sorted(here))}.")
+            X: Any = _sparse(arrays) if sparse else _plain(arrays["X"])
+            columns = {name: _plain(arrays[name]) for name in names if name in here}
+    except DataError:
+        raise
     except MemoryError as error:
         raise _too_large(file) from error
     except Exception as error:  # NumPy, SciPy and zipfile raise of many kinds on a damaged file
@@ -439,14 +479,18 @@ def _read_arrays(file: Path, names: list[str]) -> "tuple[pd.DataFrame, sp.csr_ar
             f"{file} has no array '{names[0]}' to predict, but {', '.join(sorted(here))}: it "
             f"should hold {kinds}."
         )
+    columns = {name: v[:, 0] if v.shape[1:] == (1,) else v for name, v in columns.items()}
     for name, values in columns.items():
         if X.ndim != 2 or values.shape != X.shape[:1]:
             raise DataError(
                 f"{file}: X has shape {X.shape} and {name} {values.shape}; want (n, d) and (n,)."
             )
     for name, values in {"X": X, **columns}.items():
-        if values.dtype.kind == "c":
-            raise DataError(f"{file}: {name} holds complex numbers; want real ones.")
+        if values.dtype.kind in "cV":
+            what = "records" if values.dtype.kind == "V" else "complex numbers"
+            raise DataError(f"{file}: {name} holds {what}; want real numbers.")
+    if not X.shape[0]:
+        raise DataError(f"{file} has no rows.")
     if not sparse:
         frame = pd.DataFrame(X, columns=[f"x{i + 1}" for i in range(X.shape[1])])
         return frame.assign(**columns), None
@@ -454,6 +498,13 @@ def _read_arrays(file: Path, names: list[str]) -> "tuple[pd.DataFrame, sp.csr_ar
         row = int(np.searchsorted(X.indptr, int(np.argmin(finite)), "right"))
         raise DataError(f"{file}, row {row}: a value of X is missing or infinite.")
     return pd.DataFrame(columns), X
+
+
+def _plain(values: NDArray[Any]) -> NDArray[Any]:
+    """Return an array in this machine's order of bytes, and bytes as texts."""
+    if values.dtype.kind == "S":
+        return np.char.decode(values, "utf-8", "replace")
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def _sparse(arrays: Any) -> sp.csr_array:
@@ -511,14 +562,16 @@ def _labels(
             row = int(np.argmax(column.isna().to_numpy()))
             raise DataError(
                 f"{file}, row {row + 1}: the target '{target}' is missing, as in "
-                f"{column.isna().sum():,} of {len(column):,} rows: leave those out."
+                f"{column.isna().sum():,} of {len(column):,} rows (empty, or a word such as NA): "
+                f"leave those out."
             )
+        _require_digits(column, file, target, task)
     numeric = all(
         pd.api.types.is_numeric_dtype(c) and not pd.api.types.is_bool_dtype(c) for c in columns
     )
     if numeric:
         values = [column.to_numpy(dtype=np.float64) for column in columns]
-        names = [f"{value:g}" for value in np.unique(np.concatenate(values))]
+        names = [_shown(value) for value in np.unique(np.concatenate(values))]
     elif task == "regression":
         raise DataError(f"The target '{target}' is text, which a regression cannot predict.")
     else:
@@ -552,6 +605,24 @@ def _labels(
     return encoded, decided, tuple(names) if n_classes else ()
 
 
+def _shown(value: float) -> str:
+    """Write a number in six digits, or in as many as tell it from others."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(float(value)).removesuffix(".0")
+
+
+def _require_digits(column: "pd.Series[Any]", file: Path, target: str, task: Any) -> None:
+    """Refuse whole numbers as classes that are equal as floats."""
+    if column.dtype.kind not in "iu" or task == "regression":
+        return
+    if column.nunique() > column.astype(np.float64).nunique():
+        raise DataError(
+            f"{file}: the target '{target}' has whole numbers beyond 2^53 that differ in "
+            f"their last digits alone: write classes as texts, or take numbers by "
+            f"dataset.task=regression."
+        )
+
+
 def _of_target(columns: list["pd.Series[Any]"], target: str, task: Task, *, chosen: bool) -> str:
     """Say how the target is taken: its classes with their shares, or its range."""
     import pandas as pd
@@ -563,7 +634,7 @@ def _of_target(columns: list["pd.Series[Any]"], target: str, task: Task, *, chos
     shares = shares[shares > 0]  # a category may have no sample
     numeric = pd.api.types.is_numeric_dtype(whole) and not pd.api.types.is_bool_dtype(whole)
     named = [
-        f"{f'{value:g}' if numeric else value} ({share:.3g} %)"
+        f"{_shown(value) if numeric else value} ({share:.3g} %)"
         for value, share in (100 * shares).head(_MOST_NAMED).items()
     ]
     left = len(shares) - _MOST_NAMED

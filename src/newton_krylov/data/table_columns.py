@@ -456,7 +456,7 @@ def _filling(column: "Column") -> tuple[float, str]:
     if known.isin([0, 1]).all():  # an answer, to which none lies in between
         frequent = float(known.mode().iloc[0])
         return frequent, f"the most frequent, {frequent:.6g}"
-    median = float(known.median())
+    median = 2 * float((known / 2).median())  # the mean of two values may not overflow
     return median, f"the median, {median:.6g}"
 
 

@@ -316,6 +316,10 @@ class DataParallelNetwork(DataParallel, Layered):
         """Return the free parameters as views of w, shape (dim,)."""
         return self.local.parameters(w)
 
+    def kernels(self, w: Tensor) -> list[Tensor]:
+        """Return the free kernels of convolutions as views of w, shape (dim,)."""
+        return self.local.kernels(w)
+
     def restricted(self, layers: Sequence[str], w: Tensor) -> "DataParallelNetwork":
         """Free some layers' weights and hold the others at w, shape (dim,)."""
         return DataParallelNetwork(self.local.restricted(layers, w), self.group, self.places)

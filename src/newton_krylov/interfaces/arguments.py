@@ -75,7 +75,7 @@ def check_function(function: Callable[[Tensor], Any], x: Tensor, *, scalar: bool
 
 
 def refuse(name: str, given: Mapping[str, Any], elsewhere: Mapping[str, str]) -> None:
-    """Refuse what SciPy's function of the name takes and ours does not; None asks for nothing.
+    """Refuse what SciPy's function of the name takes and ours does not; None and () ask nothing.
 
     Raises
     ------
@@ -87,15 +87,20 @@ def refuse(name: str, given: Mapping[str, Any], elsewhere: Mapping[str, str]) ->
     for key, value in given.items():
         if key not in elsewhere:
             raise TypeError(f"{name}() got an unexpected keyword argument '{key}'")
-        if value is not None:
+        nothing = value is None or (isinstance(value, tuple | list | dict) and not value)
+        if not nothing:
             raise ValueError(f"{name} has no {key}: {elsewhere[key]}")
 
 
 def check_least(lowest: float, **values: float | None) -> None:
     """Refuse values, None apart, that are not at least the lowest."""
     for name, value in values.items():
-        if value is not None and not value >= lowest:
-            raise ValueError(f"{name} must be at least {lowest:g}, not {value}")
+        try:
+            enough = value is None or float(value) >= lowest
+        except (TypeError, ValueError):
+            enough = False
+        if not enough:
+            raise ValueError(f"{name} must be at least {lowest:g}, not {value!r}")
 
 
 def arguments(args: Any) -> tuple[Any, ...]:

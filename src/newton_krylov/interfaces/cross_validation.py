@@ -85,7 +85,8 @@ class _CrossValidated(BaseEstimator):
         *_, found = whole.along(self.lambdas_[: best + 1], self.l1_ratio)
         whole.tol *= _LAST
         last = whole.solve(found.point)
-        warn_unless_converged(last.size <= self.tol * whole.unit, last.size, self.tol)
+        met = whole.meets(self.tol, last.point, last.size)
+        warn_unless_converged(met, last.size, self.tol)
         self.n_iter_ = max(found.steps + last.steps, 1)
         return whole.back(last.point.w)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from newton_krylov.interfaces.parts import named
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.residual.objective import (
     GIB,
+    Derivative,
     Function,
     ResidualObjective,
     ResidualPoint,
@@ -34,6 +36,9 @@ Loss = Literal["linear", "soft_l1", "huber", "cauchy", "arctan"]
 
 _INNER = 1e-12
 _EVALUATIONS_PER_PARAMETER = 100
+
+_DENSE = ("qr", "exact")
+"""Solvers that form the Jacobian."""
 
 _ELSEWHERE = {
     "diff_step": "derivatives are exact, by autograd or by jac",
@@ -92,9 +97,10 @@ def least_squares(
     x0 : Tensor or sequence of float, shape (n,)
         Start, or a single number; float64 unless it is a tensor of float32.
     jac : callable, optional
-        (x, *args, **kwargs) -> the Jacobian, shape (m, n), a tensor or an array; then `fun` may
-        return an array, too (NumPy's functions take x by `numpy.asarray(x)`), and there is no
-        geodesic acceleration. None differentiates `fun` by autograd.
+        (x, *args, **kwargs) -> the Jacobian, shape (m, n), a tensor, an array, or a sparse matrix
+        or an operator of SciPy's; then `fun` may return an array, too (NumPy's functions take x by
+        `numpy.asarray(x)`), and there is no geodesic acceleration. None differentiates `fun` by
+        autograd.
     bounds : None or (-inf, inf)
         There are none: any others are refused.
     method : {"lm"}
@@ -105,7 +111,8 @@ def least_squares(
         between the residuals and a column of J is below gtol. None leaves one out; with all three
         left out it goes on to the rounding of the cost.
     x_scale : float, sequence of float, "jac" or None, shape (n,)
-        The parameters' sizes; "jac", which None stands for, takes the norms of J's columns.
+        The parameters' sizes; "jac" takes the norms of J's columns. None stands for "jac", or for
+        ones where J does not fit into `memory`.
     loss : {"linear", "soft_l1", "huber", "cauchy", "arctan"} or callable
         rho in the cost, half the sum of f_scale^2 rho((r / f_scale)^2); or a function of z, shape
         (m,), that returns rho(z) and its two derivatives, shape (3, m), as tensors or arrays.
@@ -126,7 +133,7 @@ def least_squares(
     acceleration : bool
         Whether to follow the geodesic to second order (Transtrum and Sethna 2012).
     memory : float
-        GiB that a dense Jacobian may take.
+        GiB that a dense Jacobian may take; "lsmr", "lsqr" and "cg" do without one beyond it.
     **others
         What else SciPy's function takes is refused, with what would do in its place.
 
@@ -166,7 +173,7 @@ def least_squares(
         return _joined(fun(w, *further, **(kwargs or {})), w)
 
     residuals: Function = function
-    derivative: Callable[[Tensor], Tensor] | None = None
+    derivative: Derivative | None = None
     if jac is None:
         check_function(function, x, scalar=False)
     else:
@@ -175,7 +182,13 @@ def least_squares(
     if rho is None:
         objective = ResidualObjective(residuals, x, None, memory * GIB, derivative)
     else:
-        objective = RobustObjective(residuals, x, rho, f_scale, derivative)
+        objective = RobustObjective(residuals, x, rho, f_scale, memory * GIB, derivative)
+    fits = objective.n_residuals * len(x) * x.element_size() <= objective.memory
+    if not fits and solver in _DENSE:
+        raise ValueError(
+            f"the Jacobian, {objective.n_residuals:,} by {len(x):,}, does not fit into "
+            f"memory={memory:g} GiB: solver='lsmr' needs its products alone"
+        )
     point = objective.at(x)
     size, value = euclidean(point.r), point.value
     if not math.isfinite(size):
@@ -185,15 +198,16 @@ def least_squares(
             f"the residuals are of size {size:.3g} at x0, and their squares are beyond the range "
             f"of the numbers: return them in other units"
         )
-    with torch.no_grad():
-        again = objective.residuals(x)
+    again = objective.residuals(x).detach()
     if not euclidean(again - point.r) <= torch.finfo(x.dtype).eps ** 0.5 * size:
         raise ValueError(
             "fun returns other residuals when it is called again at x0: what is random in it must "
             "be fixed, such as dropout by eval() of the network"
         )
     step = LevenbergMarquardtStep(
-        named("solver", solver).build({}), _scaling(x_scale, x), acceleration and jac is None
+        named("solver", solver).build({}),
+        _scaling(x_scale, x, fits=fits),
+        acceleration and jac is None,
     )
     limit = _EVALUATIONS_PER_PARAMETER * len(x) if max_nfev is None else max_nfev
     stop = watching(callback)
@@ -208,21 +222,28 @@ def least_squares(
 
 def _check_kind(bounds: Any, method: Any, verbose: Any) -> None:
     """Refuse the kinds of problem and of method that there are not."""
-    if bounds is not None:
-        low, high = (bounds.lb, bounds.ub) if hasattr(bounds, "lb") else bounds
-        if bool(
-            (torch.as_tensor(low) > -math.inf).any() | (torch.as_tensor(high) < math.inf).any()
-        ):
-            raise ValueError(
-                "least_squares has no bounds: take scipy.optimize.least_squares, or let x be a "
-                "function of free parameters, such as exp of one for x > 0"
-            )
+    if bounds is not None and not _unbounded(bounds):
+        raise ValueError(
+            "least_squares has no bounds: take scipy.optimize.least_squares, or let x be a "
+            "function of free parameters, such as exp of one for x > 0"
+        )
     if method != "lm":
         raise ValueError(
             f"method must be 'lm', Levenberg-Marquardt's, not {method!r}: leave it out"
         )
     if verbose not in (0, 1, 2):
         raise ValueError(f"verbose must be 0, 1 or 2, not {verbose!r}")
+
+
+def _unbounded(bounds: Any) -> bool:
+    """Say whether bounds, in whatever form, are (-inf, inf)."""
+    try:
+        low, high = (bounds.lb, bounds.ub) if hasattr(bounds, "lb") else bounds
+        return bool(
+            (torch.as_tensor(low) == -math.inf).all() and (torch.as_tensor(high) == math.inf).all()
+        )
+    except (TypeError, ValueError, RuntimeError):
+        return False
 
 
 def _loss(loss: Any) -> Rho | None:
@@ -252,7 +273,14 @@ def _joined(found: Any, w: Tensor) -> Any:
         return found
     if not all(isinstance(r, int | float) or getattr(r, "shape", None) == () for r in found):
         return found
-    return torch.stack([torch.as_tensor(r).to(w) for r in found])
+    return torch.stack([_real(torch.as_tensor(r), "fun").to(w) for r in found])
+
+
+def _real(found: Tensor, name: str) -> Tensor:
+    """Refuse complex numbers, whose imaginary part would be lost without a word."""
+    if found.is_complex():
+        raise ValueError(f"{name} must return real numbers, not {found.dtype}")
+    return found
 
 
 def _say(text: str) -> None:
@@ -278,7 +306,7 @@ def _given(
     x: Tensor,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+) -> tuple[Callable[[Tensor], Tensor], Derivative]:
     """Return functions of tensors to tensors, which may come of arrays; checked once at x."""
     if not callable(jac):
         raise ValueError(
@@ -288,10 +316,10 @@ def _given(
         )
 
     def residuals(w: Tensor) -> Tensor:
-        return torch.as_tensor(function(w)).detach().to(w).reshape(-1)
+        return _real(torch.as_tensor(function(w)), "fun").detach().to(w).reshape(-1)
 
-    def derivative(w: Tensor) -> Tensor:
-        return torch.as_tensor(jac(w, *args, **kwargs)).detach().to(w)
+    def derivative(w: Tensor) -> Any:
+        return _matrix(jac(w, *args, **kwargs), w)
 
     shape, expected = tuple(derivative(x).shape), (len(residuals(x)), len(x))
     if shape != expected:
@@ -299,10 +327,29 @@ def _given(
     return residuals, derivative
 
 
-def _scaling(x_scale: Any, x: Tensor) -> Any:
+def _matrix(found: Any, w: Tensor) -> Any:
+    """Return a Jacobian that is an array, a sparse matrix or an operator of SciPy's."""
+    if hasattr(found, "tocoo"):
+        entries = found.tocoo()
+        indices = torch.as_tensor(np.stack([entries.row, entries.col]), dtype=torch.int64)
+        values = torch.as_tensor(entries.data)
+        values = _real(values, "jac").to(w)
+        sparse = torch.sparse_coo_tensor(indices, values, found.shape, check_invariants=True)
+        return sparse.coalesce()
+    if hasattr(found, "matvec"):
+        return found
+    return _real(torch.as_tensor(found), "jac").detach().to(w)
+
+
+def _scaling(x_scale: Any, x: Tensor, *, fits: bool) -> Any:
     """Return the damping's D: 1 / x_scale, or the norms of the Jacobian's columns."""
     if x_scale is None or (isinstance(x_scale, str) and x_scale == "jac"):
-        return "jacobian"
+        if not fits and x_scale is not None:
+            raise ValueError(
+                "x_scale='jac' takes the norms of the columns of a Jacobian that does not fit into "
+                "memory: give the parameters' sizes as numbers, or leave it out for ones"
+            )
+        return "jacobian" if fits else "none"
     if isinstance(x_scale, str):
         raise ValueError(f"x_scale must be numbers or 'jac', not {x_scale!r}")
     scale = torch.as_tensor(x_scale, dtype=x.dtype, device=x.device)
@@ -352,6 +399,8 @@ def _iterate(
     """Make steps until a tolerance is met; return the last point and the status."""
     if tolerances.optimal(point):
         return point, 1
+    if point.objective.counts.function >= limit:
+        return point, 0
     rounding = torch.finfo(point.w.dtype).eps
     counts = point.objective.counts
     while True:

@@ -229,7 +229,9 @@ def _point(
             f"the criterion has reduction='{reduction}', but the curvature is of a mean over the "
             f"samples: use reduction='mean' and scale the operator."
         )
-    network = Network(module, criterion, X, y, output=output, l2=l2, chunk=chunk, together=None)
+    network = Network(
+        module, criterion, X, y, output=output, l2=l2, chunk=chunk, together=None, free=True
+    )
     if noise is not None:
         everything = torch.arange(network.n_samples, device=network.device)
         network = network.subset(everything, noise=noise)

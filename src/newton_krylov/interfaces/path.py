@@ -1,6 +1,7 @@
 """Regularization paths of linear models: many penalties, one data set, each start from the last."""
 
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,11 +20,13 @@ from newton_krylov.errors import ConfigError
 from newton_krylov.interfaces.columns import Columns, checked_penalty, of_mean_one
 from newton_krylov.interfaces.parts import named
 from newton_krylov.interfaces.samples import features, plain, targets
+from newton_krylov.norms import euclidean
 from newton_krylov.objectives.huber import Huber
 from newton_krylov.objectives.linear_model import LinearModel, LinearModelPoint
 from newton_krylov.objectives.log_link import LogLink
 from newton_krylov.objectives.logistic import Logistic
 from newton_krylov.objectives.regression import Regression
+from newton_krylov.operators import add_diagonal
 from newton_krylov.optimizers.base import Step
 from newton_krylov.optimizers.damping import Fixed
 from newton_krylov.optimizers.enriched_newton import EnrichedNewton
@@ -41,6 +44,8 @@ _HEAVY = 1e12
 """A penalty, in units of the loss, that leaves the intercept alone."""
 _POINTS = 4
 """Of a path, whose polynomial guesses the next."""
+_ULPS = 4
+"""Of each output, whose rounding errors a gradient has."""
 _RIDGE = 0.1
 """Stands for a smaller share of the L1 term where the largest lambda is chosen."""
 
@@ -65,7 +70,7 @@ class Path:
         Certified bounds on how far loss and penalty are above their minimum: duality gaps. Infinite
         where a column is not penalized, and so at a penalty of 0.
     converged : ndarray, shape (k,)
-        Whether `tol` was met, or `gap` where it is given.
+        Whether `tol` was met (or the gradient is rounding error alone), or `gap` where it is given.
     passes : float
         Passes over the data, of all together.
     """
@@ -87,7 +92,6 @@ class Fit:
     point: LinearModelPoint
     steps: int
     size: float
-    gap: float
     converged: bool
 
 
@@ -161,7 +165,8 @@ def path(
     ConfigError
         For an unknown loss, and a keyword that it does not take.
     ValueError
-        If the data, `offset`, `penalty`, `lambdas`, `eps`, `tol` or `gap` are not as said.
+        If the data, `offset`, `penalty`, `lambdas`, `eps`, `tol` or `gap` are not as said, and for
+        a gap where no bound exists: where a column is not penalized, or a class has no weight.
 
     Examples
     --------
@@ -189,7 +194,7 @@ def path(
         intercept=np.stack([intercept for _, intercept in weights]),
         losses=np.array([float(fit.point.terms.value) for fit in fits]),
         steps=np.array([fit.steps for fit in fits]),
-        gaps=np.array([fit.gap for fit in fits]),
+        gaps=np.array([problem.gap_at(fit.point) for fit in fits]),
         converged=np.array([fit.converged for fit in fits]),
         passes=problem.objective.counts.passes,
     )
@@ -243,6 +248,42 @@ def checked_offset(offset: Any, n: int) -> NDArray[np.float64]:
     if not np.isfinite(values).all():
         raise ValueError(f"offset, of shape {values.shape}, must be finite numbers only")
     return values
+
+
+class Kept:
+    """What the fits of a path leave to the next ones.
+
+    Parameters
+    ----------
+    preconditioner : PreconditionerBuilder
+        The last one's, with its matrix.
+    most : int
+        Secants kept.
+    """
+
+    def __init__(self, preconditioner: PreconditionerBuilder, most: int) -> None:
+        self.preconditioner = preconditioner
+        self._pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=most)
+
+    def learn(self, new: LinearModelPoint, old: LinearModelPoint) -> None:
+        """Keep the step from one point to another, and the change of the mean loss's gradient."""
+        if new is not old and new.objective.l1 == 0:
+            self._pairs.append((new.w - old.w, _slopes(new) - _slopes(old)))
+
+    def pairs_of(self, f: LinearModel) -> list[list[Any]]:
+        """Return the secants with the changes of f's gradient, those without curvature left out."""
+        found = []
+        for s, change in self._pairs:
+            y = add_diagonal(change.clone(), s, f.ridge)
+            curvature = float(torch.dot(s, y))
+            if curvature > torch.finfo(s.dtype).eps * euclidean(y) * euclidean(s):
+                found.append([s, y, curvature])
+        return found
+
+
+def _slopes(point: LinearModelPoint) -> Tensor:
+    """Return the mean loss's gradient, without the penalty's."""
+    return point.smooth_grad - point.objective.ridge * point.w
 
 
 class Problem:
@@ -360,47 +401,82 @@ class Problem:
         """Solve for falling penalties, each from where the last ones point to."""
         known: list[tuple[float, LinearModelPoint]] = []
         last: LinearModelPoint | None = None
-        preconditioner = self._newton.step.memory().preconditioner
+        kept = Kept(self._newton.step.memory().preconditioner, self._newton.pairs)
         for value in lambdas:
             f = self.objective.with_l2(float(value * (1 - l1_ratio)), float(value * l1_ratio))
             start = f.at(self.start()) if last is None else LinearModelPoint(f, last.w, last.Z)
             if l1_ratio == 0 and value > 0 and len(known) > 1:
                 start = min(start, _extrapolated(f, known, math.log(value)), key=_value)
-            fit = self.solve(start, preconditioner, self.gap)
+            fit = self.solve(start, kept, self.gap)
+            if last is not None:
+                kept.learn(fit.point, last)
             last = fit.point
             if value > 0:
                 known = [*known[1 - _POINTS :], (math.log(value), last)]
             yield fit
 
     def solve(
-        self,
-        start: LinearModelPoint,
-        preconditioner: PreconditionerBuilder | None = None,
-        gap: float | None = None,
+        self, start: LinearModelPoint, kept: "Kept | None" = None, gap: float | None = None
     ) -> Fit:
-        """Minimize until the tolerance, or the gap, is met, with a preconditioner that is kept."""
+        """Minimize until the tolerance, or the gap, is met, with what fits before have left."""
         generator = torch.Generator().manual_seed(0)
         f = start.objective
+        if gap is not None:
+            self._require_bound(f)
         memory = self._newton.memory(f, start.w)
-        memory.preconditioner = preconditioner or memory.preconditioner
+        if kept is not None:
+            memory.preconditioner = kept.preconditioner
+            memory.secants.load_state_dict({"pairs": kept.pairs_of(f), "stride": None})
         if f.l1 > 0:
             steps: Any = self._proximal.steps(f, start.w, generator)
         else:
             steps = self._newton.from_point(start, memory, generator)
         taken, size, done, step = -1, math.inf, False, None
+        before: LinearModelPoint | None = None
         for step in steps:
             taken += 1
+            if kept is not None and before is not None:
+                kept.learn(step.point, before)
+            before = step.point
             size = self.gradient_size(step)
-            done = self._gap(step) <= gap if gap else size <= self.tol * self.unit
+            done = self.gap_at(step.point) <= gap if gap else self.meets(self.tol, step.point, size)
             if done or taken == self.max_iter:
                 break
         assert step is not None
-        return Fit(step.point, taken, size, self._gap(step), done)
+        return Fit(step.point, taken, size, done)
 
-    def _gap(self, step: Step) -> float:
-        """Return the certified bound on how far a step's point is above the minimum."""
+    def _require_bound(self, f: LinearModel) -> None:
+        """Refuse a gap where none can be certified."""
+        why = None
+        if not f.convex:
+            why = "the loss is not convex"
+        elif not f.certified:
+            why = "a column is not penalized (a factor or a lambda of 0)"
+        elif not self._all_classes_weigh(f):
+            why = "a class has no weight"
+        if why is not None:
+            raise ValueError(f"gap can be certified nowhere, as {why}: leave it out, for tol")
+
+    def _all_classes_weigh(self, f: LinearModel) -> bool:
+        if self.classes is None or f.sample_weight is None:
+            return True
+        return bool(torch.bincount(f.y, f.sample_weight, minlength=len(self.classes)).all())
+
+    def meets(self, tol: float, point: Any, size: float) -> bool:
+        """Return whether a gradient of some size meets a tolerance, or is rounding error alone.
+
+        Rounding an output z changes the loss's derivative by eps |z| times the second one. That is
+        more than the tolerance where offsets or targets of many magnitudes are mixed.
+        """
+        if size <= tol * self.unit or not isinstance(point.objective, Regression):
+            return size <= tol * self.unit
+        changes = torch.dot(point.terms.weights.abs(), point.Z.abs())
+        return size <= _ULPS * torch.finfo(point.Z.dtype).eps * float(changes)
+
+    def gap_at(self, point: Any) -> float:
+        """Return the certified bound on how far a point is above its objective's minimum."""
         with self.objective.counts.paused():
-            return step.point.objective.suboptimality_bound(step.point)
+            return float(point.objective.suboptimality_bound(point))
 
     def gradient_size(self, step: Step) -> float:
         """Return the largest entry of the gradient by weights of standardized columns."""
@@ -450,7 +526,13 @@ def _unit(f: LinearModel) -> float:
         return f.unit
     if f.task in _CLASSES:
         return 1.0
-    spread = float(f.y.std(correction=0)) or 1.0
+    spread = float(f.y.std(correction=0))
+    if not math.isfinite(spread) or (spread == 0 and bool((f.y != f.y[0]).any())):
+        raise ValueError(
+            f"y has squares beyond the range of {str(f.dtype).removeprefix('torch.')}: divide it "
+            f"by a unit, such as the median of |y|"
+        )
+    spread = spread or 1.0
     return min(spread, f.delta) if isinstance(f, Huber) else spread
 
 

@@ -218,7 +218,8 @@ class NewtonKrylovRegressor(LinearRegressor):
         v = None if sample_weight is None else checked_weights(sample_weight, X)
         rest = y if offset is None else y - checked_offset(offset, X.shape[0])
         found = shortest(X, rest, v, intercept=self.fit_intercept, solver=self.solver)
-        unit = float(np.std(y)) or 1.0
+        largest = float(np.abs(y).max()) or 1.0
+        unit = largest * float(np.std(y / largest)) or 1.0
         warn_unless_converged(found.size <= self.tol * unit, found.size, self.tol)
         self.coef_, self.intercept_ = found.coef.astype(X.dtype), found.intercept
         self.n_iter_ = 1

@@ -112,7 +112,7 @@ class Rows:
             X.sum_duplicates()
         self.shape: tuple[int, int] = X.shape
         self.dtype = X.dtype
-        self.ones = bool((X.data == 1).all()) if ones is None else ones
+        self.ones = _all_ones(X.data) if ones is None else ones
         self._words: Rows | None = None
         self._stored: tuple[Array, Array] | None = _unsigned(X.indptr), _unsigned(X.indices)
         merged, words = merge(X) if merges and self.ones else (X, None)
@@ -184,7 +184,8 @@ class Rows:
         empty._add_half_gram(h, 1, 0, 1.0, self._sums(0, 0))
         if columns == 1:
             empty.normal(h, v)
-            empty.evaluate("logistic", v, u, h if weighted else None, v)
+            signs = np.ones(0, np.int8)
+            empty.evaluate("logistic", v, signs, h if weighted else None, v)
 
     @property
     def nbytes(self) -> int:
@@ -307,7 +308,7 @@ class Rows:
         w : ndarray, shape (d,)
             Parameters.
         y : ndarray, shape (n,)
-            Targets.
+            Targets; signs may be of 8 bits.
         sample_weight : ndarray or None, shape (n,)
             Factors of the samples' losses; None where all are 1.
         ridge : ndarray, shape (d,)
@@ -323,7 +324,7 @@ class Rows:
         of_data, gradient = self._sums(len(self._parts), self._width()), np.empty(d, self.dtype)
         weights = None if sample_weight is None else _like(self, sample_weight)
         losses = self._shared(
-            getattr(loops, loss), self._of_words(w), _like(self, y), weights, 1 / max(n, 1),
+            getattr(loops, loss), self._of_words(w), _targets(self, y), weights, 1 / max(n, 1),
             z, h, lambda t: np.empty((2, loops.BLOCK)), of_data.__getitem__,
         )  # fmt: skip
         penalty, squares = loops.gather(
@@ -368,6 +369,11 @@ def _scipy(arrays: tuple[Array, Array, Array], width: int) -> scipy.sparse.csr_m
     return scipy.sparse.csr_matrix((values, col, ptr), shape=(len(ptr) - 1, width))
 
 
+def _all_ones(values: Array) -> bool:
+    """Look at one block after the other, without another array of that length."""
+    return all((values[i : i + _LEAST] == 1).all() for i in range(0, len(values), _LEAST))
+
+
 _FEW = 8
 """Columns from which on the loops that go through a row of them are the faster ones."""
 
@@ -395,6 +401,11 @@ def _unsigned(numbers: Array) -> Array:
 def _like(rows: Rows, x: Array) -> Array:
     """Return an operand in the type and the memory order that the loops are compiled for."""
     return np.ascontiguousarray(x, dtype=rows.dtype)
+
+
+def _targets(rows: Rows, y: Array) -> Array:
+    """Return targets as the loops take them: signs in 8 bits as they are, numbers as operands."""
+    return np.ascontiguousarray(y) if y.dtype == np.int8 else _like(rows, y)
 
 
 def load() -> ModuleType:

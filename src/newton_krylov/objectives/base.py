@@ -640,6 +640,10 @@ class Layered(Objective):
         """Return the free parameters, each in its own shape, as views of w, shape (dim,)."""
 
     @abstractmethod
+    def kernels(self, w: Tensor) -> list[Tensor]:
+        """Return those of them that are kernels of convolutions."""
+
+    @abstractmethod
     def restricted(self, layers: Sequence[str], w: Tensor) -> "Layered":
         """Return the objective of some layers' weights, the others held at w, shape (dim,)."""
 

@@ -8,6 +8,11 @@ from torch import Tensor
 
 from newton_krylov.objectives.features import Features
 
+_LEAST, _FIRST, _LAST = -2, 1, 7
+"""Powers of two by which outputs are shifted."""
+_WORTH = 0.9
+"""What a bound has to fall to for another one to be tried beyond it."""
+
 
 def tangent_reach(
     shifted: Callable[[float], tuple[float, float, float]], value: float, distance: float
@@ -33,17 +38,34 @@ def tangent_reach(
     float
         A bound on |b* - b|; inf where none is found, as where no minimum exists.
     """
-    bounds = []
-    for sign in (1, -1):
-        best = math.inf
-        for exponent in range(-2, 8):
-            t = 2.0**exponent
-            loss, slope, gradient = shifted(sign * t)
-            if sign * slope > 0 and math.isfinite(loss):
-                bound = t + (value - loss + gradient * distance) / abs(slope)
-                best = min(best, max(bound, 0.0))
-        bounds.append(best)
-    return max(bounds)
+    return max(_least_bound(shifted, sign, value, distance) for sign in (1, -1))
+
+
+def _least_bound(
+    shifted: Callable[[float], tuple[float, float, float]],
+    sign: int,
+    value: float,
+    distance: float,
+) -> float:
+    """Return about the least bound of one side, from t = 2 on upwards or downwards as it falls."""
+
+    def bound(exponent: int) -> float:
+        t = 2.0**exponent
+        loss, slope, gradient = shifted(sign * t)
+        if not (sign * slope > 0 and math.isfinite(loss)):
+            return math.inf
+        return max(t + (value - loss + gradient * distance) / abs(slope), 0.0)
+
+    best = first = bound(_FIRST)
+    for exponents in (range(_FIRST + 1, _LAST + 1), range(_FIRST - 1, _LEAST - 1, -1)):
+        for exponent in exponents:
+            before, found = best, bound(exponent)
+            best = min(best, found)
+            if found > _WORTH * before and before < math.inf:
+                break
+        if best < first:
+            break
+    return best
 
 
 def softmax_reach(

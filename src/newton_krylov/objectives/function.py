@@ -9,6 +9,8 @@ from torch.func import grad, grad_and_value, jvp
 
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Counts, Objective, Point
+from newton_krylov.objectives.graph import gradient, hessian_product
+from newton_krylov.objectives.network.kernels import Formulas
 from newton_krylov.objectives.residual.jacobian import import_early
 from newton_krylov.operators import FunctionOperator, LinearOperator
 
@@ -26,8 +28,7 @@ class FunctionPoint(Point):
         """f(w)."""
         f = self.objective
         f.counts.add(function=1)
-        with torch.no_grad():
-            return float(f.function(self.w))
+        return float(f.evaluated(self.w))
 
     @cached_property
     def grad(self) -> Tensor:
@@ -35,19 +36,17 @@ class FunctionPoint(Point):
         f = self.objective
         known = "value" in vars(self)
         f.counts.add(gradient=1, function=0 if known else 1)
-        found, value = grad_and_value(f.function)(self.w)
+        found, value = f.differentiated(self.w)
         self.value = float(value)
-        gradient: Tensor = found.detach()
-        return gradient
+        return found.detach()
 
     def hessian(self) -> LinearOperator:
-        """Return the Hessian, (dim, dim), by forward mode over reverse mode."""
+        """Return the Hessian, (dim, dim), by its products."""
         f = self.objective
 
         def product(v: Tensor) -> Tensor:
             f.counts.add(hvp=1)
-            found: Tensor = jvp(grad(f.function), (self.w,), (v,))[1]
-            return found.detach()
+            return f.hessian_product(self.w, v)
 
         return FunctionOperator(product, f.dim, f.dtype, f.device)
 
@@ -61,13 +60,64 @@ class FunctionObjective(Objective):
         See `Scalar`; of torch operations.
     start : Tensor, shape (dim,)
         Where a run starts from; gives the size, the dtype and the device.
+
+    Attributes
+    ----------
+    by_graph : bool
+        Whether derivatives are made by plain graphs, since torch.func cannot transform it.
     """
 
     def __init__(self, function: Scalar, start: Tensor) -> None:
         import_early()
-        self.function, self.start = function, start
+        self._given, self.start = function, start
         self.dim, self.dtype, self.device = len(start), start.dtype, start.device
         self.n_samples, self.counts, self.convexity = 1, Counts(), None
+        self.by_graph = False
+
+    def function(self, w: Tensor) -> Tensor:
+        """Call the function; gradients are enabled, since it may take derivatives of its own.
+
+        What it computes in another precision, of constants in double precision, is rounded to w's.
+        """
+        with Formulas(), torch.enable_grad():
+            found = self._given(w)
+        rounded = isinstance(found, Tensor) and found.is_floating_point()
+        return found.to(w.dtype) if rounded else found
+
+    def evaluated(self, w: Tensor) -> Tensor:
+        """Return the value at w, shape (dim,)."""
+        if not self.by_graph:
+            try:
+                return self.function(w).detach()
+            except RuntimeError:
+                slow = gradient(self.function, w)
+            self.by_graph = True
+            return slow[1]
+        return gradient(self.function, w)[1]
+
+    def differentiated(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradient at w, shape (dim,), and the value."""
+        if not self.by_graph:
+            try:
+                found: tuple[Tensor, Tensor] = grad_and_value(self.function)(w)
+                return found
+            except RuntimeError:  # torch.func may not be able to transform it
+                slow = gradient(self.function, w)
+            self.by_graph = True
+            return slow
+        return gradient(self.function, w)
+
+    def hessian_product(self, w: Tensor, v: Tensor) -> Tensor:
+        """Multiply the Hessian at w by v, shape (dim,): forward over reverse mode, if it can be."""
+        if not self.by_graph:
+            try:
+                found: Tensor = jvp(grad(self.function), (w,), (v,))[1]
+                return found.detach().to(w.dtype)  # torch promotes tangents of single numbers
+            except RuntimeError:
+                slow = hessian_product(self.function, w, v)
+            self.by_graph = True
+            return slow
+        return hessian_product(self.function, w, v)
 
     def at(self, w: Tensor) -> FunctionPoint:
         """Evaluate at w, shape (dim,)."""

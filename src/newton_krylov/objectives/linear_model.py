@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from newton_krylov.allocator import give_back_freed_memory
 from newton_krylov.capabilities import LINEAR_MODEL, SAMPLE_GRADIENTS, SAMPLES, SQUARE_ROOT
 from newton_krylov.data.dataset import Dataset, ImageSet, Split, Table, TransportProblem
 from newton_krylov.data.on_disk import OnDisk
@@ -212,10 +213,12 @@ class LinearModel(Objective):
                 "loss.intercept=free adds a column to the data, and data on disk keep their own: "
                 "write them with a column of ones (--bias), or set loss.intercept=none."
             )
+        give_back_freed_memory()  # of reading the data, then of laying them out
         self._bind(Features(with_ones(X) if self._adds_ones else X), *_of_samples(dataset.train))
         self._penalize(l2, l1, self._factors(penalty, dataset))
         # Now, as loading is no optimizer's time.
         self.features.lay_out(self.n_outputs, self.sample_weight is not None)
+        give_back_freed_memory()
 
     def _bind(
         self,
@@ -977,11 +980,22 @@ class SingleOutputModel(LinearModel):
     terms: Callable[[Tensor, Tensor, Tensor | None], SingleOutputTerms]
     offers = LinearModel.offers | {SQUARE_ROOT}
 
+    def _signs(self, y: Tensor) -> Tensor:
+        """Return -1 or 1 for classes 0 and 1: in a byte, where compiled loops read them."""
+        compiled = self.features.compiled is not None
+        return (2 * y - 1).to(torch.int8 if compiled else self.dtype)
+
     def reach(self, point: Point, radius: float) -> float:
         """Bound how far a free intercept is from its value at a minimum w*, |w*| <= radius."""
         assert isinstance(point, LinearModelPoint)
 
         def shifted(t: float) -> tuple[float, float, float]:
+            if self.reads_once:
+                w = point.w.clone()
+                w[-1] += t
+                found = self._evaluate(w.numpy())
+                slopes = found.gradient - self._ridges * w.numpy()
+                return found.loss, float(slopes[-1]), math.sqrt(slopes[:-1] @ slopes[:-1])
             terms = self.terms(point.Z + t, self._targets, self.sample_weight)
             u = terms.gradient
             gradient = self.features.adjoint(u)

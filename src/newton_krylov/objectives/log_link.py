@@ -41,8 +41,12 @@ class _LogLinkTerms(SingleOutputTerms):
         return self.targets > 0
 
     @cached_property
+    def _log_target(self) -> Tensor:
+        return torch.where(self._positive, self.targets, 1.0).log_()
+
+    @cached_property
     def _t(self) -> Tensor:
-        return self.Z - torch.where(self._positive, self.targets, 1.0).log_()
+        return self.Z - self._log_target
 
 
 class TweedieTerms(_LogLinkTerms):
@@ -69,25 +73,34 @@ class TweedieTerms(_LogLinkTerms):
         return torch.where(self._positive, self.targets, 1.0) ** self._b
 
     @cached_property
+    def _front(self) -> Tensor:
+        """The larger of mu^b and y mu^a, and mu^b where y is 0; inf only where that is."""
+        of_mean, of_target = self._b * self.Z, self._a * self.Z + self._log_target
+        return torch.exp(torch.where(self._positive & (self._t < 0), of_target, of_mean))
+
+    @cached_property
     def value(self) -> Tensor:
         """Mean of y^b ((e^(bt) - 1) / b - (e^(at) - 1) / a), a = 1 - p, b = 2 - p."""
-        positive = _scaled_expm1(self._b, self._t) - _scaled_expm1(self._a, self._t)
-        return self.mean(self._with_zeros(positive, 1 / self._b if self._b > 0 else 0.0))
+        a, b, t = self._a, self._b, self._t
+        positive = self._size * (_scaled_expm1(b, t) - _scaled_expm1(a, t))
+        if b < 0:  # both exponentials grow, and y mu^a is the larger one
+            of_mean = self._front * (torch.exp(t) / b - 1 / a)
+            positive = torch.where(t < -_FAR, of_mean + self._size * (1 / a - 1 / b), positive)
+        return self.mean(self._with_zeros(positive, 1 / b if b > 0 else 0.0))
 
     @cached_property
     def gradient(self) -> Tensor:
-        """y^b (e^(bt) - e^(at)) / n."""
-        t = self._t
-        # The larger exponential in front: a product of 0 and infinity would be no number.
-        front = torch.exp(torch.where(t > 0, self._b * t, self._a * t))
-        positive = front * torch.sign(t) * -torch.expm1(-t.abs())
-        return self.averaged(self._with_zeros(positive, 1.0))
+        """(mu^b - y mu^a) / n."""
+        share = torch.sign(self._t) * -torch.expm1(-self._t.abs())
+        return self.averaged(self._with_zeros(self._front * share, 1.0))
 
     @cached_property
     def weights(self) -> Tensor:
-        """y^b (b e^(bt) - a e^(at)) / n; of either sign where p > 2."""
-        positive = self._b * torch.exp(self._b * self._t) - self._a * torch.exp(self._a * self._t)
-        return self.averaged(self._with_zeros(positive, self._b))
+        """(b mu^b - a y mu^a) / n; of either sign where p > 2."""
+        smaller = torch.exp(-self._t.abs())
+        above = self._b - self._a * smaller
+        share = torch.where(self._t > 0, above, self._b * smaller - self._a)
+        return self.averaged(self._with_zeros(self._front * share, self._b))
 
     @property
     def gauss_newton_weights(self) -> Tensor:
@@ -97,9 +110,8 @@ class TweedieTerms(_LogLinkTerms):
         return self.averaged(torch.exp(self._b * self.Z))
 
     def _with_zeros(self, positive: Tensor, factor: float) -> Tensor:
-        """Return y^b times these, and factor e^(bz) where y is 0."""
-        zero = factor * torch.exp(self._b * self._t)
-        return torch.where(self._positive, self._size * positive, zero)
+        """Return these, and factor mu^b where y is 0."""
+        return torch.where(self._positive, positive, factor * self._front)
 
     def drawn(self, generator: torch.Generator) -> Tensor:
         """Return targets of mean exp(z): Poisson's for p = 1, exponential ones for p = 2."""
@@ -199,7 +211,7 @@ class LogLink(Regression):
     Raises
     ------
     CombinationError
-        If a target is out of range.
+        If a target is out of range, or so large or small that its losses are.
     """
 
     offers = Regression.offers | {LOG_LINK}
@@ -223,6 +235,12 @@ class LogLink(Regression):
                     f"loss={self.name} needs targets {'of at least' if zeros else 'above'} 0, and "
                     f"dataset={dataset.name} has {lowest:g}."
                 )
+        if not 0 < self.unit < math.inf:
+            raise CombinationError(
+                f"loss={self.name} works with y^2 / variance(y) of the targets, whose mean is "
+                f"{self.unit:g} in {str(self.dtype).removeprefix('torch.')} for "
+                f"dataset={dataset.name}: divide the targets by their median."
+            )
 
     def mean(self, Z: Tensor) -> Tensor:
         """Return exp(Z)."""

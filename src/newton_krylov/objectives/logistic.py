@@ -67,4 +67,4 @@ class Logistic(SingleOutputModel):
     terms = LogisticTerms
 
     def _encode(self, y: Tensor) -> Tensor:
-        return (2 * y - 1).to(self.dtype)
+        return self._signs(y)

@@ -57,4 +57,4 @@ class SquaredHinge(SingleOutputModel):
     terms = SquaredHingeTerms
 
     def _encode(self, y: Tensor) -> Tensor:
-        return (2 * y - 1).to(self.dtype)
+        return self._signs(y)

@@ -56,7 +56,8 @@ def ssbroyden(b: float, h: float, n: int) -> Update:
     a = b * h - 1  # at least 0 by Cauchy and Schwarz; 0 where all members are the same
     if not a > 1e-12:
         return Update(max(1.0, b))
-    low = min(1.0, h * (1 - math.sqrt(a / (1 + a))))
+    least = h / (2 * (1 + a))  # where the next line has no digits left
+    low = min(1.0, max(least, h * (1 - math.sqrt(a / (1 + a)))))
     theta = max((low - 1) / a, min(1 / low, (1 - b) / b))
     sigma = 1 + theta * a
     tau, root = min(1.0, 1 / b), sigma ** (-1 / (n - 1)) if n > 1 else 1.0
@@ -89,11 +90,14 @@ class InverseHessian(Memory):
         sy, length, change = float(torch.dot(s, y)), euclidean(s), euclidean(y)
         if not sy > torch.finfo(s.dtype).eps * length * change:
             return
-        if self.H is None:
+        Hy = y if self.H is None else self.H @ y
+        yHy = float(torch.dot(y, Hy))
+        lost = yHy <= 0 or (size is not None and size <= 0)  # by rounding H is definite no more
+        if self.H is None or lost:
             size = None  # it would be that of another matrix
             self.H = torch.eye(len(s), dtype=s.dtype, device=s.device) * (sy / change / change)
-        Hy = self.H @ y
-        yHy = float(torch.dot(y, Hy))
+            Hy = self.H @ y
+            yHy = float(torch.dot(y, Hy))
         made = Update() if size is None else rule(size / sy, yHy / sy, len(s))
         # scale (H - Hy (Hy)' / y'Hy + phi v v') + s s' / s'y, v = sqrt(y'Hy) (s / s'y - Hy / y'Hy).
         H, scale, phi = self.H * made.scale, made.scale, made.phi

@@ -91,7 +91,6 @@ def hutchinson(point: Point, generator: torch.Generator) -> Tensor:
 def mean_over_kernels(objective: Objective, estimate: Tensor) -> Tensor:
     """Replace the entries that belong to one convolution kernel by their mean."""
     if isinstance(objective, Layered):
-        for part in objective.parameters(estimate):
-            if part.ndim > 2:
-                part.copy_(part.flatten(2).mean(2).view(*part.shape[:2], *[1] * (part.ndim - 2)))
+        for kernel in objective.kernels(estimate):
+            kernel.copy_(kernel.mean(tuple(range(2, kernel.ndim)), keepdim=True))
     return estimate

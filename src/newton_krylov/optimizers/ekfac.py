@@ -7,6 +7,7 @@ from newton_krylov.capabilities import ALL_SAMPLES, LAYERS
 from newton_krylov.objectives.base import Point
 from newton_krylov.objectives.network.kronecker import Block, eigen
 from newton_krylov.objectives.network.layer_calls import Layer
+from newton_krylov.operators import eigh
 from newton_krylov.optimizers.kfac import KFAC, KFACMemory, Tensors, key_of, layer_of, mix
 from newton_krylov.registry import register
 
@@ -54,7 +55,7 @@ class EKFAC(KFAC):
 def _range(rows: Tensor) -> Tensor:
     """Return orthonormal columns that span some rows, of which there are fewer than columns."""
     wide = rows.double()
-    values, V = torch.linalg.eigh(wide @ wide.T)
+    values, V = eigh(wide @ wide.T)
     keep = values > _RANGE * values[-1]
     Q: Tensor = wide.T @ (V[:, keep] / values[keep].sqrt())
     return Q.to(rows.dtype).contiguous()

@@ -17,6 +17,7 @@ from newton_krylov.objectives.network.kronecker import (
 from newton_krylov.objectives.network.layer_calls import Layer
 from newton_krylov.objectives.network.objective import Network
 from newton_krylov.objectives.network.point import NetworkPoint
+from newton_krylov.operators import eigh
 from newton_krylov.optimizers.base import ContinuedOptimizer, State, Steps
 from newton_krylov.optimizers.schedule import Schedule, constant
 from newton_krylov.optimizers.training import EpochMemory, Epochs, Momentum, Update
@@ -290,7 +291,7 @@ def _inverse(matrix: Tensor, shift: Tensor) -> Tensor:
     shifted.diagonal().add_(shift)
     factor, failed = torch.linalg.cholesky_ex(shifted)
     if int(failed):  # rounding has made it indefinite: the eigenvalues are cut off at zero
-        values, Q = torch.linalg.eigh(matrix.double())
+        values, Q = eigh(matrix.double())
         inverse: Tensor = (Q / (values.clamp_min(0) + shift)) @ Q.T
         return inverse.to(matrix.dtype)
     return torch.cholesky_inverse(factor)

@@ -88,4 +88,4 @@ class Muon(LayeredTorchOptimizer):
         names = [list(objective.blocks)[-1]] if self.adam_layers is None else self.adam_layers
         for layer in layers_below(objective.blocks, names) if names else []:
             number[objective.blocks[layer]] = True
-        return [bool(p.reshape(-1)[0]) or p.ndim < 2 for p in objective.parameters(number)]
+        return [bool(p.any()) or p.ndim < 2 for p in self.parameters(objective, number)]

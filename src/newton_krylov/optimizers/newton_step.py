@@ -13,7 +13,7 @@ from newton_krylov.curvature.base import Curvature
 from newton_krylov.linear_solvers.result import LinearResult, LinearSolver, Status
 from newton_krylov.norms import euclidean, norm
 from newton_krylov.objectives.base import Point
-from newton_krylov.operators import FunctionOperator, LinearOperator
+from newton_krylov.operators import Capability, LinearOperator
 from newton_krylov.optimizers.base import Memory, State, Step
 from newton_krylov.optimizers.damping import Damping, Trial
 from newton_krylov.optimizers.forcing import Forcing, Inner, Outer
@@ -294,13 +294,13 @@ class NewtonStep:
         """
         s = _scale(A)
         if memory.damping.adaptive:
-            scaled = memory.damping.damped(_in_scale(A, s), generator)
+            scaled = memory.damping.damped(InScale(A, s), generator)
         else:
-            scaled = _in_scale(memory.damping.damped(A, generator), s)
+            scaled = InScale(memory.damping.damped(A, generator), s)
         inner = self._solved(scaled, -point.grad * s, memory, generator, eta)
         direction = None if inner.direction is None else inner.direction * s
         inner = replace(inner, x=inner.x * s, direction=direction)
-        return _in_scale(scaled, 1 / s), inner
+        return InScale(scaled, 1 / s), inner
 
     def _descent(
         self, point: Point, damped: LinearOperator, inner: LinearResult, eta: float
@@ -417,9 +417,27 @@ def _scale(A: LinearOperator) -> Tensor:
     return torch.where(sizes > 0, sizes, torch.where(largest > 0, largest, 1.0)).rsqrt()
 
 
-def _in_scale(A: LinearOperator, s: Tensor) -> LinearOperator:
-    """Return diag(s) A diag(s)."""
-    return FunctionOperator(lambda v: s * (A @ (s * v)), A.shape[0], A.dtype, A.device)
+class InScale(LinearOperator):
+    """diag(s) A diag(s), with A's closed form where it has one."""
+
+    def __init__(self, A: LinearOperator, s: Tensor) -> None:
+        super().__init__(A.shape[0], A.dtype, A.device, symmetric=A.symmetric)
+        self._A, self._s = A, s
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """A solve, where A has one."""
+        return self._A.capabilities & {"solve"}
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply by a vector of shape (n,)."""
+        return self._s * (self._A @ (self._s * v))
+
+    def solve(self, b: Tensor, shift: float = 0.0) -> Tensor:
+        """Solve by A's closed form, b of shape (n,); with a shift there is none."""
+        if shift != 0.0:
+            return super().solve(b, shift)
+        return self._A.solve(b / self._s) / self._s
 
 
 def _step(point: Point, alpha: float, direction: Direction, *notes: str) -> Step:

@@ -192,7 +192,7 @@ class _Model:
         self.shift = 0.0
         if point.objective.l2 == 0:  # the Hessian may be singular
             unit = float(A.diagonal().mean()) if A.has_diagonal else 1.0
-            self.shift = shift * unit * min(1.0, point.grad_norm / float(self.lasso.max()))
+            self.shift = shift * unit * min(1.0, point.grad_norm / (float(self.lasso.max()) or 1.0))
 
     def change(self, p: Tensor) -> float:
         """Return by how much p changes the model; one product."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from newton_krylov.capabilities import LAYERS
 from newton_krylov.objectives.base import Objective
+from newton_krylov.operators import eigh
 from newton_krylov.optimizers.schedule import Schedule, constant
 from newton_krylov.optimizers.training import Momentum
 from newton_krylov.optimizers.training_torch import LayeredTorchOptimizer
@@ -22,11 +23,17 @@ class LayerSteps(torch.optim.Optimizer, ABC):
     """Steps that each layer makes by its own gradient and its own state."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Make a step by the gradients that the parameters have."""
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Make a step by the gradients that the parameters have, and return a closure's loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             for p in group["params"]:
-                self.advance(p, p.grad, self.state[p], group)
+                if p.grad is not None:
+                    self.advance(p, p.grad, self.state[p], group)
+        return loss
 
     @abstractmethod
     def advance(self, p: Tensor, G: Tensor, s: dict[str, Any], at: dict[str, Any]) -> None:
@@ -116,7 +123,7 @@ def outer(G: Tensor, side: int) -> Tensor:
 
 def inverse_root(matrix: Tensor, power: int, eps: float) -> Tensor:
     """Return (A + eps |A| I)^(-1/power) of a semidefinite matrix, by its eigenvalues in float64."""
-    values, Q = torch.linalg.eigh(matrix.double())
+    values, Q = eigh(matrix.double())
     top = values[-1].clamp_min(torch.finfo(torch.float64).tiny)
     scale: Tensor = (values.clamp_min(0) + eps * top).pow(-1 / power)
     root: Tensor = (Q * scale) @ Q.T

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from newton_krylov.capabilities import LAYERS
 from newton_krylov.objectives.base import Objective
+from newton_krylov.operators import eigh
 from newton_krylov.optimizers.schedule import Schedule, constant
 from newton_krylov.optimizers.shampoo import LayerSteps, outer, sides_of
 from newton_krylov.optimizers.training import Momentum
@@ -66,8 +67,9 @@ class SoapSteps(LayerSteps):
         if not s:
             s |= {"step": 0, "mean": torch.zeros_like(G), "square": torch.zeros_like(G)}
             for k in sides:
-                s[f"factor{k}"] = outer(G, k) * (1 - beta2)
-                s[f"basis{k}"] = torch.linalg.eigh(s[f"factor{k}"])[1].flip(1)
+                covariance = outer(G, k)
+                s[f"factor{k}"] = torch.zeros_like(covariance)
+                s[f"basis{k}"] = eigh(covariance)[1].flip(1)
         s["step"] += 1
         s["mean"].lerp_(G, 1 - beta1)
         s["square"].lerp_(_into(s, sides, G).square(), 1 - beta2)

@@ -118,7 +118,7 @@ class LayeredTorchOptimizer(TorchOptimizer):
     """
 
     def parameters(self, objective: Objective, w: Tensor) -> list[Tensor]:
-        """Return the free parameters as matrices and vectors.
+        """Return the free parameters as matrices and vectors; those without numbers are left out.
 
         Raises
         ------
@@ -130,4 +130,5 @@ class LayeredTorchOptimizer(TorchOptimizer):
                 f"{type(self).__name__} needs {LAYERS}, which "
                 f"loss={getattr(objective, 'name', type(objective).__name__)} does not offer."
             )
-        return [p.view(len(p), -1) if p.ndim > 1 else p for p in objective.parameters(w)]
+        parameters = [p for p in objective.parameters(w) if p.numel()]
+        return [p.view(len(p), -1) if p.ndim > 1 else p for p in parameters]

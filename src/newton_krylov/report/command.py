@@ -35,8 +35,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python compare.py"
         which one sentence is printed.
     """
     options = _parse(arguments, prog)
-    from newton_krylov.terminal import interrupts, one_line, output_lost, say
+    from newton_krylov.terminal import interrupts, one_line, open_closed_streams, output_lost, say
 
+    open_closed_streams()
     say("reading the runs")
     from newton_krylov.report.request import answer
 

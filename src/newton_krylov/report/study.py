@@ -404,9 +404,9 @@ def _implied(key: str, changed: Mapping[str, Sequence[Any]]) -> bool:
     return key != named and named in changed and len(having) == 1
 
 
-def _typed(value: Any) -> str:
-    """Write a value as one types it."""
-    return "null" if value is None else str(value)
+def setting_text(key: str, value: Any) -> str:
+    """Write a setting for a reader, to whom a key without a value (null) is one that is not set."""
+    return f"{key} not set" if value in (None, "null") else f"{key}={value}"
 
 
 def _distinct(name: str, groups: Sequence[Sequence[RunRecord]]) -> list[str]:
@@ -422,7 +422,7 @@ def _distinct(name: str, groups: Sequence[Sequence[RunRecord]]) -> list[str]:
     last = Counter(short.values())
     described = [
         ", ".join(
-            f"{short[key] if last[short[key]] == 1 else key}={_typed(values[i])}"
+            setting_text(short[key] if last[short[key]] == 1 else key, values[i])
             for key, values in changed.items()
             if key in head.method  # not every part has every key
         )

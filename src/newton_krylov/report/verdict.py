@@ -27,7 +27,7 @@ from newton_krylov.report.compare import write_comparison
 from newton_krylov.report.panel import seconds_text
 from newton_krylov.report.records import ACCURACIES, RunRecord, read_record
 from newton_krylov.report.results import busy_text
-from newton_krylov.report.study import power_text, studies, tied
+from newton_krylov.report.study import power_text, setting_text, studies, tied
 from newton_krylov.report.tables import Table, count_text, majority_text, number_text
 
 PLAN, DIAGNOSIS, VERDICT = "plan.json", "diagnosis.json", "verdict.json"
@@ -780,7 +780,7 @@ def _endings(contestants: Sequence[Contestant]) -> Iterable[str]:
 
 def _without_group(override: str) -> str:
     key, _, value = override.partition("=")
-    return f"{key.rpartition('.')[2]}={value}"
+    return setting_text(key.rpartition(".")[2], value)
 
 
 def _number_at(record: RunRecord, key: str) -> float | None:

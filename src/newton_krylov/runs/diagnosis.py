@@ -62,7 +62,8 @@ def diagnose(
     start, end : Tensor, shape (dim,)
         The weights that a race starts from, and the best that it found.
     seconds : float
-        No product with a matrix begins later than this; what was not ready then is left out.
+        No product with a matrix and no gradient begins later than this; what was not ready then
+        is left out.
 
     Returns
     -------
@@ -103,7 +104,7 @@ def diagnose(
     if top is not None and objective.dim > _DENSE:
         add("smallest eigenvalue", lambda end: _smallest(point, top, generator, end), 0.5)
         add("effective dimension", lambda end: _trace(point, top, generator, end))
-    add("cost of a product", lambda _: _product_cost(objective, point, generator))
+    add("cost of a product", lambda end: _product_cost(objective, point, generator, end))
     add("gradient noise scale", lambda end: _noise(objective.at(start), generator, end))
     if left_out:
         facts |= {"left_out": left_out, "measuring_seconds": seconds}
@@ -177,7 +178,9 @@ def _dimension(total: float, top: float) -> dict[str, Any]:
     return {"effective_dimension": total / top} if top > 0 else {}
 
 
-def _product_cost(objective: Objective, point: Point, generator: torch.Generator) -> dict[str, Any]:
+def _product_cost(
+    objective: Objective, point: Point, generator: torch.Generator, end: float
+) -> dict[str, Any]:
     v = torch.randn(objective.dim, generator=generator, dtype=torch.float64)
     v = v.to(objective.device, objective.dtype)
     H = point.hessian()
@@ -186,8 +189,9 @@ def _product_cost(objective: Objective, point: Point, generator: torch.Generator
         fresh = objective.at(point.w)
         _ = fresh.value, fresh.grad
 
-    product = _seconds(lambda: H @ v, objective.device)
-    return {"product_in_gradients": product / _seconds(evaluate, objective.device)}
+    middle = (time.monotonic() + end) / 2
+    product = _seconds(lambda: H @ v, objective.device, middle)
+    return {"product_in_gradients": product / _seconds(evaluate, objective.device, end)}
 
 
 def _noise(point: Point, generator: torch.Generator, end: float) -> dict[str, Any]:
@@ -197,13 +201,18 @@ def _noise(point: Point, generator: torch.Generator, end: float) -> dict[str, An
     return {"gradient_noise_scale": max(0.0, squares - signal) / signal} if signal > 0 else {}
 
 
-def _seconds(action: Callable[[], object], device: torch.device) -> float:
-    """Return the median time of an action, the first call (which may build graphs) left out."""
+def _seconds(action: Callable[[], object], device: torch.device, end: float) -> float:
+    """Return the median time of an action, the first call (which may build graphs) left out.
+
+    None begins after the end; at least one has to.
+    """
     clock = Clock(device)
     action()
-    times = []
-    for _ in range(_REPETITIONS):
+    times: list[float] = []
+    while len(times) < _REPETITIONS and time.monotonic() <= end:
         started = clock()
         action()
         times.append(clock() - started)
+    if not times:
+        raise _TimeOver
     return median(times)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from newton_krylov import distributed
 from newton_krylov.capabilities import GENERATED
@@ -273,11 +273,23 @@ def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
             )
         generator, _ = generators(config.settings.seed)
         module = initialized(config.build("model"), Interface.of(dataset), generator)
-        parts["model"] = module.to(getattr(torch, config.settings.dtype))
+        parts["model"] = _cast(module, getattr(torch, config.settings.dtype))
     loss: Objective = config.build("loss", **parts)
     if isinstance(loss, LinearModel):
         _layouts[:] = [(dataset, config.name_of("loss"), rest, loss)]
     return loss
+
+
+def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Cast a module's real numbers, and complex ones to complex, whose parts torch would drop."""
+
+    def cast(t: Tensor) -> Tensor:
+        if t.is_complex():
+            return t.to(dtype.to_complex())
+        return t.to(dtype) if t.is_floating_point() else t
+
+    cast_all: Callable[[Callable[[Tensor], Tensor]], nn.Module] = module._apply
+    return cast_all(cast)
 
 
 _layouts: list[tuple[Dataset, str, dict[str, Any], LinearModel]] = []

@@ -81,8 +81,7 @@ def question_of(plain: Mapping[str, Any], *, loss_chosen: bool) -> Question:
         loss = _fitting_loss(dataset_of(config), loss, network=own_model)
         config = check({**plain, "loss": {"name": loss}})
     dataset = dataset_of(config)  # a mistake in it is found here, once, and not by every run
-    if "model" in config.entry_of("loss").parts:
-        _try_network(config, dataset)
+    _try(config, dataset)
     options = config.options_of("dataset")
     path = options.get("path")
     name = title_of(path, options.get("target")) if path else config.name_of("dataset")
@@ -91,16 +90,22 @@ def question_of(plain: Mapping[str, Any], *, loss_chosen: bool) -> Question:
     return Question(name, loss, next(fitting, "linear"), intercept_of(config, dataset))
 
 
-def _try_network(config: RunConfig, dataset: Dataset) -> None:
-    """Find a mistake in a network once, too: some samples are passed through it."""
+def _try(config: RunConfig, dataset: Dataset) -> None:
+    """Find a loss that does not fit once, too: a network is given samples, a function its start."""
+    loss = config.entry_of("loss")
+    what = f"loss={loss.name} cannot be evaluated"
     try:
-        objective_of(config, dataset)
+        if "model" in loss.parts:
+            what = "The network does not take the samples as they are"
+        objective = objective_of(config, dataset)
+        if FUNCTION in (loss.offers or ()):
+            what = "The function cannot be differentiated at its start"
+            _ = objective.at(start_of(config, objective)).grad
     except UserError:
         raise
-    except Exception as error:  # of the user's module, of any kind
-        raise UserError(
-            f"The network does not take the samples as they are: {type(error).__name__}: {error}"
-        ) from error
+    except Exception as error:  # of the user's module or function, of any kind
+        text = " ".join(str(error).split())
+        raise UserError(f"{what}: {type(error).__name__}: {text}") from error
 
 
 def _is_residual(node: Any) -> bool:

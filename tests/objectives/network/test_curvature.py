@@ -237,3 +237,18 @@ def costs(f):
         )
 
     return cost
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_in_the_null_space_are_roundings_and_no_asymmetry(dtype):
+    """Three samples of three classes: the Gauss-Newton matrix has rank 6 of 43."""
+    net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).to(dtype)
+    f = Network(net, F.cross_entropy, randn(3, 4, seed=1).to(dtype), torch.arange(3))
+    A = f.at(f.initial()).gauss_newton()
+    matrix = A.dense().double()
+    values, Q = torch.linalg.eigh((matrix + matrix.T) / 2)
+    null = Q[:, values.abs() < 1e-6 * values[-1]].to(dtype)
+    assert null.shape[1] >= 3
+    fresh = f.at(f.initial()).gauss_newton()
+    for v in null.T[:3]:
+        assert float(fresh.matvec(v.contiguous()).norm()) < 1e-3 * float(values[-1])

@@ -22,7 +22,7 @@ natural gradient descent in a Kronecker-factored eigenbasis", 2018).
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -39,7 +39,7 @@ from newton_krylov.objectives.network.layer_calls import (
 )
 from newton_krylov.objectives.network.layout import run
 from newton_krylov.objectives.network.passes import Passes
-from newton_krylov.operators import LinearOperator
+from newton_krylov.operators import LinearOperator, decomposed, eigh
 
 Fisher = Literal["mc", "ggn", "empirical"]
 Sharing = Literal["expand", "reduce"]
@@ -119,14 +119,15 @@ class Covariance:
         """Return eigenvalues and eigenvectors (columns), of the whole space or of the range."""
         if self._sum is not None or whole:
             return eigen(self.matrix())
-        _, s, Vh = torch.linalg.svd(torch.cat(self.rows).double(), full_matrices=False)
+        svd = partial(torch.linalg.svd, full_matrices=False)
+        _, s, Vh = decomposed(svd, torch.cat(self.rows).double())
         dtype = self.rows[0].dtype
         return (s.square() / self.count).to(dtype), Vh.T.contiguous().to(dtype)
 
 
 def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Return the eigenvalues, none negative, and eigenvectors of a semidefinite matrix."""
-    values, vectors = torch.linalg.eigh(matrix.double())
+    values, vectors = eigh(matrix.double())
     return values.clamp_min(0).to(matrix.dtype), vectors.to(matrix.dtype)
 
 
@@ -371,7 +372,7 @@ def _columns(f: Passes, outputs: Tensor, number: int) -> Iterator[Tensor]:
         )
         columns.append(column.reshape(len(z), -1))
     L = torch.stack(columns, 2)
-    values, vectors = torch.linalg.eigh((L + L.transpose(1, 2)) / 2)
+    values, vectors = eigh((L + L.transpose(1, 2)) / 2)
     root = vectors * values.clamp_min(0).sqrt()[:, None, :]
     floor = torch.finfo(outputs.dtype).eps * float(values.abs().max())
     for k in range(root.shape[2]):

@@ -7,7 +7,7 @@ in several ways, has no Kronecker factors.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -64,7 +64,7 @@ class Call:
     patches : Patches or None
         Of a convolution.
     bias : bool
-        Whether a bias is added.
+        Whether a free bias is added.
     rows : int
         How many rows of the input are one sample's, which follow one another.
     """
@@ -126,7 +126,8 @@ class Watcher:
         if call is None or used != {n for n in layer if n is not None}:
             self._others |= used
             return
-        self._calls.setdefault(layer, []).append(call)
+        # a bias that is held is no part of the layer
+        self._calls.setdefault(layer, []).append(replace(call, bias=layer.bias is not None))
 
     def found(self) -> dict[Layer, list[Call]]:
         """Return the layers all of whose uses are known, each with its calls."""

@@ -134,13 +134,22 @@ def tried(criterion: Criterion, outputs: Tensor, y: Tensor, *, rows: bool = Fals
     Raises
     ------
     UnsupportedError
-        If it does not return one number, or another one at each call.
+        If it does not take the outputs and targets, does not return one number, or another one
+        at each call.
     """
     count = max(1, min(len(y), _TRIED // max(1, outputs[:1].numel())))
     index = torch.linspace(0, len(y) - 1, count, device=y.device).round().long()
     some = y[index].flatten(0, 1) if rows else y[index]
     z = outputs.detach()[torch.arange(len(some), device=outputs.device) % len(outputs)]
-    function, in_double = _precision(criterion, z, some)
+    try:
+        function, in_double = _precision(criterion, z, some)
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        shape = ", ".join(["n", *map(str, z.shape[1:])])
+        raise UnsupportedError(
+            f"The criterion does not take outputs of shape ({shape}) "
+            f"with targets of type {str(y.dtype).removeprefix('torch.')}, from {float(y.min()):g} "
+            f"to {float(y.max()):g}: {' '.join(str(error).split())}"
+        ) from error
     draw = likelihood(criterion)
     z = z.double() if in_double else z
     masses = _masses(criterion)

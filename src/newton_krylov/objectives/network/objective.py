@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from newton_krylov.allocator import keep_freed_memory
 from newton_krylov.capabilities import LAYERS, LIKELIHOOD, SAMPLE_GRADIENTS, SAMPLES
@@ -25,7 +26,7 @@ from newton_krylov.objectives.network.loss import tried
 from newton_krylov.objectives.network.noise import Noise
 from newton_krylov.objectives.network.passes import Passes
 from newton_krylov.objectives.network.point import ByPasses, NetworkPoint
-from newton_krylov.objectives.network.private import copied
+from newton_krylov.objectives.network.private import copied, hold_frozen
 from newton_krylov.objectives.network.probe import probe
 
 GIB = 2.0**30
@@ -48,7 +49,8 @@ class Network(ByPasses, Layered):
     Parameters
     ----------
     module : nn.Module
-        Takes a batch, samples first. Its present weights are the start; a copy is kept.
+        Takes a batch, samples first. Its present weights are the start; a copy is kept. Frozen
+        parameters (`requires_grad=False`) are no weights: they stay as they are.
     criterion : callable
         (outputs, targets) -> mean loss over the samples. Where the mean over a batch is not that
         of its parts, weighted by classes at most, all samples pass through the network together.
@@ -79,13 +81,15 @@ class Network(ByPasses, Layered):
         Precision of the weights; by default as they are.
     convex_loss : bool
         Whether the criterion is convex in the outputs.
+    free : bool
+        Whether frozen parameters are weights like the others.
 
     Raises
     ------
     UnsupportedError
-        If the network has no weights, or not of one real type; if it draws random numbers other
-        than dropout, changes its input in place, or returns what is no tensor with samples first;
-        or if the criterion does not return one number.
+        If the network has no weights to train, or not of one real type; if it draws random numbers
+        other than dropout, changes its input in place, or returns what is no tensor with samples
+        first; or if the criterion does not return one number.
 
     Attributes
     ----------
@@ -115,12 +119,15 @@ class Network(ByPasses, Layered):
         channels_last: bool = False,
         dtype: torch.dtype | None = None,
         convex_loss: bool = True,
+        free: bool = False,
     ) -> None:
         device = tensors_of(X)[0].device
         if device.type == "cpu":
             keep_freed_memory()
         import_early()
         self._module = copied(module, device, dtype)
+        if not free:
+            hold_frozen(self._module)
         self._convex_loss = convex_loss
         self.counts, self.layout = Counts(), Layout(self._module)
         self._start = torch.cat([p.detach().reshape(-1) for p in self._module.parameters()])
@@ -208,6 +215,13 @@ class Network(ByPasses, Layered):
     def parameters(self, w: Tensor) -> list[Tensor]:
         """Return the free parameters, each in its own shape, as views of w, shape (dim,)."""
         return self.passes.split(w)
+
+    def kernels(self, w: Tensor) -> list[Tensor]:
+        """Return the free kernels of convolutions, each in its own shape, as views of w."""
+        names = [self.layout.names[number] for number in self.passes.numbers]
+        owners = [self._module.get_submodule(name.rpartition(".")[0]) for name in names]
+        parts = zip(owners, self.parameters(w), strict=True)
+        return [p for owner, p in parts if isinstance(owner, _ConvNd) and p.ndim > 2]
 
     def at(self, w: Tensor) -> NetworkPoint:
         """Evaluate at w, shape (dim,)."""

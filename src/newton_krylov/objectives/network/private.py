@@ -74,6 +74,27 @@ def copied(module: nn.Module, device: torch.device, dtype: torch.dtype | None) -
     return own.to(device) if dtype is None else own.to(device, dtype)
 
 
+def hold_frozen(module: nn.Module) -> None:
+    """Turn the frozen parameters of a private copy, which no method is to change, into buffers.
+
+    Raises
+    ------
+    UnsupportedError
+        If all are frozen.
+    """
+    parameters = list(module.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        raise UnsupportedError(
+            "All weights of the network are frozen (requires_grad=False): free those to be trained."
+        )
+    for part in module.modules():
+        frozen = {n: p for n, p in part._parameters.items() if p is not None}
+        for name, parameter in frozen.items():
+            if not parameter.requires_grad:
+                del part._parameters[name]
+                part.register_buffer(name, parameter.detach())
+
+
 @contextmanager
 def protected(module: nn.Module) -> Iterator[list[nn.Module]]:
     """Give a module copies of its buffers, and put all of its attributes back afterwards.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.network.kronecker import FactorPasses
-from newton_krylov.operators import LinearOperator
+from newton_krylov.operators import LinearOperator, eigh
 
 _NUMBERS = 2**26
 """How many numbers of a convolution's rows are formed at once."""
@@ -71,7 +71,7 @@ class SampleSpaceOperator(LinearOperator):
         """The eigenvalues and eigenvectors of R R', in float64."""
         gram = sum(_gram(a, g) for a, g in self._parts.values())
         assert isinstance(gram, Tensor)
-        values, V = torch.linalg.eigh(gram.double())
+        values, V = eigh(gram.double())
         return values.clamp_min(0), V
 
     def _push(self, v: Tensor) -> Tensor:

@@ -52,9 +52,8 @@ class Jacobian(RectangularOperator):
 
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply by a vector of shape (n,): one forward-mode pass."""
-        with torch.no_grad():
-            product: Tensor = jvp(self._residual, (self._w,), (v,))[1]
-        return product.detach()
+        product: Tensor = jvp(self._residual, (self._w,), (v,))[1]
+        return product.detach().to(self.dtype)  # torch promotes tangents of single numbers
 
     def rmatvec(self, u: Tensor) -> Tensor:
         """Multiply the transpose by a vector of shape (m,): one reverse pass."""
@@ -68,11 +67,8 @@ class Jacobian(RectangularOperator):
 
     def columns(self, V: Tensor) -> Tensor:
         """Return J V' for some rows V, shape (k, n): forward passes, batched; shape (m, k)."""
-        with torch.no_grad():
-            product: Tensor = vmap(lambda v: jvp(self._residual, (self._w,), (v,))[1], out_dims=1)(
-                V
-            )
-        return product.detach()
+        product: Tensor = vmap(lambda v: jvp(self._residual, (self._w,), (v,))[1], out_dims=1)(V)
+        return product.detach().to(self.dtype)
 
     def dense(self) -> Tensor:
         """Form J, shape (m, n), by rows or columns, whichever are fewer, in chunks."""

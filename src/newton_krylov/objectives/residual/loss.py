@@ -16,6 +16,7 @@ from newton_krylov.data.dataset import CurveFit, Dataset, LabelledData, Split
 from newton_krylov.data.equation import Block, EquationProblem, Jet, derivatives
 from newton_krylov.errors import CombinationError, ConfigError, suggest
 from newton_krylov.norms import euclidean
+from newton_krylov.objectives.network.private import hold_frozen
 from newton_krylov.objectives.residual.objective import GIB, ResidualObjective, ResidualPoint
 from newton_krylov.objectives.residual.taylor import FactoredJacobian, Perceptron, Pushed
 from newton_krylov.operators import RectangularOperator
@@ -23,8 +24,6 @@ from newton_krylov.registry import entry, names, register
 
 Memory = Annotated[float, Field(gt=0)]
 
-_AHEAD = 0.1
-"""Where along a step the residuals are evaluated for their second derivative."""
 _SHOWN = 10_000
 """At how many points a solution is drawn, at most."""
 _GROWTH = 1.07
@@ -107,6 +106,7 @@ class ResidualLoss(ResidualObjective):
     def _take(self, model: nn.Module, points: Tensor) -> None:
         """Keep a copy of the network, where the points are."""
         self._module = copy.deepcopy(model).to(points.device)
+        hold_frozen(self._module)
         self._names = [name for name, _ in self._module.named_parameters()]
         self._shapes = [p.shape for p in self._module.parameters()]
         guesses = [guess for guess, _ in self._coefficients.values()]
@@ -178,14 +178,12 @@ class ResidualLoss(ResidualObjective):
     def bend(self, point: ResidualPoint, p: Tensor) -> Tensor:
         """Return d2/dt2 r(w + t p) at t = 0, shape (n_residuals,).
 
-        Of a perceptron by one more evaluation, as Transtrum and Sethna do: forward mode twice costs
-        twenty times as much, and the correction it is for is itself of second order.
+        Of a perceptron by one more evaluation: forward mode twice costs twenty times as much, and
+        the correction it is for is itself of second order.
         """
         if self._network is None:
             return super().bend(point, p)
-        with torch.no_grad():
-            beyond = self.residuals(point.w + _AHEAD * p)
-        return ((beyond - point.r) / _AHEAD - point.normal.image(p)) * (2 / _AHEAD)
+        return self.bent(point, p, point.normal.image(p))
 
     def subset(self, index: Tensor) -> ResidualObjective:
         """Take some of the residuals; of an equation's blocks, at their points alone.
@@ -313,9 +311,8 @@ class ResidualLoss(ResidualObjective):
         block = self._solved.everywhere(x)
         if block is None:
             return None
-        with torch.no_grad():
-            u = self.solution(w, x)
-            residual = block.residual(self._jet(w, block))
+        u = self.solution(w, x).detach()
+        residual = block.residual(self._jet(w, block)).detach()
         known = self._solved.solution[::every]
         return {"points": x, "solution": u, "error": u - known, "residual": residual}
 

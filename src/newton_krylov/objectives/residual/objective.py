@@ -13,17 +13,29 @@ from newton_krylov.capabilities import NORMAL_EQUATIONS, SUM_OF_SQUARES
 from newton_krylov.errors import ConfigError, UnsupportedError, suggest
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.base import Counts, Objective, Point
-from newton_krylov.objectives.network.kernels import plain_attention, plain_recurrence
+from newton_krylov.objectives.graph import GraphJacobian, hessian_product
+from newton_krylov.objectives.network.kernels import (
+    Formulas,
+    plain_attention,
+    plain_recurrence,
+)
 from newton_krylov.objectives.residual.gauss_newton import GaussNewtonOperator
 from newton_krylov.objectives.residual.jacobian import Jacobian, import_early
 from newton_krylov.operators import FunctionOperator, LinearOperator, RectangularOperator
-from newton_krylov.rectangular import MatrixMap
+from newton_krylov.rectangular import as_rectangular
 
 Blocks = Mapping[str, Tensor]
 Function = Callable[[Tensor], Tensor | Blocks]
 """w, shape (dim,), to residuals: one tensor, or blocks of them by name, of any shapes."""
 
+Derivative = Callable[[Tensor], Any]
+"""w, shape (dim,), to the Jacobian, (n_residuals, dim): what `as_rectangular` takes."""
+
 GIB = 2.0**30
+_AHEAD = 0.1
+"""Where along a step the residuals are evaluated for their second derivative."""
+_CHANGES = ("mutate a captured Tensor", "batch_norm does not support")
+"""What torch says where a function changes what is no part of its argument."""
 _SMALL = 2**21
 """Below so many entries of J a second thread costs more than it brings, as soon as anything else
 computes."""
@@ -53,8 +65,7 @@ class ResidualPoint(Point):
         if self._r is None:
             f = self.objective
             f.counts.add(function=f.share, passes=0.5 * f.share)
-            with torch.no_grad():
-                self._r, self._kept = f.evaluated(self.w)
+            self._r, self._kept = f.evaluated(self.w)
         return self._r
 
     @cached_property
@@ -121,8 +132,10 @@ class ResidualPoint(Point):
 
         def product(v: Tensor) -> Tensor:
             f.counts.add(hvp=f.share, passes=f.share)
+            if f.by_graph(self.w):
+                return hessian_product(half_square, self.w, v)
             found: Tensor = jvp(grad(half_square), (self.w,), (v,))[1]
-            return found.detach()
+            return found.detach().to(f.dtype)
 
         return FunctionOperator(product, f.dim, f.dtype, f.device)
 
@@ -166,14 +179,18 @@ class ResidualObjective(Objective):
         start: Tensor,
         weights: Mapping[str, float] | None = None,
         memory: float = 2 * GIB,
-        derivative: Callable[[Tensor], Tensor] | None = None,
+        derivative: Derivative | None = None,
     ) -> None:
         import_early()
         self._function, self.memory, self._derivative = function, memory, derivative
         self.dim, self.dtype, self.device = len(start), start.dtype, start.device
         self.counts, self.share, self.convexity = Counts(), 1.0, None
         self._rows: Tensor | None = None
-        with torch.no_grad():
+        self._by_graph: bool | None = None
+        try:
+            found = self._called(start)
+        except RuntimeError:  # a function that differentiates by its argument
+            self._by_graph = True
             found = self._called(start)
         self._arrange({name: block.numel() for name, block in found.items()}, weights or {})
         self.n_residuals = self.n_samples = sum(block.numel() for block in found.values())
@@ -209,12 +226,18 @@ class ResidualObjective(Objective):
         return r[self._rows] * math.sqrt(self.n_residuals / len(self._rows))
 
     def _called(self, w: Tensor) -> Blocks:
-        """Call the function, with kernels that forward mode can differentiate."""
+        """Call the function, with kernels that forward mode can differentiate.
+
+        Gradients are enabled: it may need them for derivatives of its own, by its points.
+        """
+        if self._by_graph and not w.requires_grad:
+            w = w.detach().requires_grad_()
         try:
-            with plain_attention(), plain_recurrence():
-                return named(self._function(w))
+            with plain_attention(), plain_recurrence(), Formulas(), torch.enable_grad():
+                found = named(self._function(w))
+                return {name: block.to(w.dtype) for name, block in found.items()}
         except RuntimeError as error:
-            if "mutate a captured Tensor" not in str(error):
+            if not any(words in str(error) for words in _CHANGES):
                 raise
             raise UnsupportedError(
                 "The residual function changes a tensor in place that is no part of x, such as "
@@ -222,9 +245,31 @@ class ResidualObjective(Objective):
                 "norm track_running_stats=False."
             ) from None
 
+    def by_graph(self, w: Tensor) -> bool:
+        """Whether torch.func cannot transform the function: found out once, at w, shape (dim,)."""
+        if self._by_graph is None:
+            try:
+                J = Jacobian(self.residuals, w, self.memory)
+                J.rows(torch.zeros(1, self.n_residuals, dtype=self.dtype, device=self.device))
+                J.columns(torch.zeros(1, self.dim, dtype=self.dtype, device=self.device))
+                self._by_graph = False
+            except RuntimeError:
+                self._by_graph = True
+                self._check_fixed(w)
+        return self._by_graph
+
+    def _check_fixed(self, w: Tensor) -> None:
+        """Refuse a function with random numbers in it, which torch.func would not transform."""
+        once, again = (self.residuals(w).detach() for _ in range(2))
+        if not euclidean(again - once) <= torch.finfo(w.dtype).eps ** 0.5 * euclidean(once):
+            raise UnsupportedError(
+                "The residual function returns other residuals when it is called again: what is "
+                "random in it must be fixed, such as dropout by eval() of the network."
+            )
+
     def evaluated(self, w: Tensor) -> tuple[Tensor, Any]:
         """Return the residuals at w, shape (dim,), and what of it `linearized` can use."""
-        return self.residuals(w), None
+        return self.residuals(w).detach(), None
 
     def linearized(self, w: Tensor, kept: Any = None) -> tuple[RectangularOperator, Tensor]:
         """Return the Jacobian at w, shape (dim,), and the residuals.
@@ -242,9 +287,13 @@ class ResidualObjective(Objective):
             (n_residuals, dim); shape (n_residuals,).
         """
         if self._derivative is not None:
-            return MatrixMap(self._derivative(w)), self.residuals(w)
-        J = Jacobian(self.residuals, w, self.memory)
-        return J, J.r
+            r = self.residuals(w).detach()
+            return as_rectangular(self._derivative(w), r), r
+        if self.by_graph(w):
+            slow = GraphJacobian(self.residuals, w)
+            return slow, slow.r
+        quick = Jacobian(self.residuals, w, self.memory)
+        return quick, quick.r
 
     def bend(self, point: ResidualPoint, p: Tensor) -> Tensor:
         """Return d2/dt2 r(w + t p) at t = 0, shape (n_residuals,): forward mode twice."""
@@ -253,9 +302,31 @@ class ResidualObjective(Objective):
             along: Tensor = jvp(self.residuals, (w,), (p,))[1]
             return along
 
-        with torch.no_grad():
+        try:
             found: Tensor = jvp(slope, (point.w,), (p,))[1]
-        return found.detach()
+        except RuntimeError:  # no forward mode, or not twice
+            return self.bent(point, p, point.jacobian.matvec(p))
+        return found.detach().to(self.dtype)
+
+    def bent(self, point: ResidualPoint, p: Tensor, along: Tensor) -> Tensor:
+        """Return the same by one more evaluation, as Transtrum and Sethna do.
+
+        Parameters
+        ----------
+        point : ResidualPoint
+            Where.
+        p : Tensor, shape (dim,)
+            The direction.
+        along : Tensor, shape (n_residuals,)
+            J p.
+
+        Returns
+        -------
+        Tensor, shape (n_residuals,)
+            Right but for the third derivative along a tenth of p.
+        """
+        beyond = self.residuals(point.w + _AHEAD * p).detach()
+        return ((beyond - point.r) / _AHEAD - along) * (2 / _AHEAD)
 
     def at(self, w: Tensor) -> ResidualPoint:
         """Evaluate at w, shape (dim,)."""
@@ -289,12 +360,17 @@ def named(found: Tensor | Blocks) -> Blocks:
     Raises
     ------
     UnsupportedError
-        If it is neither a tensor nor tensors by name.
+        If it is neither a tensor nor tensors by name, or these are complex.
     """
-    if isinstance(found, Tensor):
-        return {"residual": found}
-    if isinstance(found, Mapping) and found and all(isinstance(b, Tensor) for b in found.values()):
-        return found
+    blocks = {"residual": found} if isinstance(found, Tensor) else found
+    tensors = list(blocks.values()) if isinstance(blocks, Mapping) else []
+    if tensors and all(isinstance(block, Tensor) for block in tensors):
+        if any(block.is_complex() for block in tensors):
+            raise UnsupportedError(
+                "A residual function must return real numbers: take torch.view_as_real of complex "
+                "ones."
+            )
+        return blocks
     raise UnsupportedError(
         "A residual function must return a tensor, or a dictionary of tensors by name, "
         f"not {type(found).__name__}."

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from newton_krylov.objectives.residual.gauss_newton import GaussNewtonOperator
 from newton_krylov.objectives.residual.objective import (
+    GIB,
+    Derivative,
     Function,
     ResidualObjective,
     ResidualPoint,
@@ -104,7 +106,7 @@ class RobustObjective(ResidualObjective):
 
     Parameters
     ----------
-    function, start, derivative
+    function, start, memory, derivative
         As in `ResidualObjective`.
     rho : callable
         See `Rho`.
@@ -118,10 +120,11 @@ class RobustObjective(ResidualObjective):
         start: Tensor,
         rho: Rho,
         scale: float,
-        derivative: Callable[[Tensor], Tensor] | None = None,
+        memory: float = 2 * GIB,
+        derivative: Derivative | None = None,
     ) -> None:
         self.rho, self.scale = rho, scale
-        super().__init__(function, start, derivative=derivative)
+        super().__init__(function, start, None, memory, derivative)
 
     def at(self, w: Tensor) -> RobustPoint:
         """Evaluate at w, shape (dim,)."""

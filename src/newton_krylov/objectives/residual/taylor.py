@@ -91,6 +91,8 @@ class Perceptron:
             return None
         if linear[-1].out_features != 1:
             return None
+        if any(list(part.buffers()) for part in linear):  # weights that are held
+            return None
         return cls(
             tuple((part.out_features, part.in_features) for part in linear),
             tuple(part.bias is not None for part in linear),

@@ -1,0 +1,98 @@
+"""Derivatives by the graph of one evaluation, for functions that torch.func cannot transform.
+
+Such are functions that call torch.autograd.grad themselves, operations that have no forward mode,
+and operations of one's own (torch.autograd.Function) without rules for transformations.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from newton_krylov.operators import RectangularOperator
+
+
+def gradient(function: Callable[[Tensor], Tensor], w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradient of a scalar function at w, shape (n,), and its value."""
+    with torch.enable_grad():
+        at = w.detach().clone().requires_grad_()
+        value = function(at)
+        (found,) = torch.autograd.grad(value, at, materialize_grads=True)
+    return found.detach(), value.detach()
+
+
+def hessian_product(function: Callable[[Tensor], Tensor], w: Tensor, v: Tensor) -> Tensor:
+    """Return the Hessian of a scalar function at w, shape (n,), times v, shape (n,)."""
+    with torch.enable_grad():
+        at = w.detach().clone().requires_grad_()
+        (slope,) = torch.autograd.grad(function(at), at, create_graph=True, materialize_grads=True)
+        if not slope.requires_grad:  # of a linear function
+            return torch.zeros_like(v)
+        (found,) = torch.autograd.grad(slope, at, v, materialize_grads=True)
+    return found.detach()
+
+
+class GraphJacobian(RectangularOperator):
+    """J of residuals at w by reverse passes alone; a product J v is one through another's graph.
+
+    Parameters
+    ----------
+    residual : callable
+        w, shape (n,), to the residuals, shape (m,).
+    w : Tensor, shape (n,)
+        Parameters at which to evaluate.
+
+    Attributes
+    ----------
+    r : Tensor, shape (m,)
+        The residuals at w.
+    """
+
+    def __init__(self, residual: Callable[[Tensor], Tensor], w: Tensor) -> None:
+        with torch.enable_grad():
+            self._w = w.detach().clone().requires_grad_()
+            self._values = residual(self._w)
+        super().__init__((len(self._values), len(w)), w.dtype, w.device)
+        self.r = self._values.detach()
+        self._pulled: tuple[Tensor, Tensor] | None = None
+        self._matrix: Tensor | None = None
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply by a vector of shape (n,); with the rows of J where a graph has no graph."""
+        if self._matrix is None:
+            try:
+                return self._through(v)
+            except RuntimeError:
+                self._matrix = self.dense()
+        return self._matrix @ v
+
+    def _through(self, v: Tensor) -> Tensor:
+        """Return J v as the derivative along v of u -> J'u, which is linear in u."""
+        if self._pulled is None:
+            with torch.enable_grad():
+                u = torch.zeros_like(self.r).requires_grad_()
+                (pulled,) = torch.autograd.grad(
+                    self._values, self._w, u, create_graph=True, materialize_grads=True
+                )
+            self._pulled = u, pulled
+        u, pulled = self._pulled
+        (product,) = torch.autograd.grad(pulled, u, v, retain_graph=True, materialize_grads=True)
+        return product.detach()
+
+    def rmatvec(self, u: Tensor) -> Tensor:
+        """Multiply the transpose by a vector of shape (m,): one reverse pass."""
+        (product,) = torch.autograd.grad(
+            self._values, self._w, u, retain_graph=True, materialize_grads=True
+        )
+        return product.detach()
+
+    def dense(self) -> Tensor:
+        """Form J, shape (m, n): by products with J where columns are fewer and there are such."""
+        m, n = self.shape
+        eye = torch.eye(min(m, n), dtype=self.dtype, device=self.device)
+        if n < m and self._matrix is None:
+            try:
+                return torch.stack([self._through(v) for v in eye], dim=1)
+            except RuntimeError:
+                eye = torch.eye(m, dtype=self.dtype, device=self.device)
+        return torch.stack([self.rmatvec(u) for u in eye])
