@@ -417,3 +417,24 @@ def test_a_jacobian_beyond_the_memory_is_not_formed(monkeypatch) -> None:
 def test_no_more_evaluations_than_the_limit(limit: int) -> None:
     found = least_squares(rosenbrock, START, max_nfev=limit)
     assert found.nfev == limit and found.status == 0 and not found.success
+
+
+def test_a_jacobian_that_is_no_number_is_no_success():
+    nan = np.full((2, 2), math.nan)
+    with pytest.raises(ValueError, match="numbers of jac are not finite at x0"):
+        least_squares(lambda x: x - 1, [0.0, 0.0], jac=lambda x: nan)
+    with pytest.raises(ValueError, match="derivatives of fun are not finite at x0"):
+        least_squares(lambda x: torch.stack([x.square().sum().sqrt(), x[0] - 1]), [0.0, 0.0])
+    calls = []
+
+    def later(x):
+        calls.append(x)
+        return np.diag(3 * np.asarray(x) ** 2) if len(calls) < 4 else nan
+
+    found = least_squares(lambda x: np.asarray(x) ** 3 - 8, [5.0, 7.0], jac=later)
+    assert not found.success and found.status == -3
+    assert np.isfinite(found.x.numpy()).all()
+    with pytest.raises(ValueError, match="real numbers"):
+        least_squares(
+            lambda x: x - 1, [0.0], jac=lambda x: aslinearoperator(1j * np.eye(1)), solver="lsmr"
+        )

@@ -633,3 +633,13 @@ def test_a_gap_that_nothing_certifies_is_refused(words: Any, why: str) -> None:
     X, y = load_iris(return_X_y=True)
     with pytest.raises(ValueError, match=f"gap can be certified nowhere, as {why}"):
         path(X, y, loss="multinomial", gap=1e-6, **words)
+
+
+def test_without_an_intercept_a_class_may_have_no_weight() -> None:
+    X, y = load_iris(return_X_y=True)
+    weights = np.repeat([1, 1, 0], 50)
+    found = path(
+        X, y, loss="multinomial", lambdas=[0.1], gap=1e-6, sample_weight=weights,
+        fit_intercept=False,
+    )  # fmt: skip
+    assert found.gaps[0] <= 1e-6

@@ -271,3 +271,7 @@ def test_in_the_curvature_s_scale_a_closed_form_still_needs_no_matrix():
     assert_close(s * (A @ (s * found.x) + 0.5 * s * found.x), b, 1e-12)
     plain = InScale(FunctionOperator(lambda v: v, 4, b.dtype, b.device), s[:4])
     assert not plain.has_solve
+    small = LowRankOperator(vectors[:5], torch.tensor([4.0, 2.0, 1.0], dtype=torch.float64))
+    later = InScale(small, s[:5], shifted=True).affine(shift=0.1)
+    found = exact(later, b[:5], rtol=1e-12)
+    assert_close(later @ found.x, b[:5], 1e-12)

@@ -48,7 +48,7 @@ class EvolutionOptions:
     layout : {"random", "grid"}
         Whether they are random, or the middles of about as many equal rectangles.
     start, boundary : int
-        Points at t = 0, and at each end, evenly.
+        Points at t = 0, and at each end: evenly, or drawn again with the others, see `resample`.
     condition_weight : float
         Weight of the mean squares of the conditions; the equation's weight is 1.
     resample : int

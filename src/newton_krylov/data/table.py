@@ -330,7 +330,7 @@ def _cleaned(
         str(name) for name, dtype in frame.dtypes.items() if pd.api.types.is_string_dtype(dtype)
     ]
     frame = frame.assign(**{name: _stripped(frame[name]) for name in texts})
-    if texts and len(names) == frame.shape[1]:
+    if len(texts) == len(names) == frame.shape[1]:  # names again make every column a text
         again = np.ones(len(frame), dtype=bool)
         for k, name in enumerate(names):
             again &= (frame.iloc[:, k].astype(str) == name).to_numpy()

@@ -50,6 +50,7 @@ _ELSEWHERE = {
 """What SciPy's function takes besides, to what does in its place."""
 
 _MESSAGES = {
+    -3: "The derivatives are not finite where the last step led.",
     -2: "`callback` raised `StopIteration`.",
     0: "The limit of function evaluations came first: raise max_nfev.",
     1: "`gtol` is met: the residuals are orthogonal to the Jacobian's columns.",
@@ -204,6 +205,9 @@ def least_squares(
             "fun returns other residuals when it is called again at x0: what is random in it must "
             "be fixed, such as dropout by eval() of the network"
         )
+    if size > 0.0 and not _has_gradient(point):
+        whose = "the derivatives of fun" if jac is None else "the numbers of jac"
+        raise ValueError(f"{whose} are not finite at x0: start where they are")
     step = LevenbergMarquardtStep(
         named("solver", solver).build({}),
         _scaling(x_scale, x, fits=fits),
@@ -337,6 +341,8 @@ def _matrix(found: Any, w: Tensor) -> Any:
         sparse = torch.sparse_coo_tensor(indices, values, found.shape, check_invariants=True)
         return sparse.coalesce()
     if hasattr(found, "matvec"):
+        if np.issubdtype(getattr(found, "dtype", None) or np.float64, np.complexfloating):
+            raise ValueError(f"jac must return real numbers, not {found.dtype}")
         return found
     return _real(torch.as_tensor(found), "jac").detach().to(w)
 
@@ -385,8 +391,8 @@ class _Tolerances:
             return not bool(A.b.any())
         columns = A.diagonal().sqrt() if A.has_diagonal else torch.full_like(A.b, euclidean(A.b))
         lengths = columns * euclidean(A.u)
-        cosines = torch.where(lengths > 0, A.b.abs() / lengths, torch.zeros_like(lengths))
-        return float(cosines.max()) <= self.gtol
+        cosines = torch.where(lengths == 0, torch.zeros_like(lengths), A.b.abs() / lengths)
+        return bool((cosines <= self.gtol).all())  # not where J has a nan
 
 
 def _iterate(
@@ -413,8 +419,12 @@ def _iterate(
         point = trial.point
         if stop(point.w, point.value):
             return point, -2
-        if status is not None or point.value == 0.0:
-            return point, status or 1
+        if status is not None or point.value == 0.0 or not _has_gradient(point):
+            return point, status or (1 if point.value == 0.0 else -3)
+
+
+def _has_gradient(point: ResidualPoint) -> bool:
+    return bool(point.grad.isfinite().all())
 
 
 def _optimality(point: ResidualPoint) -> float:

@@ -452,7 +452,7 @@ class Problem:
             why = "the loss is not convex"
         elif not f.certified:
             why = "a column is not penalized (a factor or a lambda of 0)"
-        elif not self._all_classes_weigh(f):
+        elif self.columns.intercept and not self._all_classes_weigh(f):
             why = "a class has no weight"
         if why is not None:
             raise ValueError(f"gap can be certified nowhere, as {why}: leave it out, for tol")

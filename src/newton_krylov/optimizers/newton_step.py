@@ -294,7 +294,7 @@ class NewtonStep:
         """
         s = _scale(A)
         if memory.damping.adaptive:
-            scaled = memory.damping.damped(InScale(A, s), generator)
+            scaled = memory.damping.damped(InScale(A, s, shifted=True), generator)
         else:
             scaled = InScale(memory.damping.damped(A, generator), s)
         inner = self._solved(scaled, -point.grad * s, memory, generator, eta)
@@ -418,24 +418,34 @@ def _scale(A: LinearOperator) -> Tensor:
 
 
 class InScale(LinearOperator):
-    """diag(s) A diag(s), with A's closed form where it has one."""
+    """diag(s) A diag(s), with A's closed form where it has one and nothing is to be added.
 
-    def __init__(self, A: LinearOperator, s: Tensor) -> None:
+    Parameters
+    ----------
+    A : LinearOperator
+        Symmetric.
+    s : Tensor, shape (n,)
+        Above 0.
+    shifted : bool
+        Whether a multiple of the identity will be added, of which A's closed form knows nothing.
+    """
+
+    def __init__(self, A: LinearOperator, s: Tensor, *, shifted: bool = False) -> None:
         super().__init__(A.shape[0], A.dtype, A.device, symmetric=A.symmetric)
-        self._A, self._s = A, s
+        self._A, self._s, self._shifted = A, s, shifted
 
     @property
     def capabilities(self) -> frozenset[Capability]:
         """A solve, where A has one."""
-        return self._A.capabilities & {"solve"}
+        return frozenset() if self._shifted else self._A.capabilities & {"solve"}
 
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply by a vector of shape (n,)."""
         return self._s * (self._A @ (self._s * v))
 
     def solve(self, b: Tensor, shift: float = 0.0) -> Tensor:
-        """Solve by A's closed form, b of shape (n,); with a shift there is none."""
-        if shift != 0.0:
+        """Solve by A's closed form, b of shape (n,)."""
+        if shift != 0.0 or self._shifted:
             return super().solve(b, shift)
         return self._A.solve(b / self._s) / self._s
 

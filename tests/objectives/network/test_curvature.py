@@ -10,6 +10,8 @@ from networks import CLASSES, NETWORKS, module, network, outputs, plain, samples
 from problems import assert_close, randn, ulps
 from torch import nn
 
+from newton_krylov.errors import UnsupportedError
+from newton_krylov.linear_solvers.cg import cg
 from newton_krylov.objectives.network.objective import Network
 
 RTOL = ulps(torch.float64)
@@ -252,3 +254,45 @@ def test_products_in_the_null_space_are_roundings_and_no_asymmetry(dtype):
     fresh = f.at(f.initial()).gauss_newton()
     for v in null.T[:3]:
         assert float(fresh.matvec(v.contiguous()).norm()) < 1e-3 * float(values[-1])
+
+
+class _Bent(torch.autograd.Function):
+    """tanh, whose backward pass is differentiated as if it were not linear in its argument."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.tanh(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        return _BentBackward.apply(g, *ctx.saved_tensors)
+
+
+class _BentBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, g, x):
+        ctx.save_for_backward(g, x)
+        return g * (1 - torch.tanh(x) ** 2)
+
+    @staticmethod
+    def backward(ctx, h):
+        g, x = ctx.saved_tensors
+        slope = 1 - torch.tanh(x) ** 2
+        return 0 * h, -2 * torch.tanh(x) * slope * g * h
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("width", [30, 200])
+def test_a_wrong_second_derivative_is_found_by_the_products_of_a_solver(width, dtype):
+    class Wrong(nn.Module):
+        def forward(self, x):
+            return _Bent.apply(x)
+
+    torch.manual_seed(0)
+    layers = (nn.Linear(20, width), Wrong(), nn.Linear(width, width), Wrong(), nn.Linear(width, 3))
+    net = nn.Sequential(*layers).to(dtype)
+    f = Network(net, F.cross_entropy, randn(64, 20, seed=1).to(dtype), torch.arange(64) % 3)
+    point = f.at(f.initial())
+    with pytest.raises(UnsupportedError, match="not symmetric"):
+        cg(point.hessian(), -point.grad, rtol=1e-3, maxiter=6)

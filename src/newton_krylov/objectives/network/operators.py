@@ -33,6 +33,8 @@ _ONCE = ("not implemented", "differentiate twice", "once_differentiable")
 """What torch's messages say where there is no second derivative."""
 _CHECKED = 3
 """Products of which the symmetry is checked."""
+_ROUNDINGS = 1e3
+"""A product that is shorter than so many rounding errors of the matrix says nothing of it."""
 
 
 class NetworkOperator(LinearOperator, Generic[G]):
@@ -102,18 +104,27 @@ class NetworkOperator(LinearOperator, Generic[G]):
     def _check_symmetry(self, v: Tensor, product: Tensor) -> None:
         """Compare u'(A v) with v'(A u), u the first vector that was multiplied.
 
-        Where both lie nearly in the null space their products are roundings: random ones decide.
+        Where both lie nearly in the null space their products are roundings, and say nothing.
         """
         self._products += 1
         if self._first is None:
             self._first = v.clone(), product.clone()
             return
-        if self._is_asymmetric(*_asymmetry(*self._first, v, product)):
-            draw = torch.Generator().manual_seed(0)
-            r, s = (torch.randn(len(v), generator=draw).to(v) for _ in range(2))
-            self._refuse_asymmetry(*_asymmetry(r, self._multiplied(r), s, self._multiplied(s)))
+        u, Au = self._first
+        gap = (torch.dot(u, product) - torch.dot(v, Au)).abs()
+        scale = norm(u) * norm(product) + norm(v) * norm(Au)
+        if self._is_asymmetric(float(gap), float(scale)):
+            rounding = _ROUNDINGS * torch.finfo(self.dtype).eps * self._size()
+            if max(float(norm(product) / norm(v)), float(norm(Au) / norm(u))) > rounding:
+                self._refuse_asymmetry(float(gap), float(scale))
         if self._products == _CHECKED:
             self._first = None
+
+    def _size(self) -> float:
+        """Return about the largest eigenvalue's size, by a step of the power method."""
+        draw = torch.Generator().manual_seed(0)
+        v = self._multiplied(torch.randn(self.shape[0], generator=draw).to(self._w))
+        return float(norm(self._multiplied(v)) / norm(v).clamp_min(torch.finfo(v.dtype).tiny))
 
     def _is_asymmetric(self, gap: float, scale: float) -> bool:
         """Say whether rounding does not explain it: errors of derivatives are of the order of 1.
@@ -137,12 +148,6 @@ class NetworkOperator(LinearOperator, Generic[G]):
     @abstractmethod
     def _product(self, number: int, v: Sequence[Tensor]) -> Sequence[Tensor]:
         """Multiply one span's matrix by a vector, parameter by parameter."""
-
-
-def _asymmetry(u: Tensor, Au: Tensor, v: Tensor, Av: Tensor) -> tuple[float, float]:
-    """Return |u'(A v) - v'(A u)|, and the size of the two."""
-    gap = (torch.dot(u, Av) - torch.dot(v, Au)).abs()
-    return float(gap), float(norm(u) * norm(Av) + norm(v) * norm(Au))
 
 
 class HessianOperator(NetworkOperator[HessianGraph]):
