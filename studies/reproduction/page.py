@@ -1,14 +1,15 @@
 """What the page is made of: claims with verdicts, in sections, and how it is written."""
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from newton_krylov.errors import rewritten
 from newton_krylov.report.records import RunRecord
 from newton_krylov.report.tables import Table
-from studies.reproduction.former import todays
 
 Records = Mapping[str, Sequence[RunRecord]]
 """Runs by the name of their study."""
@@ -125,6 +126,16 @@ def write_page(sections: Sequence[Section]) -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
+_FORMER: Mapping[str, str] = {
+    "python run.py experiment=time_to_accuracy stop.seconds=190": (
+        "python run.py -m experiment=paper_nonconvex method=newton_network,sgd,adam seed=0,1,2 "
+        "schedule=constant schedule.epochs=1 stop.epochs=null stop.seconds=190 "
+        "name=time_to_accuracy"
+    ),
+}
+"""Commands whose experiment is another one today, to what does the same."""
+
+
 def _summary(sections: Sequence[Section]) -> str:
     rows = [
         (str(number), claim.quote, f"**{claim.verdict}**")
@@ -136,10 +147,11 @@ def _summary(sections: Sequence[Section]) -> str:
 
 def _block(commands: Mapping[str, int]) -> str:
     """Return commands as a block of code that does the same today."""
-    lines = [
-        f"{command}    # {count} run{'s' * (count > 1)}"
-        for command, count in todays(commands).items()
-    ]
+    todays: Counter[str] = Counter()
+    for command, count in commands.items():
+        words = map(rewritten, shlex.split(_FORMER.get(command, command)))
+        todays[shlex.join(words)] += count
+    lines = [f"{command}    # {count} run{'s' * (count > 1)}" for command, count in todays.items()]
     return "\n".join(["```", *lines, "```"])
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from newton_krylov.objectives.graph import gradient, hessian_product
 from newton_krylov.objectives.network.kernels import Formulas
 from newton_krylov.objectives.residual.jacobian import import_early
 from newton_krylov.operators import FunctionOperator, LinearOperator
+
+T = TypeVar("T")
 
 Scalar = Callable[[Tensor], Tensor]
 """w, shape (n,), to a number, shape ()."""
@@ -86,38 +89,35 @@ class FunctionObjective(Objective):
 
     def evaluated(self, w: Tensor) -> Tensor:
         """Return the value at w, shape (dim,)."""
-        if not self.by_graph:
-            try:
-                return self.function(w).detach()
-            except RuntimeError:
-                slow = gradient(self.function, w)
-            self.by_graph = True
-            return slow[1]
-        return gradient(self.function, w)[1]
+        return self._by_either(
+            lambda: self.function(w).detach(), lambda: gradient(self.function, w)[1]
+        )
 
     def differentiated(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradient at w, shape (dim,), and the value."""
-        if not self.by_graph:
-            try:
-                found: tuple[Tensor, Tensor] = grad_and_value(self.function)(w)
-                return found
-            except RuntimeError:  # torch.func may not be able to transform it
-                slow = gradient(self.function, w)
-            self.by_graph = True
-            return slow
-        return gradient(self.function, w)
+        return self._by_either(
+            lambda: grad_and_value(self.function)(w), lambda: gradient(self.function, w)
+        )
 
     def hessian_product(self, w: Tensor, v: Tensor) -> Tensor:
         """Multiply the Hessian at w by v, shape (dim,): forward over reverse mode, if it can be."""
-        if not self.by_graph:
-            try:
-                found: Tensor = jvp(grad(self.function), (w,), (v,))[1]
-                return found.detach().to(w.dtype)  # torch promotes tangents of single numbers
-            except RuntimeError:
-                slow = hessian_product(self.function, w, v)
-            self.by_graph = True
-            return slow
-        return hessian_product(self.function, w, v)
+
+        def forward() -> Tensor:
+            found: Tensor = jvp(grad(self.function), (w,), (v,))[1]
+            return found.detach().to(w.dtype)  # torch promotes tangents of single numbers
+
+        return self._by_either(forward, lambda: hessian_product(self.function, w, v))
+
+    def _by_either(self, transformed: Callable[[], T], by_graph: Callable[[], T]) -> T:
+        """Use torch.func until it cannot transform the function, and graphs can: from then on."""
+        if self.by_graph:
+            return by_graph()
+        try:
+            return transformed()
+        except RuntimeError:
+            found = by_graph()
+        self.by_graph = True
+        return found
 
     def at(self, w: Tensor) -> FunctionPoint:
         """Evaluate at w, shape (dim,)."""

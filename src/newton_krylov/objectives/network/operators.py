@@ -90,7 +90,8 @@ class NetworkOperator(LinearOperator, Generic[G]):
         """Form the matrix, shape (dim, dim)."""
         matrix = super().dense()
         gap, scale = float((matrix - matrix.T).double().norm()), float(matrix.double().norm())
-        self._refuse_asymmetry(gap, scale)
+        if self._is_asymmetric(gap, scale):
+            raise _asymmetry(gap / scale)
         return matrix
 
     def kronecker(
@@ -111,12 +112,12 @@ class NetworkOperator(LinearOperator, Generic[G]):
             self._first = v.clone(), product.clone()
             return
         u, Au = self._first
-        gap = (torch.dot(u, product) - torch.dot(v, Au)).abs()
-        scale = norm(u) * norm(product) + norm(v) * norm(Au)
-        if self._is_asymmetric(float(gap), float(scale)):
+        gap = float((torch.dot(u, product) - torch.dot(v, Au)).abs())
+        scale = float(norm(u) * norm(product) + norm(v) * norm(Au))
+        if self._is_asymmetric(gap, scale):
             rounding = _ROUNDINGS * torch.finfo(self.dtype).eps * self._size()
             if max(float(norm(product) / norm(v)), float(norm(Au) / norm(u))) > rounding:
-                self._refuse_asymmetry(float(gap), float(scale))
+                raise _asymmetry(gap / scale)
         if self._products == _CHECKED:
             self._first = None
 
@@ -136,18 +137,18 @@ class NetworkOperator(LinearOperator, Generic[G]):
         bound: float = 30 * torch.finfo(self.dtype).eps ** (1 / 3)
         return gap > bound * scale
 
-    def _refuse_asymmetry(self, gap: float, scale: float) -> None:
-        if self._is_asymmetric(gap, scale):
-            raise UnsupportedError(
-                f"The products with this matrix are not symmetric (u'Av and v'Au differ by "
-                f"{gap / scale:.1g} of their size), as they are with every Hessian: some operation "
-                f"of the network or of the criterion has a wrong second derivative. "
-                f"torch.autograd.gradgradcheck finds which."
-            )
-
     @abstractmethod
     def _product(self, number: int, v: Sequence[Tensor]) -> Sequence[Tensor]:
         """Multiply one span's matrix by a vector, parameter by parameter."""
+
+
+def _asymmetry(share: float) -> UnsupportedError:
+    """Return the error of products that differ by a share of their size."""
+    return UnsupportedError(
+        f"The products with this matrix are not symmetric (u'Av and v'Au differ by {share:.1g} of "
+        f"their size), as they are with every Hessian: some operation of the network or of the "
+        f"criterion has a wrong second derivative. torch.autograd.gradgradcheck finds which."
+    )
 
 
 class HessianOperator(NetworkOperator[HessianGraph]):
