@@ -36,6 +36,7 @@ from newton_krylov import (
 from newton_krylov.data import load_dataset
 from newton_krylov.data.sparse import to_numpy
 from newton_krylov.errors import ConfigError
+from newton_krylov.interfaces.path import Problem
 
 
 @parametrize_with_checks([NewtonKrylovRegressor(), NewtonKrylovRegressor("huber", l1=1e-4)])
@@ -438,7 +439,9 @@ def test_an_offset_is_one_finite_number_of_each_sample(offset: Any) -> None:
     [
         *[("eps", bad) for bad in (0, 1, -1e-3, np.nan)],
         *[("tol", bad) for bad in (0, -1, np.nan, np.inf)],
+        *[("max_iter", bad) for bad in (0, -1)],
         *[("lambdas", bad) for bad in (0, -3, np.int64(0), 2.5, True, [], [np.nan], [-1.0])],
+        *[("lambdas", bad) for bad in ({0.1}, "few", ["a"], [1j], [10**400])],
     ],
 )
 def test_a_setting_of_a_path_that_means_nothing(name: str, value: Any) -> None:
@@ -624,15 +627,27 @@ def test_a_penalty_of_no_column_is_none() -> None:
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ({"lambdas": [0.0]}, "a column is not penalized"),
-        ({"lambdas": [0.1], "penalty": [1, 1, 0, 1]}, "a column is not penalized"),
-        ({"lambdas": [0.1], "sample_weight": np.repeat([1, 1, 0], 50)}, "a class has no weight"),
+        ({"lambdas": [0.1, 0.0]}, "cannot be certified at a lambda of 0"),
+        ({"lambdas": [0.0], "l1_ratio": 1.0}, "cannot be certified at a lambda of 0"),
+        ({"lambdas": 3, "penalty": [1, 1, 0, 1]}, "nowhere, as a column is not penalized"),
+        ({"lambdas": 3, "sample_weight": np.repeat([1, 1, 0], 50)}, "nowhere, as a class has no"),
     ],
 )
-def test_a_gap_that_nothing_certifies_is_refused(words: Any, why: str) -> None:
+def test_a_gap_that_nothing_certifies_is_refused_before_anything_is_fitted(
+    words: Any, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     X, y = load_iris(return_X_y=True)
-    with pytest.raises(ValueError, match=f"gap can be certified nowhere, as {why}"):
+    monkeypatch.delattr(Problem, "solve")
+    with pytest.raises(ValueError, match=f"^gap.*{why}"):
         path(X, y, loss="multinomial", gap=1e-6, **words)
+
+
+def test_a_penalty_given_twice_costs_no_step_and_spoils_no_guess() -> None:
+    X, y = load_breast_cancer(return_X_y=True)
+    once = path(X, y, lambdas=[0.1, 0.05, 0.02, 0.01, 0.005])
+    twice = path(X, y, lambdas=[0.1, 0.1, 0.05, 0.05, 0.05, 0.02, 0.01, 0.005])
+    assert not twice.steps[[1, 3, 4]].any() and twice.steps.sum() <= once.steps.sum()
+    assert np.allclose(twice.losses[[0, 2, 5, 6, 7]], once.losses, atol=1e-9)
 
 
 def test_without_an_intercept_a_class_may_have_no_weight() -> None:

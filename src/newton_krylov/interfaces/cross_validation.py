@@ -46,7 +46,7 @@ class _CrossValidated(BaseEstimator):
         offset: Any = None,
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Choose the penalty; return the weights, shape (n_outputs, d), and the intercepts."""
-        check_settings(self.l1_ratio, self.tol)
+        check_settings(self.l1_ratio, self.tol, self.max_iter)
         v = None
         if sample_weight is not None:
             v = _check_sample_weight(

@@ -4,12 +4,14 @@ import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, cast
 
 import numpy as np
 import scipy.sparse
 import torch
 from numpy.typing import NDArray
+from sklearn.utils import check_scalar
 from sklearn.utils.validation import _check_sample_weight, check_X_y
 from torch import Tensor
 
@@ -165,8 +167,9 @@ def path(
     ConfigError
         For an unknown loss, and a keyword that it does not take.
     ValueError
-        If the data, `offset`, `penalty`, `lambdas`, `eps`, `tol` or `gap` are not as said, and for
-        a gap where no bound exists: where a column is not penalized, or a class has no weight.
+        If the data, `offset`, `penalty`, `lambdas`, `eps`, `tol`, `gap` or `max_iter` are not as
+        said, and, before anything is fitted, for a gap where no bound exists: at a penalty of 0,
+        and where a column is not penalized, or a class has no weight.
 
     Examples
     --------
@@ -176,7 +179,7 @@ def path(
     >>> [int((w != 0).sum()) for w in found.coef[[0, 5, 10]]]
     [0, 4, 6]
     """
-    check_settings(l1_ratio, tol)
+    check_settings(l1_ratio, tol, max_iter)
     if gap is not None and not 0 < gap < math.inf:
         raise ValueError(f"gap must be finite and above 0, not {gap}")
     X, y = check_X_y(features(X), targets(y), accept_sparse="csr", dtype=[np.float64, np.float32])
@@ -185,7 +188,11 @@ def path(
         intercept=fit_intercept, penalty=penalty, solver=solver, preconditioner=preconditioner,
         tol=tol, gap=gap, max_iter=max_iter,
     )  # fmt: skip
+    if gap is not None:
+        problem.require_bound()
     chosen = grid(problem, lambdas, l1_ratio, eps)
+    if gap is not None and chosen[-1] == 0:
+        raise ValueError("gap cannot be certified at a lambda of 0: leave out one of the two")
     fits = list(problem.along(chosen, l1_ratio))
     weights = [problem.back(fit.point.w) for fit in fits]
     return Path(
@@ -200,8 +207,9 @@ def path(
     )
 
 
-def check_settings(l1_ratio: float, tol: float) -> None:
-    """Refuse a mixture or a tolerance that means nothing."""
+def check_settings(l1_ratio: float, tol: float, max_iter: int) -> None:
+    """Refuse a mixture, a tolerance or a limit that means nothing."""
+    check_scalar(max_iter, "max_iter", Integral, min_val=1)
     if not 0 <= l1_ratio <= 1:
         raise ValueError(f"l1_ratio == {l1_ratio}, must be between 0 and 1")
     if not 0 < tol < math.inf:
@@ -222,8 +230,12 @@ def grid(
             raise ValueError(f"eps must be above 0 and below 1, not {eps}")
         largest = problem.largest_lambda(max(l1_ratio, _RIDGE))
         return np.geomspace(largest, eps * largest, int(lambdas))
-    values = np.asarray(lambdas, dtype=np.float64)
-    if values.ndim != 1:
+    try:
+        values = np.asarray(lambdas, dtype=np.float64)
+        sequence = values.ndim == 1
+    except (TypeError, ValueError, OverflowError):
+        sequence = False
+    if not sequence:
         raise ValueError(f"lambdas must be a whole number or a list of numbers, not {lambdas!r}")
     values = np.sort(values)[::-1]
     if len(values) == 0 or not np.isfinite(values).all() or values[-1] < 0:
@@ -411,7 +423,7 @@ class Problem:
             if last is not None:
                 kept.learn(fit.point, last)
             last = fit.point
-            if value > 0:
+            if value > 0 and math.log(value) not in dict(known):
                 known = [*known[1 - _POINTS :], (math.log(value), last)]
             yield fit
 
@@ -421,8 +433,6 @@ class Problem:
         """Minimize until the tolerance, or the gap, is met, with what fits before have left."""
         generator = torch.Generator().manual_seed(0)
         f = start.objective
-        if gap is not None:
-            self._require_bound(f)
         memory = self._newton.memory(f, start.w)
         if kept is not None:
             memory.preconditioner = kept.preconditioner
@@ -445,13 +455,13 @@ class Problem:
         assert step is not None
         return Fit(step.point, taken, size, done)
 
-    def _require_bound(self, f: LinearModel) -> None:
-        """Refuse a gap where none can be certified."""
-        why = None
+    def require_bound(self) -> None:
+        """Refuse a gap where none can be certified, whatever the penalty above 0."""
+        f, why = self.objective.with_l2(1.0), None
         if not f.convex:
             why = "the loss is not convex"
         elif not f.certified:
-            why = "a column is not penalized (a factor or a lambda of 0)"
+            why = "a column is not penalized"
         elif self.columns.intercept and not self._all_classes_weigh(f):
             why = "a class has no weight"
         if why is not None:
