@@ -176,6 +176,20 @@ def test_points_of_conditions_are_drawn_one_in_each_part_or_stay(name: str):
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("layout", ["random", "grid"])
+@pytest.mark.parametrize("name", [*_ENDS, "heat_1d_inverse"])
+def test_fresh_points_of_conditions_are_drawn_where_the_others_stay(name: str, layout: str):
+    """Else the loss at fresh points would not see a condition that is missed between points."""
+    options = {"points": 20, "start": 8, "boundary": 6, "window": 1.0, "resample": 0}
+    equation = load_dataset(name, options | {"layout": layout}).equation
+    for kept, fresh in zip(equation.blocks[1:], equation.fresh[1:], strict=True):
+        if kept.name == "measurements":  # data, of which there are no others
+            assert torch.equal(kept.points, fresh.points)
+            continue
+        one, other = (set(map(tuple, block.points[:, 0].tolist())) for block in (kept, fresh))
+        assert len(one) == len(other) and not one & other
+
+
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [

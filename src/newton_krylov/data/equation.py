@@ -148,6 +148,8 @@ class Posed:
         The target at a residual's first point; 0 where it is None.
     directions, second : Tensor or None
         As in `Block`.
+    drawn : bool
+        Whether a draw's points are random; else they are the grid's, and only fresh ones are not.
     """
 
     name: str
@@ -157,6 +159,7 @@ class Posed:
     target: Function | None = None
     directions: Tensor | None = None
     second: Tensor | None = None
+    drawn: bool = True
 
     def block(self, generator: torch.Generator | None, window: float, dtype: torch.dtype) -> Block:
         """Draw the points, in double precision whatever the dtype."""
@@ -203,10 +206,13 @@ class Sampling:
     def draw(self, number: int, window: float) -> tuple[Block, ...]:
         """Return the blocks of a draw, on the CPU; they differ from number to number."""
         generator = None if self.grid else self._generator(number)
-        return tuple(block.block(generator, window, self.dtype) for block in self.posed)
+        return tuple(
+            block.block(generator if block.drawn else None, window, self.dtype)
+            for block in self.posed
+        )
 
     def fresh(self) -> tuple[Block, ...]:
-        """Return the blocks of a draw that no number gives, over all of the time."""
+        """Return the blocks of a draw that no number gives, all random, over all of the time."""
         generator = self._generator(_FRESH)
         return tuple(block.block(generator, 1.0, self.dtype) for block in self.posed)
 

@@ -195,21 +195,21 @@ class _Strip:
 
     def condition(self, name: Condition) -> Posed:
         """Pose one of the conditions."""
-        weight = self.options.condition_weight
+        weight, drawn = self.options.condition_weight, self.options.resample > 0
         along_x, along_t = _matrix([[1.0, 0.0]]), _matrix([[0.0, 1.0]])
         if name == "start":
-            return Posed(name, self._start, _given, weight, self.initial)
+            return Posed(name, self._start, _given, weight, self.initial, drawn=drawn)
         if name == "rest":
-            return Posed(name, self._start, _still, weight, directions=along_t)
+            return Posed(name, self._start, _still, weight, directions=along_t, drawn=drawn)
         if name == "ends":
-            return Posed(name, self._ends, _given, 2 * weight, self.what.solution)
+            return Posed(name, self._ends, _given, 2 * weight, self.what.solution, drawn=drawn)
         if name == "measurements":
             inside = self._inside(self.what.measured)
             known = inside(torch.Generator().manual_seed(self.options.seed), 1.0)
             return Posed(name, self._fixed(known), _given, weight, self.what.solution)
         if name == "periodic":
-            return Posed(name, self._pairs, _equal, weight)
-        return Posed(name, self._pairs, _equal_slopes, weight, directions=along_x)
+            return Posed(name, self._pairs, _equal, weight, drawn=drawn)
+        return Posed(name, self._pairs, _equal_slopes, weight, directions=along_x, drawn=drawn)
 
     def at_start(self) -> Tensor:
         """Return points at t = 0, evenly."""
@@ -232,12 +232,13 @@ class _Strip:
         edges = (torch.full_like(t, end) for end in (self.what.left, self.what.right))
         return torch.stack([torch.stack((x, t), dim=1) for x in edges], dim=1)
 
-    def _along(self, n: int, generator: torch.Generator | None) -> Tensor:
+    @staticmethod
+    def _along(n: int, generator: torch.Generator | None) -> Tensor:
         """Return n numbers from 0 to 1: evenly, or one at random in each of as many equal parts.
 
         Points that stay where they are can be met without the condition being met between them.
         """
-        if generator is None or not self.options.resample:
+        if generator is None:
             return torch.linspace(0, 1, n, dtype=torch.float64)
         drawn = torch.rand(n, generator=generator, dtype=torch.float64)
         return (torch.arange(n, dtype=torch.float64) + drawn) / n
