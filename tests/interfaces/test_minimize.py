@@ -234,6 +234,13 @@ def test_an_error_of_the_function_s_own_is_raised() -> None:
         minimize(function, [3.0, 2.0], method="lbfgs")
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_function_does_to_its_argument_stays_with_it(method: str) -> None:
+    for change in (Tensor.requires_grad_, lambda x: x.sub_(1.0)):
+        found = minimize(lambda x, change=change: change(x).square().sum(), [3.0, 2.0], (), method)
+        assert found.success and not found.x.requires_grad and not found.jac.requires_grad
+
+
 def test_a_step_that_does_not_move_is_none() -> None:
     """In float32 self-scaled Broyden's direction once stood still to the limit of iterations."""
     found = minimize(PROBLEMS["rosenbrock"], torch.tensor([-1.2, 1.0]), method="ssbroyden")

@@ -94,7 +94,7 @@ def least_squares(
     ----------
     fun : callable
         (x, *args, **kwargs) -> residuals, a tensor of any shape, a list of numbers, or several
-        tensors by name; x has shape (n,).
+        tensors by name; x, a copy, has shape (n,).
     x0 : Tensor or sequence of float, shape (n,)
         Start, or a single number; float64 unless it is a tensor of float32.
     jac : callable, optional
@@ -171,7 +171,7 @@ def least_squares(
     further = arguments(args)
 
     def function(w: Tensor) -> Any:
-        return _joined(fun(w, *further, **(kwargs or {})), w)
+        return _joined(fun(w.clone(), *further, **(kwargs or {})), w)
 
     residuals: Function = function
     derivative: Derivative | None = None
@@ -323,7 +323,7 @@ def _given(
         return _real(torch.as_tensor(function(w)), "fun").detach().to(w).reshape(-1)
 
     def derivative(w: Tensor) -> Any:
-        return _matrix(jac(w, *args, **kwargs), w)
+        return _matrix(jac(w.clone(), *args, **kwargs), w)
 
     shape, expected = tuple(derivative(x).shape), (len(residuals(x)), len(x))
     if shape != expected:

@@ -92,7 +92,7 @@ def minimize(
     Parameters
     ----------
     fun : callable
-        (x, *args) -> the value, one number, of torch operations; x has shape (n,).
+        (x, *args) -> the value, one number, of torch operations; x, a copy, has shape (n,).
     x0 : Tensor or sequence of float, shape (n,)
         Start; float64 unless it is a tensor of float32.
     args : sequence
@@ -157,7 +157,7 @@ def minimize(
         if key in (options or {}):
             raise ValueError(f"options has no {key}: the {what} is minimize({key}=)")
     further = arguments(args)
-    objective = FunctionObjective(lambda w: _one_number(fun(w, *further)), x)
+    objective = FunctionObjective(lambda w: _one_number(fun(w.clone(), *further)), x)
     check_function(objective.function, x, scalar=True)
     optimizer = built_optimizer(method, options or {}, _LINE_SEARCHES[method], solver)
     limit = _STEPS_PER_PARAMETER * len(x) if maxiter is None else maxiter

@@ -10,7 +10,7 @@ from torch.func import grad, grad_and_value, jvp
 
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Counts, Objective, Point
-from newton_krylov.objectives.graph import gradient, hessian_product
+from newton_krylov.objectives.graph import gradient, hessian_product, may_be_graphs
 from newton_krylov.objectives.network.kernels import Formulas
 from newton_krylov.objectives.residual.jacobian import import_early
 from newton_krylov.operators import FunctionOperator, LinearOperator
@@ -109,13 +109,17 @@ class FunctionObjective(Objective):
         return self._by_either(forward, lambda: hessian_product(self.function, w, v))
 
     def _by_either(self, transformed: Callable[[], T], by_graph: Callable[[], T]) -> T:
-        """Use torch.func until it cannot transform the function, and graphs can: from then on."""
-        if self.by_graph:
-            return by_graph()
-        try:
-            return transformed()
-        except RuntimeError:
-            found = by_graph()
+        """Use torch.func until it cannot transform the function, and graphs can: from then on.
+
+        An error of the function's own is one by graphs, too.
+        """
+        if not self.by_graph:
+            try:
+                return transformed()
+            except RuntimeError as error:
+                if not may_be_graphs(error):
+                    raise
+        found = by_graph()
         self.by_graph = True
         return found
 

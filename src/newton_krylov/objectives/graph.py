@@ -12,6 +12,14 @@ from torch import Tensor
 from newton_krylov.operators import RectangularOperator
 
 
+def may_be_graphs(error: RuntimeError) -> bool:
+    """Return whether an error may be torch's that it cannot transform a function.
+
+    Subclasses say something else: no memory left, a singular matrix, what a user's own means.
+    """
+    return type(error) in (RuntimeError, NotImplementedError)
+
+
 def gradient(function: Callable[[Tensor], Tensor], w: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradient of a scalar function at w, shape (n,), and its value."""
     with torch.enable_grad():

@@ -13,7 +13,7 @@ from newton_krylov.capabilities import NORMAL_EQUATIONS, SUM_OF_SQUARES
 from newton_krylov.errors import ConfigError, UnsupportedError, suggest
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.base import Counts, Objective, Point
-from newton_krylov.objectives.graph import GraphJacobian, hessian_product
+from newton_krylov.objectives.graph import GraphJacobian, hessian_product, may_be_graphs
 from newton_krylov.objectives.network.kernels import (
     Formulas,
     plain_attention,
@@ -187,14 +187,20 @@ class ResidualObjective(Objective):
         self.counts, self.share, self.convexity = Counts(), 1.0, None
         self._rows: Tensor | None = None
         self._by_graph: bool | None = None
-        try:
-            found = self._called(start)
-        except RuntimeError:  # a function that differentiates by its argument
-            self._by_graph = True
-            found = self._called(start)
+        found = self._first(start)
         self._arrange({name: block.numel() for name, block in found.items()}, weights or {})
         self.n_residuals = self.n_samples = sum(block.numel() for block in found.values())
         self.threads = 1 if self.n_residuals * self.dim < _SMALL else None
+
+    def _first(self, start: Tensor) -> Blocks:
+        """Call the function for the first time; it may differentiate by its argument."""
+        try:
+            return self._called(start)
+        except RuntimeError as error:
+            if not may_be_graphs(error):
+                raise
+        self._by_graph = True
+        return self._called(start)
 
     def _arrange(self, sizes: Mapping[str, int], weights: Mapping[str, float]) -> None:
         """Keep each block's place, and the root of its weight."""
@@ -253,8 +259,11 @@ class ResidualObjective(Objective):
                 J.rows(torch.zeros(1, self.n_residuals, dtype=self.dtype, device=self.device))
                 J.columns(torch.zeros(1, self.dim, dtype=self.dtype, device=self.device))
                 self._by_graph = False
-            except RuntimeError:
+            except RuntimeError as error:
+                if not may_be_graphs(error):
+                    raise
                 self._by_graph = True
+            if self._by_graph:
                 self._check_fixed(w)
         return self._by_graph
 
@@ -304,9 +313,11 @@ class ResidualObjective(Objective):
 
         try:
             found: Tensor = jvp(slope, (point.w,), (p,))[1]
-        except RuntimeError:  # no forward mode, or not twice
-            return self.bent(point, p, point.jacobian.matvec(p))
-        return found.detach().to(self.dtype)
+            return found.detach().to(self.dtype)
+        except RuntimeError as error:  # no forward mode, or not twice
+            if not may_be_graphs(error):
+                raise
+        return self.bent(point, p, point.jacobian.matvec(p))
 
     def bent(self, point: ResidualPoint, p: Tensor, along: Tensor) -> Tensor:
         """Return the same by one more evaluation, as Transtrum and Sethna do.
