@@ -4,7 +4,8 @@
     python benchmarks/equations.py FOLDER --rivals  # beside Adam, L-BFGS and both, 19 minutes
 
 Each makes its runs by run.py, two at a time on one thread each, and prints a table of what the
-traces in FOLDER say; times are on two quiet cores. Runs that are there already are not made again.
+traces in FOLDER say; times are on two quiet cores. Runs that are there already are not made again;
+where one has another configuration than it would have now, or other points, the script ends.
 Seconds are of processor time.
 
 The rivals have the same first weights, points, block weights and windows as Levenberg-Marquardt,
@@ -17,7 +18,6 @@ fixed points over all of the time, too.
 
 import argparse
 import csv
-import json
 import math
 import os
 import re
@@ -27,6 +27,12 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from newton_krylov.cli.session import compose_run
+from newton_krylov.errors import TakenError, UserError
+from newton_krylov.runs.config import check
+from newton_krylov.runs.experiment import dataset_of
+from newton_krylov.runs.resume import earlier
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMON = (
@@ -97,20 +103,35 @@ class Run:
         name = f"{self.problem}-{self.method}-{self.seed}-{self.seconds:g}s{own}"
         return top / re.sub(r"[^\w.-]", "_", name)  # = would be grammar of the command
 
-    def make(self, top: Path) -> None:
-        """Make the run, or what is left of it; nothing if it is there."""
-        folder = self.folder(top)
-        summary = folder / "summary.json"
-        if summary.exists() and json.loads(summary.read_text())["status"] == "finished":
-            return
+    def settings(self, top: Path) -> list[str]:
+        """Return what the command is given."""
         hidden = ",".join(map(str, PROBLEMS[self.problem].hidden))
-        command = (
-            sys.executable, str(ROOT / "run.py"), f"dataset={self.problem}",
-            f"method={self.method}", f"model.hidden=[{hidden}]",
-            f"seed={self.seed}", f"dataset.seed={self.seed}",
-            f"stop.seconds={self.seconds:g}", f"hydra.run.dir={folder}", "resume=true",
-            *COMMON, *self.own,
-        )  # fmt: skip
+        return [
+            f"dataset={self.problem}", f"method={self.method}", f"model.hidden=[{hidden}]",
+            f"seed={self.seed}", f"dataset.seed={self.seed}", f"stop.seconds={self.seconds:g}",
+            f"hydra.run.dir={self.folder(top)}", "resume=true", *COMMON, *self.own,
+        ]  # fmt: skip
+
+    def there(self, top: Path) -> bool:
+        """Return whether it has been made as it would be now; refuse another one in its place."""
+        folder = self.folder(top)
+        if not folder.exists():
+            return False
+        config = check(compose_run(self.settings(top)).plain)
+        before = earlier(folder, config.plain, resume=True)
+        if before is None or not before.finished:
+            return False
+        if before.record.summary["dataset"]["checksum"] != dataset_of(config).checksum:
+            raise TakenError(
+                f"{folder} holds a run on points that are drawn in another way now: remove it, or "
+                f"choose another folder."
+            )
+        return True
+
+    def make(self, top: Path) -> None:
+        """Make the run, or what is left of it."""
+        folder = self.folder(top)
+        command = (sys.executable, str(ROOT / "run.py"), *self.settings(top))
         threads = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, check=False, env=threads, capture_output=True, text=True)
         print(folder.name, "" if done.returncode == 0 else done.stderr.strip(), flush=True)
@@ -225,9 +246,13 @@ def compare(top: Path, methods: dict[str, list[Run]], rates: dict[str, str]) -> 
 
 
 def make(top: Path, runs: list[Run]) -> None:
-    """Make runs, two at a time."""
+    """Make the runs that are not there, two at a time."""
+    try:
+        missing = [run for run in runs if not run.there(top)]
+    except UserError as error:
+        sys.exit(str(error))
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda run: run.make(top), runs))
+        list(pool.map(lambda run: run.make(top), missing))
 
 
 def main() -> None:

@@ -1,6 +1,9 @@
 """Residual problems through the whole pipeline: an equation, a curve, a network, a plug-in."""
 
+import importlib.util
+import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -200,3 +203,31 @@ def test_the_solution_s_fields_are_kept_and_drawn(tmp_path):
     (tmp_path / FIELDS).write_bytes(b"no zip file")
     with pytest.raises(ValueError, match="does not hold the fields"):
         read_fields(tmp_path)
+
+
+def test_the_benchmark_takes_no_run_of_other_points_for_its_own(tmp_path, capsys, monkeypatch):
+    """Nor one of another configuration; its own is there, and not made again."""
+    path = Path(__file__).parents[2] / "benchmarks" / "equations.py"
+    spec = importlib.util.spec_from_file_location("equations", path)
+    assert spec is not None and spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "equations", benchmark)  # where its dataclasses look
+    spec.loader.exec_module(benchmark)
+    run = benchmark.Run("small/reaction", "lbfgs", 0, 0.1)
+    assert not run.there(tmp_path)
+    inside(*run.settings(tmp_path), cwd=tmp_path)
+    assert run.there(tmp_path)
+    capsys.readouterr()
+    benchmark.make(tmp_path, [run])
+    assert capsys.readouterr().out == ""
+
+    with monkeypatch.context() as other:
+        other.setattr(benchmark, "COMMON", (*benchmark.COMMON, "dataset.points=400"))
+        with pytest.raises(SystemExit, match=r"holds a run with dataset.points=500, not 400"):
+            benchmark.make(tmp_path, [run])
+    summary = run.folder(tmp_path) / "summary.json"
+    facts = json.loads(summary.read_text())
+    facts["dataset"]["checksum"] = "of a former version"
+    summary.write_text(json.dumps(facts))
+    with pytest.raises(SystemExit, match="points that are drawn in another way now: remove it"):
+        benchmark.make(tmp_path, [run])
