@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from newton_krylov.norms import euclidean, exponent, norm, scaled, scaled_by_power
+from newton_krylov.norms import euclidean, exponent, is_bottomless, norm, scaled, scaled_by_power
 
 
 @pytest.mark.parametrize("n", [0, 1, 1023, 1024, 1025, 100_000, 3_000_000])
@@ -63,3 +63,11 @@ def test_beyond_the_range_is_infinite() -> None:
     assert scaled(1.0, 5000) == math.inf
     assert scaled(1.0, -5000) == 0.0
     assert exponent(torch.zeros(2)) == exponent(torch.tensor([math.inf])) == 0
+
+
+def test_what_is_beyond_any_size_below_zero() -> None:
+    """Whatever the unit of the start: a value of 1e40 in units of 1e30 is an ordinary one."""
+    assert is_bottomless(-1e33, 0.0) and is_bottomless(-1e33, 1e-300)
+    assert not is_bottomless(-1e40, 1e30) and is_bottomless(-1e70, 1e30)
+    assert is_bottomless(-math.inf, 1.0)
+    assert not is_bottomless(math.inf, 1.0) and not is_bottomless(math.nan, 1.0)

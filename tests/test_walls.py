@@ -53,7 +53,7 @@ BENCH = {
     "records": {"errors", "files"},
     "tracking": {"errors", "files", "records", "registry", "terminal"},
     # A report reads records and traces, never live objects.
-    "report": {"errors", "files", "records", "spectral", "terminal", "tracking"},
+    "report": {"errors", "files", "norms", "records", "spectral", "terminal", "tracking"},
     "runs": {
         "capabilities", "curvature", "data", "device", "distributed", "errors", "files", "models",
         "objectives", "operators", "optimizers", "records", "registry", "report", "spectral",

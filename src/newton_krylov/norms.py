@@ -1,4 +1,4 @@
-"""Euclidean norms to the last digits, of vectors of any size.
+"""Euclidean norms to the last digits, of vectors of any size, and what is beyond any size.
 
 Sums of squares leave the range of a floating-point type long before the numbers do: below 1e-19 and
 above 1e19 in single precision, 1e-154 and 1e154 in double. `euclidean` is right for every finite
@@ -16,6 +16,8 @@ _SAFE = {torch.float32: (1e-12, 1e18), torch.float64: (1e-130, 1e150)}
 """Norms of which no square that counts was too small or too large."""
 _MODERATE = {torch.float32: (1e-10, 1e10), torch.float64: (1e-75, 1e75)}
 """Sizes from which a method can go up and down by some orders of magnitude."""
+
+_BOTTOM = 1e32
 
 
 def norm(v: Tensor) -> Tensor:
@@ -86,6 +88,24 @@ def is_safe(size: float, dtype: torch.dtype) -> bool:
     """
     low, high = _SAFE[dtype]
     return low < size < high
+
+
+def is_bottomless(value: float, size: float) -> bool:
+    """Say whether a function seems to be unbounded below.
+
+    Parameters
+    ----------
+    value : float
+        A value of it.
+    size : float
+        How large it is at the start.
+
+    Returns
+    -------
+    bool
+        Whether the value is further below zero than 1e32 times that, and than 1e32.
+    """
+    return value < -_BOTTOM * max(1.0, size)
 
 
 def exponent(v: Tensor) -> int:

@@ -18,6 +18,7 @@ from newton_krylov.interfaces.arguments import (
     watching,
 )
 from newton_krylov.interfaces.parts import built_optimizer
+from newton_krylov.norms import is_bottomless
 from newton_krylov.objectives.base import Point
 from newton_krylov.objectives.function import FunctionObjective
 from newton_krylov.optimizers.base import Optimizer
@@ -67,9 +68,6 @@ _ELSEWHERE = {
 
 _NO_OPTIONS = {"maxiter": "limit of iterations", "gtol": "tolerance", "solver": "linear solver"}
 """What SciPy has among its options, or one might, and is an argument here."""
-
-_BOTTOM = 1e32
-"""So many times its size at the start below zero a function is taken for unbounded."""
 
 _UNCONFIRMED = " Second-order conditions were not confirmed: it may be a saddle point."
 
@@ -205,7 +203,7 @@ class _Run:
                 self.status, self.ended = 2, str(end.value)
                 return
             self.number += 1
-            if step.point.value < -_BOTTOM * max(1.0, self.scale):
+            if is_bottomless(step.point.value, self.scale):
                 self.point, self.status = step.point, 4
                 return
             if not (math.isfinite(step.point.value) and math.isfinite(step.point.grad_norm)):

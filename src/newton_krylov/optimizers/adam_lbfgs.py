@@ -7,9 +7,10 @@ from newton_krylov.optimizers.adam import Adam
 from newton_krylov.optimizers.lbfgs import LBFGS
 from newton_krylov.optimizers.line_search import LineSearch
 from newton_krylov.optimizers.turns import Turns
-from newton_krylov.registry import register
+from newton_krylov.registry import assembled, register
 
 
+@assembled
 @register("optimizer", "adam_lbfgs", needs=(SAMPLES,))
 class AdamLBFGS(Turns):
     """Adam for some epochs, and L-BFGS from there.

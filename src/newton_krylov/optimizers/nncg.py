@@ -14,7 +14,7 @@ from newton_krylov.optimizers.forcing import Forcing, Outer
 from newton_krylov.optimizers.line_search import LineSearch
 from newton_krylov.optimizers.newton_step import along_curvature
 from newton_krylov.preconditioners.nystrom import deflation, nystrom_approximation
-from newton_krylov.registry import register
+from newton_krylov.registry import assembled, register
 
 
 class _Sketch(Memory):
@@ -32,6 +32,7 @@ class _Sketch(Memory):
         self.age = 0
 
 
+@assembled
 @register("optimizer", "nncg")
 class NNCG(ContinuedOptimizer[_Sketch]):
     """Newton's method by Nystrom-preconditioned conjugate gradients (NysNewton-CG).

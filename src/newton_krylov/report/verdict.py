@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from newton_krylov.errors import DataError
+from newton_krylov.norms import is_bottomless
 from newton_krylov.records.record import read_json, write_json
 from newton_krylov.report.compare import write_comparison
 from newton_krylov.report.panel import seconds_text
@@ -56,8 +57,6 @@ _ROUNDING = 10.0
 _DONE = ("finished", "failed", "skipped")
 """Statuses of runs that count as done; any other run is still to be done, or to be repeated."""
 _NOT_RUN = "not run"
-_BOTTOM = 1e32
-"""So many times its size at the start below zero a loss is taken for unbounded."""
 SINGLE_RATIO = 1.5
 """Where each of two methods ran once, there are no ranges: ratios below this one are a tie."""
 
@@ -302,7 +301,7 @@ class Race:
         runs = [(c, record) for c in self.contestants for _, record in c.tuning if record.rows]
         for contestant, record in runs:
             lowest = np.nanmin([0.0, *record.column("loss")])
-            if lowest < -_BOTTOM * max(1.0, abs(record.rows[0].loss)):
+            if is_bottomless(lowest, abs(record.rows[0].loss)):
                 return (
                     f"the loss seems to be unbounded below ({contestant.label} came to "
                     f"{lowest:.3g}), so it has no minimum to run for"
