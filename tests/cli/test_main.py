@@ -1,6 +1,7 @@
 """The command line: mistakes in one sentence, help, completion, third parties' parts."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -546,3 +547,12 @@ def test_a_process_without_a_standard_output_says_its_error_and_no_more(
     )  # fmt: skip
     assert done.returncode == 2
     assert "Error: " in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_large_sweep_says_how_far_its_composing_is(monkeypatch, capsys):
+    ticks = itertools.count(step=6)  # seconds: before the first, then after each
+    monkeypatch.setattr("newton_krylov.cli.compose.monotonic", lambda: next(ticks))
+    sweep = ["-m", *QUICK, "tracking=none", "seed=0,1,2,3", "hydra.sweep.dir=s"]
+    assert main(CONF, sweep) == DONE
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("composing")]
+    assert said == [f"composing the runs' configurations: {n} so far" for n in (2, 4)]

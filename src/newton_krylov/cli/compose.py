@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import yaml
@@ -29,6 +30,7 @@ from newton_krylov.errors import CombinationError, ConfigError, listed, renamed,
 from newton_krylov.registry import entry, import_plugins, names, owners
 from newton_krylov.runs.config import GROUPS, check
 from newton_krylov.runs.parts import register_parts
+from newton_krylov.terminal import say
 from newton_krylov.tracking.address import keep
 
 COMPOSITION_ERRORS = (
@@ -48,6 +50,9 @@ _AT_LEAST_ONE = [
     f"hydra.sweeper.{key}" for key in ("n_trials", "n_jobs", "max_batch_size")
 ]  # fmt: skip
 """Numbers of a sweeper's that it does not check itself: with fewer it may never end."""
+
+_SAID_EVERY = 10.0
+"""Seconds after which a sweep that is still composed says how far it is."""
 
 PLUGINS = {
     "hydra/launcher=joblib": "hydra-joblib-launcher",
@@ -111,12 +116,14 @@ class CheckedLoader(ConfigLoader):
     def __init__(self, inner: ConfigLoader) -> None:
         self._inner = inner
         self._typed: list[str] = []
+        self._said = math.inf
         self._validated: dict[tuple[str, ...], DictConfig] = {}
         self._own: dict[tuple[str, ...], DictConfig] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what has been composed behind: it goes with every job to another process."""
-        return {"_inner": self._inner, "_typed": self._typed, "_validated": {}, "_own": {}}
+        nothing = {"_validated": {}, "_own": {}, "_said": math.inf}
+        return {"_inner": self._inner, "_typed": self._typed, **nothing}
 
     def load_configuration(
         self,
@@ -162,13 +169,18 @@ class CheckedLoader(ConfigLoader):
         """Compose the configuration of a sweep's member; see `load_configuration`.
 
         Hydra's sweeper composes every member to see that it can be, and its launcher again: the
-        second is given what was made for the first.
+        second is given what was made for the first. Of hundreds, which take minutes, some are told.
         """
         key = tuple(sweep_overrides)
         if key in self._validated:
             return self._validated.pop(key)
+        if not self._validated:
+            self._said = monotonic()
         config = self.compose_member(master_config, sweep_overrides)
         self._validated[key] = config
+        if monotonic() - self._said >= _SAID_EVERY:
+            say(f"composing the runs' configurations: {len(self._validated)} so far")
+            self._said = monotonic()
         return config
 
     def compose_member(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
