@@ -57,6 +57,35 @@ class Forming:
     ridge: float | Tensor = 0.0
 
 
+@dataclass(frozen=True)
+class FewSamples:
+    """An operator X' diag(weights) X + diag(ridge), X of fewer rows than columns.
+
+    Attributes
+    ----------
+    times, adjoint : callable
+        Products by X and by its transpose.
+    weights : Tensor, shape (m,)
+        Any sign.
+    ridge : Tensor, shape (n,)
+        At least 0, and not 0 everywhere.
+    entries : int
+        Numbers that a product reads.
+    cost : float
+        Time of `gram`, in products.
+    gram : callable
+        From c, shape (n,), to X diag(c) X', shape (m, m).
+    """
+
+    times: Callable[[Tensor], Tensor]
+    adjoint: Callable[[Tensor], Tensor]
+    weights: Tensor
+    ridge: Tensor
+    entries: int
+    cost: float
+    gram: Callable[[Tensor], Tensor]
+
+
 class LinearOperator:
     """A square linear map given by its products.
 
@@ -190,6 +219,16 @@ class LinearOperator:
         -------
         Forming or None
             None where it takes a product for each column, or is no sum over samples.
+        """
+        return None
+
+    def few_samples(self) -> FewSamples | None:
+        """Return the parts of a sum over fewer samples than unknowns.
+
+        Returns
+        -------
+        FewSamples or None
+            None where it is none, and where nothing but the samples makes it regular.
         """
         return None
 
@@ -704,6 +743,16 @@ class AffineOperator(LinearOperator):
             ridge = ridge + self._diagonal
         return replace(own, part=lambda *which: self._of(own.part(*which)), ridge=ridge)
 
+    def few_samples(self) -> FewSamples | None:
+        """Return A's parts, scaled and shifted alike, where a ridge is left."""
+        own = self._operator.few_samples()
+        if own is None:
+            return None
+        ridge = self.scale * own.ridge + self._added()
+        if float(ridge.min()) < 0 or float(ridge.max()) <= 0:
+            return None
+        return replace(own, weights=self.scale * own.weights, ridge=ridge)
+
     def sampled(self, size: int, generator: torch.Generator) -> LinearOperator | None:
         """Return an estimate from `size` of A's terms, scaled and shifted alike."""
         part = self._operator.sampled(size, generator)
@@ -835,6 +884,20 @@ class CastOperator(LinearOperator):
         if own is None:
             return None
         return replace(own, part=lambda *which: own.part(*which).to(self.dtype))
+
+    def few_samples(self) -> FewSamples | None:
+        """Return the operator's parts, for vectors of this type."""
+        own = self._operator.few_samples()
+        if own is None:
+            return None
+
+        def cast(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+            return lambda v: function(v.to(self._operator.dtype)).to(self.dtype)
+
+        return replace(
+            own, times=cast(own.times), adjoint=cast(own.adjoint), gram=cast(own.gram),
+            weights=own.weights.to(self.dtype), ridge=own.ridge.to(self.dtype),
+        )  # fmt: skip
 
     def sampled(self, size: int, generator: torch.Generator) -> LinearOperator | None:
         """Return an estimate from `size` of the operator's terms."""

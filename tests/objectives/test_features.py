@@ -62,6 +62,15 @@ def test_gram_of_weights_of_either_sign_is_exactly_symmetric(features, dense):
     assert torch.equal(gram, gram.T)
 
 
+def test_the_samples_matrix_is_exactly_symmetric(features, dense):
+    scale = randn(dense.shape[1], seed=5).to(dense).square()
+    if features.outer_cost is None:
+        pytest.skip("not of sparse data on a GPU")
+    outer = features.outer(scale)
+    assert_close(outer, (dense * scale) @ dense.T, ulps(dense.dtype, 100))
+    assert torch.equal(outer, outer.T) and features.outer_cost > 0
+
+
 @pytest.mark.parametrize("block", [1, 7, 50, 64])
 def test_the_gram_matrix_by_blocks_is_the_same_for_every_block(features, dense, block):
     weights = randn(50, seed=5).to(dense)

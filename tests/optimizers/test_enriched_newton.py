@@ -1,5 +1,8 @@
 """Newton's method with secant steps: their mathematics, and when they are made."""
 
+import itertools
+import math
+import statistics
 from itertools import pairwise
 
 import pytest
@@ -8,6 +11,7 @@ from optimizer_parts import a9a, make_optimizer, minimize, optimum_of
 from problems import Function, assert_close, make, make_dataset, randn
 
 from newton_krylov.data import load_dataset
+from newton_krylov.errors import DataError
 from newton_krylov.optimizers.lbfgs import Secants
 from newton_krylov.registry import entry
 from newton_krylov.runs.runner import Outcome
@@ -98,3 +102,57 @@ def test_secants_never_cost_much_where_the_sample_says_little():
         newton = minimize(f, make_optimizer(**PARTS), w0, grad_norm=1e-8).rows
         assert ours[-1].data_passes <= 1.2 * newton[-1].data_passes
         assert all(row.step_size == 1 for row in ours if "secant" in row.notes)
+
+
+PROBLEMS = {
+    "small": {"n": 500, "d": 10},
+    "dense": {"n": 8000, "d": 40},
+    "dense, ill-conditioned": {"n": 2000, "d": 100, "condition_number": 1e6},
+    "dense, wide": {"n": 200, "d": 1000},
+    "sparse": {"n": 10_000, "d": 200, "density": 0.05},
+    "sparse, ill-conditioned": {"n": 5000, "d": 200, "density": 0.1, "condition_number": 1e6},
+    "sparse, many columns": {"n": 4000, "d": 1000, "density": 0.02},
+    "sparse, wide": {"n": 600, "d": 2000, "density": 0.04},
+}
+SLOW = {"sparse, many columns", "sparse, wide", "a9a", "w8a"}
+FIXED = [
+    {"solver": "cg", "preconditioner": preconditioner, "forcing": forcing, "start": start}
+    for preconditioner, forcing, start in itertools.product(
+        ("none", "jacobi", "subsampled"), ("superlinear", PARTS["forcing"]), ("none", "sample")
+    )
+]
+
+
+@pytest.mark.parametrize("l2", [1e-2, 1e-5])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(each, marks=[pytest.mark.slow] if each in SLOW else [])
+        for each in (*PROBLEMS, "a9a", "w8a")
+    ],
+)
+def test_the_automatic_policy_is_near_the_best_of_its_parts(name, l2):
+    """By passes to a certified 1e-12, where a matrix counts by what forming it takes."""
+    try:
+        data = load_dataset("synthetic" if name in PROBLEMS else name, PROBLEMS.get(name, {}))
+    except DataError as error:
+        pytest.skip(str(error))
+    f = entry("loss", "logistic").build({"l2": l2}, dataset=data)
+    optimum, w0 = optimum_of(data, "logistic", l2).value, torch.zeros(f.dim, dtype=f.dtype)
+
+    def cost(optimizer, forming, seed=0):
+        start = f.counts.hessian, f.counts.passes
+        result = minimize(
+            f, optimizer, w0, optimum=optimum, suboptimality=1e-12, grad_norm=None, seed=seed
+        )
+        if result.outcome is not Outcome.CONVERGED:
+            return math.inf
+        return f.counts.passes - start[1] + (forming - 1) * (f.counts.hessian - start[0])
+
+    whole, best = f.features.forming_cost, math.inf
+    for parts in FIXED:
+        if parts["preconditioner"] != "subsampled" or whole < best:  # whose matrix alone costs that
+            best = min(best, cost(make_optimizer(**parts), whole))
+    own = f.features.outer_cost if f.n_samples < f.dim else whole
+    ours = statistics.median(cost(automatic(), own, seed) for seed in range(3))
+    assert ours <= 1.25 * best

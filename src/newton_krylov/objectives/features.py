@@ -11,6 +11,7 @@ from torch import Tensor
 from newton_krylov.data.on_disk import OnDisk
 from newton_krylov.kernels.rows import Rows, worthwhile
 from newton_krylov.kernels.secants import Pairs
+from newton_krylov.operators import times_transpose
 
 _COMPILED = (torch.float32, torch.float64)
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -199,6 +200,39 @@ class Features:
         else:
             product = self._blocked_gram(weights)
         return (product + product.T).mul_(0.5 * scale)
+
+    def outer(self, scale: Tensor) -> Tensor:
+        """Return X diag(scale) X', shape (n, n), dense.
+
+        Parameters
+        ----------
+        scale : Tensor, shape (d,)
+            At least 0.
+
+        Returns
+        -------
+        Tensor, shape (n, n)
+            Exactly symmetric.
+        """
+        if not self.sparse:
+            return times_transpose(self.X * scale.sqrt())
+        X = _to_scipy(self.X)
+        scaled = X @ scipy.sparse.diags_array(scale.sqrt().numpy())
+        product = torch.from_numpy((scaled @ scaled.T).toarray())
+        return (product + product.T).mul_(0.5)
+
+    @cached_property
+    def outer_cost(self) -> float | None:
+        """The time of `outer` in products, as `forming_cost`; None for data that it does not do.
+
+        Of sparse data SciPy's, measured with 600 and 3,000 rows of 80 to 200 entries.
+        """
+        if isinstance(self.X, OnDisk) or (self.sparse and self.device.type != "cpu"):
+            return None
+        if not self.sparse:
+            return self.shape[0] / 16
+        lengths = torch.bincount(self.X.col_indices().long(), minlength=self.shape[1]).numpy()
+        return 8.0 * _row_of_an_entry(lengths) + 4.0 * len(self) ** 2 / self.entries
 
     def _blocked_gram(self, weights: Tensor, block: int = 8192) -> Tensor:
         """Sum over blocks of rows, so that no second copy of X is ever held."""

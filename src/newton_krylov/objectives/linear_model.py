@@ -34,7 +34,7 @@ from newton_krylov.objectives.base import Counts, Objective, Point, Ray
 from newton_krylov.objectives.classification import area_under_curve, balanced_accuracy, unequal
 from newton_krylov.objectives.features import Features, with_ones
 from newton_krylov.objectives.free_intercept import tangent_reach
-from newton_krylov.operators import Forming, LinearOperator, add_diagonal
+from newton_krylov.operators import FewSamples, Forming, LinearOperator, add_diagonal
 
 # Outputs carried along rays are updated, not recomputed; each update adds one rounding error.
 # After this many they are computed afresh.
@@ -908,6 +908,20 @@ class WeightedGram(LinearOperator):
             return None
         ridge = self._objective.ridge
         return Forming(len(X), X.entries, X.forming_cost, self._of_part, ridge)
+
+    def few_samples(self) -> FewSamples | None:
+        """Return the parts, where the samples are fewer than the columns and a ridge is there."""
+        f, X = self._objective, self._features
+        if f.l2 == 0 or len(X) >= f.dim or X.outer_cost is None:
+            return None
+        ridge = f.ridge * torch.ones(f.dim, dtype=f.dtype, device=f.device)
+        return FewSamples(
+            f.outputs, f.adjoint, self.weights, ridge, X.entries, X.outer_cost, self._outer
+        )
+
+    def _outer(self, scale: Tensor) -> Tensor:
+        self._objective.counts.add(hessian=self._objective.share, passes=self._objective.share)
+        return self._features.outer(scale)
 
     def _of_part(self, every: int, first: int) -> Tensor:
         f, n = self._objective, len(self.weights)

@@ -15,6 +15,7 @@ from newton_krylov.optimizers.lbfgs import Secants
 from newton_krylov.optimizers.line_search import armijo
 from newton_krylov.optimizers.newton_step import NewtonMemory, NewtonStep
 from newton_krylov.optimizers.sample_start import Start, from_a_sample
+from newton_krylov.preconditioners.base import Unit
 from newton_krylov.registry import register
 
 _PRODUCT = 0.7
@@ -215,8 +216,10 @@ class EnrichedNewton(ContinuedOptimizer[_Memory]):
             decrement = math.nan
             if point.objective.convexity is not None and point.grad_norm > 0.0:
                 M = M or self._preconditioner(point, memory, generator)
-                if M is not None:
-                    ray = point.ray(memory.secants.descent(point.grad, M))
+                scaled = isinstance(M, Unit)  # the secants know a scale, if there are any
+                if M is not None and not (scaled and not memory.secants.pairs):
+                    p = memory.secants.descent(point.grad, None if scaled else M)
+                    ray = point.ray(p)
                     decrement = -ray.slope
                     if memory.wants_secant(decrement):
                         made = _secant(ray)

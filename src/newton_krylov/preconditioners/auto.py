@@ -7,14 +7,16 @@ from scipy.linalg import lapack
 from torch import Tensor
 
 from newton_krylov.linear_solvers.result import Preconditioner
-from newton_krylov.operators import Forming, LinearOperator
-from newton_krylov.preconditioners.base import Factored, PreconditionerBuilder
+from newton_krylov.operators import FewSamples, Forming, LinearOperator
+from newton_krylov.preconditioners.base import Factored, PreconditionerBuilder, Unit
 from newton_krylov.preconditioners.jacobi import Jacobi
 from newton_krylov.registry import register
 
 _FIRST = 8
 _GROWTH = 4
 _MOST_PRODUCTS = 8.0
+_MOST_OF_FEW = 40.0
+"""Problems of fewer samples than features take more products than these without."""
 _SOLVES = 8
 """Triangular solves that take the time of an inverse."""
 _SPEED = 8.0
@@ -44,22 +46,34 @@ class Auto(PreconditionerBuilder):
     stands, until it is of all samples: then a solve is one iteration, and the method is exact
     Newton. So ill-conditioned problems, for which a sample says too little, come to the full matrix
     by themselves. Where only the L2 term changes, as along a path of penalties, the same matrix
-    serves with the new term. Elsewhere it is the operator's diagonal, if that is cheap, and nothing
-    otherwise.
+    serves with the new term.
+
+    Of fewer samples than features the inverse is had from the samples' matrix X X', formed once
+    (Woodbury's formula): at once where that and a factorization cost no more than forty products,
+    else as soon as products have taken as long. It is factorized again with new second derivatives
+    where that takes a few products, and else by the same rule. Until then there is no
+    preconditioner: the L2 term's eigenvalue, of as many eigenvectors as features outnumber samples,
+    is one for CG, and the diagonal would make many of it.
+
+    Elsewhere it is the operator's diagonal, if that is cheap, and nothing otherwise.
 
     The times are counted in operations, not measured, so that a run can be repeated.
     """
 
     def __init__(self) -> None:
         self._inverse: _Inverse | None = None
+        self._dual: _Dual | None = None
         self._every = 0
         self._applied = 0
         self._spent = 0
 
     def build(self, A: LinearOperator, generator: torch.Generator) -> Preconditioner | None:
         """Return v -> M v; None where there is nothing cheap."""
-        forming = A.forming()
         self._spent += max(0, self._applied - 1)
+        few = A.few_samples()
+        if few is not None:
+            return self._of_few_samples(few)
+        forming = A.forming()
         if forming is not None and self._is_due(A, forming):
             self._spent = 0
             self._every = self._next(A, forming)
@@ -71,6 +85,21 @@ class Auto(PreconditionerBuilder):
             return Jacobi().build(A, generator) if A.has_diagonal else None
         self._applied = 0
         return _Applied(self, inverse)
+
+    def _of_few_samples(self, few: FewSamples) -> Preconditioner:
+        """Return Woodbury's inverse, or the unit matrix until products have cost as much."""
+        known = self._dual
+        if known is not None and not torch.equal(known.units, _units(few)):
+            known = None
+        factorizing = len(few.weights) ** 3 / (_SPEED * 12 * few.entries)
+        cost = factorizing + (few.cost if known is None else 0.0)
+        little = _MOST_OF_FEW if known is None else _MOST_PRODUCTS
+        if cost <= little or self._spent > cost or 2 * (self._applied - 2) > cost:
+            self._spent = 0
+            known = _Dual.of(few, None if known is None else known.gram)
+        self._dual = known
+        self._applied = 0
+        return Unit(self.count) if known is None else _OfFewSamples(self, few, known)
 
     def count(self) -> None:
         """Count a use of the preconditioner that was built last."""
@@ -98,6 +127,7 @@ class Auto(PreconditionerBuilder):
         inverse = None if self._inverse is None else vars(self._inverse).copy()
         return {
             "inverse": inverse,
+            "dual": None if self._dual is None else vars(self._dual).copy(),
             "every": self._every,
             "applied": self._applied,
             "spent": self._spent,
@@ -105,8 +135,9 @@ class Auto(PreconditionerBuilder):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state."""
-        inverse = state["inverse"]
+        inverse, dual = state["inverse"], state["dual"]
         self._inverse = None if inverse is None else _Inverse(**inverse)
+        self._dual = None if dual is None else _Dual(**dual)
         self._every = state["every"]
         self._applied, self._spent = state["applied"], state["spent"]
 
@@ -174,6 +205,67 @@ class _Applied(Factored):
         """Return Cholesky's factor, transposed."""
         self._builder.count()
         return self._inverse.factor.T
+
+
+class _Dual:
+    """What Woodbury's formula needs for (X'DX + r C)^-1, C diagonal.
+
+    With K = X C^-1 X' it is C^-1/r - C^-1 X' D^1/2 (I + D^1/2 K D^1/2 / r)^-1 D^1/2 X C^-1 / r^2.
+
+    Parameters
+    ----------
+    gram : Tensor, shape (m, m)
+        K, which serves whatever D and r are.
+    units : Tensor, shape (n,)
+        The diagonal of C.
+    root : Tensor, shape (m,)
+        That of D^1/2.
+    factor : Tensor, shape (m, m)
+        Cholesky's, of I + D^1/2 K D^1/2 / r.
+    ridge : float
+        r.
+    """
+
+    def __init__(
+        self, gram: Tensor, units: Tensor, root: Tensor, factor: Tensor, ridge: float
+    ) -> None:
+        self.gram, self.units, self.root = gram, units, root
+        self.factor, self.ridge = factor, ridge
+
+    @classmethod
+    def of(cls, few: FewSamples, gram: Tensor | None) -> "_Dual | None":
+        """Factorize for an operator; None where rounding makes that impossible."""
+        units = _units(few)
+        gram = few.gram(1 / units) if gram is None else gram
+        root, ridge = few.weights.clamp(min=0).sqrt(), float(few.ridge.max())
+        matrix = gram * (root / ridge) * root[:, None]
+        matrix.diagonal().add_(1.0)
+        factor, info = torch.linalg.cholesky_ex(matrix)
+        return None if int(info) != 0 else cls(gram, units, root, factor, ridge)
+
+    def times(self, few: FewSamples, v: Tensor) -> Tensor:
+        """Multiply a vector of shape (n,): a pass over the data."""
+        x = v / (self.ridge * self.units)
+        u = torch.cholesky_solve((self.root * few.times(x))[:, None], self.factor)[:, 0]
+        return x - few.adjoint(self.root * u) / (self.ridge * self.units)
+
+
+def _units(few: FewSamples) -> Tensor:
+    """Return the ridge in units of its largest entry, and that where there is none."""
+    units = few.ridge / few.ridge.max()
+    return torch.where(units > 0, units, 1.0)
+
+
+class _OfFewSamples:
+    """What was built for fewer samples than features, for one system."""
+
+    def __init__(self, builder: Auto, few: FewSamples, dual: _Dual) -> None:
+        self._builder, self._few, self._dual = builder, few, dual
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Multiply a vector of shape (n,)."""
+        self._builder.count()
+        return self._dual.times(self._few, v)
 
 
 def _cost(A: LinearOperator, forming: Forming, every: int) -> float:

@@ -1,6 +1,7 @@
 """What builds a preconditioner from an operator."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,6 +27,24 @@ class Factored(ABC):
         Tensor, shape (n, n)
             Upper triangular, row by row; what is below the diagonal is not to be read.
         """
+
+
+class Unit:
+    """The unit matrix, v -> v: no preconditioner yet, from a builder that counts the products.
+
+    Parameters
+    ----------
+    count : callable
+        Called at every product.
+    """
+
+    def __init__(self, count: Callable[[], None]) -> None:
+        self._count = count
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Return a copy of a vector of shape (n,)."""
+        self._count()
+        return v.clone()
 
 
 class PreconditionerBuilder(ABC):
