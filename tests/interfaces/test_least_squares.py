@@ -190,7 +190,11 @@ def test_callbacks_have_scipy_s_forms_and_may_end_the_search(call):
         ({"x0": [[1.0, 2.0]]}, "x0 must be a vector"),
         ({"x0": torch.tensor([1, 2])}, "x0 must be a vector of float32 or float64"),
         ({"loss": "hubber"}, "did you mean 'huber'"),
-        ({"f_scale": 0.0}, "f_scale must be above zero"),
+        ({"f_scale": 0.0}, "f_scale must be a number above zero"),
+        ({"f_scale": [1.0, 2.0]}, "f_scale must be a number above zero"),
+        ({"x_scale": 1.0 + 2.0j}, "x_scale must be numbers or 'jac'"),
+        ({"x_scale": [[1.0, 2.0], 3.0]}, "x_scale must be numbers or 'jac'"),
+        ({"loss": ["huber"]}, "is unknown"),
         ({"x_scale": -1.0}, "x_scale must be above zero"),
         ({"x_scale": "jax"}, "x_scale must be numbers or 'jac'"),
         ({"x0": [math.nan, 1.0]}, "not finite at x0"),
@@ -251,6 +255,24 @@ def test_nist_s_certified_parameters(problem, start):
     )
     assert log_relative_error(result.x, data.certified) >= 6
     assert np.isfinite(result.cost)
+
+
+def test_a_jacobian_of_one_row_may_be_a_vector_as_in_scipy() -> None:
+    one = least_squares(lambda x: x[0] + 2 * x[1] - 1, [1.0, 2.0], lambda x: torch.tensor([1, 2]))
+    assert one.cost < 1e-15 and one.jac.tolist() == [[1.0, 2.0]]
+    scipy_s_own = least_squares(
+        lambda x, a: (x - a) ** 2 + 5, 2.0, lambda x, a: 2 * (x - a), args=[3]
+    )
+    assert scipy_s_own.x.tolist() == pytest.approx([3.0], abs=1e-4)
+
+
+def test_a_soft_loss_of_a_large_scale_is_the_square(data) -> None:
+    """sqrt(1 + z) - 1 has no digit of a z of 1e-16, and steps by its rounding were refused."""
+    plain = least_squares(decay, [1.0, 1.0, 0.0], args=data)
+    for loss in ("soft_l1", "huber", "cauchy", "arctan"):
+        soft = least_squares(decay, [1.0, 1.0, 0.0], args=data, loss=loss, f_scale=1e8)
+        assert soft.cost == pytest.approx(plain.cost, rel=1e-12)
+        assert soft.nfev <= plain.nfev + 2
 
 
 def test_it_is_there_by_name():

@@ -431,3 +431,18 @@ def test_a_matrix_that_rounding_made_indefinite_is_begun_again() -> None:
 @pytest.mark.parametrize("nothing", [(), [], {}, None])
 def test_constraints_that_ask_nothing_are_none(nothing) -> None:
     assert minimize(lambda x: (x - 1).square().sum(), [0.0], constraints=nothing).success
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_tolerance_below_the_rounding_ends_where_nothing_falls_any_more(method: str) -> None:
+    """In float32 some methods once stepped to and fro, or not at all, to the limit."""
+    functions = (
+        lambda x: ((x - 1) ** 4).sum() + 1e-3 * x.square().sum(),
+        lambda x: torch.log1p(torch.exp(-x)).sum() + 0.05 * x.square().sum(),
+        lambda x: 1000 + 0.5 * (x - 1).square().sum() + 0.1 * (x**4).sum(),
+    )
+    for function in functions:
+        found = minimize(function, torch.tensor([3.0, -2.0]), method=method, gtol=1e-12)
+        assert found.status in (0, 2) and found.nit < 100
+        precise = minimize(function, [3.0, -2.0], method="newton", solver="exact")
+        assert np.allclose(found.x, precise.x, atol=2e-3)

@@ -165,8 +165,7 @@ def least_squares(
     check_least(0, ftol=ftol, xtol=xtol, gtol=gtol, memory=memory)
     check_least(1, max_nfev=max_nfev)
     rho = _loss(loss)
-    if not 0 < f_scale < math.inf:
-        raise ValueError(f"f_scale must be above zero and finite, not {f_scale}")
+    soft = _above_zero(f_scale)
 
     further = arguments(args)
 
@@ -183,7 +182,7 @@ def least_squares(
     if rho is None:
         objective = ResidualObjective(residuals, x, None, memory * GIB, derivative)
     else:
-        objective = RobustObjective(residuals, x, rho, f_scale, memory * GIB, derivative)
+        objective = RobustObjective(residuals, x, rho, soft, memory * GIB, derivative)
     fits = objective.n_residuals * len(x) * x.element_size() <= objective.memory
     if not fits and solver in _DENSE:
         raise ValueError(
@@ -266,9 +265,20 @@ def _loss(loss: Any) -> Rho | None:
             return tuple(found.to(z))
 
         return rho
-    if loss != "linear" and loss not in LOSSES:
+    if loss not in ("linear", *LOSSES):
         raise ValueError(f"loss={loss!r} is unknown{suggest(str(loss), ['linear', *LOSSES])}")
     return None if loss == "linear" else LOSSES[loss]
+
+
+def _above_zero(f_scale: Any) -> float:
+    """Return the scale of a loss as a number."""
+    try:
+        found = float(f_scale)
+    except (TypeError, ValueError, RuntimeError):
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise ValueError(f"f_scale must be a number above zero and finite, not {f_scale!r:.80}")
+    return found
 
 
 def _joined(found: Any, w: Tensor) -> Any:
@@ -344,7 +354,8 @@ def _matrix(found: Any, w: Tensor) -> Any:
         if np.issubdtype(getattr(found, "dtype", None) or np.float64, np.complexfloating):
             raise ValueError(f"jac must return real numbers, not {found.dtype}")
         return found
-    return _real(torch.as_tensor(found), "jac").detach().to(w)
+    matrix = _real(torch.as_tensor(found), "jac").detach().to(w)
+    return matrix.reshape(1, -1) if matrix.ndim < 2 else matrix  # of one residual, as in SciPy
 
 
 def _scaling(x_scale: Any, x: Tensor, *, fits: bool) -> Any:
@@ -358,7 +369,10 @@ def _scaling(x_scale: Any, x: Tensor, *, fits: bool) -> Any:
         return "jacobian" if fits else "none"
     if isinstance(x_scale, str):
         raise ValueError(f"x_scale must be numbers or 'jac', not {x_scale!r}")
-    scale = torch.as_tensor(x_scale, dtype=x.dtype, device=x.device)
+    try:
+        scale = torch.as_tensor(x_scale, dtype=x.dtype, device=x.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"x_scale must be numbers or 'jac', not {x_scale!r:.80}") from None
     if scale.shape not in ((), x.shape):
         raise ValueError(f"x_scale has shape {tuple(scale.shape)}, but x0 has {tuple(x.shape)}")
     if not bool(((scale > 0) & scale.isfinite()).all()):

@@ -69,6 +69,9 @@ _ELSEWHERE = {
 _NO_OPTIONS = {"maxiter": "limit of iterations", "gtol": "tolerance", "solver": "linear solver"}
 """What SciPy has among its options, or one might, and is an argument here."""
 
+_PATIENCE = 20
+"""Iterations in a row that lower neither the function nor the gradient, after which it ends."""
+
 _UNCONFIRMED = " Second-order conditions were not confirmed: it may be a saddle point."
 
 
@@ -192,6 +195,8 @@ class _Run:
         self.number, self.status, self.ended, self.scale = -1, 2, "", 0.0
         self.confirmed = True
         self.point: Point
+        self.value = self.largest = math.inf
+        self.idle = 0
 
     def descend(self, x: Tensor) -> None:
         """Iterate from x, shape (n,), until one of the reasons to stop."""
@@ -222,9 +227,24 @@ class _Run:
             if largest <= self.gtol * min(1.0, self.scale):
                 self.status = 0
                 return
+            if self._idle(self.point.value, largest):
+                self.status = 2
+                self.ended = "no step lowers the function or its gradient beyond their rounding"
+                return
             if self.number >= self.limit:
                 self.status = 1
                 return
+
+    def _idle(self, value: float, largest: float) -> bool:
+        """Say whether the last iterations have brought nothing but rounding errors.
+
+        Where the function cannot fall any more, steps still make the gradient smaller.
+        """
+        lower = self.value - value > self.objective.rounding(value)
+        self.idle = 0 if lower or largest < self.largest else self.idle + 1
+        self.value = value if lower else self.value
+        self.largest = min(self.largest, largest)
+        return self.idle >= _PATIENCE
 
     @property
     def _out_of_range(self) -> bool:

@@ -356,6 +356,8 @@ class NewtonStep:
         found = self.line_search(point.ray(direction.p))
         # A step of another kind says nothing to the forcing term about the system's solution.
         memory.last = _inner(point, direction, found.alpha)
+        if found.accepted and torch.equal(found.point.w, point.w):
+            return NoStep("the step is lost in the rounding of the parameters")
         if found.accepted:
             return _step(found.point, found.alpha, direction)
         found = self.line_search(point.ray(-point.grad))

@@ -22,7 +22,7 @@ Rho = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 def _soft_l1(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     t = 1 + z
-    return 2 * (t.sqrt() - 1), t**-0.5, -0.5 * t**-1.5
+    return 2 * z / (t.sqrt() + 1), t**-0.5, -0.5 * t**-1.5
 
 
 def _huber(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
