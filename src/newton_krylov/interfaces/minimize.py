@@ -72,6 +72,7 @@ _NO_OPTIONS = {"maxiter": "limit of iterations", "gtol": "tolerance", "solver": 
 _PATIENCE = 20
 """Iterations in a row that lower neither the function nor the gradient, after which it ends."""
 
+_IDLE = "no step lowers the function or its gradient beyond their rounding"
 _UNCONFIRMED = " Second-order conditions were not confirmed: it may be a saddle point."
 
 
@@ -227,12 +228,9 @@ class _Run:
             if largest <= self.gtol * min(1.0, self.scale):
                 self.status = 0
                 return
-            if self._idle(self.point.value, largest):
-                self.status = 2
-                self.ended = "no step lowers the function or its gradient beyond their rounding"
-                return
-            if self.number >= self.limit:
-                self.status = 1
+            idle = self._idle(self.point.value, largest)
+            if idle or self.number >= self.limit:
+                self.status, self.ended = (2, _IDLE) if idle else (1, "")
                 return
 
     def _idle(self, value: float, largest: float) -> bool:
