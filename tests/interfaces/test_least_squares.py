@@ -165,6 +165,18 @@ def test_an_error_of_the_function_s_own_is_raised_as_it_is(call, later: int) -> 
             assert next(calls) == later + 1  # it is not called once more to see
 
 
+def test_in_inference_mode_it_is_the_same() -> None:
+    square = lambda x: rosenbrock(x).square().sum()  # noqa: E731
+    for jac in (None, lambda x: torch.tensor([[-20 * x[0], 10], [-1, 0]])):
+        outside = least_squares(rosenbrock, START, jac)
+        with torch.inference_mode():
+            inside = least_squares(rosenbrock, START, jac)
+        assert torch.equal(inside.x, outside.x) and not inside.x.is_inference()
+    with torch.inference_mode():
+        found = newton_krylov.minimize(square, START)
+    assert torch.equal(found.x, newton_krylov.minimize(square, START).x)
+
+
 @pytest.mark.parametrize("call", [least_squares, newton_krylov.minimize])
 def test_callbacks_have_scipy_s_forms_and_may_end_the_search(call):
     """(x), (intermediate_result) by its name, and StopIteration, for both functions."""
@@ -195,6 +207,8 @@ def test_callbacks_have_scipy_s_forms_and_may_end_the_search(call):
         ({"x_scale": 1.0 + 2.0j}, "x_scale must be numbers or 'jac'"),
         ({"x_scale": [[1.0, 2.0], 3.0]}, "x_scale must be numbers or 'jac'"),
         ({"loss": ["huber"]}, "is unknown"),
+        ({"jac": lambda x: None}, "jac must return the Jacobian as a tensor, .*, not NoneType"),
+        ({"jac": lambda x: "J"}, "jac must return the Jacobian as a tensor, .*, not str"),
         ({"x_scale": -1.0}, "x_scale must be above zero"),
         ({"x_scale": "jax"}, "x_scale must be numbers or 'jac'"),
         ({"x0": [math.nan, 1.0]}, "not finite at x0"),

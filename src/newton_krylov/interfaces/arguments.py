@@ -21,16 +21,15 @@ def start(x0: Tensor | Sequence[float]) -> Tensor:
     ValueError
         If it is no such vector.
     """
-    with torch.inference_mode(False):
-        kind = None if isinstance(x0, Tensor) else torch.float64
-        try:
-            if kind is not None and np.iscomplexobj(x0):
-                raise TypeError
-            x = torch.as_tensor(x0, dtype=kind).detach().clone()
-        except (TypeError, ValueError, RuntimeError):
-            raise ValueError(
-                f"x0 must be a vector of real numbers, not {type(x0).__name__}: {x0!r:.80}"
-            ) from None
+    kind = None if isinstance(x0, Tensor) else torch.float64
+    try:
+        if kind is not None and np.iscomplexobj(x0):
+            raise TypeError
+        x = torch.as_tensor(x0, dtype=kind).detach().clone()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"x0 must be a vector of real numbers, not {type(x0).__name__}: {x0!r:.80}"
+        ) from None
     x = x.reshape(1) if x.ndim == 0 else x
     if x.ndim != 1 or len(x) == 0 or x.dtype not in (torch.float32, torch.float64):
         raise ValueError(
@@ -48,7 +47,7 @@ def check_function(function: Callable[[Tensor], Any], x: Tensor, *, scalar: bool
         If the function returns no real tensors, none that depend on x, or another shape than ()
         where it must be a scalar.
     """
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.enable_grad():
         try:
             found = function(x.clone().requires_grad_())
         except RuntimeError as error:

@@ -60,6 +60,7 @@ _MESSAGES = {
 }
 
 
+@torch.inference_mode(mode=False)
 def least_squares(
     fun: Callable[..., Tensor | Mapping[str, Tensor]],
     x0: Tensor | Sequence[float],
@@ -354,7 +355,14 @@ def _matrix(found: Any, w: Tensor) -> Any:
         if np.issubdtype(getattr(found, "dtype", None) or np.float64, np.complexfloating):
             raise ValueError(f"jac must return real numbers, not {found.dtype}")
         return found
-    matrix = _real(torch.as_tensor(found), "jac").detach().to(w)
+    try:
+        entries = torch.as_tensor(found)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"jac must return the Jacobian as a tensor, an array, or a sparse matrix or an operator "
+            f"of SciPy's, not {type(found).__name__}: {found!r:.80}"
+        ) from None
+    matrix = _real(entries, "jac").detach().to(w)
     return matrix.reshape(1, -1) if matrix.ndim < 2 else matrix  # of one residual, as in SciPy
 
 

@@ -76,6 +76,7 @@ _IDLE = "no step lowers the function or its gradient beyond their rounding"
 _UNCONFIRMED = " Second-order conditions were not confirmed: it may be a saddle point."
 
 
+@torch.inference_mode(mode=False)
 def minimize(
     fun: Callable[..., Tensor],
     x0: Tensor | Sequence[float],
