@@ -359,7 +359,7 @@ def _matrix(found: Any, w: Tensor) -> Any:
         entries = torch.as_tensor(found)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(
-            f"jac must return the Jacobian as a tensor, an array, or a sparse matrix or an operator "
+            f"jac must return the Jacobian as a tensor, an array, a sparse matrix or an operator "
             f"of SciPy's, not {type(found).__name__}: {found!r:.80}"
         ) from None
     matrix = _real(entries, "jac").detach().to(w)
