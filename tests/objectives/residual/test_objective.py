@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.func import hessian, jacrev
 
 from newton_krylov.data import load_dataset
-from newton_krylov.data.equation import Block, Jet
-from newton_krylov.errors import ConfigError, UnsupportedError
+from newton_krylov.data.equation import Block, Jet, derivatives
+from newton_krylov.errors import CombinationError, ConfigError, UnsupportedError
 from newton_krylov.models import Interface, initialized
 from newton_krylov.models.mlp import mlp
 from newton_krylov.objectives.residual.jacobian import Jacobian
@@ -194,6 +194,71 @@ def test_what_is_no_perceptron_is_told():
     assert Perceptron.of(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))) is None
     assert Perceptron.of(nn.Sequential(nn.Linear(2, 3), nn.Tanh())) is None
     assert Perceptron.of(nn.Sequential(nn.Linear(2, 1))) is not None
+
+
+@pytest.mark.parametrize(
+    ("network", "sentence"),
+    [
+        (nn.Linear(2, 3), r"one output, shape \(2, 1\) of 2 points, and this one returns \(2, 3\)"),
+        (nn.Sequential(nn.Linear(2, 1), nn.Flatten(0)), r"this one returns \(2,\)"),
+        (nn.Tanh(), "this one has no parameters"),
+    ],
+)
+def test_a_network_that_is_no_function_of_a_point_is_refused(network, sentence):
+    """A second output was left out without a word."""
+    with pytest.raises(CombinationError, match=sentence):
+        ResidualLoss(load_dataset("poisson_2d", {"side": 4, "boundary": 8}), network.double())
+
+
+class Twice(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def layers(middle: nn.Module, kind: type[nn.Sequential] = nn.Sequential) -> nn.Sequential:
+    return kind(nn.Linear(2, 4), middle, nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
+
+
+def same_layer_twice() -> nn.Module:
+    network = layers(nn.Tanh())
+    return nn.Sequential(*network[:3], nn.Tanh(), network[2], nn.Tanh(), network[4])
+
+
+def tied() -> nn.Module:
+    network = layers(nn.Tanh())
+    other = nn.Linear(4, 4)
+    other.weight = network[2].weight
+    return nn.Sequential(*network[:3], nn.Tanh(), other, nn.Tanh(), network[4])
+
+
+def hooked(hook: str) -> nn.Module:
+    network = layers(nn.Tanh())
+    change = {"pre_hook": lambda m, x: (2 * x[0],), "hook": lambda m, x, y: 2 * y}
+    getattr(network[1], f"register_forward_{hook}")(change[hook])
+    return network
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: layers(nn.Softplus(beta=3)), lambda: layers(nn.Softplus(threshold=0.1)),
+        lambda: layers(nn.Tanh(), Twice), same_layer_twice, tied,
+        lambda: hooked("hook"), lambda: hooked("pre_hook"),
+    ],
+)  # fmt: skip
+def test_what_only_looks_like_a_perceptron_is_evaluated_as_it_is(network):
+    """The residuals were those of another network, or an error of shapes."""
+    torch.manual_seed(0)
+    data = load_dataset("poisson_2d", {"side": 4, "boundary": 8})
+    f = ResidualLoss(data, network().double())
+    w = f.initial()
+    parts = [
+        block.weight**0.5 * block.residual(derivatives(lambda x: f.outputs(w, x)[:, 0], block))
+        for block in data.equation.blocks
+    ]
+    assert torch.allclose(f.at(w).r, torch.cat(parts), rtol=1e-12)
+    expected = torch.autograd.functional.jacobian(f.residuals, w)
+    assert torch.allclose(f.at(w).jacobian.dense(), expected)
 
 
 @pytest.mark.parametrize("name", ["reaction", "wave"])

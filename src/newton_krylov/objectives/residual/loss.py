@@ -62,7 +62,8 @@ class ResidualLoss(ResidualObjective):
     Raises
     ------
     CombinationError
-        If the data set poses no residuals, or the network has several outputs.
+        If the data set poses no residuals, or the network has no parameters or, for its residuals,
+        several outputs.
     """
 
     offers = ResidualObjective.offers | {SAMPLES}
@@ -88,6 +89,7 @@ class ResidualLoss(ResidualObjective):
             function = _own(residual, _points(dataset), self.outputs)
             super().__init__(function, self._initial, memory=bytes_)
             return
+        self._check_output(_points(dataset)[:2])
         self._network = Perceptron.of(self._module)
         self._pose(self._solved.blocks if self._solved else (_regression(dataset),))
         sampling = None if self._solved is None else self._solved.sampling
@@ -111,7 +113,19 @@ class ResidualLoss(ResidualObjective):
         self._shapes = [p.shape for p in self._module.parameters()]
         guesses = [guess for guess, _ in self._coefficients.values()]
         parts = [p.detach().reshape(-1) for p in self._module.parameters()]
+        if not parts:
+            raise CombinationError("loss=residual takes a network, and this one has no parameters.")
         self._initial = torch.cat([*parts, parts[0].new_tensor(guesses)])
+
+    def _check_output(self, x: Tensor) -> None:
+        """Refuse a network that does not return one number for a point."""
+        with torch.no_grad():
+            shape = tuple(self.outputs(self._initial, x).shape)
+        if shape != (len(x), 1):
+            raise CombinationError(
+                f"loss=residual takes a network of one output, shape {(len(x), 1)} of {len(x)} "
+                f"points, and this one returns {shape}."
+            )
 
     @property
     def _coefficients(self) -> Mapping[str, tuple[float, float]]:

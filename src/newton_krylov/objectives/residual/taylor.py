@@ -58,6 +58,18 @@ _ACTIVATIONS: dict[type[nn.Module], Activation] = {
 }
 
 
+def _known(part: nn.Module) -> bool:
+    """Whether it is one of the activations, with torch's own settings."""
+    if isinstance(part, nn.Softplus) and (part.beta, part.threshold) != (1.0, 20.0):
+        return False
+    return type(part) in _ACTIVATIONS
+
+
+def _hooked(part: nn.Module) -> bool:
+    """Whether calling a module is more than its forward method."""
+    return bool(part._forward_hooks or part._forward_pre_hooks)
+
+
 @dataclass(frozen=True)
 class Perceptron:
     """Linear layers with activations between them, as functions of one flat vector.
@@ -79,19 +91,21 @@ class Perceptron:
     @classmethod
     def of(cls, module: nn.Module) -> "Perceptron | None":
         """Return a module as one; None if it is anything else, or has several outputs."""
-        if not isinstance(module, nn.Sequential):
+        if type(module) is not nn.Sequential or any(map(_hooked, module.modules())):
             return None
         parts = [part for part in module if not isinstance(part, nn.Flatten)]
         linear = [part for part in parts[::2] if type(part) is nn.Linear]
         between = parts[1::2]
-        fits = len(parts) % 2 == 1 and all(type(part) in _ACTIVATIONS for part in between)
+        fits = len(parts) % 2 == 1 and all(map(_known, between))
         if not fits or len(linear) <= len(between):
             return None
         if any(a.out_features != b.in_features for a, b in pairwise(linear)):
             return None
-        if linear[-1].out_features != 1:
+        held = any(list(part.buffers()) for part in linear)  # frozen weights
+        if held or linear[-1].out_features != 1:
             return None
-        if any(list(part.buffers()) for part in linear):  # weights that are held
+        own = [p for part in linear for p in (part.weight, part.bias) if p is not None]
+        if list(map(id, module.parameters())) != list(map(id, own)):  # shared, or made of others
             return None
         return cls(
             tuple((part.out_features, part.in_features) for part in linear),
