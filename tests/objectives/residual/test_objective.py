@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from problems import randn
+from registrations import forgotten
 from torch import Tensor, nn
 from torch.func import hessian, jacrev
 
@@ -17,6 +18,7 @@ from newton_krylov.objectives.residual.jacobian import Jacobian
 from newton_krylov.objectives.residual.loss import ResidualLoss
 from newton_krylov.objectives.residual.objective import ResidualObjective
 from newton_krylov.objectives.residual.taylor import FactoredJacobian, Perceptron
+from newton_krylov.registry import register
 
 WEIGHTS = {"data": 2.0, "bound": 0.5}
 
@@ -128,6 +130,24 @@ def test_mistakes_are_one_sentence():
         ResidualObjective(function, start, {"data": -1.0})
     with pytest.raises(UnsupportedError, match="must return a tensor, or a dictionary"):
         ResidualObjective(lambda w: 3.0, start)
+    for found, what in (({}, "nothing"), ({"a": start, "b": [start]}, "Tensor, list")):
+        with pytest.raises(UnsupportedError, match=f"by name, not a dictionary of {what}"):
+            ResidualObjective(lambda w, found=found: found, start)
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [lambda u: u.detach(), lambda u: u.round().long(), lambda u: u > 0, torch.zeros_like],
+    ids=["detached", "rounded", "compared", "constant"],
+)
+def test_residuals_that_do_not_depend_on_the_network_are_refused(lost):
+    """Their run ended at its start, since the gradient is zero."""
+    network = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)).double()
+    data = load_dataset("poisson_2d", {"side": 4, "boundary": 8})
+    with forgotten():
+        register("residual", "lost")(lambda model, points: lost(model(points)))
+        with pytest.raises(UnsupportedError, match="residual=lost returns does not depend"):
+            ResidualLoss(data, network, residual="lost")
 
 
 def equation(g: int = 1) -> list[Block]:

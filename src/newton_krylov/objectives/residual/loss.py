@@ -14,7 +14,7 @@ from torch.func import functional_call
 from newton_krylov.capabilities import RESIDUALS, SAMPLES
 from newton_krylov.data.dataset import CurveFit, Dataset, LabelledData, Split
 from newton_krylov.data.equation import Block, EquationProblem, Jet, derivatives
-from newton_krylov.errors import CombinationError, ConfigError, suggest
+from newton_krylov.errors import CombinationError, ConfigError, UnsupportedError, suggest
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.network.private import hold_frozen
 from newton_krylov.objectives.residual.objective import GIB, ResidualObjective, ResidualPoint
@@ -64,6 +64,8 @@ class ResidualLoss(ResidualObjective):
     CombinationError
         If the data set poses no residuals, or the network has no parameters or, for its residuals,
         several outputs.
+    UnsupportedError
+        If the registered function returns no tensors, or none that depend on the network.
     """
 
     offers = ResidualObjective.offers | {SAMPLES}
@@ -88,6 +90,7 @@ class ResidualLoss(ResidualObjective):
         if residual is not None:
             function = _own(residual, _points(dataset), self.outputs)
             super().__init__(function, self._initial, memory=bytes_)
+            self._check_dependence(residual)
             return
         self._check_output(_points(dataset)[:2])
         self._network = Perceptron.of(self._module)
@@ -125,6 +128,16 @@ class ResidualLoss(ResidualObjective):
             raise CombinationError(
                 f"loss=residual takes a network of one output, shape {(len(x), 1)} of {len(x)} "
                 f"points, and this one returns {shape}."
+            )
+
+    def _check_dependence(self, name: str) -> None:
+        """Refuse residuals without a gradient, whose fit would end where it begins."""
+        found = self._called(self._initial.clone().requires_grad_())
+        if not any(block.requires_grad for block in found.values()):
+            raise UnsupportedError(
+                f"What loss.residual={name} returns does not depend on the network's weights in "
+                f"autograd's eyes: compute it of model(points) by torch operations, without "
+                f"detach, item, numpy or torch.no_grad."
             )
 
     @property

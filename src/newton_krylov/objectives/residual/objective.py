@@ -382,9 +382,12 @@ def named(found: Tensor | Blocks) -> Blocks:
                 "ones."
             )
         return blocks
+    what = type(found).__name__
+    if isinstance(found, Mapping):
+        kinds = sorted({type(block).__name__ for block in found.values()})
+        what = f"a dictionary of {', '.join(kinds) or 'nothing'}"
     raise UnsupportedError(
-        "A residual function must return a tensor, or a dictionary of tensors by name, "
-        f"not {type(found).__name__}."
+        f"A residual function must return a tensor, or a dictionary of tensors by name, not {what}."
     )
 
 
