@@ -12,6 +12,7 @@ from sklearn.linear_model import ElasticNet, LogisticRegression
 
 from newton_krylov.errors import ConfigError
 from newton_krylov.operators import MatrixOperator, RestrictedOperator
+from newton_krylov.optimizers import proximal_newton
 from newton_krylov.registry import entry
 from newton_krylov.runs.optimum import certified_optimum
 
@@ -201,3 +202,18 @@ def test_a_nearly_free_lasso_of_sparse_columns_ends_in_few_steps():
     f = bind("logistic", make_dataset("binary", X=X, y=y), l1=1e-5, l2=0.0)
     found = f.at(minimize(f, make_optimizer("proximal_newton"), grad_norm=1e-10, epochs=60).w)
     assert f.suboptimality_bound(found) <= 1e-8
+
+
+def test_a_cheap_matrix_serves_all_solves_of_a_step(monkeypatch):
+    """And ends where products do."""
+    found = []
+    for most in (proximal_newton._PRODUCTS, -1.0):
+        monkeypatch.setattr(proximal_newton, "_PRODUCTS", most)
+        f = bind("logistic", make_dataset("binary", n=300, d=12), l1=0.01, l2=0.0)
+        optimizer = make_optimizer("proximal_newton", solver="cg", preconditioner="jacobi")
+        rows = minimize(f, optimizer, grad_norm=1e-11).rows
+        found.append((rows, f.counts))
+    (formed, counts), (plain_rows, others) = found
+    assert counts.hvp == 0 and len(formed) - 1 <= counts.hessian <= len(formed)
+    assert others.hessian == 0 and others.hvp > 3 * counts.hessian
+    assert formed[-1].loss == pytest.approx(plain_rows[-1].loss, abs=1e-13)

@@ -12,7 +12,7 @@ from newton_krylov.errors import UnsupportedError
 from newton_krylov.linear_solvers.result import LinearSolver
 from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.objectives.linear_model import LinearModel, LinearModelPoint
-from newton_krylov.operators import LinearOperator, RestrictedOperator
+from newton_krylov.operators import LinearOperator, MatrixOperator, RestrictedOperator
 from newton_krylov.optimizers.base import ContinuedOptimizer, Step, Steps
 from newton_krylov.optimizers.damping import Fixed
 from newton_krylov.optimizers.forcing import Forcing, Inner, Outer
@@ -24,6 +24,8 @@ from newton_krylov.registry import register
 _MOST_SOLVES = 8
 _FIRST_SHIFT, _MOST_SHIFT = 1e-3, 1.0
 """Shift to begin with, and the largest: where columns outnumber samples the first does not do."""
+_PRODUCTS = 8.0
+"""Of a step, about: each sign that a weight changes takes another solve."""
 _LOOSEST = 0.1
 """Inner tolerance: of looser solves the wrong weights change their signs, and steps get short."""
 
@@ -101,7 +103,7 @@ class ProximalNewton(ContinuedOptimizer[ProximalMemory]):
         point: Point = objective.at(w0)
         yield Step(point)
         while point.grad_norm > 0:
-            A = memory.curvature.at(point, generator)
+            A = _formed(memory.curvature.at(point, generator))
             eta = self.forcing(Outer(point.grad_norm, memory.last))
             eta = min(eta, _LOOSEST) if objective.l1 > 0 else eta
             while (step := self._step(point, A, memory, eta, generator)) is None:
@@ -176,6 +178,14 @@ class ProximalNewton(ContinuedOptimizer[ProximalMemory]):
         ways = [(p, ""), (model.lowest_along(straight), "to a corner")]
         ways.sort(key=lambda way: model.change(way[0]))
         return ways, iterations, residual
+
+
+def _formed(A: LinearOperator) -> LinearOperator:
+    """Return the matrix, where forming it takes less than the products of a step's solves."""
+    forming = A.forming()
+    if forming is None or forming.cost > _PRODUCTS:
+        return A
+    return MatrixOperator(A.dense())
 
 
 class _Model:
