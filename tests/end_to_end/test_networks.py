@@ -93,6 +93,18 @@ def test_by_iterations_layerwise_gauss_newton_is_ahead_on_a_transformer(run):
     assert 0.3 < blocks["distance"].mean() <= 1
 
 
+def test_gauss_newton_by_layers_learns_by_the_floor_of_its_damping(run):
+    """Small batches, dropout: judged by the batch it has fitted, the damping sinks without one."""
+    always = (
+        *DIGITS, "model=paper_cnn", "model.channels=[4,8]", "model.hidden=32", "stop.epochs=2",
+        "method=layerwise_gauss_newton", "optimizer.batch_size=32",
+    )  # fmt: skip
+    floored, sunk = run(*always), run(*always, "damping.lowest=0", name="sunk")
+    assert floored.config["damping"]["lowest"] == floored.config["damping"]["tau"]
+    assert floored.column("train_accuracy")[-1] > 0.9
+    assert sunk.column("train_accuracy")[-1] < 0.3
+
+
 def test_the_start_is_the_model_s_own_by_the_seed_alone(run):
     records = [
         run(*DIGITS, "model=mlp", "stop.epochs=0", *more, name=str(k))

@@ -153,6 +153,24 @@ def test_the_last_layer_s_problem_is_convex_and_solved() -> None:
     assert alone.at(result.w[block]).grad_norm < 1e-5
 
 
+def test_without_a_floor_the_damping_sinks_whatever_its_steps_are_worth_elsewhere() -> None:
+    """The targets are noise, and on each batch the model is exact: its gain ratio is 1."""
+    X = torch.randn(400, 30, generator=generator(1)).double()
+    y = torch.randn(400, 1, generator=generator(2)).double()
+    f = Network(nn.Sequential(nn.Linear(30, 1, bias=False)).double(), nn.MSELoss(), X, y)
+    grown = {}
+    for lowest in (0.0, 20.0):
+        made = optimizer(
+            "layerwise_newton", damping=marquardt(20.0, lowest=lowest), batch_size=20,
+            curvature_samples=None,
+        )  # fmt: skip
+        rows = run(made, f, 0 * f.initial(), Stopping(epochs=1), generator()).rows
+        (layer,) = made.state_dict()["layers"].values()
+        assert layer["damping"]["tau"] == max(20 / 2**20, lowest)
+        grown[lowest] = rows[-1].loss / rows[0].loss
+    assert grown[0.0] > 2 > 1.2 > grown[20.0]
+
+
 def test_training_learns() -> None:
     f = network(n=300)
     for parts in ({}, {"hessian_approx": "lowrank", "solver": "exact"}):
