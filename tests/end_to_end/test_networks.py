@@ -73,7 +73,7 @@ def test_by_iterations_layerwise_gauss_newton_is_ahead_on_a_transformer(run):
         "start=model", "optimum=none", "tracking=none", "checkpoint_seconds=0", "stop.epochs=4",
     )  # fmt: skip
     layerwise = run(
-        *always, "method=layerwise_gauss_newton", "optimizer.batch_size=64",
+        *always, "method=layerwise_gauss_newton", "damping.tau=0.03", "optimizer.batch_size=64",
         "optimizer.curvature_samples=64", "solver.maxiter=10", "spectrum.every=4",
         "spectrum.blocks=true", "spectrum.of=ggn", "spectrum.top=1", "spectrum.trace=3",
         "spectrum.probes=2", "spectrum.steps=10", "spectrum.samples=32",
