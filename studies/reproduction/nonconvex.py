@@ -231,7 +231,9 @@ def _tau_table(study: Study) -> Table:
 # --- the claims -----------------------------------------------------------------------------
 
 
-_CURVATURE = ("kfac", "ekfac", "shampoo", "soap", "sophia", "adahessian", "newton")
+_CURVATURE = (
+    "kfac", "ekfac", "shampoo", "soap", "sophia", "adahessian", "newton", "layerwise_newton",
+)  # fmt: skip
 """Optimizers with curvature, by layers or by the whole, as in `verdict=race`."""
 
 
