@@ -350,20 +350,21 @@ def test_a_race_is_judged_at_the_time_that_all_had(tmp_path: Path) -> None:
     assert "In equal time, medians: Newton, all layers 30.0%, SGD 32.5%." in claim.measured
 
 
-@pytest.mark.parametrize(("kfac", "expected"), [(0.6, Verdict.QUALIFIED), (0.5, Verdict.HOLDS)])
+@pytest.mark.parametrize(("ends", "expected"), [(0.6, Verdict.QUALIFIED), (0.5, Verdict.HOLDS)])
+@pytest.mark.parametrize("curved", ["kfac", "layerwise_newton"])
 def test_a_race_by_epochs_qualifies_where_curvature_is_ahead_in_all_runs(
-    tmp_path: Path, kfac: float, expected: Verdict
+    tmp_path: Path, curved: str, ends: float, expected: Verdict
 ) -> None:
     """The runs of seed 0 chose the settings, and are not judged."""
     race(tmp_path, newton=(0.4, 0.45), sgd=(0.5, 0.6))
-    for label, name, accuracy in (("K-FAC", "kfac", kfac), ("Muon", "muon", 0.55)):
+    for label, name, accuracy in (("Curved", curved, ends), ("Muon", "muon", 0.55)):
         for seed in range(3):
             end = 0.9 if seed == 0 and label == "Muon" else accuracy + seed / 100
             run_of(tmp_path / f"{name}{seed}", label, end, seed=seed, name="time_to_accuracy",
                    optimizer={"name": name}, stop={"epochs": 4})  # fmt: skip
     assert verdict(tmp_path, "better in convex") is expected
     (claim,) = (each for each in claims(tmp_path) if "far more effective" in each.quote)
-    assert f"K-FAC {kfac + 0.015:.1%}" in claim.measured
+    assert f"Curved {ends + 0.015:.1%}" in claim.measured
     assert ("not decided" in claim.why) is (expected is Verdict.QUALIFIED)
 
 
