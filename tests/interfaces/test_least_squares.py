@@ -388,6 +388,20 @@ def test_verbose_prints_the_steps_and_the_end(capsys):
     assert len(out) == len(costs) + 1
 
 
+@pytest.mark.parametrize("call", [least_squares, newton_krylov.minimize])
+def test_weights_that_are_copied_into_a_network_are_refused(call) -> None:
+    """torch.func's tensors as a parameter's data ended the process: a segmentation fault."""
+    network = torch.nn.Linear(3, 1).double()
+    X = torch.eye(3).double()
+
+    def function(x: Tensor) -> Tensor:
+        torch.nn.utils.vector_to_parameters(x, network.parameters())
+        return network(X).square().sum()
+
+    with pytest.raises(ValueError, match=r"does not depend on x .*functional_call, not by vector"):
+        call(function, [1.0, 2.0, 3.0, 4.0])
+
+
 def test_residuals_whose_number_changes():
     calls = iter(range(100))
     with pytest.raises(UserError, match=r"returned \d residuals, and \d when it was first"):

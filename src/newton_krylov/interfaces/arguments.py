@@ -8,7 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_NO_GRADIENT = "compute it of x by torch operations, without detach, item, numpy or torch.no_grad"
+from newton_krylov.objectives.graph import depend
+
+_NO_GRADIENT = (
+    "compute it of x by torch operations, without detach, item, numpy or torch.no_grad, and a "
+    "network by torch.func.functional_call, not by vector_to_parameters"
+)
 
 
 def start(x0: Tensor | Sequence[float]) -> Tensor:
@@ -49,7 +54,8 @@ def check_function(function: Callable[[Tensor], Any], x: Tensor, *, scalar: bool
     """
     with torch.enable_grad():
         try:
-            found = function(x.clone().requires_grad_())
+            at = x.clone().requires_grad_()
+            found = function(at)
         except RuntimeError as error:
             if "Can't call numpy()" in str(error):
                 raise ValueError(f"fun has no gradient: {_NO_GRADIENT}") from None
@@ -65,7 +71,7 @@ def check_function(function: Callable[[Tensor], Any], x: Tensor, *, scalar: bool
             raise ValueError(f"fun must return real numbers, not {value.dtype}")
     if not sum(value.numel() for value in tensors):
         raise ValueError("fun returns no residuals")
-    if not any(value.requires_grad for value in tensors):
+    if not depend(tensors, at):
         raise ValueError(
             f"what fun returns does not depend on x in autograd's eyes: {_NO_GRADIENT}"
         )

@@ -4,7 +4,7 @@ Such are functions that call torch.autograd.grad themselves, operations that hav
 and operations of one's own (torch.autograd.Function) without rules for transformations.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -18,6 +18,15 @@ def may_be_graphs(error: RuntimeError) -> bool:
     Subclasses say something else: no memory left, a singular matrix, what a user's own means.
     """
     return type(error) in (RuntimeError, NotImplementedError)
+
+
+def depend(values: Iterable[Tensor], w: Tensor) -> bool:
+    """Return whether any of some tensors has a graph that leads to w, not to others alone."""
+    sums = [value.sum() for value in values if value.requires_grad]
+    if not sums:
+        return False
+    (found,) = torch.autograd.grad(sums, w, allow_unused=True)
+    return found is not None
 
 
 def gradient(function: Callable[[Tensor], Tensor], w: Tensor) -> tuple[Tensor, Tensor]:

@@ -137,8 +137,14 @@ def test_mistakes_are_one_sentence():
 
 @pytest.mark.parametrize(
     "lost",
-    [lambda u: u.detach(), lambda u: u.round().long(), lambda u: u > 0, torch.zeros_like],
-    ids=["detached", "rounded", "compared", "constant"],
+    [
+        lambda u: u.detach(),
+        lambda u: u.round().long(),
+        lambda u: u > 0,
+        torch.zeros_like,
+        lambda u: nn.Parameter(u.detach()) * 2,
+    ],
+    ids=["detached", "rounded", "compared", "constant", "others"],
 )
 def test_residuals_that_do_not_depend_on_the_network_are_refused(lost):
     """Their run ended at its start, since the gradient is zero."""

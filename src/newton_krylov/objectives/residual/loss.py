@@ -16,6 +16,7 @@ from newton_krylov.data.dataset import CurveFit, Dataset, LabelledData, Split
 from newton_krylov.data.equation import Block, EquationProblem, Jet, derivatives
 from newton_krylov.errors import CombinationError, ConfigError, UnsupportedError, suggest
 from newton_krylov.norms import euclidean
+from newton_krylov.objectives.graph import depend
 from newton_krylov.objectives.network.private import hold_frozen
 from newton_krylov.objectives.residual.objective import GIB, ResidualObjective, ResidualPoint
 from newton_krylov.objectives.residual.taylor import FactoredJacobian, Perceptron, Pushed
@@ -132,8 +133,8 @@ class ResidualLoss(ResidualObjective):
 
     def _check_dependence(self, name: str) -> None:
         """Refuse residuals without a gradient, whose fit would end where it begins."""
-        found = self._called(self._initial.clone().requires_grad_())
-        if not any(block.requires_grad for block in found.values()):
+        w = self._initial.clone().requires_grad_()
+        if not depend(self._called(w).values(), w):
             raise UnsupportedError(
                 f"What loss.residual={name} returns does not depend on the network's weights in "
                 f"autograd's eyes: compute it of model(points) by torch operations, without "
