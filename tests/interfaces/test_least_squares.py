@@ -402,6 +402,17 @@ def test_weights_that_are_copied_into_a_network_are_refused(call) -> None:
         call(function, [1.0, 2.0, 3.0, 4.0])
 
 
+@pytest.mark.parametrize("unit", [1e-25, 1e25])
+def test_single_precision_whose_squares_are_out_of_range_is_told(unit: float) -> None:
+    """The gradient of the small ones is 0, which was a success; the large ones' was no number."""
+    start = torch.tensor(START)
+    with pytest.raises(ValueError, match=r"squares are beyond the range .* other units"):
+        least_squares(lambda x: unit * rosenbrock(x), start)
+    assert least_squares(lambda x: unit**0.5 * rosenbrock(x), start).success
+    near = least_squares(lambda x: x - 1 + 1e-25, torch.ones(2))  # a start that is the solution
+    assert near.success
+
+
 def test_residuals_whose_number_changes():
     calls = iter(range(100))
     with pytest.raises(UserError, match=r"returned \d residuals, and \d when it was first"):

@@ -224,6 +224,14 @@ def test_a_function_beyond_the_range_of_its_cube_is_minimized_or_called_so(unit:
         assert found.success or "return it in other units" in found.message
 
 
+@pytest.mark.parametrize("unit", [1e-40, 1e-30, 1e-25, 1e25, 1e35])
+def test_nor_does_the_range_of_single_precision_end_in_an_error(unit: float) -> None:
+    """Steihaug's squares of a gradient of 1e-25 are 0 there, by which it divided."""
+    for method in METHODS:
+        found = minimize(lambda x: unit * (x - 1).square().sum(), torch.zeros(3), method=method)
+        assert found.success or found.status == 2
+
+
 def test_an_error_of_the_function_s_own_is_raised() -> None:
     calls = itertools.count()
 

@@ -194,7 +194,11 @@ def least_squares(
     size, value = euclidean(point.r), point.value
     if not math.isfinite(size):
         raise ValueError("the residuals are not finite at x0: start where they are")
-    if not math.isfinite(value) or (value == 0.0 and size > 0.0):
+    if math.isnan(value):
+        raise ValueError("loss is not a number at x0: it must be one for any z from 0")
+    whole = 0.0 < euclidean(point.grad) < math.inf  # of squares that are within the range
+    kind = torch.finfo(x.dtype)
+    if size > 0.0 and not (0.0 < value < math.inf and (whole or kind.tiny < value < kind.max)):
         raise ValueError(
             f"the residuals are of size {size:.3g} at x0, and their squares are beyond the range "
             f"of the numbers: return them in other units"

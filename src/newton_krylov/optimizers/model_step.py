@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from newton_krylov.norms import euclidean, exponent, scaled, scaled_by_power
+from newton_krylov.norms import euclidean, exponent, is_safe, scaled, scaled_by_power
 from newton_krylov.operators import LinearOperator
 from newton_krylov.spectral.lanczos import LanczosBasis
 
@@ -15,8 +15,6 @@ _HARD = 1e-10
 """A gradient's part along the lowest eigenvectors below this part of it is none: the hard case."""
 _OFTEN, _SELDOM = 20, 5
 """Small models are solved after every product up to the first number, then after so many."""
-_SMALL, _LARGE = 1e-150, 1e150
-"""Between these the square of a gradient's size is a number."""
 _BEYOND = 30
 """Products after the gradient's Krylov space is exhausted, which look for negative curvature."""
 
@@ -312,7 +310,7 @@ def steihaug(A: LinearOperator, g: Tensor, radius: float, rtol: float, maxiter: 
         Lowers the model at least as much as the best step along -g does.
     """
     size = euclidean(g)
-    if not _SMALL < size < _LARGE:
+    if not is_safe(size, g.dtype):
         return _along_gradient(A, g, size, radius)
     p, r = torch.zeros_like(g), -g
     d, rr = r.clone(), euclidean(r) ** 2
