@@ -238,21 +238,14 @@ def glum(f: ByHand) -> Fit:
 
 
 def skglm(f: ByHand) -> Fit:
-    """Return skglm's proximal Newton method."""
-    from skglm import GeneralizedLinearEstimator
+    """Return skglm's method for a penalty without corners: SciPy's L-BFGS on its own gradient."""
     from skglm.datafits import Logistic
     from skglm.penalties import L2
-    from skglm.solvers import ProxNewton
+    from skglm.solvers import LBFGS
+    from skglm.utils.jit_compilation import compiled_clone
 
-    X = f.X.tocsc()
-
-    def fit(tol: float) -> np.ndarray:
-        solver = ProxNewton(tol=tol, ws_strategy="fixpoint", fit_intercept=False, max_iter=1000)
-        return np.asarray(
-            GeneralizedLinearEstimator(Logistic(), L2(f.l2), solver).fit(X, f.y).coef_
-        )
-
-    return fit
+    X, datafit, penalty = f.X.tocsc(), compiled_clone(Logistic()), compiled_clone(L2(f.l2))
+    return lambda tol: LBFGS(tol=tol, max_iter=5000).solve(X, f.y, datafit, penalty)[0]
 
 
 def liblinear(f: ByHand) -> Fit:
@@ -318,7 +311,7 @@ PEERS: dict[str, Method] = {
     "sklearn liblinear": peer("sklearn_liblinear"),
     "snapml": library(snapml),
     "glum irls-ls": library(glum),
-    "skglm ProxNewton": library(skglm),
+    "skglm LBFGS": library(skglm),
     "liblinear-official": library(liblinear),
 }
 METHODS = OURS | OUR_PRODUCTS | PEERS
