@@ -1,6 +1,5 @@
 """Networks for differential equations: what four papers say of second-order methods for them."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,6 @@ ADAM, PAIR = ("adam 0.01", "adam 0.001"), ("adam 0.01, then L-BFGS", "adam 0.001
 
 _SEEDS = 3
 """With fewer runs of a method than these a verdict is qualified."""
-
-_DRAWN_SINCE = 1795848420.0
-"""Since this moment (28 November 2026) points of conditions are drawn again with the others."""
 
 _SOLVED = 0.5
 """Relative errors above this are no solutions, and say nothing of the methods."""
@@ -283,7 +279,7 @@ def _text(made: Sequence[Study], figures: Path) -> Iterator[str]:
         "small networks on a processor. Where seconds are of processor time, the machine had other "
         f"work: its load average was up to {load:.0f} on {count_text(cores, 'core')}. Weights of "
         "blocks, the drawing of points and the window in time were chosen by watching the error, "
-        "and are not the papers'." + _of_before(made)
+        "and are not the papers'."
     )
     for study in made:
         name = _name(study, made)
@@ -293,24 +289,6 @@ def _text(made: Sequence[Study], figures: Path) -> Iterator[str]:
         yield f"**{study.problem.title}**"
         yield _table(study).markdown()
         yield f"![Error of the solution, {name}](figures/{file.name})"
-
-
-def _of_before(made: Sequence[Study]) -> str:
-    """Say which runs had points of conditions that stay; the commands draw them again today."""
-    early = [
-        study
-        for study in made
-        if {"condition_weight", "resample"} <= study.records[0].config["dataset"].keys()
-        and any(r.summary.get("started", math.inf) < _DRAWN_SINCE for r in study.records)
-    ]
-    if not early:
-        return ""
-    names = ", ".join(_name(study, made) for study in early)
-    return (
-        f" In the runs on {names} the points at the start and the ends stayed where they were; "
-        f"with the same commands they are drawn with the others now, which helps "
-        f"Levenberg-Marquardt on convection (docs/residuals.md)."
-    )
 
 
 def _table(study: Study) -> Table:
