@@ -885,20 +885,6 @@ class CastOperator(LinearOperator):
             return None
         return replace(own, part=lambda *which: own.part(*which).to(self.dtype))
 
-    def few_samples(self) -> FewSamples | None:
-        """Return the operator's parts, for vectors of this type."""
-        own = self._operator.few_samples()
-        if own is None:
-            return None
-
-        def cast(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-            return lambda v: function(v.to(self._operator.dtype)).to(self.dtype)
-
-        return replace(
-            own, times=cast(own.times), adjoint=cast(own.adjoint), gram=cast(own.gram),
-            weights=own.weights.to(self.dtype), ridge=own.ridge.to(self.dtype),
-        )  # fmt: skip
-
     def sampled(self, size: int, generator: torch.Generator) -> LinearOperator | None:
         """Return an estimate from `size` of the operator's terms."""
         part = self._operator.sampled(size, generator)

@@ -155,4 +155,4 @@ def test_the_automatic_policy_is_near_the_best_of_its_parts(name, l2):
             best = min(best, cost(make_optimizer(**parts), whole))
     own = f.features.outer_cost if f.n_samples < f.dim else whole
     ours = statistics.median(cost(automatic(), own, seed) for seed in range(3))
-    assert ours <= 1.25 * best
+    assert ours <= 1.25 * best < math.inf

@@ -196,18 +196,19 @@ def least_squares(
         raise ValueError("the residuals are not finite at x0: start where they are")
     if math.isnan(value):
         raise ValueError("loss is not a number at x0: it must be one for any z from 0")
-    whole = 0.0 < euclidean(point.grad) < math.inf  # of squares that are within the range
-    kind = torch.finfo(x.dtype)
-    if size > 0.0 and not (0.0 < value < math.inf and (whole or kind.tiny < value < kind.max)):
-        raise ValueError(
-            f"the residuals are of size {size:.3g} at x0, and their squares are beyond the range "
-            f"of the numbers: return them in other units"
-        )
     again = objective.residuals(x).detach()
     if not euclidean(again - point.r) <= torch.finfo(x.dtype).eps ** 0.5 * size:
         raise ValueError(
             "fun returns other residuals when it is called again at x0: what is random in it must "
             "be fixed, such as dropout by eval() of the network"
+        )
+    whole = 0.0 < euclidean(point.grad) < math.inf  # of squares that are within the range
+    kind = torch.finfo(x.dtype)
+    level = abs(value)  # a loss of the user's may begin below 0
+    if size > 0.0 and not (0.0 < level < math.inf and (whole or kind.tiny < level < kind.max)):
+        raise ValueError(
+            f"the residuals are of size {size:.3g} at x0, and their squares are beyond the range "
+            f"of the numbers: return them in other units"
         )
     if size > 0.0 and not _has_gradient(point):
         whose = "the derivatives of fun" if jac is None else "the numbers of jac"

@@ -70,7 +70,7 @@ _NO_OPTIONS = {"maxiter": "limit of iterations", "gtol": "tolerance", "solver": 
 """What SciPy has among its options, or one might, and is an argument here."""
 
 _PATIENCE = 20
-"""Iterations in a row that lower neither the function nor the gradient, after which it ends."""
+"""At least so many iterations in a row lower neither function nor gradient before it ends."""
 
 _IDLE = "no step lowers the function or its gradient beyond their rounding"
 _UNCONFIRMED = " Second-order conditions were not confirmed: it may be a saddle point."
@@ -243,7 +243,7 @@ class _Run:
         self.idle = 0 if lower or largest < self.largest else self.idle + 1
         self.value = value if lower else self.value
         self.largest = min(self.largest, largest)
-        return self.idle >= _PATIENCE
+        return self.idle >= max(_PATIENCE, 2 * self.point.w.numel())  # secants know n by then
 
     @property
     def _out_of_range(self) -> bool:

@@ -159,6 +159,8 @@ class LinearModel(Objective):
         As `weights` and `offset` in `Split`.
     share : float
         Share of all samples; below 1 for the objective of a subset, and what its evaluations count.
+    parted : bool
+        Whether it is the objective of samples that were drawn from others.
 
     Raises
     ------
@@ -198,6 +200,7 @@ class LinearModel(Objective):
         self.n_outputs = dataset.n_classes if self.task == "multiclass" else 1
         self.counts = Counts()
         self.share = 1.0
+        self.parted = False
         self.free_intercept = intercept == "free"
         self._adds_ones = self.free_intercept and not dataset.bias
         if self.n_outputs > 1 and dataset.train.offset is not None:
@@ -296,7 +299,7 @@ class LinearModel(Objective):
 
     def _of(self, features: Features, y: Tensor, *others: Tensor | None) -> "LinearModel":
         part = copy.copy(self)
-        part.share = self.share * len(features) / self.n_samples
+        part.share, part.parted = self.share * len(features) / self.n_samples, True
         part._bind(features, y, *others)
         return part
 
@@ -912,6 +915,9 @@ class WeightedGram(LinearOperator):
     def few_samples(self) -> FewSamples | None:
         """Return the parts, where the samples are fewer than the columns and a ridge is there."""
         f, X = self._objective, self._features
+        # What is formed of some samples would serve others; in float32 rounding spoils it.
+        if f.parted or f.dtype != torch.float64:
+            return None
         if f.l2 == 0 or len(X) >= f.dim or X.outer_cost is None:
             return None
         ridge = f.ridge * torch.ones(f.dim, dtype=f.dtype, device=f.device)

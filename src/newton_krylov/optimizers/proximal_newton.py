@@ -26,6 +26,8 @@ _FIRST_SHIFT, _MOST_SHIFT = 1e-3, 1.0
 """Shift to begin with, and the largest: where columns outnumber samples the first does not do."""
 _PRODUCTS = 8.0
 """Of a step, about: each sign that a weight changes takes another solve."""
+_READ = 4
+"""How many times the numbers of a product a formed matrix may have, whose products read all."""
 _LOOSEST = 0.1
 """Inner tolerance: of looser solves the wrong weights change their signs, and steps get short."""
 
@@ -184,6 +186,8 @@ def _formed(A: LinearOperator) -> LinearOperator:
     """Return the matrix, where forming it takes less than the products of a step's solves."""
     forming = A.forming()
     if forming is None or forming.cost > _PRODUCTS:
+        return A
+    if A.shape[0] ** 2 > _READ * forming.entries:
         return A
     return MatrixOperator(A.dense())
 

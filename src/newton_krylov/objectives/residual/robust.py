@@ -1,5 +1,6 @@
 """Residuals under a loss that grows more slowly than their squares, for outliers."""
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 
@@ -22,7 +23,8 @@ Rho = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 def _soft_l1(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     t = 1 + z
-    return 2 * z / (t.sqrt() + 1), t**-0.5, -0.5 * t**-1.5
+    value = torch.where(z < math.inf, 2 * z / (t.sqrt() + 1), z)
+    return value, t**-0.5, -0.5 * t**-1.5
 
 
 def _huber(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
