@@ -885,6 +885,10 @@ class CastOperator(LinearOperator):
             return None
         return replace(own, part=lambda *which: own.part(*which).to(self.dtype))
 
+    def few_samples(self) -> FewSamples | None:
+        """Return None: single precision's rounding spoils what is made of the parts."""
+        return None
+
     def sampled(self, size: int, generator: torch.Generator) -> LinearOperator | None:
         """Return an estimate from `size` of the operator's terms."""
         part = self._operator.sampled(size, generator)
