@@ -101,7 +101,8 @@ def test_gauss_newton_by_layers_learns_by_the_floor_of_its_damping(run):
     )  # fmt: skip
     floored, sunk = run(*always), run(*always, "damping.lowest=0", name="sunk")
     assert floored.config["damping"]["lowest"] == floored.config["damping"]["tau"]
-    assert floored.column("train_accuracy")[-1] > sunk.column("train_accuracy")[-1] + 0.3
+    assert floored.column("train_accuracy")[-1] > 0.9
+    assert sunk.column("train_accuracy")[-1] < 0.3
 
 
 def test_the_start_is_the_model_s_own_by_the_seed_alone(run):

@@ -534,3 +534,13 @@ def test_a_jacobian_that_is_no_number_is_no_success():
         least_squares(
             lambda x: x - 1, [0.0], jac=lambda x: aslinearoperator(1j * np.eye(1)), solver="lsmr"
         )
+
+
+def test_a_loss_may_begin_below_zero_and_one_without_an_end_is_no_number() -> None:
+    def shifted(z: Tensor) -> Tensor:
+        return torch.stack([z - 5, torch.ones_like(z), torch.zeros_like(z)])
+
+    found = least_squares(lambda x: x - 3, [0.0], loss=shifted)
+    assert found.x.item() == pytest.approx(3)
+    with pytest.raises(ValueError, match="squares are beyond the range"):
+        least_squares(lambda x: 1e155 * x, [1.0], loss="soft_l1")

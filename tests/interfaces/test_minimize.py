@@ -454,3 +454,14 @@ def test_a_tolerance_below_the_rounding_ends_where_nothing_falls_any_more(method
         assert found.status in (0, 2) and found.nit < 100
         precise = minimize(function, [3.0, -2.0], method="newton", solver="exact")
         assert np.allclose(found.x, precise.x, atol=2e-3)
+
+
+def test_below_the_rounding_secants_are_waited_for() -> None:
+    """The function cannot fall any more long before the gradient is small, in 30 dimensions."""
+    scales = torch.logspace(0, 7, 30, dtype=torch.float64)
+    found = minimize(
+        lambda x: 1e8 + (scales * (x - 1) ** 2).sum(),
+        torch.zeros(30, dtype=torch.float64),
+        method="ssbroyden",
+    )
+    assert found.status == 0

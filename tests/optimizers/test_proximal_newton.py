@@ -11,7 +11,7 @@ from problems import CONVEX_LOSSES, assert_close, make_dataset, matrix, plain, r
 from sklearn.linear_model import ElasticNet, LogisticRegression
 
 from newton_krylov.errors import ConfigError
-from newton_krylov.operators import MatrixOperator, RestrictedOperator
+from newton_krylov.operators import Forming, MatrixOperator, RestrictedOperator
 from newton_krylov.optimizers import proximal_newton
 from newton_krylov.registry import entry
 from newton_krylov.runs.optimum import certified_optimum
@@ -217,3 +217,13 @@ def test_a_cheap_matrix_serves_all_solves_of_a_step(monkeypatch):
     assert counts.hvp == 0 and len(formed) - 1 <= counts.hessian <= len(formed)
     assert others.hessian == 0 and others.hvp > 3 * counts.hessian
     assert formed[-1].loss == pytest.approx(plain_rows[-1].loss, abs=1e-13)
+
+
+@pytest.mark.parametrize(("n", "formed"), [(6, True), (7, False)])
+def test_no_matrix_is_formed_that_is_many_times_what_a_product_reads(n, formed):
+    class Sparse(MatrixOperator):
+        def forming(self):
+            return Forming(5, 10, 1.0, lambda every, first: self.dense())
+
+    A = Sparse(torch.eye(n, dtype=torch.float64))
+    assert (proximal_newton._formed(A) is not A) == formed

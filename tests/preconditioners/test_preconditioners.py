@@ -339,6 +339,10 @@ class TestAuto:
         assert lengths == unaided * [plain] + (12 - unaided) * [exact]
         assert few is not None and few.cost < max(2, unaided) * plain
         assert solve(B) == exact and f.counts.hessian == 1  # X X' is formed once
+        for l2 in (7e-4, 3e-4, 1.1e-4):  # along a path, too
+            builder.build(f.with_l2(l2).at(randn(f.dim, seed=2)).hessian(), draw)
+        assert f.counts.hessian == 1
+        builder.build(B, draw)
         other = Auto()
         other.load_state_dict(builder.state_dict())
         here, there = (each.build(B, draw) for each in (builder, other))

@@ -52,7 +52,7 @@ _AT_LEAST_ONE = [
 """Numbers of a sweeper's that it does not check itself: with fewer it may never end."""
 
 _SAID_EVERY = 10.0
-"""Seconds after which a sweep that is still composed says how far it is."""
+"""Seconds from one word of how far a sweep's composing is to the next."""
 
 PLUGINS = {
     "hydra/launcher=joblib": "hydra-joblib-launcher",
@@ -122,8 +122,7 @@ class CheckedLoader(ConfigLoader):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what has been composed behind: it goes with every job to another process."""
-        nothing = {"_validated": {}, "_own": {}, "_said": math.inf}
-        return {"_inner": self._inner, "_typed": self._typed, **nothing}
+        return vars(self) | {"_validated": {}, "_own": {}}
 
     def load_configuration(
         self,
@@ -169,7 +168,7 @@ class CheckedLoader(ConfigLoader):
         """Compose the configuration of a sweep's member; see `load_configuration`.
 
         Hydra's sweeper composes every member to see that it can be, and its launcher again: the
-        second is given what was made for the first. Of hundreds, which take minutes, some are told.
+        second is given what was made for the first. Hundreds take minutes: it says how far it is.
         """
         key = tuple(sweep_overrides)
         if key in self._validated:

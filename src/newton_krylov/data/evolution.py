@@ -1,7 +1,7 @@
 """Equations in one space dimension and time, u(x, t): what they have in common."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -156,7 +156,9 @@ def _problem(
         raise ConfigError(f"dataset={name} has no conditions that can hold by construction.")
     strip = _Strip(what, options)
     held = what.held if options.hard else ()
-    posed = [strip.equation(), *(strip.condition(c) for c in what.conditions if c not in held)]
+    conditions = (strip.condition(c) for c in what.conditions if c not in held)
+    drawn = options.resample > 0
+    posed = [strip.equation(), *(replace(condition, drawn=drawn) for condition in conditions)]
     size = strip.initial(strip.at_start()).square().mean()
     sampling = Sampling(
         tuple(posed), options.seed, dtype, grid, options.resample, options.window,
@@ -195,21 +197,21 @@ class _Strip:
 
     def condition(self, name: Condition) -> Posed:
         """Pose one of the conditions."""
-        weight, drawn = self.options.condition_weight, self.options.resample > 0
+        weight = self.options.condition_weight
         along_x, along_t = _matrix([[1.0, 0.0]]), _matrix([[0.0, 1.0]])
         if name == "start":
-            return Posed(name, self._start, _given, weight, self.initial, drawn=drawn)
+            return Posed(name, self._start, _given, weight, self.initial)
         if name == "rest":
-            return Posed(name, self._start, _still, weight, directions=along_t, drawn=drawn)
+            return Posed(name, self._start, _still, weight, directions=along_t)
         if name == "ends":
-            return Posed(name, self._ends, _given, 2 * weight, self.what.solution, drawn=drawn)
+            return Posed(name, self._ends, _given, 2 * weight, self.what.solution)
         if name == "measurements":
             inside = self._inside(self.what.measured)
             known = inside(torch.Generator().manual_seed(self.options.seed), 1.0)
             return Posed(name, self._fixed(known), _given, weight, self.what.solution)
         if name == "periodic":
-            return Posed(name, self._pairs, _equal, weight, drawn=drawn)
-        return Posed(name, self._pairs, _equal_slopes, weight, directions=along_x, drawn=drawn)
+            return Posed(name, self._pairs, _equal, weight)
+        return Posed(name, self._pairs, _equal_slopes, weight, directions=along_x)
 
     def at_start(self) -> Tensor:
         """Return points at t = 0, evenly."""
