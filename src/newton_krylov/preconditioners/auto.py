@@ -49,11 +49,11 @@ class Auto(PreconditionerBuilder):
     serves with the new term.
 
     Of fewer samples than features the inverse is had from the samples' matrix X X', formed once
-    (Woodbury's formula): at once where that and a factorization cost no more than forty products,
-    else as soon as products have taken as long. It is factorized again with new second derivatives
-    where that takes a few products, and else by the same rule. Until then there is no
-    preconditioner: the L2 term's eigenvalue, of as many eigenvectors as features outnumber samples,
-    is one for CG, and the diagonal would make many of it.
+    (Woodbury's formula; of all samples and in double precision alone): at once where that and a
+    factorization cost no more than forty products, else as soon as products have taken as long. It
+    is factorized again with new second derivatives where that takes a few products, and else by the
+    same rule. Until then there is no preconditioner: the L2 term's eigenvalue, of as many
+    eigenvectors as features outnumber samples, is one for CG, and the diagonal would make many.
 
     Elsewhere it is the operator's diagonal, if that is cheap, and nothing otherwise.
 
