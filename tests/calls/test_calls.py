@@ -1,5 +1,6 @@
 """`run`, `sweep`, `compare` and `verdict` from a program."""
 
+import contextlib
 import json
 import math
 from decimal import Decimal
@@ -377,6 +378,34 @@ def test_frames_of_polars_lazy_ones_and_records_are_the_frame_of_pandas() -> Non
     wide = theirs.with_columns(polars.col("y").cast(polars.Int128))
     with pytest.raises(DataError, match="The DataFrame is no frame of pandas'"):
         named({"dataset": wide, **target})
+
+
+def test_a_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+    """Or is another one of its name, as after a change of folders."""
+    frame = pd.DataFrame({"x": np.arange(20.0), "y": [0, 1] * 10})
+    words = {"dataset": "table", "dataset.path": "f.csv", "dataset.target": "y"}
+    words |= {"tracking": "none", "stop.epochs": 1}
+
+    def checksum(made: pd.DataFrame) -> str:
+        made.to_csv("f.csv", index=False)
+        return str(nk.run(**words).summary["dataset"]["checksum"])
+
+    first = checksum(frame)
+    assert checksum(frame) == first
+    again = checksum(frame.assign(x=frame["x"][::-1].to_numpy()))  # of the same size
+    assert again != first
+    (tmp_path / "other").mkdir()
+    with contextlib.chdir(tmp_path / "other"):
+        assert checksum(frame.assign(x=0.5 * frame["x"])) not in (first, again)
+
+
+def test_a_column_may_have_any_letters() -> None:
+    frame = pd.DataFrame({"größe": np.arange(40.0), "名前": ["ä", "ö"] * 20, "é": [0, 1] * 20})
+    for target, task in (("größe", "regression"), ("名前", "binary"), ("é", "binary")):
+        loss = "least_squares" if task == "regression" else "logistic"
+        found = nk.run(dataset={"data": frame, "target": target}, loss=loss, tracking="none")
+        assert found.config["dataset"]["target"] == target
+        assert found.summary["dataset"]["task"] == task
 
 
 @pytest.mark.parametrize("solver", ["minres_qlp", "lsmr", "lsqr", "qr"])

@@ -20,11 +20,12 @@ def test_groups_mappings_and_dotted_keys() -> None:
         "resume": True,
         "optimizer": {"layers": ["conv1", "fc"]},
         "dataset.path": Path("/a b/c's.csv"),
+        "dataset.target": "größe",
     }
     assert overrides_of(words) == [
         "solver=gmres", "solver.restart=20", "solver.rtol=0.001", "stop.epochs=null",
         "loss.l2=0.5", "resume=true", "optimizer.layers=[conv1,fc]",
-        "dataset.path='/a b/c\\'s.csv'",
+        "dataset.path='/a b/c\\'s.csv'", "dataset.target='größe'",
     ]  # fmt: skip
 
 
@@ -39,7 +40,7 @@ def test_a_list_is_swept_in_a_sweep_and_a_value_in_a_run() -> None:
     | st.booleans()
     | st.integers()
     | st.floats(allow_nan=False)
-    | st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S", "Zs"]))
+    | st.text(st.characters(codec="utf-8", categories=["L", "M", "N", "P", "S", "Zs"]))
 )
 def test_a_value_is_read_back_as_it_was_given(value: object) -> None:
     (line,) = overrides_of({"key": value})

@@ -689,3 +689,38 @@ def test_arrays_that_are_no_table(tmp_path, arrays, says):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(UserError, match=says):
         load(tmp_path / "a.npz", target=None)
+
+
+def test_columns_of_one_name_in_any_file_are_refused(tmp_path):
+    """pyarrow's reader of Parquet takes two columns of one name for one that is there twice."""
+    import pyarrow as pa
+    from pyarrow import feather, parquet
+
+    columns = [pa.array(values) for values in ([1.0, 2.0] * 9, [2.0, 1.0] * 9, [0, 1] * 9)]
+    table = pa.table(columns, names=["a", "a", "y"])
+    parquet.write_table(table, tmp_path / "f.parquet")
+    feather.write_feather(table, tmp_path / "f.feather")
+    (tmp_path / "f.csv").write_text("a,a,y\n" + "1,2,0\n2,1,1\n" * 9)
+    for kind in ("parquet", "feather", "csv"):
+        with pytest.raises(UserError, match=rf"f\.{kind} has two columns named 'a'\.$"):
+            load(tmp_path / f"f.{kind}", target="y")
+
+
+def test_columns_without_a_value_predict_nothing(tmp_path):
+    frame = pd.DataFrame({"a": [None] * 20, "y": [0, 1] * 10})
+    frame.to_parquet(tmp_path / "f.parquet")
+    with pytest.raises(UserError, match="nothing to predict 'y' from: no other column has a value"):
+        load(tmp_path / "f.parquet", target="y")
+    frame.assign(b=1.0).to_parquet(tmp_path / "f.parquet")
+    assert load(tmp_path / "f.parquet", target="y").n_features == 1
+
+
+def test_one_column_may_be_weight_and_exposure(tmp_path):
+    """Frequencies of weight e are counts of exposure e."""
+    frame = pd.DataFrame({"x": np.arange(20.0), "e": np.arange(1.0, 21.0), "y": [0.0, 1.5] * 10})
+    frame.to_csv(tmp_path / "f.csv", index=False)
+    options = {"target": "y", "task": "regression", "test_fraction": 0, "bias": False}
+    data = load(tmp_path / "f.csv", weight="e", exposure="e", **options)
+    assert data.n_features == 1
+    assert np.allclose(torch.exp(data.train.offset), frame["e"])
+    assert np.allclose(data.train.weights, frame["e"] / frame["e"].mean())

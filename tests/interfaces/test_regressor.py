@@ -20,8 +20,14 @@ from sklearn.linear_model import (
     PoissonRegressor,
     Ridge,
 )
-from sklearn.metrics import mean_poisson_deviance
-from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, cross_val_score
+from sklearn.metrics import mean_poisson_deviance, r2_score
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    KFold,
+    StratifiedKFold,
+    cross_val_score,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -280,7 +286,7 @@ def test_in_pipelines_searches_and_pickles_with_routed_weights() -> None:
     assert list(clone(model).fit(X, y)[-1].feature_names_in_) == list(X)
     with config_context(enable_metadata_routing=True):
         routed = clone(cv).set_fit_request(sample_weight=True, offset=True)
-        routed.set_score_request(sample_weight=True)
+        routed.set_score_request(sample_weight=True, offset=True)
         chosen = GridSearchCV(routed, {"eps": [1e-2]}, cv=KFold(2)).fit(
             X, y, sample_weight=v, offset=np.log1p(v)
         )
@@ -299,6 +305,66 @@ def test_an_offset_is_the_logarithm_of_an_exposure() -> None:
     theirs = PoissonRegressor(alpha=0.01 / e.mean(), tol=1e-12, solver="newton-cholesky")
     theirs.fit(X, y / e, sample_weight=e)
     assert np.allclose(ours.predict(X), theirs.predict(X), rtol=1e-6)
+
+
+def test_predictions_and_scores_know_the_offset() -> None:
+    """A search judges counts by the means of their own exposures."""
+    X, y, v, offset = diabetes()
+    model = NewtonKrylovRegressor("poisson", l2=0.01).fit(X, y, v, offset)
+    mean = np.exp(X @ model.coef_ + model.intercept_ + offset)
+    assert np.allclose(model.predict(X, offset=offset), mean, rtol=1e-12)
+    assert np.allclose(model.predict(X) * np.exp(offset), mean, rtol=1e-12)
+    assert model.score(X, y, v, offset) == pytest.approx(r2_score(y, mean, sample_weight=v))
+    assert model.score(X, y) == pytest.approx(r2_score(y, model.predict(X)))
+    with pytest.raises(ValueError, match=r"^offset must be of shape"):
+        model.predict(X, offset=offset[:3])
+    with config_context(enable_metadata_routing=True):
+        routed = clone(model).set_fit_request(sample_weight=True, offset=True)
+        routed.set_score_request(sample_weight=True, offset=True).set_predict_request(offset=True)
+        given = {"sample_weight": v, "offset": offset}
+        found = GridSearchCV(routed, {"l2": [0.01]}, cv=KFold(3)).fit(X, y, **given)
+        line = make_pipeline(StandardScaler(), routed).fit(X, y, offset=offset)
+        of_line = line.predict(X, offset=offset)
+    scores = []
+    for train, part in KFold(3).split(X):
+        one = clone(model).fit(X[train], y[train], v[train], offset[train])
+        scores.append(one.score(X[part], y[part], v[part], offset[part]))
+    assert found.best_score_ == pytest.approx(np.mean(scores))
+    assert np.allclose(of_line, np.exp(offset) * line.predict(X), rtol=1e-12)
+
+
+def test_groups_stay_together_in_folds() -> None:
+    X, y, v, _ = diabetes()
+    groups = np.arange(len(y)) % 7
+    folds = list(GroupKFold(3).split(X, y, groups))
+    for kind, targets in ((NewtonKrylovRegressorCV, y), (NewtonKrylovClassifierCV, y > 140)):
+        ours = kind(lambdas=3, cv=GroupKFold(3)).fit(X, targets, v, groups=groups)
+        theirs = kind(lambdas=3, cv=folds).fit(X, targets, v)
+        assert np.array_equal(ours.losses_, theirs.losses_)
+        with pytest.raises(ValueError, match="groups"):
+            kind(cv=GroupKFold(3)).fit(X, targets)
+        with pytest.raises(ValueError, match=r"^cv has no folds"):
+            kind(lambdas=3, cv=[]).fit(X, targets)
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "offset"),
+    [
+        ("poisson", {}, 750.0),
+        ("gamma", {}, -750.0),
+        ("tweedie", {"power": 3.0}, -750.0),
+        ("tweedie", {"power": 1.999}, -750.0),
+    ],
+)
+def test_a_loss_that_overflows_where_the_fit_starts_is_refused(
+    loss: str, options: Any, offset: float
+) -> None:
+    X, y = counts(n=40)
+    model = NewtonKrylovRegressor(loss, fit_intercept=False, **options)
+    with pytest.raises(
+        ValueError, match=f"^loss='{loss}' is .* where the fit starts: .* is beyond float64"
+    ):
+        model.fit(X, y + 1, offset=np.full(40, offset))
 
 
 def test_ridge_is_scikit_learns() -> None:

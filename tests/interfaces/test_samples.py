@@ -140,3 +140,52 @@ def test_targets_and_offsets_that_are_none_are_one_sentence() -> None:
         NewtonKrylovRegressor().fit(X, ["low", "high"] * 20)
     with pytest.raises(ValueError, match="offset is sparse"):
         NewtonKrylovRegressor("poisson").fit(X, COUNTS, offset=sp.csr_array(OFFSET[:, None]))
+
+
+def test_frames_and_columns_of_polars_are_the_plain_array_s() -> None:
+    polars = pytest.importorskip("polars")
+    frame = polars.from_pandas(FRAME)
+    decimals = frame.select(polars.all().cast(polars.Decimal(12, 4)))
+    for samples in (frame, frame.lazy(), decimals, frame.select(polars.all().cast(polars.Float32))):
+        _equal(_fitted(samples))
+    for model, plain in zip(_fitted(frame), _fitted(), strict=True):
+        assert list(model.feature_names_in_) == ["a", "b", "c"]
+        assert np.allclose(model.predict(frame), plain.predict(X), rtol=1e-12)
+        with pytest.raises(ValueError, match="must be in the same order"):
+            model.predict(frame.select("c", "b", "a"))
+    columns = [polars.Series(values) for values in (LABELS, COUNTS, WEIGHTS, OFFSET)]
+    _equal(_fitted(frame, columns[:2], *columns[2:]))
+    names = columns[0].replace_strict({0: "no", 1: "yes"})
+    for labels in (names, names.cast(polars.Categorical), names.cast(polars.Enum(["yes", "no"]))):
+        found = NewtonKrylovClassifier(l2=0.1).fit(frame, labels, WEIGHTS)
+        assert list(found.classes_) == ["no", "yes"]
+        _equal([found, _fitted()[1]])
+
+
+@pytest.mark.parametrize("kind", ["text", "category", "date"])
+def test_a_column_of_another_library_without_numbers_is_named(kind: str) -> None:
+    polars = pytest.importorskip("polars")
+    column = {
+        "text": polars.Series(["u", "v"] * 20),
+        "category": polars.Series(["u", "v"] * 20, dtype=polars.Categorical),
+        "date": polars.Series(pd.date_range("2020", periods=40)),
+    }[kind]
+    frame = polars.from_pandas(FRAME).with_columns(a=column)
+    for samples in (frame, frame.to_arrow()):
+        with pytest.raises(ValueError, match=r"column 'a' of X holds .* and no numbers, such as"):
+            NewtonKrylovRegressor().fit(samples, COUNTS)
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ([None, *["u", "v"] * 19, "u"], "a target is missing in row 1"),
+        (["u", np.nan, *["u", "v"] * 19], "a target is missing in row 2"),
+        ([1, "u"] * 20, "y mixes texts and other values"),
+    ],
+)
+def test_labels_that_are_missing_or_mixed_are_one_sentence(labels: Any, says: str) -> None:
+    for y in (np.array(labels, dtype=object), labels):
+        for model in (NewtonKrylovClassifier(), NewtonKrylovClassifierCV()):
+            with pytest.raises(ValueError, match=says):
+                model.fit(X, y)

@@ -366,6 +366,8 @@ class TestMistakes:
         ):
             with pytest.raises(ValueError, match=message):
                 NewtonKrylovClassifier().fit(X, y, sample_weight=weights)
+        with pytest.raises(ValueError, match="class_weight must be factors of at least 0"):
+            NewtonKrylovClassifier(class_weight={0: -1.0, 1: 1.0}).fit(X, y)
 
     def test_data(self) -> None:
         X, y = data(2)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from newton_krylov.calls.identity import draws, identity
 from newton_krylov.capabilities import FUNCTION, LABELLED
 from newton_krylov.data.dataset import Dataset
+from newton_krylov.data.frames import to_pandas
 from newton_krylov.data.sparse import canonical, tensor_to_array, tensor_to_csr
 from newton_krylov.data.table_columns import refuse_containers
 from newton_krylov.errors import ConfigError, DataError, UserError
@@ -103,15 +104,7 @@ def as_pandas(data: Any) -> Any:
         return tuple(_as_frame(as_pandas(part)) for part in data)
     if isinstance(data, np.ndarray) and data.dtype.names:  # records
         return pd.DataFrame(data)
-    if hasattr(data, "collect_schema") and hasattr(data, "collect"):  # polars' lazy one
-        data = data.collect()
-    if not hasattr(data, "to_pandas"):
-        return data
-    try:
-        return data.to_pandas()
-    except Exception as error:  # of polars, of pyarrow, of many kinds
-        text = " ".join(str(error).split())
-        raise DataError(f"The {type(data).__name__} is no frame of pandas': {text}") from error
+    return to_pandas(data)
 
 
 def _as_frame(data: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from newton_krylov.cli.main import quoted
 from newton_krylov.errors import ConfigError
 
-_UNQUOTED = re.compile(r"[A-Za-z_][\w/.-]*")
+_UNQUOTED = re.compile(r"[A-Za-z_][\w/.-]*", re.ASCII)
 """Texts that stand for themselves in an override."""
 _MEANT_OTHERWISE = {"true", "false", "null", "nan", "inf"}
 

@@ -7,6 +7,7 @@ import lzma
 import re
 import zipfile
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -189,6 +190,10 @@ def table(
     if not matrices:
         places = files if place is None else files[:1]  # the fold is of the first
         matrices, decisions = encode(frames, places, categorical or [], missing)
+        if not matrices[0].shape[1]:
+            raise DataError(
+                f"{files[0]} has nothing to predict '{target}' from: no other column has a value."
+            )
     samples = [
         Samples(X, y, extra.get("weight"), offset=_offset(extra))
         for X, y, extra in zip(matrices, labels, extras, strict=True)
@@ -250,6 +255,8 @@ def _read(file: Path, arrays: list[str]) -> "tuple[pd.DataFrame, sp.csr_array | 
     try:
         if suffix in _TEXTS:
             options, names = _layout(file, suffix)
+        elif suffix == ".parquet":  # its reader takes them for one
+            _refuse_twice(_schema(file).names, file)
         with memory_bounded(), _opened(file) as content:
             frame: pd.DataFrame = getattr(pd, _READERS[suffix])(content, **options)
         frame = point_numbers(frame) if options.get("decimal") == "," else frame
@@ -275,9 +282,7 @@ def _read(file: Path, arrays: list[str]) -> "tuple[pd.DataFrame, sp.csr_array | 
     frame.columns = [own or name for own, name in zip(names or named, named, strict=True)]
     if suffix == ".parquet":
         frame = frame.astype(dict.fromkeys(_categories(file), "category"))
-    if not frame.columns.is_unique:
-        twice = frame.columns[frame.columns.duplicated()][0]
-        raise DataError(f"{file} has two columns named '{twice}'.")
+    _refuse_twice([str(name) for name in frame.columns], file)
     return with_plain_kinds(frame, str(file)), None
 
 
@@ -357,10 +362,20 @@ def _in_words(error: Exception) -> str:
 
 def _categories(file: Path) -> list[str]:
     """Return the columns that were categories when pandas wrote them; Parquet keeps texts only."""
+    columns = (_schema(file).pandas_metadata or {}).get("columns", [])
+    return [str(c["field_name"]) for c in columns if c.get("pandas_type") == "categorical"]
+
+
+def _schema(file: Path) -> Any:
     from pyarrow.parquet import read_schema
 
-    columns = (read_schema(file).pandas_metadata or {}).get("columns", [])
-    return [str(c["field_name"]) for c in columns if c.get("pandas_type") == "categorical"]
+    return read_schema(file)
+
+
+def _refuse_twice(names: list[str], file: Path) -> None:
+    name, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise DataError(f"{file} has two columns named '{name}'.")
 
 
 def _require_memory(file: Path, suffix: str) -> None:
@@ -658,7 +673,7 @@ def _beside(
             raise ConfigError(
                 f"dataset.{key}: there is no column '{name}'{suggest(name, map(str, frame))}"
             )
-        column = frame.pop(name)
+        column = frame[name]
         if not pd.api.types.is_numeric_dtype(column):
             raise DataError(f"{file}: the column '{name}' of dataset.{key} holds no numbers.")
         values = column.to_numpy(np.float64, na_value=np.nan)
@@ -675,6 +690,8 @@ def _beside(
         if key == "weight" and not values.sum() > 0:
             raise DataError(f"{file}: the column '{name}' has no weight above 0.")
         found[key] = values
+    for name in {name for name in names.values() if name is not None}:
+        frame.pop(name)
     return found
 
 

@@ -12,6 +12,7 @@ from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
+from newton_krylov.interfaces.minimum import warn_without_minimum
 from newton_krylov.interfaces.path import Problem, check_settings, checked_offset, grid
 from newton_krylov.interfaces.regressor import LinearRegressor, warn_unless_converged
 from newton_krylov.interfaces.samples import features, plain, targets
@@ -44,6 +45,7 @@ class _CrossValidated(BaseEstimator):
         options: dict[str, float],
         classes: NDArray[Any] | None,
         offset: Any = None,
+        groups: Any = None,
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Choose the penalty; return the weights, shape (n_outputs, d), and the intercepts."""
         check_settings(self.l1_ratio, self.tol, self.max_iter)
@@ -69,7 +71,7 @@ class _CrossValidated(BaseEstimator):
         self.lambdas_ = grid(whole, self.lambdas, self.l1_ratio, self.eps)
         folds = check_cv(self.cv, y, classifier=classes is not None)
         losses, masses = [], []
-        for number, (train, held) in enumerate(folds.split(X, y)):
+        for number, (train, held) in enumerate(folds.split(X, y, plain(groups))):
             masses.append(1.0 if v is None else _mass(v, number, train, held))
             part = problem(train)
             losses.append(
@@ -78,6 +80,8 @@ class _CrossValidated(BaseEstimator):
                     for fit in part.along(self.lambdas_, self.l1_ratio)
                 ]
             )
+        if not losses:
+            raise ValueError("cv has no folds")
         self.losses_ = np.array(losses).T
         mean = np.average(self.losses_, axis=1, weights=masses)
         best = int(np.argmin(np.where(np.isfinite(mean), mean, np.inf)))
@@ -87,6 +91,8 @@ class _CrossValidated(BaseEstimator):
         last = whole.solve(found.point)
         met = whole.meets(self.tol, last.point, last.size)
         warn_unless_converged(met, last.size, self.tol)
+        if met:
+            warn_without_minimum(last.point, free_intercept=self.fit_intercept)
         self.n_iter_ = max(found.steps + last.steps, 1)
         return whole.back(last.point.w)
 
@@ -195,7 +201,9 @@ class NewtonKrylovRegressorCV(_CrossValidated, LinearRegressor):
         self.theta = theta
         self.delta = delta
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None) -> Self:
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None, groups: Any = None
+    ) -> Self:
         """Choose the penalty and fit the model.
 
         Parameters
@@ -208,6 +216,8 @@ class NewtonKrylovRegressorCV(_CrossValidated, LinearRegressor):
             How often each sample counts, >= 0.
         offset : array, shape (n_samples,), optional
             Added to each sample's output and not fitted: the logarithm of an exposure, say.
+        groups : array, shape (n_samples,), optional
+            What a `cv` such as `GroupKFold` keeps together.
 
         Returns
         -------
@@ -220,7 +230,9 @@ class NewtonKrylovRegressorCV(_CrossValidated, LinearRegressor):
             dtype=[np.float64, np.float32], y_numeric=True,
         )  # fmt: skip
         options = self._options()
-        coef, intercept = self._along_folds(X, y, sample_weight, self.loss, options, None, offset)
+        coef, intercept = self._along_folds(
+            X, y, sample_weight, self.loss, options, None, offset, groups
+        )
         self.coef_, self.intercept_ = coef[0].astype(X.dtype), float(intercept[0])
         return self
 
@@ -290,7 +302,7 @@ class NewtonKrylovClassifierCV(_CrossValidated, LinearClassifier):
         self.max_iter = max_iter
         self.loss = loss
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
         """Choose the penalty and fit the model.
 
         Parameters
@@ -301,6 +313,8 @@ class NewtonKrylovClassifierCV(_CrossValidated, LinearClassifier):
             Labels of at least two classes.
         sample_weight : array, shape (n_samples,), optional
             How often each sample counts, >= 0.
+        groups : array, shape (n_samples,), optional
+            What a `cv` such as `GroupKFold` keeps together.
 
         Returns
         -------
@@ -314,6 +328,8 @@ class NewtonKrylovClassifierCV(_CrossValidated, LinearClassifier):
         self.classes_ = np.unique(y)
         self._check_loss()
         loss = self.loss if len(self.classes_) <= 2 else "multinomial"
-        coef, intercept = self._along_folds(X, y, sample_weight, loss, {}, self.classes_)
+        coef, intercept = self._along_folds(
+            X, y, sample_weight, loss, {}, self.classes_, groups=groups
+        )
         self.coef_, self.intercept_ = coef.astype(X.dtype), intercept.astype(X.dtype)
         return self

@@ -10,12 +10,14 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import r2_score
 from sklearn.utils import check_scalar
 from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from newton_krylov.interfaces.minimum import warn_without_minimum
 from newton_krylov.interfaces.path import Problem, checked_offset, checked_weights, linear_loss
-from newton_krylov.interfaces.samples import features, targets
+from newton_krylov.interfaces.samples import features, plain, targets
 from newton_krylov.interfaces.shortest import SOLVERS, shortest
 from newton_krylov.objectives.regression import Regression
 
@@ -39,13 +41,15 @@ class LinearRegressor(RegressorMixin, BaseEstimator):
         if not issubclass(kind, Regression):
             raise ValueError(f"loss == {self.loss!r} is not of a regression")
 
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Return the predicted means, without offsets.
+    def predict(self, X: Any, offset: Any = None) -> NDArray[Any]:
+        """Return the predicted means.
 
         Parameters
         ----------
         X : array or sparse matrix, shape (n_samples, n_features)
             Samples.
+        offset : array, shape (n_samples,), optional
+            Added to each sample's output, as in `fit`; 0 by default, as of an exposure of 1.
 
         Returns
         -------
@@ -57,10 +61,34 @@ class LinearRegressor(RegressorMixin, BaseEstimator):
             self, features(X), accept_sparse="csr", dtype=[np.float64, np.float32], reset=False
         )
         Z = safe_sparse_dot(X, self.coef_, dense_output=True) + self.intercept_
+        if offset is not None:
+            Z = Z + checked_offset(offset, X.shape[0])
         # The link is the class's own: it needs no data.
         kind: Any = linear_loss(self.loss).target
         mean: NDArray[Any] = kind.mean(self, torch.from_numpy(np.asarray(Z))).numpy()
         return mean
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None) -> float:
+        """Return R2 of the predicted means.
+
+        Parameters
+        ----------
+        X : array or sparse matrix, shape (n_samples, n_features)
+            Samples.
+        y : array, shape (n_samples,)
+            Targets.
+        sample_weight : array, shape (n_samples,), optional
+            How often each sample counts.
+        offset : array, shape (n_samples,), optional
+            As in `predict`.
+
+        Returns
+        -------
+        float
+            At most 1.
+        """
+        y = targets(y, numeric=True)
+        return float(r2_score(y, self.predict(X, offset), sample_weight=plain(sample_weight)))
 
     def __sklearn_tags__(self) -> Any:
         """Say that sparse data are welcome."""
@@ -195,8 +223,16 @@ class NewtonKrylovRegressor(LinearRegressor):
             offset=offset, intercept=self.fit_intercept, penalty=self.penalty, solver=self.solver,
             preconditioner=self.preconditioner, tol=self.tol, max_iter=self.max_iter,
         )  # fmt: skip
-        found = problem.solve(problem.objective.with_l2(self.l2, self.l1).at(problem.start()))
+        start = problem.objective.with_l2(self.l2, self.l1).at(problem.start())
+        if not math.isfinite(start.value):
+            raise ValueError(
+                f"loss={self.loss!r} is {start.value} where the fit starts: the exponential of an "
+                f"offset, or a power of a target, is beyond {X.dtype}"
+            )
+        found = problem.solve(start)
         warn_unless_converged(found.converged, found.size, self.tol)
+        if found.converged:
+            warn_without_minimum(found.point, free_intercept=self.fit_intercept)
         coef, intercept = problem.back(found.point.w)
         self.coef_, self.intercept_ = coef[0].astype(X.dtype), float(intercept[0])
         self.n_iter_ = max(found.steps, 1)

@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from newton_krylov.data.frames import to_pandas
 from newton_krylov.data.sparse import tensor_to_array, tensor_to_csr
 
 
 def features(X: Any) -> Any:
-    """Return samples with torch's tensors and dicts of columns made arrays and frames.
+    """Return samples with tensors made arrays, and dicts and other libraries' frames pandas'.
 
     Parameters
     ----------
@@ -29,7 +31,7 @@ def features(X: Any) -> Any:
     ValueError
         For a frame's column that holds no numbers.
     """
-    X = plain(X)
+    X = to_pandas(plain(X))
     if isinstance(X, Mapping) and not scipy.sparse.issparse(X):  # one of SciPy's formats is both
         import pandas as pd
 
@@ -64,6 +66,8 @@ def targets(y: Any, *, numeric: bool = False) -> Any:
     if y is None or scipy.sparse.issparse(y):
         return y
     found = np.asarray(y)
+    if found.dtype == object or (found.dtype.kind in "US" and isinstance(y, list | tuple)):
+        _check_objects(np.asarray(y, dtype=object), numeric=numeric)
     if found.dtype == object and not isinstance(y, np.ndarray | list | tuple):
         return y  # of a frame, whose missing values scikit-learn knows
     if found.dtype == object and all(isinstance(v, int | np.integer) for v in found.ravel()):
@@ -76,6 +80,17 @@ def targets(y: Any, *, numeric: bool = False) -> Any:
                 f"y holds texts, and a regression's targets are numbers: {error}"
             ) from None
     return y
+
+
+def _check_objects(y: NDArray[Any], *, numeric: bool) -> None:
+    """Refuse missing targets, and texts among other labels: NumPy makes texts of both."""
+    import pandas as pd
+
+    flat = y.ravel()
+    if (missing := pd.isna(flat)).any():
+        raise ValueError(f"y contains NaN: a target is missing in row {missing.argmax() + 1}")
+    if not numeric and len({isinstance(value, str) for value in flat}) > 1:
+        raise ValueError("y mixes texts and other values: make all of its labels texts")
 
 
 def plain(values: Any) -> Any:

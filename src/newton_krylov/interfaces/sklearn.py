@@ -21,6 +21,7 @@ from torch import Tensor
 from newton_krylov.curvature.hvp import HessianProduct
 from newton_krylov.data.dataset import Split, Table
 from newton_krylov.interfaces.columns import Columns, checked_penalty, of_mean_one
+from newton_krylov.interfaces.minimum import warn_without_minimum
 from newton_krylov.interfaces.parts import named
 from newton_krylov.interfaces.samples import features, plain, targets
 from newton_krylov.objectives.linear_model import LinearModel
@@ -314,6 +315,8 @@ class NewtonKrylovClassifier(LinearClassifier):
             weights *= compute_class_weight(
                 self.class_weight, classes=classes, y=y, sample_weight=weights
             )[index]
+            if (weights < 0).any():
+                raise ValueError("class_weight must be factors of at least 0")
         return of_mean_one(weights)
 
     def _objective(
@@ -401,5 +404,8 @@ class NewtonKrylovClassifier(LinearClassifier):
                 ConvergenceWarning,
                 stacklevel=3,
             )
+        else:
+            free = self.fit_intercept and not self.penalize_intercept
+            warn_without_minimum(point, free_intercept=free)
         self.n_iter_ = np.array([max(taken, 1)], dtype=np.int32)
         return matrix(w)

@@ -5,7 +5,7 @@ import logging
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -237,7 +237,14 @@ def dataset_of(config: RunConfig, place: torch.device | None = None) -> Dataset:
     settings = config.settings
     options = tuple((k, _hashable(v)) for k, v in config.options_of("dataset").items())
     place = config.build("device")() if place is None else place
-    return _load(config.name_of("dataset"), options, settings.data_dir, settings.dtype, str(place))
+    return _load(
+        config.name_of("dataset"),
+        options,
+        settings.data_dir,
+        settings.dtype,
+        str(place),
+        _versions(options),
+    )
 
 
 def objective_of(config: RunConfig, dataset: Dataset) -> Objective:
@@ -390,9 +397,17 @@ def generators(seed: int) -> tuple[torch.Generator, torch.Generator]:
 
 @lru_cache(maxsize=1)
 def _load(
-    name: str, options: tuple[tuple[str, Any], ...], folder: str | None, dtype: str, place: str
+    name: str,
+    options: tuple[tuple[str, Any], ...],
+    folder: str | None,
+    dtype: str,
+    place: str,
+    versions: tuple[Any, ...],
 ) -> Dataset:
-    """Load a data set and move it to its device; a sweep's jobs share the last one."""
+    """Load a data set and move it to its device; a sweep's jobs share the last one.
+
+    `versions` tells files that were written anew, or are others of the same name, from the last.
+    """
     _layouts.clear()  # of other data
     made = GENERATED in (entry("dataset", name).offers or ())
     file, target = (dict(options).get(key) for key in ("path", "target"))
@@ -409,6 +424,18 @@ def _load(
     if isinstance(loaded, LabelledData):
         loaded = replace(loaded, train=by_row_length(loaded.train))
     return loaded.to(torch.device(place))
+
+
+def _versions(options: tuple[tuple[str, Any], ...]) -> tuple[Any, ...]:
+    """Return what changes where a file is written anew, for each file that the options name."""
+    found: list[Any] = []
+    for key, value in options:
+        if key in ("path", "test_path") and isinstance(value, str):
+            file = expand_home(value).absolute()
+            with suppress(OSError):  # reading it will say what is wrong
+                now = file.stat()
+                found.append((file, now.st_ino, now.st_size, now.st_mtime_ns))
+    return tuple(found)
 
 
 def _hashable(value: Any) -> Any:
