@@ -31,7 +31,7 @@ class LayerSteps(torch.optim.Optimizer, ABC):
                 loss = closure()
         for group in self.param_groups:
             for p in group["params"]:
-                if p.grad is not None:
+                if p.grad is not None and p.numel():
                     self.advance(p, p.grad, self.state[p], group)
         return loss
 
@@ -122,10 +122,14 @@ def outer(G: Tensor, side: int) -> Tensor:
 
 
 def inverse_root(matrix: Tensor, power: int, eps: float) -> Tensor:
-    """Return (A + eps |A| I)^(-1/power) of a semidefinite matrix, by its eigenvalues in float64."""
+    """Return (A + eps |A| I)^(-1/power) of a semidefinite matrix, by its eigenvalues in float64.
+
+    Of zero, where no gradient has come yet, it is the identity.
+    """
     values, Q = eigh(matrix.double())
-    top = values[-1].clamp_min(torch.finfo(torch.float64).tiny)
-    scale: Tensor = (values.clamp_min(0) + eps * top).pow(-1 / power)
+    if values[-1] <= 0:
+        return torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    scale: Tensor = (values.clamp_min(0) + eps * values[-1]).pow(-1 / power)
     root: Tensor = (Q * scale) @ Q.T
     return root.to(matrix.dtype)
 

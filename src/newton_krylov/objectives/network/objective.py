@@ -217,11 +217,14 @@ class Network(ByPasses, Layered):
         return self.passes.split(w)
 
     def kernels(self, w: Tensor) -> list[Tensor]:
-        """Return the free kernels of convolutions, each in its own shape, as views of w."""
+        """Return the free kernels of convolutions, each in its own shape, as views of w.
+
+        Of a parametrized one (weight norm) it is what has the kernel's shape.
+        """
         names = [self.layout.names[number] for number in self.passes.numbers]
-        owners = [self._module.get_submodule(name.rpartition(".")[0]) for name in names]
+        owners = [self._module.get_submodule(_owner(name)) for name in names]
         parts = zip(owners, self.parameters(w), strict=True)
-        return [p for owner, p in parts if isinstance(owner, _ConvNd) and p.ndim > 2]
+        return [p for o, p in parts if isinstance(o, _ConvNd) and p.shape[2:] == o.kernel_size]
 
     def at(self, w: Tensor) -> NetworkPoint:
         """Evaluate at w, shape (dim,)."""
@@ -352,6 +355,12 @@ def _rows(n: int, targets: int) -> int:
     if targets == 0 or targets % n:
         raise ValueError(f"{n} inputs, but {targets} targets")
     return targets // n
+
+
+def _owner(name: str) -> str:
+    """Return the module whose parameter it is by name, or, parametrized, whose it stands for."""
+    path = name.split(".")
+    return ".".join(path[: path.index("parametrizations") if "parametrizations" in path else -1])
 
 
 def _blocks(passes: Passes) -> dict[str, slice]:
