@@ -1,10 +1,13 @@
 """Optimizers put together as a configuration would, run, and the optima they must reach."""
 
 from functools import cache, partial
+from typing import Any
 
 import torch
 from problems import make_dataset
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from newton_krylov.data import load_dataset
 from newton_krylov.data.dataset import Dataset
@@ -86,6 +89,20 @@ def optimum_of(dataset: Dataset, loss: str = "logistic", l2: float = 0.01) -> Op
     found = certified_optimum(dataset, entry("loss", loss), {"l2": l2}, torch.float64)
     assert found is not None
     return found
+
+
+class Largest(TorchDispatchMode):
+    """Notes the most numbers in one tensor that torch makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        sizes = [part.numel() for part in tree_leaves(made) if isinstance(part, Tensor)]
+        self.numbers = max(self.numbers, *sizes, 0)
+        return made
 
 
 small = partial(make_dataset, "binary", n=200, d=12, condition=10.0)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from layer_networks import CASES, Tokens, deep, images, objective
 from networks import network
+from optimizer_parts import Largest
 from problems import assert_close, randn
 from torch import nn
 
@@ -195,6 +196,49 @@ def test_a_wide_layer_s_inputs_stay_rows_and_the_closed_form_reaches_beyond_them
         dense, b = A.dense(), randn(f.dim, seed=3)
         shifted = dense + 0.3 * torch.eye(f.dim, dtype=dense.dtype)
         assert_close(A.solve(b, 0.3), torch.linalg.solve(shifted, b), 1e-9)
+
+
+@pytest.mark.parametrize("fisher", ["ggn", "empirical"])
+def test_wide_layers_have_a_diagonal_for_their_outputs_and_some_rows_for_their_inputs(fisher):
+    x, y = randn(9, 4, seed=1), torch.arange(9) % 3
+    f = objective(deep(nn.Tanh(), 4, 6, 3), nn.CrossEntropyLoss(), x, y, l2=0.1)
+    point, v = f.at(f.initial()), randn(f.dim, seed=3)
+    passes = point.kronecker_passes(KFAC(fisher).how, generator())
+    factors, rows = passes.factors(), passes.rows()
+    narrow = KFAC(fisher, window=5)
+    A = narrow.at(point, generator())
+    expected, parts = 0.1 * v, f.passes.split(v)
+    for layer, B in factors.gradients.items():
+        V, own = layer.joined(parts), torch.zeros(f.dim).double()
+        spread = rows[layer][0].flatten(0, 1)[::2]  # five of nine
+        wide = len(B) > 5, V.shape[1] > 5
+        left = torch.diag(B.diagonal()) if wide[0] else B
+        right = spread.T @ spread / 5 if wide[1] else factors.inputs[layer].matrix()
+        layer.separate(left @ V @ right, f.passes.split(own))
+        expected = expected + own
+        assert any(wide)
+    assert_close(A @ v, expected, 1e-12)
+    assert narrow.note == "wider than window: 0.weight, 2.weight"
+    for kind in (KFAC, EKFAC):
+        A = kind(fisher, window=5).at(point, generator())
+        shifted = A.dense() + 0.3 * torch.eye(f.dim).double()
+        assert_close(A.solve(v, 0.3), torch.linalg.solve(shifted, v), 1e-9)
+        assert_close(A.diagonal(), A.dense().diagonal(), 1e-12)
+    matrix = point.gauss_newton() if fisher == "ggn" else point.empirical_fisher()
+    place = f.blocks["0"]  # EKFAC has the trace in any basis of the whole space
+    own, block = A.dense()[place, place], matrix.dense()[place, place]
+    assert_close(own.trace(), block.trace(), 1e-12)
+    assert float((own - block).norm()) < float((block - torch.diag(block.diagonal())).norm())
+
+
+@pytest.mark.parametrize("kind", [KFAC, EKFAC])
+def test_no_matrix_is_as_large_as_a_wide_layer_s_sides(kind):
+    x, y = randn(40, 4, seed=1), torch.arange(40) % 3
+    f = objective(deep(nn.Tanh(), 4, 300, 3), nn.CrossEntropyLoss(), x, y)
+    with Largest() as seen:
+        A = kind(window=16).at(f.at(f.initial()), generator())
+        A.solve(A @ A.diagonal(), 0.1)
+    assert seen.numbers < 300 * 300 / 5
 
 
 @pytest.mark.parametrize("sharing", ["expand", "reduce"])

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from optimizer_parts import Largest
 from problems import assert_close, make, randn
 from small_networks import network
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from newton_krylov.curvature.kfac import EKFAC as EKFACOperator
 from newton_krylov.errors import ConfigError
@@ -143,6 +145,24 @@ def test_adahessian_averages_over_kernels_and_divides_by_the_diagonal():
     assert_close(step.w, w0 - 0.5 * at.grad / estimate.abs(), 1e-9)
 
 
+@pytest.mark.parametrize("norm", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_adahessian_averages_what_stands_for_a_kernel(norm):
+    """A parametrized convolution's weights belong to no module that is a convolution."""
+    net = Network(
+        nn.Sequential(norm(nn.Conv2d(1, 2, (2, 3))), nn.Flatten(), nn.Linear(8, 2)).double(),
+        nn.CrossEntropyLoss(), randn(6, 1, 3, 4, seed=4), torch.arange(6) % 2,
+    )  # fmt: skip
+    d = randn(net.dim, seed=1)
+    pairs = list(
+        zip(net.parameters(mean_over_kernels(net, d.clone())), net.parameters(d), strict=True)
+    )
+    kernels = [own.shape == (2, 1, 2, 3) for _, own in pairs]
+    assert sum(kernels) == 1
+    for (averaged, own), kernel in zip(pairs, kernels, strict=True):
+        expected = own.mean((2, 3), keepdim=True).expand_as(own) if kernel else own
+        assert_close(averaged, expected, 1e-15)
+
+
 def test_sophia_clips_newton_s_step_by_the_diagonal():
     f = make("least_squares", n=40)
     w0 = randn(f.dim, seed=1)
@@ -207,14 +227,16 @@ def test_kfac_s_inverse_is_the_dense_one_by_matrix_and_by_woodbury():
         assert_close(_times_inverse(own, G), B @ G @ inverse, 1e-9)
 
 
-def test_kfac_s_rows_of_a_wide_factor_have_its_covariance():
-    few, many = Covariance(6), Covariance(6)
-    X = randn(9, 6, seed=1)
-    few.add(X[:4])
-    many.add(X)
-    assert_close(few.last(10), X[:4], 1e-15)
-    rows = many.last(6)
-    assert_close(rows.T @ rows / len(rows), X.T @ X / 9, 1e-12)
+def test_kfac_s_wide_factor_keeps_rows_that_are_evenly_spread():
+    X = randn(37, 6, seed=1)
+    matrix, wide = Covariance(6, 6), Covariance(6, 5)
+    for start in range(0, 37, 3):
+        matrix.add(X[start : start + 3])
+        wide.add(X[start : start + 3])
+    assert_close(matrix.matrix(), X.T @ X / 37, 1e-12)
+    assert_close(wide.kept(), X[::8], 1e-15)
+    values, Q = wide.eigen(whole=True)
+    assert_close((Q * values) @ Q.T, X[::8].T @ X[::8] / 5, 1e-12)
 
 
 def gaussian():
@@ -235,14 +257,18 @@ def test_kfac_makes_newton_s_step_where_it_is_exact(window):
     assert (end.grad_norm < 1e-5 * gap) == (window == 1024)
 
 
-@pytest.mark.parametrize("fisher", ["mc", "empirical"])
-def test_kfac_s_step_is_martens_and_grosse_s_with_the_pi_rule(fisher):
-    """Their equations 6.3 and 6.6: (A + pi sqrt(damping) I) and (B + sqrt(damping) / pi I)."""
+@pytest.mark.parametrize(("fisher", "window"), [("mc", 1024), ("empirical", 1024), ("mc", 5)])
+def test_kfac_s_step_is_martens_and_grosse_s_with_the_pi_rule(fisher, window):
+    """Their equations 6.3 and 6.6: (A + pi sqrt(damping) I) and (B + sqrt(damping) / pi I).
+
+    Of more outputs than `window` B is its diagonal, of as many inputs A is of some rows.
+    """
     f, damping = network(), 0.3
     w0 = f.initial()
     optimizer = KFAC(
-        0.7, 0.0, damping, clip=None, fisher=fisher, batch_size=90, curvature_samples=None
-    )
+        0.7, 0.0, damping, clip=None, fisher=fisher, batch_size=90, curvature_samples=None,
+        window=window,
+    )  # fmt: skip
     step = first_step(optimizer, f, w0)
     copy = generator()
     point = f.batch(torch.randperm(90, generator=copy), copy).at(w0)
@@ -250,6 +276,7 @@ def test_kfac_s_step_is_martens_and_grosse_s_with_the_pi_rule(fisher):
     expected = torch.zeros_like(w0)
     for layer, covariance in factors.inputs.items():
         A, B = covariance.matrix(), factors.gradients[layer]
+        B = torch.diag(B) if B.ndim == 1 else B
         pi = math.sqrt(float(A.trace() / len(A)) / float(B.trace() / len(B)))
         A = A + pi * math.sqrt(damping) * torch.eye(len(A)).to(A)
         B = B + math.sqrt(damping) / pi * torch.eye(len(B)).to(B)
@@ -257,6 +284,50 @@ def test_kfac_s_step_is_martens_and_grosse_s_with_the_pi_rule(fisher):
         layer.separate(torch.linalg.inv(B) @ G @ torch.linalg.inv(A), f.passes.split(expected))
     assert not factors.diagonals
     assert_close(step.w, w0 - 0.7 * expected, 1e-9)
+
+
+@pytest.mark.parametrize("kind", [KFAC, EKFAC])
+def test_a_wide_layer_is_noted_and_forms_no_matrix_of_its_sides(kind):
+    f = Network(
+        nn.Sequential(nn.Linear(4, 300), nn.Tanh(), nn.Linear(300, 3)).double(),
+        nn.CrossEntropyLoss(), randn(40, 4, seed=1), torch.arange(40) % 3,
+    )  # fmt: skip
+    steps = kind(0.1, window=16, batch_size=20).steps(f, f.initial(), generator())
+    first = next(steps).evaluated().point.value
+    with Largest() as seen:
+        step = [next(steps) for _ in range(3)][-1]
+    assert seen.numbers < 300 * 300 / 10
+    assert step.notes == ("wider than window: 0.weight, 2.weight",)
+    assert step.evaluated().point.value < first
+
+
+@pytest.mark.parametrize("kind", [ShampooSteps, SoapSteps])
+def test_a_long_side_forms_no_matrix(kind):
+    W = torch.zeros(30_000, 8).requires_grad_()
+    W.grad = torch.ones(30_000, 8)
+    with Largest() as seen:
+        kind([W], lr=0.1).step()
+    assert seen.numbers == W.numel()
+
+
+@pytest.mark.parametrize("kind", [ShampooSteps, SoapSteps])
+@pytest.mark.parametrize("shape", [(4, 3), (1, 5), (2000, 3), (5,), (), (0, 3), (3, 0)])
+def test_in_single_precision_no_gradient_is_no_step_and_later_ones_are_as_long_as_adam_s(
+    kind, shape
+):
+    """As of a layer that is dead, or not used at first; powers of tiny numbers would overflow."""
+    W = torch.zeros(shape).requires_grad_()
+    steps = kind([W], lr=0.1, betas=(0.0, 0.99), eps=1e-8, every=3)
+    for scale in (0.0, 0.0, 1e-30, 0.0):
+        W.grad = torch.full(shape, scale)
+        steps.step()
+    assert float(W.detach().norm()) < 1e-6
+    for _ in range(4):
+        before, W.grad = W.detach().clone(), torch.ones(shape)
+        steps.step()
+    assert W.isfinite().all()
+    if W.numel():
+        assert 1e-3 < float((W.detach() - before).norm()) / math.sqrt(W.numel()) < 1
 
 
 def test_kfac_s_inverses_are_as_old_as_asked_for():

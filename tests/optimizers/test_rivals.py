@@ -306,6 +306,20 @@ def test_soap_is_adam_in_the_basis_that_orthogonal_iteration_turns() -> None:
         assert_close(W.detach(), w, 1e-7)  # Adam divides roundings by 1e-8
 
 
+@pytest.mark.parametrize("method", [*REFERENCES, "soap", "kfac", "ekfac", "nesterov"])
+def test_a_dead_layer_in_single_precision_stops_no_other(method: str) -> None:
+    """Its gradient is zero at every step, as that of a layer which is not used."""
+    dead = nn.Sequential(nn.Linear(4, 5), nn.Threshold(100.0, 0.0), nn.Linear(5, 3))
+    net = Wrap(lambda s, x: s.dead(x) + s.live(x), dead=dead, live=nn.Linear(4, 3))
+    f = Network(net, nn.functional.cross_entropy, VECTORS.float(), Y)
+    options = {"learning_rate": RATE, "batch_size": BATCH} if method != "nesterov" else {}
+    steps = make_optimizer(method, **options).steps(
+        f, f.initial(), torch.Generator().manual_seed(0)
+    )
+    values = [next(steps).evaluated().point.value for _ in range(EPOCHS + 1)]
+    assert values[-1] < values[0]
+
+
 @pytest.mark.parametrize("kind", [ShampooSteps, SoapSteps])
 def test_layers_steps_are_an_optimizer_of_torch(kind: type[torch.optim.Optimizer]) -> None:
     """Groups, closures, schedulers, gradients that are not there, and states that are kept."""

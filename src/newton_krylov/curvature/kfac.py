@@ -8,11 +8,13 @@ from newton_krylov.curvature.base import Curvature
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Point
 from newton_krylov.objectives.network.kronecker import (
+    WIDE,
     Fisher,
     Kronecker,
     KroneckerOperator,
     Sharing,
     Unknown,
+    told,
 )
 from newton_krylov.objectives.network.point import NetworkPoint
 from newton_krylov.operators import LinearOperator
@@ -41,6 +43,9 @@ class KFAC(Curvature):
         one (Eschenhagen et al., 2023).
     unknown : {"diagonal", "refuse"}
         What becomes of parameters without factors.
+    window : int
+        The widest side of which the factor is a matrix; a run notes which are wider. Of wider
+        outputs its diagonal is kept, of wider inputs as many rows, evenly spread over the samples.
     """
 
     corrected = False
@@ -51,8 +56,9 @@ class KFAC(Curvature):
         draws: PositiveInt = 1,
         sharing: Sharing = "expand",
         unknown: Unknown = "diagonal",
+        window: PositiveInt = 1024,
     ) -> None:
-        self.how = Kronecker(fisher, draws, sharing, unknown)
+        self.how = Kronecker(fisher, draws, sharing, unknown, window)
 
     def at(self, point: Point, generator: torch.Generator) -> LinearOperator:
         """Return the operator at a network's point.
@@ -69,7 +75,8 @@ class KFAC(Curvature):
             )
         passes = point.kronecker_passes(self.how, generator)
         A = KroneckerOperator(passes, corrected=self.corrected)
-        self.note = _described(A.without)
+        notes = told("diagonal alone", A.without), told(WIDE, A.wide)
+        self.note = "; ".join(filter(None, notes))
         return A
 
 
@@ -83,16 +90,8 @@ class EKFAC(KFAC):
 
     Parameters
     ----------
-    fisher, draws, sharing, unknown
+    fisher, draws, sharing, unknown, window
         See `kfac`.
     """
 
     corrected = True
-
-
-def _described(without: list[str]) -> str:
-    """Say of which parameters only the diagonal is known."""
-    if not without:
-        return ""
-    shown = ", ".join(without[:3]) + (f" and {len(without) - 3} more" if without[3:] else "")
-    return f"diagonal alone: {shown}"

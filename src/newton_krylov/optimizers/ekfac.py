@@ -31,25 +31,27 @@ class EKFAC(KFAC):
     learning_rate, momentum, damping, adapt_every, clip, decay, factors_every, inverses_every
         See `kfac`.
     curvature_samples, window, fisher, sharing, batch_size, schedule
-        See `kfac`; of inputs wider than `window` Q spans the last `window` ones.
+        See `kfac`; of inputs wider than `window` Q spans the last `window` ones, of wider outputs P
+        is the identity.
     """
 
     def _invert(self, memory: KFACMemory) -> None:
         """Take the factors' eigenvectors, in whose basis nothing is known yet."""
         for key, own in memory.factors.items():
             Q = eigen(own["A"])[1] if "A" in own else _range(own["U"])
-            memory.inverses[key] = {"P": eigen(own["B"])[1], "Q": Q}
+            P = {"P": eigen(own["B"])[1]} if own["B"].ndim == 2 else {}
+            memory.inverses[key] = P | {"Q": Q}
 
     def _correct(self, point: Point, memory: KFACMemory, generator: torch.Generator) -> None:
         """Take the squares of single samples' gradients in the basis into the means."""
-        bases = {layer_of(key): (own["P"], own["Q"]) for key, own in memory.inverses.items()}
+        bases = {layer_of(key): (own.get("P"), own["Q"]) for key, own in memory.inverses.items()}
         passes = self._sampled(point).kronecker_passes(self.how, generator)
         for layer, squares in passes.corrected(bases).items():
             mix(memory.inverses[key_of(layer)], "s", squares, 1 - self.decay)
 
     def _divided(self, own: Tensors, layer: Layer, G: Tensor, damping: float) -> Tensor:
         """Divide in the basis; beyond its span by the damping."""
-        return Block(layer, own["P"], own["Q"], own["s"]).solve(G, damping)
+        return Block(layer, own.get("P"), own["Q"], own["s"]).solve(G, damping)
 
 
 def _range(rows: Tensor) -> Tensor:

@@ -10,9 +10,12 @@ from newton_krylov.capabilities import ALL_SAMPLES, LAYERS
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Objective, Point
 from newton_krylov.objectives.network.kronecker import (
+    WIDE,
     Fisher,
     Kronecker,
     Sharing,
+    named,
+    told,
 )
 from newton_krylov.objectives.network.layer_calls import Layer
 from newton_krylov.objectives.network.objective import Network
@@ -41,8 +44,8 @@ class KFACMemory(EpochMemory):
     damping : float
         As it is now.
     factors, inverses : dict of str to dict of str to Tensor
-        By layer: A (or the last inputs U, where they are wider than many) and B; what solves with
-        them.
+        By layer: A (or the last inputs U, where they are wider than many) and B (or its diagonal);
+        what solves with them.
     diagonals : dict of str to Tensor
         Of parameters without factors.
     velocity : Tensor or None, shape (dim,)
@@ -99,8 +102,9 @@ class KFAC(ContinuedOptimizer[KFACMemory]):
     curvature_samples : int or None
         How many of a mini-batch's samples the factors are made of; None takes all.
     window : int
-        The widest input of which the factor is a matrix; of a wider layer the last `window` inputs
-        are kept, and their covariance is inverted by Woodbury's formula.
+        The widest side of which the factor is a matrix, which a run notes. Of wider inputs the last
+        `window` rows are kept, and their covariance is inverted by Woodbury's formula; of wider
+        outputs the diagonal is.
     fisher : {"mc", "ggn", "empirical"}
         Gradients that the factors are made of; see `hessian_approx=kfac`.
     sharing : {"expand", "reduce"}
@@ -132,7 +136,7 @@ class KFAC(ContinuedOptimizer[KFACMemory]):
         self.adapt_every, self.clip, self.decay = adapt_every, clip, decay
         self.factors_every, self.inverses_every = factors_every, inverses_every
         self.curvature_samples, self.window = curvature_samples, window
-        self.how = Kronecker(fisher, 1, sharing)
+        self.how = Kronecker(fisher, 1, sharing, window=window)
         self.batch_size, self.schedule = batch_size, schedule
 
     def memory(self, objective: Objective, w0: Tensor) -> KFACMemory:
@@ -154,12 +158,16 @@ class KFAC(ContinuedOptimizer[KFACMemory]):
         self, objective: Objective, w0: Tensor, memory: KFACMemory, generator: torch.Generator
     ) -> Steps:
         """Iterate from w0, without end; a step is one epoch."""
+        assert isinstance(objective, Network)
 
         def advance(batch: Objective, w: Tensor, rate: float, generator: torch.Generator) -> Update:
             return self._advance(batch.at(w), memory, rate * self.learning_rate, generator)
 
         def remark() -> tuple[str, ...]:
-            return (f"damping {memory.damping:.3g}",) if self.adapt_every else ()
+            damping = f"damping {memory.damping:.3g}" if self.adapt_every else ""
+            wide = [k for k, own in memory.factors.items() if "U" in own or own["B"].ndim == 1]
+            names = named(objective.passes, (layer_of(key).weight for key in wide))
+            return tuple(filter(None, (damping, told(WIDE, names))))
 
         epochs = Epochs(self.batch_size, self.schedule, memory)
         return (yield from epochs.steps(objective, w0, generator, advance, remark))
@@ -208,10 +216,10 @@ class KFAC(ContinuedOptimizer[KFACMemory]):
         for layer, covariance in found.inputs.items():
             own = memory.factors.setdefault(key_of(layer), {})
             mix(own, "B", found.gradients[layer], rate)
-            if covariance.width <= self.window:
+            if not covariance.wide:
                 mix(own, "A", covariance.matrix(), rate)
             else:
-                rows = [covariance.last(self.window), *([own["U"]] if "U" in own else [])]
+                rows = [covariance.kept(), *([own["U"]] if "U" in own else [])]
                 own["U"] = torch.cat(rows)[: self.window]
         for number, d in found.diagonals.items():
             mix(memory.diagonals, str(number), d, rate)
@@ -223,7 +231,8 @@ class KFAC(ContinuedOptimizer[KFACMemory]):
             B, wide = own["B"], own.get("U")
             size = own["A"].diagonal().mean() if wide is None else wide.square().mean()
             tiny = torch.finfo(B.dtype).tiny
-            pi = (size / B.diagonal().mean().clamp_min(tiny)).clamp(1e-14, 1e14).sqrt()
+            mean = (B.diagonal() if B.ndim == 2 else B).mean()
+            pi = (size / mean.clamp_min(tiny)).clamp(1e-14, 1e14).sqrt()
             found = {"B": _inverse(B, root / pi)}
             if wide is None:
                 found["A"] = _inverse(own["A"], root * pi)
@@ -286,7 +295,9 @@ def mix(means: Tensors, name: str, new: Tensor, rate: float) -> None:
 
 
 def _inverse(matrix: Tensor, shift: Tensor) -> Tensor:
-    """Return (A + shift I)^-1 of a semidefinite matrix."""
+    """Return (A + shift I)^-1 of a semidefinite matrix, or of a diagonal, shape (n,)."""
+    if matrix.ndim == 1:
+        return 1 / (matrix + shift)
     shifted = matrix.clone()
     shifted.diagonal().add_(shift)
     factor, failed = torch.linalg.cholesky_ex(shifted)
@@ -299,7 +310,8 @@ def _inverse(matrix: Tensor, shift: Tensor) -> Tensor:
 
 def _times_inverse(own: Tensors, G: Tensor) -> Tensor:
     """Return (B + ..)^-1 G (A + ..)^-1."""
-    X: Tensor = own["B"] @ G
+    B = own["B"]
+    X: Tensor = B @ G if B.ndim == 2 else B[:, None] * G
     if "A" in own:
         return X @ own["A"]
     inside = (X @ own["U"].T) @ own["K"]

@@ -29,6 +29,8 @@ class KFACPreconditioner(PreconditionerBuilder):
         Targets drawn for each sample, with "mc".
     sharing : {"expand", "reduce"}
         Whether a layer's positions count as samples, or make one.
+    window : int
+        The widest side of which the factor is a matrix; see `hessian_approx=kfac`.
     floor : float
         A shift, relative to the approximation's smallest diagonal entry: it may be singular, and
         a preconditioner must not be.
@@ -40,10 +42,13 @@ class KFACPreconditioner(PreconditionerBuilder):
         fisher: Literal["mc", "ggn", "empirical"] = "mc",
         draws: PositiveInt = 1,
         sharing: Literal["expand", "reduce"] = "expand",
+        window: PositiveInt = 1024,
         floor: PositiveFloat = 1e-6,
     ) -> None:
         self.corrected, self.floor = corrected, floor
-        self._options: dict[str, Any] = {"fisher": fisher, "draws": draws, "sharing": sharing}
+        self._options: dict[str, Any] = {
+            "fisher": fisher, "draws": draws, "sharing": sharing, "window": window
+        }  # fmt: skip
 
     def build(self, A: LinearOperator, generator: torch.Generator) -> Preconditioner | None:
         """Return v -> M v, at the cost of two passes or so; None of a matrix of another kind."""

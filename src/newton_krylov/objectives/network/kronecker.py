@@ -20,7 +20,7 @@ natural gradient descent in a Kronecker-factored eigenbasis", 2018).
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -65,12 +65,16 @@ class Kronecker:
     unknown : {"diagonal", "refuse"}
         What becomes of parameters of which there are no factors: an estimate of their diagonal, or
         an error.
+    window : int
+        The widest side of which the factor is a matrix. Of wider outputs its diagonal is kept, of
+        wider inputs as many rows, evenly spread.
     """
 
     fisher: Fisher = "mc"
     draws: int = 1
     sharing: Sharing = "expand"
     unknown: Unknown = "diagonal"
+    window: int = 1024
 
 
 class Covariance:
@@ -80,55 +84,80 @@ class Covariance:
     ----------
     width : int
         Columns.
+    window : int
+        The most columns of which there is a matrix. Of more, some rows are kept, evenly spread and
+        `window` at most.
     """
 
-    def __init__(self, width: int) -> None:
-        self.width, self.count = width, 0
+    def __init__(self, width: int, window: int) -> None:
+        self.width, self.wide, self._window = width, width > window, window
         self.rows: list[Tensor] = []
+        self._count, self._every = 0, 1
         self._sum: Tensor | None = None
 
     def add(self, x: Tensor) -> None:
         """Add rows, shape (k, width)."""
-        self.count += len(x)
+        place = -self._count % self._every
+        self._count += len(x)
         if self._sum is not None:
             self._sum.addmm_(x.T, x)
-        else:
-            self.rows.append(x)
-            if self.count >= self.width:
-                whole = torch.cat(self.rows)
-                self._sum, self.rows = whole.T @ whole, []
+            return
+        self.rows.append(x[place :: self._every])
+        if not self.wide and self._count >= self.width:
+            whole = self.kept()
+            self._sum, self.rows = whole.T @ whole, []
+        while self.wide and sum(map(len, self.rows)) > self._window:
+            self.rows, self._every = [self.kept()[::2]], 2 * self._every
+
+    def kept(self) -> Tensor:
+        """Return the rows of one that is no matrix."""
+        return torch.cat(self.rows)
 
     def matrix(self) -> Tensor:
         """Return the mean as a matrix, shape (width, width)."""
         if self._sum is None:
-            whole = torch.cat(self.rows)
-            return whole.T @ whole / self.count
-        return self._sum / self.count
-
-    def last(self, count: int) -> Tensor:
-        """Return the last rows, `count` at most, of a factor that is kept as rows.
-
-        Of one that is a matrix, rows of the same covariance.
-        """
-        if self._sum is None:
-            return torch.cat(self.rows)[-count:]
-        values, Q = self.eigen()
-        return (Q[:, -count:] * (values[-count:] * count).sqrt()).T.contiguous()
+            rows = self.kept()
+            return rows.T @ rows / len(rows)
+        return self._sum / self._count
 
     def eigen(self, *, whole: bool = False) -> tuple[Tensor, Tensor]:
-        """Return eigenvalues and eigenvectors (columns), of the whole space or of the range."""
-        if self._sum is not None or whole:
+        """Return eigenvalues and eigenvectors (columns), of the range.
+
+        `whole` asks for those of the whole space, which a wide one does not give.
+        """
+        if self._sum is not None or (whole and not self.wide):
             return eigen(self.matrix())
+        rows = self.kept()
         svd = partial(torch.linalg.svd, full_matrices=False)
-        _, s, Vh = decomposed(svd, torch.cat(self.rows).double())
-        dtype = self.rows[0].dtype
-        return (s.square() / self.count).to(dtype), Vh.T.contiguous().to(dtype)
+        _, s, Vh = decomposed(svd, rows.double())
+        return (s.square() / len(rows)).to(rows.dtype), Vh.T.contiguous().to(rows.dtype)
+
+
+Basis = tuple[Tensor | None, Tensor]
+"""A layer's P, None for the identity, and Q."""
 
 
 def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Return the eigenvalues, none negative, and eigenvectors of a semidefinite matrix."""
     values, vectors = eigh(matrix.double())
     return values.clamp_min(0).to(matrix.dtype), vectors.to(matrix.dtype)
+
+
+def named(f: Passes, numbers: Iterable[int]) -> list[str]:
+    """Return the names of free parameters."""
+    return [f.layout.names[f.numbers[n]] for n in numbers]
+
+
+def told(what: str, names: Sequence[str]) -> str:
+    """Say of which parameters something is true, if of any."""
+    if not names:
+        return ""
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+    return f"{what}: {shown}"
+
+
+WIDE = "wider than window"
+"""What is told of a weight of which a factor is no matrix."""
 
 
 @dataclass
@@ -139,8 +168,8 @@ class Factors:
     ----------
     inputs : dict of Layer to Covariance
         A.
-    gradients : dict of Layer to Tensor, shape (rows, rows)
-        B.
+    gradients : dict of Layer to Tensor, shape (rows, rows) or (rows,)
+        B, or its diagonal.
     diagonals : dict of int to Tensor
         By the index of a free parameter, in its shape: an unbiased estimate of the diagonal, the
         square of a sum over the samples with random signs (as Sophia's; Liu, Li, Hall, Liang and
@@ -215,27 +244,32 @@ class FactorPasses:
         if self.how.sharing == "reduce":
             a, gradients = a.mean(1), [g.sum(1) for g in gradients]
         x = a.flatten(0, -2)
-        found.inputs.setdefault(layer, Covariance(x.shape[1])).add(x)
+        found.inputs.setdefault(layer, Covariance(x.shape[1], self.how.window)).add(x)
         for g in gradients:
             rows = g.flatten(0, -2)
-            product = rows.T @ rows
+            wide = rows.shape[1] > self.how.window
+            product = rows.square().sum(0) if wide else rows.T @ rows
             known = found.gradients.get(layer)
             found.gradients[layer] = product if known is None else known.add_(product)
 
-    def corrected(self, bases: dict[Layer, tuple[Tensor, Tensor]]) -> dict[Layer, Tensor]:
+    def corrected(self, bases: dict[Layer, Basis]) -> dict[Layer, Tensor]:
         """Return the matrix's own diagonal in each layer's basis, shape (rows, columns).
 
         Parameters
         ----------
         bases : dict of Layer to tuple of Tensor
-            P, shape (rows, rows), and Q, shape (columns, r).
+            P, shape (rows, rows), None for the identity; and Q, shape (columns, r).
         """
-        found = {layer: P.new_zeros(P.shape[1], Q.shape[1]) for layer, (P, Q) in bases.items()}
+        found: dict[Layer, Tensor] = {}
         for uses in self._spans():
             for layer, (P, Q) in bases.items():
                 for a, gradients in uses.pieces(layer):
+                    x = a @ Q
                     for g in gradients:
-                        _add_squares(found[layer], g @ P, a @ Q)
+                        y = g if P is None else g @ P
+                        if layer not in found:
+                            found[layer] = y.new_zeros(y.shape[-1], x.shape[-1])
+                        _add_squares(found[layer], y, x)
         return found
 
     def rows(self) -> dict[Layer, tuple[Tensor, Tensor]]:
@@ -326,7 +360,7 @@ class FactorPasses:
 
     def _refuse(self, unknown: Sequence[int]) -> None:
         if unknown and self.how.unknown == "refuse":
-            names = [self.passes.layout.names[self.passes.numbers[n]] for n in unknown]
+            names = named(self.passes, unknown)
             raise UnsupportedError(
                 f"Known by layers are linear layers and convolutions, but not how the network uses "
                 f"{', '.join(names[:4])}{' and others' if len(names) > 4 else ''}: "
@@ -407,37 +441,49 @@ def _add_squares(total: Tensor, g: Tensor, a: Tensor) -> None:
         total.add_(part.square_().sum(0))
 
 
+def _eigen_or_own(B: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return eigenvalues and eigenvectors; of a diagonal itself and None, the identity."""
+    return (B, None) if B.ndim == 1 else eigen(B)
+
+
 @dataclass(frozen=True)
 class Block:
-    r"""One layer's matrix P \otimes Q diag(values) (P \otimes Q)', zero beyond Q's span."""
+    r"""One layer's matrix P \otimes Q diag(values) (P \otimes Q)', zero beyond Q's span.
+
+    P is the identity where it is None.
+    """
 
     layer: Layer
-    P: Tensor
+    P: Tensor | None
     Q: Tensor
     values: Tensor
 
     def apply(self, V: Tensor) -> Tensor:
         """Multiply by a matrix in the layer's shape."""
-        out: Tensor = self.P @ ((self.P.T @ V @ self.Q) * self.values) @ self.Q.T
-        return out
+        return self._back(self._into(V) * self.values)
 
     def solve(self, V: Tensor, shift: float) -> Tensor:
         """Solve with the shifted matrix; without a shift, in its range alone."""
-        C = self.P.T @ V @ self.Q
+        C = self._into(V)
         if shift == 0.0:
-            floor = torch.finfo(V.dtype).eps * max(self.P.shape[0], self.Q.shape[0])
+            floor = torch.finfo(V.dtype).eps * max(V.shape)
             keep = self.values > floor * self.values.max()
-            inside = torch.where(keep, C / torch.where(keep, self.values, 1), 0)
-            return self.P @ inside @ self.Q.T
+            return self._back(torch.where(keep, C / torch.where(keep, self.values, 1), 0))
         # (V - P C Q') / shift beyond the span, C / (values + shift) in it, put together.
-        inside = C * (self.values / (self.values + shift))
-        out: Tensor = (V - self.P @ inside @ self.Q.T) / shift
-        return out
+        return (V - self._back(C * (self.values / (self.values + shift)))) / shift
 
     def diagonal(self) -> Tensor:
         """Return the diagonal in the layer's shape."""
-        out: Tensor = self.P.square() @ self.values @ self.Q.square().T
-        return out
+        rows = self.values if self.P is None else self.P.square() @ self.values
+        return rows @ self.Q.square().T
+
+    def _into(self, V: Tensor) -> Tensor:
+        """Return P'V Q."""
+        return (V if self.P is None else self.P.T @ V) @ self.Q
+
+    def _back(self, C: Tensor) -> Tensor:
+        """Return P C Q'."""
+        return (C if self.P is None else self.P @ C) @ self.Q.T
 
 
 class KroneckerOperator(LinearOperator):
@@ -456,6 +502,8 @@ class KroneckerOperator(LinearOperator):
         Of each layer with factors: its eigenvectors and eigenvalues.
     without : list of str
         Names of the parameters of which the diagonal stands in for a block.
+    wide : list of str
+        Names of the weights of which a side is too wide for a matrix as factor.
     """
 
     def __init__(self, passes: FactorPasses, *, corrected: bool) -> None:
@@ -466,8 +514,8 @@ class KroneckerOperator(LinearOperator):
         # The samples' own gradients, by which EKFAC corrects, leave the range of reduced inputs.
         whole = corrected and passes.how.sharing == "reduce"
         eigens = {
-            layer: (eigen(factors.gradients[layer]), factors.inputs[layer].eigen(whole=whole))
-            for layer in factors.inputs
+            layer: (_eigen_or_own(B), factors.inputs[layer].eigen(whole=whole))
+            for layer, B in factors.gradients.items()
         }
         bases = {layer: (P, Q) for layer, ((_, P), (_, Q)) in eigens.items()}
         if corrected:
@@ -476,7 +524,9 @@ class KroneckerOperator(LinearOperator):
             values = {layer: torch.outer(b, a) for layer, ((b, _), (a, _)) in eigens.items()}
         self.blocks = [Block(layer, *bases[layer], values[layer]) for layer in bases]
         self._diagonals = factors.diagonals
-        self.without = [f.layout.names[f.numbers[n]] for n in factors.diagonals]
+        self.without = named(f, factors.diagonals)
+        wide = [k for k, A in factors.inputs.items() if A.wide or bases[k][0] is None]
+        self.wide = named(f, (layer.weight for layer in wide))
 
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply by a vector of shape (dim,)."""
