@@ -13,6 +13,7 @@ from torch import nn
 from newton_krylov.errors import ConfigError, UnsupportedError
 from newton_krylov.objectives.network.objective import Network
 from newton_krylov.optimizers.layerwise_newton import LayerwiseNewton
+from newton_krylov.optimizers.newton import Newton
 from newton_krylov.runs.runner import RunResult, Stopping, run
 
 PAPER: dict[str, Any] = {"negative_curvature": "ignore"}
@@ -169,6 +170,23 @@ def test_without_a_floor_the_damping_sinks_whatever_its_steps_are_worth_elsewher
         assert layer["damping"]["tau"] == max(20 / 2**20, lowest)
         grown[lowest] = rows[-1].loss / rows[0].loss
     assert grown[0.0] > 2 > 1.2 > grown[20.0]
+
+
+@pytest.mark.parametrize("name", ["layerwise_newton", "newton"])
+def test_on_mini_batches_the_damping_falls_to_a_tenth_unless_another_floor_is_chosen(
+    name: str,
+) -> None:
+    def lowest(batch_size: int | None, **options: float) -> float:
+        made = optimizer(name, damping=marquardt(5.0, **options), batch_size=batch_size)
+        assert isinstance(made, LayerwiseNewton | Newton)
+        memory = made.memory(f, f.initial())
+        own = memory.step if isinstance(made, Newton) else memory.layers["last"]
+        return own.damping.lowest
+
+    f = network()
+    assert lowest(30) == 0.5
+    assert lowest(30, lowest=0.0) == 0.0 and lowest(30, lowest=2.0) == 2.0
+    assert lowest(f.n_samples) == 0.0  # the step is judged by all there is
 
 
 def test_training_learns() -> None:

@@ -17,6 +17,8 @@ _POOR, _GOOD = 0.25, 0.75
 _EPS, _TINY = sys.float_info.epsilon, sys.float_info.min
 _FIRST = 1e-3
 """The first tau of `levenberg_marquardt`, in units of the curvature's largest diagonal entry."""
+_SINKS = 10.0
+"""By how much Marquardt's tau may fall on mini-batches, unless its lowest value is chosen."""
 _GAIN = 1e-4
 """A step is made where f falls by at least this part of what the model promised."""
 
@@ -83,6 +85,10 @@ class Damping(ABC):
         LinearOperator
             Symmetric, n by n.
         """
+
+    def on_batches(self) -> None:
+        """Learn, before the first step, that each is judged by the mini-batch it was made of."""
+        return
 
     def judge(self, trial: Trial) -> bool:
         """Learn from a step, and say whether it is to be made; asked where `adaptive`.
@@ -160,25 +166,35 @@ class Marquardt(Damping):
         The first value, above 0.
     factor : float
         By how much tau moves, above 1.
-    lowest : float
+    lowest : float or None
         tau never falls below it. On mini-batches this is what keeps a step from fitting the
         batch: rho judges by the same samples as the model was made of, and sees no fault in it.
+        None takes a tenth of the first tau there, and 0 where a step sees all samples.
     """
 
     adaptive = True
 
     def __init__(
-        self, tau: PositiveFloat = 1.0, factor: Factor = 2.0, lowest: NonNegativeFloat = 0.0
+        self,
+        tau: PositiveFloat = 1.0,
+        factor: Factor = 2.0,
+        lowest: NonNegativeFloat | None = None,
     ) -> None:
-        self.tau = max(tau, lowest)
+        self.chosen = lowest is not None
+        self.lowest = lowest or 0.0
+        self.tau = max(tau, self.lowest)
         self.factor = factor
-        self.lowest = lowest
         self.refused = False  # the last step
 
     @property
     def note(self) -> str:  # type: ignore[override]
         """What tau is now."""
         return f"damping {self.tau:.3g}"
+
+    def on_batches(self) -> None:
+        """Have a lowest tau, where none was chosen."""
+        if not self.chosen:
+            self.lowest = self.tau / _SINKS
 
     def damped(self, A: LinearOperator, generator: torch.Generator) -> LinearOperator:
         """Return A + tau I."""

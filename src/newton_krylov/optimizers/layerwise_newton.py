@@ -66,7 +66,8 @@ class LayerwiseNewton(ContinuedOptimizer[_Memory]):
 
     def memory(self, objective: Objective, w0: Tensor) -> _Memory:
         """Return a step's memory for each layer, and the number of epochs."""
-        return _Memory({layer: self.step.memory() for layer in self._names(objective)})
+        names, batches = self._names(objective), self.batch_size < objective.n_samples
+        return _Memory({layer: self.step.memory(batches=batches) for layer in names})
 
     def iterate(
         self, objective: Objective, w0: Tensor, memory: _Memory, generator: torch.Generator

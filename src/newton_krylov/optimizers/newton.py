@@ -71,7 +71,8 @@ class Newton(ContinuedOptimizer[_Memory]):
 
     def memory(self, objective: Objective, w0: Tensor) -> _Memory:
         """Return the step's memory, and the number of epochs."""
-        return _Memory(self.step.memory())
+        batches = self.batch_size is not None and self.batch_size < objective.n_samples
+        return _Memory(self.step.memory(batches=batches))
 
     def iterate(
         self, objective: Objective, w0: Tensor, memory: _Memory, generator: torch.Generator

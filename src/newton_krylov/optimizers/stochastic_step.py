@@ -64,9 +64,12 @@ class StochasticStep:
     curvature_every: PositiveInt = 1
     momentum: Momentum = 0.0
 
-    def memory(self) -> StochasticMemory:
-        """Return what a run, or a layer of it, starts with."""
-        return StochasticMemory(self.newton.memory())
+    def memory(self, *, batches: bool = False) -> StochasticMemory:
+        """Return what a run, or a layer of it, starts with; `batches`: on some samples a step."""
+        memory = StochasticMemory(self.newton.memory())
+        if batches:
+            memory.damping.on_batches()
+        return memory
 
     def __call__(
         self,
