@@ -39,8 +39,9 @@ class EKFAC(KFAC):
         """Take the factors' eigenvectors, in whose basis nothing is known yet."""
         for key, own in memory.factors.items():
             Q = eigen(own["A"])[1] if "A" in own else _range(own["U"])
-            P = {"P": eigen(own["B"])[1]} if own["B"].ndim == 2 else {}
-            memory.inverses[key] = P | {"Q": Q}
+            memory.inverses[key] = {"Q": Q}
+            if own["B"].ndim == 2:
+                memory.inverses[key]["P"] = eigen(own["B"])[1]
 
     def _correct(self, point: Point, memory: KFACMemory, generator: torch.Generator) -> None:
         """Take the squares of single samples' gradients in the basis into the means."""

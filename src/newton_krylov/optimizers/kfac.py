@@ -159,6 +159,7 @@ class KFAC(ContinuedOptimizer[KFACMemory]):
     ) -> Steps:
         """Iterate from w0, without end; a step is one epoch."""
         assert isinstance(objective, Network)
+        passes = objective.passes
 
         def advance(batch: Objective, w: Tensor, rate: float, generator: torch.Generator) -> Update:
             return self._advance(batch.at(w), memory, rate * self.learning_rate, generator)
@@ -166,7 +167,7 @@ class KFAC(ContinuedOptimizer[KFACMemory]):
         def remark() -> tuple[str, ...]:
             damping = f"damping {memory.damping:.3g}" if self.adapt_every else ""
             wide = [k for k, own in memory.factors.items() if "U" in own or own["B"].ndim == 1]
-            names = named(objective.passes, (layer_of(key).weight for key in wide))
+            names = named(passes, (layer_of(key).weight for key in wide))
             return tuple(filter(None, (damping, told(WIDE, names))))
 
         epochs = Epochs(self.batch_size, self.schedule, memory)
@@ -297,7 +298,7 @@ def mix(means: Tensors, name: str, new: Tensor, rate: float) -> None:
 def _inverse(matrix: Tensor, shift: Tensor) -> Tensor:
     """Return (A + shift I)^-1 of a semidefinite matrix, or of a diagonal, shape (n,)."""
     if matrix.ndim == 1:
-        return 1 / (matrix + shift)
+        return (matrix + shift).reciprocal()
     shifted = matrix.clone()
     shifted.diagonal().add_(shift)
     factor, failed = torch.linalg.cholesky_ex(shifted)

@@ -470,7 +470,9 @@ class Block:
             keep = self.values > floor * self.values.max()
             return self._back(torch.where(keep, C / torch.where(keep, self.values, 1), 0))
         # (V - P C Q') / shift beyond the span, C / (values + shift) in it, put together.
-        return (V - self._back(C * (self.values / (self.values + shift)))) / shift
+        inside = self._back(C * (self.values / (self.values + shift)))
+        out: Tensor = (V - inside) / shift
+        return out
 
     def diagonal(self) -> Tensor:
         """Return the diagonal in the layer's shape."""
