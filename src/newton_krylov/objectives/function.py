@@ -6,11 +6,11 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value, jvp
+from torch.func import grad_and_value
 
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Counts, Objective, Point
-from newton_krylov.objectives.graph import gradient, hessian_product, may_be_graphs
+from newton_krylov.objectives.graph import HessianProducts, gradient, may_be_graphs
 from newton_krylov.objectives.network.kernels import Formulas
 from newton_krylov.objectives.residual.jacobian import import_early
 from newton_krylov.operators import FunctionOperator, LinearOperator
@@ -46,10 +46,11 @@ class FunctionPoint(Point):
     def hessian(self) -> LinearOperator:
         """Return the Hessian, (dim, dim), by its products."""
         f = self.objective
+        products = HessianProducts(f.function, self.w)
 
         def product(v: Tensor) -> Tensor:
             f.counts.add(hvp=1)
-            return f.hessian_product(self.w, v)
+            return products(v)
 
         return FunctionOperator(product, f.dim, f.dtype, f.device)
 
@@ -98,15 +99,6 @@ class FunctionObjective(Objective):
         return self._by_either(
             lambda: grad_and_value(self.function)(w), lambda: gradient(self.function, w)
         )
-
-    def hessian_product(self, w: Tensor, v: Tensor) -> Tensor:
-        """Multiply the Hessian at w by v, shape (dim,): forward over reverse mode, if it can be."""
-
-        def forward() -> Tensor:
-            found: Tensor = jvp(grad(self.function), (w,), (v,))[1]
-            return found.detach().to(w.dtype)  # torch promotes tangents of single numbers
-
-        return self._by_either(forward, lambda: hessian_product(self.function, w, v))
 
     def _by_either(self, transformed: Callable[[], T], by_graph: Callable[[], T]) -> T:
         """Use torch.func until it cannot transform the function, and graphs can: from then on.

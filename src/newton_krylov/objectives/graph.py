@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
+from torch.func import grad, jvp
 
 from newton_krylov.operators import RectangularOperator
 
@@ -38,15 +39,51 @@ def gradient(function: Callable[[Tensor], Tensor], w: Tensor) -> tuple[Tensor, T
     return found.detach(), value.detach()
 
 
-def hessian_product(function: Callable[[Tensor], Tensor], w: Tensor, v: Tensor) -> Tensor:
-    """Return the Hessian of a scalar function at w, shape (n,), times v, shape (n,)."""
-    with torch.enable_grad():
-        at = w.detach().clone().requires_grad_()
-        (slope,) = torch.autograd.grad(function(at), at, create_graph=True, materialize_grads=True)
+class HessianProducts:
+    """Products with the Hessian of a scalar function at one point.
+
+    Each is a backward pass over the graph of the gradient, which is built at the first: that is
+    two to three times quicker than forward over reverse mode, which begins anew each time. Where an
+    operation has no second backward pass, forward mode is asked.
+
+    Parameters
+    ----------
+    function : callable
+        w, shape (n,), to a number, shape ().
+    w : Tensor, shape (n,)
+        Where.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], w: Tensor) -> None:
+        self._function, self._w = function, w
+        self._slope: tuple[Tensor, Tensor] | None = None
+        self._forward = False
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Multiply by a vector, shape (n,)."""
+        if not self._forward:
+            try:
+                return self._backward(v)
+            except RuntimeError as error:
+                if not may_be_graphs(error):
+                    raise
+            self._forward, self._slope = True, None
+        found: Tensor = jvp(grad(self._function), (self._w,), (v,))[1]
+        return found.detach().to(self._w.dtype)  # torch promotes tangents of single numbers
+
+    def _backward(self, v: Tensor) -> Tensor:
+        if self._slope is None:
+            with torch.enable_grad():
+                at = self._w.detach().clone().requires_grad_()
+                (slope,) = torch.autograd.grad(
+                    self._function(at), at, create_graph=True, materialize_grads=True
+                )
+            self._slope = at, slope
+        at, slope = self._slope
         if not slope.requires_grad:  # of a linear function
             return torch.zeros_like(v)
-        (found,) = torch.autograd.grad(slope, at, v, materialize_grads=True)
-    return found.detach()
+        (found,) = torch.autograd.grad(slope, at, v, retain_graph=True, materialize_grads=True)
+        return found
 
 
 class GraphJacobian(RectangularOperator):

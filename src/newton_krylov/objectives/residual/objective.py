@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp
+from torch.func import jvp
 
 from newton_krylov.capabilities import NORMAL_EQUATIONS, SUM_OF_SQUARES
 from newton_krylov.errors import ConfigError, UnsupportedError, suggest
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.base import Counts, Objective, Point
-from newton_krylov.objectives.graph import GraphJacobian, hessian_product, may_be_graphs
+from newton_krylov.objectives.graph import GraphJacobian, HessianProducts, may_be_graphs
 from newton_krylov.objectives.network.kernels import (
     Formulas,
     plain_attention,
@@ -130,12 +130,12 @@ class ResidualPoint(Point):
         def half_square(w: Tensor) -> Tensor:
             return f.residuals(w).square().sum() / 2
 
+        f.by_graph(self.w)  # refuses what is random
+        products = HessianProducts(half_square, self.w)
+
         def product(v: Tensor) -> Tensor:
             f.counts.add(hvp=f.share, passes=f.share)
-            if f.by_graph(self.w):
-                return hessian_product(half_square, self.w, v)
-            found: Tensor = jvp(grad(half_square), (self.w,), (v,))[1]
-            return found.detach().to(f.dtype)
+            return products(v)
 
         return FunctionOperator(product, f.dim, f.dtype, f.device)
 
