@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.func import functional_call, jvp, vjp
 from torch.nn import functional
 
@@ -15,6 +16,28 @@ from newton_krylov.objectives.network.kernels import Formulas
 from newton_krylov.objectives.residual.objective import ResidualObjective
 
 C = torch.tensor([1.0, 8.0, 27.0], dtype=torch.float64)
+
+
+class Fourth(torch.autograd.Function):
+    """x^4 with rules for forward mode, and without a second backward pass."""
+
+    @staticmethod
+    def forward(x):
+        return x**4
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        return 4 * ctx.saved_tensors[0] ** 3 * g
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return 4 * ctx.saved_tensors[0] ** 3 * tangent
 
 
 class Cube(torch.autograd.Function):
@@ -71,6 +94,40 @@ def test_derivatives_are_those_of_differences(name: str) -> None:
     torch.testing.assert_close(half.at(x).grad, J.T @ point.r, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(half.at(x).hessian() @ x, point.hessian() @ x)
     assert half.at(x).value == pytest.approx(point.value, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", [ResidualObjective, FunctionObjective])
+def test_products_with_the_hessian_share_one_graph(kind: type) -> None:
+    """The function is not called again; the graph is of the point where it was built."""
+    calls = []
+
+    def f(w: Tensor) -> Tensor:
+        calls.append(len(w))
+        return (w[0] * torch.exp(w[1] * C) - w[2]).square().sum()
+
+    x = torch.tensor([0.3, 0.1, 0.2], dtype=torch.float64)
+    H, elsewhere = (kind(f, x).at(w).hessian() for w in (x, x + 1))
+    matrices = [
+        torch.autograd.functional.hessian(
+            lambda w: f(w) if kind is FunctionObjective else f(w) ** 2 / 2, w
+        )
+        for w in (x, x + 1)
+    ]
+    H @ x
+    calls.clear()
+    torch.testing.assert_close(H.dense(), matrices[0])
+    assert not calls
+    torch.testing.assert_close(elsewhere.dense(), matrices[1])
+    torch.testing.assert_close(H @ x, matrices[0] @ x)
+    assert not (H @ x).requires_grad
+
+
+def test_operations_without_a_second_backward_pass_are_not_left_out() -> None:
+    """Torch makes no error of them, but a derivative of the rest."""
+    x = torch.tensor([0.9, -1.3, 0.4], dtype=torch.float64)
+    f = FunctionObjective(lambda w: (w**3).sum() + Fourth.apply(w).sum(), x)
+    torch.testing.assert_close(f.at(0 * x).hessian().dense(), torch.zeros(3, 3, dtype=x.dtype))
+    torch.testing.assert_close(f.at(x).hessian().dense(), torch.diag(6 * x + 12 * x**2))
 
 
 @pytest.mark.parametrize("name", UNTRANSFORMED)

@@ -10,7 +10,7 @@ from torch.func import grad_and_value
 
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.objectives.base import Counts, Objective, Point
-from newton_krylov.objectives.graph import HessianProducts, gradient, may_be_graphs
+from newton_krylov.objectives.graph import HessianProducts, Ways, gradient, may_be_graphs
 from newton_krylov.objectives.network.kernels import Formulas
 from newton_krylov.objectives.residual.jacobian import import_early
 from newton_krylov.operators import FunctionOperator, LinearOperator
@@ -46,7 +46,7 @@ class FunctionPoint(Point):
     def hessian(self) -> LinearOperator:
         """Return the Hessian, (dim, dim), by its products."""
         f = self.objective
-        products = HessianProducts(f.function, self.w)
+        products = HessianProducts(f.function, self.w, f.ways)
 
         def product(v: Tensor) -> Tensor:
             f.counts.add(hvp=1)
@@ -69,6 +69,8 @@ class FunctionObjective(Objective):
     ----------
     by_graph : bool
         Whether derivatives are made by plain graphs, since torch.func cannot transform it.
+    ways : Ways
+        How Hessian products are made.
     """
 
     def __init__(self, function: Scalar, start: Tensor) -> None:
@@ -76,7 +78,7 @@ class FunctionObjective(Objective):
         self._given, self.start = function, start
         self.dim, self.dtype, self.device = len(start), start.dtype, start.device
         self.n_samples, self.counts, self.convexity = 1, Counts(), None
-        self.by_graph = False
+        self.by_graph, self.ways = False, Ways()
 
     def function(self, w: Tensor) -> Tensor:
         """Call the function; gradients are enabled, since it may take derivatives of its own.

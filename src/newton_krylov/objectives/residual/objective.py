@@ -13,7 +13,7 @@ from newton_krylov.capabilities import NORMAL_EQUATIONS, SUM_OF_SQUARES
 from newton_krylov.errors import ConfigError, UnsupportedError, suggest
 from newton_krylov.norms import euclidean
 from newton_krylov.objectives.base import Counts, Objective, Point
-from newton_krylov.objectives.graph import GraphJacobian, HessianProducts, may_be_graphs
+from newton_krylov.objectives.graph import GraphJacobian, HessianProducts, Ways, may_be_graphs
 from newton_krylov.objectives.network.kernels import (
     Formulas,
     plain_attention,
@@ -130,8 +130,9 @@ class ResidualPoint(Point):
         def half_square(w: Tensor) -> Tensor:
             return f.residuals(w).square().sum() / 2
 
-        f.by_graph(self.w)  # refuses what is random
-        products = HessianProducts(half_square, self.w)
+        if f.by_graph(self.w):
+            f.ways.backward = True
+        products = HessianProducts(half_square, self.w, f.ways)
 
         def product(v: Tensor) -> Tensor:
             f.counts.add(hvp=f.share, passes=f.share)
@@ -169,6 +170,8 @@ class ResidualObjective(Objective):
         Number of residuals.
     share : float
         Share of all samples; what a subset's evaluations count.
+    ways : Ways
+        How Hessian products are made; of all subsets and draws.
     """
 
     offers = frozenset({SUM_OF_SQUARES, NORMAL_EQUATIONS})
@@ -187,6 +190,7 @@ class ResidualObjective(Objective):
         self.counts, self.share, self.convexity = Counts(), 1.0, None
         self._rows: Tensor | None = None
         self._by_graph: bool | None = None
+        self.ways = Ways()
         found = self._first(start)
         self._arrange({name: block.numel() for name, block in found.items()}, weights or {})
         self.n_residuals = self.n_samples = sum(block.numel() for block in found.values())
