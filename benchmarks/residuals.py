@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.func import grad, jvp
 
 from newton_krylov.data import load_dataset
 from newton_krylov.data.equation import derivatives
@@ -70,6 +71,11 @@ def row(name: str) -> str:
     point = f.at(w)
     J = point.jacobian
     theirs = Jacobian(nested, w, f.memory)
+    H = point.hessian()
+
+    def half_square(w: torch.Tensor) -> torch.Tensor:
+        return f.residuals(w).square().sum() / 2
+
     numbers = milliseconds(
         [
             lambda: _quietly(lambda: f.outputs(w, x)),
@@ -78,6 +84,8 @@ def row(name: str) -> str:
             lambda: _dense(f, w),
             lambda: J.rmatvec(J.matvec(v)),
             lambda: theirs.rmatvec(theirs.matvec(v)),
+            lambda: H @ v,
+            lambda: jvp(grad(half_square), (w,), (v,)),
             lambda: f.at(w).normal.gram,
             _step(f, w, acceleration=False),
             _step(f, w, acceleration=True),
@@ -111,10 +119,10 @@ def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
     print(
-        "| ms | forward | residuals | nested | J | J'Jv | nested | J'J or JJ', from w "
-        "| step | with acceleration | step / J |"
+        "| ms | forward | residuals | nested | J | J'Jv | nested | Hv | forward over reverse "
+        "| J'J or JJ', from w | step | with acceleration | step / J |"
     )
-    print("| --- |" + " --- |" * 10)
+    print("| --- |" + " --- |" * 12)
     for name in PROBLEMS:
         print(row(name), flush=True)
 
