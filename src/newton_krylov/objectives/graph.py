@@ -104,7 +104,7 @@ class HessianProducts:
         size = float(euclidean(found))
         if not 0.0 < size < math.inf:
             return None
-        return gap <= torch.finfo(v.dtype).eps ** 0.5 * size
+        return bool(gap <= torch.finfo(v.dtype).eps ** 0.5 * size)
 
     def _forward(self, v: Tensor) -> Tensor:
         found: Tensor = jvp(grad(self._function), (self._w,), (v,))[1]
