@@ -373,9 +373,9 @@ def _schema(file: Path) -> Any:
 
 
 def _refuse_twice(names: list[str], file: Path) -> None:
-    name, times = Counter(names).most_common(1)[0]
-    if times > 1:
-        raise DataError(f"{file} has two columns named '{name}'.")
+    for name, times in Counter(names).most_common(1):
+        if times > 1:
+            raise DataError(f"{file} has two columns named '{name}'.")
 
 
 def _require_memory(file: Path, suffix: str) -> None:
