@@ -1,6 +1,7 @@
 """Regularization paths of linear models: many penalties, one data set, each start from the last."""
 
 import math
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 import scipy.sparse
 import torch
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_scalar
 from sklearn.utils.validation import _check_sample_weight, check_X_y
 from torch import Tensor
@@ -48,6 +50,8 @@ _POINTS = 4
 """Of a path, whose polynomial guesses the next."""
 _ULPS = 4
 """Of each output, whose rounding errors a gradient has."""
+_PATIENCE = 5
+"""Steps that neither lower the loss nor halve its gap."""
 _RIDGE = 0.1
 """Stands for a smaller share of the L1 term where the largest lambda is chosen."""
 
@@ -89,12 +93,27 @@ class Path:
 
 @dataclass(frozen=True)
 class Fit:
-    """Where a solve ended."""
+    """Where a solve ended.
+
+    Attributes
+    ----------
+    point : LinearModelPoint
+        The weights.
+    steps : int
+        Newton steps taken.
+    size : float
+        The largest entry of the gradient by weights of standardized columns.
+    converged : bool
+        Whether the tolerance, or the gap, was met.
+    gap : float or None
+        The certified gap, where the solve has asked for it.
+    """
 
     point: LinearModelPoint
     steps: int
     size: float
     converged: bool
+    gap: float | None = None
 
 
 def path(
@@ -149,7 +168,8 @@ def path(
         Stop where no entry of the gradient (of the subgradient of least norm) by weights of
         standardized columns is larger, in the loss's own unit.
     gap : float, optional
-        Stop instead where the certified gap to the minimum is at most this.
+        Stop instead where the certified gap to the minimum is at most this; where steps gain no
+        more than rounding errors before, a `ConvergenceWarning` says so.
     max_iter : int
         Limit of Newton steps for each penalty.
     solver, preconditioner : str
@@ -194,6 +214,9 @@ def path(
     if gap is not None and chosen[-1] == 0:
         raise ValueError("gap cannot be certified at a lambda of 0: leave out one of the two")
     fits = list(problem.along(chosen, l1_ratio))
+    gaps = np.array([problem.gap_at(fit.point) if fit.gap is None else fit.gap for fit in fits])
+    if gap is not None:
+        _warn_of_gaps(gap, gaps[[not fit.converged for fit in fits]])
     weights = [problem.back(fit.point.w) for fit in fits]
     return Path(
         lambdas=chosen,
@@ -201,10 +224,21 @@ def path(
         intercept=np.stack([intercept for _, intercept in weights]),
         losses=np.array([float(fit.point.terms.value) for fit in fits]),
         steps=np.array([fit.steps for fit in fits]),
-        gaps=np.array([problem.gap_at(fit.point) for fit in fits]),
+        gaps=gaps,
         converged=np.array([fit.converged for fit in fits]),
         passes=problem.objective.counts.passes,
     )
+
+
+def _warn_of_gaps(gap: float, missed: NDArray[np.float64]) -> None:
+    if len(missed):
+        warnings.warn(
+            f"gap={gap} was not met at {len(missed)} lambdas, whose fits ended at certified gaps "
+            f"of {missed.min():.1e} to {missed.max():.1e}: by max_iter, or where rounding errors "
+            f"let no step gain any more.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
 
 
 def check_settings(l1_ratio: float, tol: float, max_iter: int) -> None:
@@ -443,17 +477,18 @@ class Problem:
             steps = self._newton.from_point(start, memory, generator)
         taken, size, done, step = -1, math.inf, False, None
         before: LinearModelPoint | None = None
+        watched = _Gaps(self, gap) if gap else None
         for step in steps:
             taken += 1
             if kept is not None and before is not None:
                 kept.learn(step.point, before)
             before = step.point
             size = self.gradient_size(step)
-            done = self.gap_at(step.point) <= gap if gap else self.meets(self.tol, step.point, size)
-            if done or taken == self.max_iter:
+            done = watched.met(step.point) if watched else self.meets(self.tol, step.point, size)
+            if done or taken == self.max_iter or (watched and watched.stalled):
                 break
         assert step is not None
-        return Fit(step.point, taken, size, done)
+        return Fit(step.point, taken, size, done, watched and watched.last)
 
     def require_bound(self) -> None:
         """Refuse a gap where none can be certified, whatever the penalty above 0."""
@@ -512,6 +547,36 @@ class Problem:
         slopes = np.abs(g).max(1)[held] * self.columns.size[held] / self.penalty[held]
         largest = float(slopes.max(initial=0.0)) / l1_ratio
         return largest * _ABOVE if largest > 0 else 1.0
+
+
+class _Gaps:
+    """The certified gaps of a solve's points, until they fall no further.
+
+    Parameters
+    ----------
+    problem : Problem
+        Certifies them.
+    wanted : float
+        The gap asked for.
+    """
+
+    def __init__(self, problem: Problem, wanted: float) -> None:
+        self._problem, self._wanted = problem, wanted
+        self._least = self._lowest = self.last = math.inf
+        self._since = 0
+
+    def met(self, point: LinearModelPoint) -> bool:
+        """Certify a point, and return whether that is what was asked for."""
+        self.last = self._problem.gap_at(point)
+        gains = point.value < self._lowest - point.objective.rounding(self._lowest)
+        self._since = 0 if gains or self.last < self._least / 2 else self._since + 1
+        self._least, self._lowest = min(self._least, self.last), min(self._lowest, point.value)
+        return self.last <= self._wanted
+
+    @property
+    def stalled(self) -> bool:
+        """Whether several steps have gained nothing but rounding errors."""
+        return self._since >= _PATIENCE
 
 
 def linear_loss(name: str) -> Entry:

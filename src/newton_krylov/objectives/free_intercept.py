@@ -15,7 +15,10 @@ _WORTH = 0.9
 
 
 def tangent_reach(
-    shifted: Callable[[float], tuple[float, float, float]], value: float, distance: float
+    shifted: Callable[[float], tuple[float, float, float]],
+    value: float,
+    distance: float,
+    enough: float = 0.0,
 ) -> float:
     """Bound the distance between a free intercept and its value at a minimum, of one output.
 
@@ -32,13 +35,15 @@ def tangent_reach(
         h = f(w) >= 0.
     distance : float
         A bound on |w* - w|, of the penalized weights.
+    enough : float
+        A bound that need not be improved.
 
     Returns
     -------
     float
         A bound on |b* - b|; inf where none is found, as where no minimum exists.
     """
-    return max(_least_bound(shifted, sign, value, distance) for sign in (1, -1))
+    return max(_least_bound(shifted, sign, value, distance, enough) for sign in (1, -1))
 
 
 def _least_bound(
@@ -46,6 +51,7 @@ def _least_bound(
     sign: int,
     value: float,
     distance: float,
+    enough: float,
 ) -> float:
     """Return about the least bound of one side, from t = 2 on upwards or downwards as it falls."""
 
@@ -59,6 +65,8 @@ def _least_bound(
     best = first = bound(_FIRST)
     for exponents in (range(_FIRST + 1, _LAST + 1), range(_FIRST - 1, _LEAST - 1, -1)):
         for exponent in exponents:
+            if best <= enough:
+                return best
             before, found = best, bound(exponent)
             best = min(best, found)
             if found > _WORTH * before and before < math.inf:

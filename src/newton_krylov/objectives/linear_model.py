@@ -240,6 +240,7 @@ class LinearModel(Objective):
         self.dtype, self.device = features.dtype, features.device
         self._targets = self._encode(self.y) if targets is None else targets
         self._casts: dict[torch.dtype, LinearModel] = {}
+        vars(self).pop("_class_means", None)
 
     def _factors(self, penalty: Factors, dataset: Table) -> Tensor | None:
         """Return each weight's factor of the penalty; None where all are 1."""
@@ -561,13 +562,16 @@ class LinearModel(Objective):
         t_j is -g_j cut off at s_j in absolute value; without an L1 term the sum of the squared
         gradient over 2 r_j. Where there is no L2 term, sum_j s_j |w*_j| <= f(w) limits a minimum
         w* instead. A free intercept b adds |g_0|_1 max_k |b*_k - b_k|, with b* its value at a
-        minimum (see `reach`).
+        a minimum (see `reach`), where g_0 is what is left of it after b has been moved to where
+        it is least (see `balanced`); what that gains is added, too.
         """
         if self.factors is None and self.l1 == 0:
             return super().suboptimality_bound(point)
         if not self.certified:
             return math.inf
         assert isinstance(point, LinearModelPoint)
+        given, point = point, self.balanced(point)
+        gained = max(float(given.terms.value) - float(point.terms.value), 0.0)
         w, gradient, lasso = point.w, point.smooth_grad, self.lasso * torch.ones_like(point.w)
         ridge = self.ridge * torch.ones_like(w)
         bound, penalized = 0.0, torch.ones_like(w, dtype=torch.bool)
@@ -585,12 +589,22 @@ class LinearModel(Objective):
             bound = float(((gradient + t) / ridge.sqrt()).square().sum()) / 2
             bound += float((lasso * w.abs() - t * w).sum())
             radius = math.sqrt(2 * point.value / float(ridge.min()))
+        bound = gained + max(bound, 0.0)
         rest = float(point.smooth_grad[~penalized].abs().sum())
-        return max(bound, 0.0) + (rest * self.reach(point, radius) if rest else 0.0)
+        if rest == 0:
+            return bound
+        return bound + rest * self.reach(point, radius, (bound + self.rounding(point.value)) / rest)
+
+    def balanced(self, point: "LinearModelPoint") -> "LinearModelPoint":
+        """Return the point with a free intercept at its best; the same where that is not known."""
+        return point
 
     @abstractmethod
-    def reach(self, point: Point, radius: float) -> float:
-        """Bound how far a free intercept is from its value at a minimum w*, |w*| <= radius."""
+    def reach(self, point: "LinearModelPoint", radius: float, enough: float) -> float:
+        """Bound how far a free intercept is from its value at a minimum w*, |w*| <= radius.
+
+        A bound of at most `enough` need not be improved.
+        """
 
     def curvature_bounds(self) -> tuple[float, Tensor]:
         """Bound the loss's second derivatives everywhere, the L2 term left out.
@@ -1005,9 +1019,37 @@ class SingleOutputModel(LinearModel):
         compiled = self.features.compiled is not None
         return (2 * y - 1).to(torch.int8 if compiled else self.dtype)
 
-    def reach(self, point: Point, radius: float) -> float:
-        """Bound how far a free intercept is from its value at a minimum w*, |w*| <= radius."""
-        assert isinstance(point, LinearModelPoint)
+    def balanced(self, point: LinearModelPoint) -> LinearModelPoint:
+        """Move a free intercept to its minimum by Newton's method: outputs alone are needed."""
+        if not self.free_intercept:
+            return point
+        t, terms = 0.0, cast(SingleOutputTerms, point.terms)
+        slope = float(terms.gradient.sum())
+        while (curvature := float(terms.weights.sum())) > 0:
+            step = t - slope / curvature
+            new = self.terms(point.Z + step, self._targets, self.sample_weight)
+            found = float(new.gradient.sum())
+            if not abs(found) < abs(slope) / 2:
+                break
+            t, terms, slope = step, new, found
+        if t == 0:
+            return point
+        w = point.w.clone()
+        w[-1] += t
+        return LinearModelPoint(self, w, terms.Z)
+
+    def reach(self, point: LinearModelPoint, radius: float, enough: float) -> float:
+        """Bound how far a free intercept is from its value at a minimum w*, |w*| <= radius.
+
+        By the Frobenius norm of X where that says enough, as it costs no product with the data.
+        """
+        distance = radius + euclidean(point.w[:-1])
+        norm = math.sqrt(float(self.features.row_square_norms.sum()))
+
+        def by_norm(t: float) -> tuple[float, float, float]:
+            terms = self.terms(point.Z + t, self._targets, self.sample_weight)
+            u = terms.gradient
+            return float(terms.value), float(u.sum()), norm * euclidean(u)
 
         def shifted(t: float) -> tuple[float, float, float]:
             if self.reads_once:
@@ -1021,7 +1063,8 @@ class SingleOutputModel(LinearModel):
             gradient = self.features.adjoint(u)
             return float(terms.value), float(u.sum()), euclidean(gradient[:-1])
 
-        return tangent_reach(shifted, point.value, radius + euclidean(point.w[:-1]))
+        rough = tangent_reach(by_norm, point.value, distance, enough)
+        return rough if rough <= enough else tangent_reach(shifted, point.value, distance, enough)
 
     def largest_curvatures(self) -> Tensor | None:
         """Return bounds of the second derivatives by Z anywhere, with the 1/n of the mean.

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from newton_krylov.capabilities import CORNERS, LIKELIHOOD, SKLEARN_LOGISTIC, TABLE
-from newton_krylov.objectives.base import Point
 from newton_krylov.objectives.free_intercept import class_means, softmax_reach
 from newton_krylov.objectives.linear_model import (
     LinearModel,
@@ -85,10 +84,13 @@ class Multinomial(LinearModel):
         halves = torch.full_like(self.features.row_square_norms, 0.5)
         return self.n_outputs / 2, averaged(halves, self.sample_weight)
 
-    def reach(self, point: Point, radius: float) -> float:
+    def reach(self, point: LinearModelPoint, radius: float, enough: float) -> float:
         """Bound how far free intercepts are from their values at a minimum W*, |W*| <= radius."""
-        classes = class_means(self.features, self.y, self.sample_weight, self.n_outputs)
-        return softmax_reach(point.w[-self.n_outputs :], point.value, radius, classes)
+        return softmax_reach(point.w[-self.n_outputs :], point.value, radius, self._class_means)
+
+    @cached_property
+    def _class_means(self) -> list[tuple[float, float]]:
+        return class_means(self.features, self.y, self.sample_weight, self.n_outputs)
 
 
 class SoftmaxGram(LinearOperator):

@@ -99,7 +99,9 @@ class Auto(PreconditionerBuilder):
             known = _Dual.of(few, None if known is None else known.gram)
         self._dual = known
         self._applied = 0
-        return Unit(self.count) if known is None else _OfFewSamples(self, few, known)
+        if known is None or known.factor is None:
+            return Unit(self.count)
+        return _OfFewSamples(self, few, known)
 
     def count(self) -> None:
         """Count a use of the preconditioner that was built last."""
@@ -220,31 +222,32 @@ class _Dual:
         The diagonal of C.
     root : Tensor, shape (m,)
         That of D^1/2.
-    factor : Tensor, shape (m, m)
-        Cholesky's, of I + D^1/2 K D^1/2 / r.
+    factor : Tensor or None, shape (m, m)
+        Cholesky's, of I + D^1/2 K D^1/2 / r; None where rounding makes that impossible.
     ridge : float
         r.
     """
 
     def __init__(
-        self, gram: Tensor, units: Tensor, root: Tensor, factor: Tensor, ridge: float
+        self, gram: Tensor, units: Tensor, root: Tensor, factor: Tensor | None, ridge: float
     ) -> None:
         self.gram, self.units, self.root = gram, units, root
         self.factor, self.ridge = factor, ridge
 
     @classmethod
-    def of(cls, few: FewSamples, gram: Tensor | None) -> "_Dual | None":
-        """Factorize for an operator; None where rounding makes that impossible."""
+    def of(cls, few: FewSamples, gram: Tensor | None) -> "_Dual":
+        """Factorize for an operator."""
         units = _units(few)
         gram = few.gram(1 / units) if gram is None else gram
         root, ridge = few.weights.clamp(min=0).sqrt(), float(few.ridge.max())
         matrix = gram * (root / ridge) * root[:, None]
         matrix.diagonal().add_(1.0)
         factor, info = torch.linalg.cholesky_ex(matrix)
-        return None if int(info) != 0 else cls(gram, units, root, factor, ridge)
+        return cls(gram, units, root, factor if int(info) == 0 else None, ridge)
 
     def times(self, few: FewSamples, v: Tensor) -> Tensor:
         """Multiply a vector of shape (n,): a pass over the data."""
+        assert self.factor is not None
         x = v / (self.ridge * self.units)
         u = torch.cholesky_solve((self.root * few.times(x))[:, None], self.factor)[:, 0]
         return x - few.adjoint(self.root * u) / (self.ridge * self.units)
