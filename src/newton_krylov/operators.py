@@ -232,6 +232,21 @@ class LinearOperator:
         """
         return None
 
+    def of_columns(self, columns: Tensor) -> "LinearOperator | None":
+        """Return the rows and columns that belong to some columns of the data, as an operator.
+
+        Parameters
+        ----------
+        columns : Tensor, shape (m,), int64
+            Columns of the data, each of which may have several weights.
+
+        Returns
+        -------
+        LinearOperator or None
+            None where that would take the products of the whole.
+        """
+        return None
+
     def sampled(self, size: int, generator: torch.Generator) -> "LinearOperator | None":
         """Return an estimate of the operator from a random part of the terms it sums.
 

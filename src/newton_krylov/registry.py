@@ -12,6 +12,7 @@ source of truth for keys, types, ranges and defaults, and a third party's part i
 ours are.
 """
 
+import functools
 import importlib
 import importlib.metadata
 import inspect
@@ -434,6 +435,7 @@ def owners(group: str, key: str) -> str:
     )
 
 
+@functools.cache
 def import_modules(package: str) -> None:
     """Import every module of a package, so that its parts register themselves.
 

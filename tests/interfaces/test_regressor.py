@@ -1,5 +1,6 @@
 """Regressors and cross-validated estimators: scikit-learn's checks, its models, paths."""
 
+import contextlib
 import pickle
 import re
 import warnings
@@ -13,6 +14,7 @@ from problems import randn
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_wine
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import (
     ElasticNetCV,
     GammaRegressor,
@@ -725,3 +727,37 @@ def test_without_an_intercept_a_class_may_have_no_weight() -> None:
         fit_intercept=False,
     )  # fmt: skip
     assert found.gaps[0] <= 1e-6
+
+
+@pytest.mark.parametrize(("loss", "ratio"), [("logistic", 1.0), ("poisson", 0.5), ("huber", 0.0)])
+def test_a_certificate_costs_little_and_is_asked_for_once(
+    loss: str, ratio: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A free intercept is moved to its best by outputs alone; how far it can be is known once."""
+    X, y, v, _ = diabetes()
+    y = {"logistic": y > 140, "poisson": y, "huber": y / 100}[loss]
+    given: Any = {"loss": loss, "l1_ratio": ratio, "lambdas": 12, "eps": 1e-3, "sample_weight": v}
+    costs, certify = [], Problem.gap_at
+
+    def counted(problem: Problem, point: Any) -> float:
+        with monkeypatch.context() as patch:
+            patch.setattr(type(point.objective.counts), "paused", contextlib.nullcontext)
+            before = point.objective.counts.passes
+            found = certify(problem, point)
+        costs.append(point.objective.counts.passes - before)
+        return found
+
+    monkeypatch.setattr(Problem, "gap_at", counted)
+    path(X, y, **given)
+    assert len(costs) == 12 and sorted(costs)[8] <= 0.5
+    costs.clear()
+    found = path(X, y, gap=1e-5, **given)
+    assert len(costs) == found.steps.sum() + 12  # one of each point that was looked at
+
+
+def test_a_gap_below_the_rounding_ends_with_a_sentence() -> None:
+    X, y, *_ = diabetes()
+    with pytest.warns(ConvergenceWarning, match=r"gap=1e-40 was not met at \d lambdas"):
+        found = path(X, y, loss="poisson", l1_ratio=1.0, lambdas=3, eps=1e-2, gap=1e-40)
+    assert not found.converged[1:].any() and found.steps.max() < 60
+    assert (found.gaps < 1e-9).all()

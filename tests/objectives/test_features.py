@@ -55,6 +55,16 @@ def test_rows_in_any_order(features, dense, index):
         assert gathered.col_indices().dtype is torch.int32
 
 
+@pytest.mark.parametrize("index", [[0], [3, 1, 4], list(range(6)), []])
+def test_columns_in_any_order(features, dense, index):
+    index = torch.tensor(index, dtype=torch.int64, device=dense.device)
+    found = features.columns(index)
+    if features.sparse and dense.device.type != "cpu":
+        assert found is None
+    else:
+        assert torch.equal(found.X.to_dense(), dense[:, index])
+
+
 def test_gram_of_weights_of_either_sign_is_exactly_symmetric(features, dense):
     weights = randn(50, seed=5).to(dense)
     gram = features.gram(weights)

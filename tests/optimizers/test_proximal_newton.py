@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from optimizer_parts import make_optimizer, minimize
 from problems import CONVEX_LOSSES, assert_close, make_dataset, matrix, plain, randn
 from sklearn.linear_model import ElasticNet, LogisticRegression
@@ -94,7 +96,7 @@ def test_classifiers_are_scikit_learns_with_weights(name):
     W = torch.from_numpy(np.column_stack([model.coef_, model.intercept_]).T.reshape(-1).copy())
     theirs, ours = f.at(W), solve(f)
     assert -1e-13 <= theirs.value - ours.value <= 1e-8
-    assert theirs.value - ours.value <= f.suboptimality_bound(theirs)
+    assert theirs.value - ours.value <= f.suboptimality_bound(theirs) + 1e-15
 
 
 HARD = {
@@ -223,7 +225,80 @@ def test_a_cheap_matrix_serves_all_solves_of_a_step(monkeypatch):
 def test_no_matrix_is_formed_that_is_many_times_what_a_product_reads(n, formed):
     class Sparse(MatrixOperator):
         def forming(self):
-            return Forming(5, 10, 1.0, lambda every, first: self.dense())
+            return Forming(5, 1, 1.0, lambda every, first: self.dense())
 
     A = Sparse(torch.eye(n, dtype=torch.float64))
-    assert (proximal_newton._formed(A) is not A) == formed
+    assert (proximal_newton._formed(A, 10) is not A) == formed
+
+
+@st.composite
+def many_columns(draw):
+    """Wide or tall data of any loss, with columns twice, empty and constant ones."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    n, d = draw(st.sampled_from([(12, 200), (40, 300), (120, 20), (25, 90)]))
+    X = rng.normal(size=(n, d)) * (rng.random((n, d)) < draw(st.sampled_from([0.3, 1.0])))
+    for j in rng.choice(d, d // 5, replace=False):
+        X[:, j] = [0.0 * X[:, j], 0.0 * X[:, j] + 1, X[:, rng.integers(d)]][rng.integers(3)]
+    loss = draw(st.sampled_from(CONVEX_LOSSES))
+    return loss, torch.from_numpy(X), rng.choice([0.3, 0.05]), draw(st.booleans())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    many_columns(),
+    st.sampled_from([1.0, 0.5]),
+    st.sampled_from(["none", "free"]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_any_data_are_solved_to_a_certified_gap(problem, ratio, intercept, weighs, factors):
+    """To 1e-10 of the minimum, by steps in few columns where there are many."""
+    loss, X, share, sparse = problem
+    data = make_dataset(loss.task, X=X, sparse=sparse)
+    v = 0.5 + randn(len(X), seed=1).abs()
+    if weighs:
+        data = replace(data, train=replace(data.train, weights=v / v.mean()))
+    c = (0.5 + randn(X.shape[1], seed=2).abs()).tolist() if factors else None
+    zero = bind(loss.name, data, l2=0.0, intercept=intercept, penalty=c)
+    slopes = zero.at(torch.zeros(zero.dim).double()).grad
+    lam = share * float(slopes[: X.shape[1] * zero.n_outputs].abs().max()) or 1.0
+    f = zero.with_l2(lam * (1 - ratio), lam * ratio)
+    found = solve(f, grad_norm=1e-13, epochs=150)
+    assert f.suboptimality_bound(f.at(found.w)) <= 1e-10 * max(1.0, found.value)
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+@pytest.mark.parametrize("name", ["logistic", "probit", "multinomial"])
+def test_of_many_columns_a_step_reads_few(name, sparse):
+    """The same minimum as that of steps in all of them, for a part of the products."""
+    task = {"logistic": "binary", "multinomial": "multiclass", "probit": "binary"}[name]
+    data = make_dataset(task, n=50, d=2000, sparse=sparse)
+    f = bind(name, data, l1=0.05, l2=0.0)
+    found = solve(f, grad_norm=1e-11)
+    few = f.counts.passes
+    assert f.suboptimality_bound(found) <= 1e-10
+    with pytest.MonkeyPatch.context() as patch:
+        every = torch.arange(f.dim)
+        patch.setattr(proximal_newton, "_working_set", lambda point, A: (every, A))
+        g = bind(name, data, l1=0.05, l2=0.0)
+        other = solve(g, grad_norm=1e-11)
+    assert found.value == pytest.approx(other.value, abs=1e-12)
+    assert few < g.counts.passes / 2
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+@pytest.mark.parametrize("name", ["logistic", "multinomial"])
+def test_the_hessian_of_some_columns_is_a_part_of_the_whole(name, sparse):
+    task = {"logistic": "binary", "multinomial": "multiclass"}[name]
+    data = make_dataset(task, n=40, d=9, sparse=sparse)
+    f = bind(name, data, l2=0.3, l1=0.1, intercept="free", penalty=list(range(9)))
+    columns = torch.tensor([0, 3, 8, 9])
+    index = f.weights_of(columns)
+    A = f.at(randn(f.dim, seed=1)).hessian()
+    part = A.of_columns(columns)
+    assert_close(part.dense(), A.dense()[index][:, index], 1e-13)
+    V = randn(len(index), 3, seed=2)
+    assert_close(part @ V[:, 0], A.dense()[index][:, index] @ V[:, 0], 1e-13)
+    g = f.of_columns(columns)
+    assert torch.equal(g.lasso * torch.ones(g.dim), (f.lasso * torch.ones(f.dim))[index])
+    assert MatrixOperator(A.dense()).of_columns(columns) is None

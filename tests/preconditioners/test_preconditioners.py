@@ -17,7 +17,7 @@ from newton_krylov.operators import (
     MatrixOperator,
 )
 from newton_krylov.preconditioners.auto import Auto
-from newton_krylov.preconditioners.base import PreconditionerBuilder
+from newton_krylov.preconditioners.base import PreconditionerBuilder, Unit
 from newton_krylov.preconditioners.jacobi import Jacobi
 from newton_krylov.preconditioners.none import NoPreconditioner
 from newton_krylov.preconditioners.nystrom import Nystrom, nystrom_approximation
@@ -347,6 +347,17 @@ class TestAuto:
         other.load_state_dict(builder.state_dict())
         here, there = (each.build(B, draw) for each in (builder, other))
         assert here is not None and there is not None and torch.equal(here(b), there(b))
+
+    def test_what_rounding_leaves_no_factor_of_is_formed_once(self) -> None:
+        data = make_dataset("binary", X=randn(30, 1, seed=1) + 1e-9 * randn(30, 300, seed=2))
+        f = entry("loss", "logistic").target(data, l2=1e-300)
+        A, builder, draw = f.at(randn(f.dim, seed=1)).hessian(), Auto(), generator()
+        for _ in range(3):
+            assert isinstance(builder.build(A, draw), Unit)
+            other = Auto()
+            other.load_state_dict(builder.state_dict())
+            assert isinstance(other.build(A, draw), Unit)
+        assert f.counts.hessian == 1
 
     @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
     def test_parts_of_few_samples_make_the_operator(self, sparse: bool) -> None:

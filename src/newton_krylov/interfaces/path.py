@@ -102,7 +102,8 @@ class Fit:
     steps : int
         Newton steps taken.
     size : float
-        The largest entry of the gradient by weights of standardized columns.
+        The largest entry of the gradient by weights of standardized columns; inf where the gap was
+        asked for instead.
     converged : bool
         Whether the tolerance, or the gap, was met.
     gap : float or None
@@ -472,7 +473,9 @@ class Problem:
             memory.preconditioner = kept.preconditioner
             memory.secants.load_state_dict({"pairs": kept.pairs_of(f), "stride": None})
         if f.l1 > 0:
-            steps: Any = self._proximal.steps(f, start.w, generator)
+            steps: Any = self._proximal.from_point(
+                start, self._proximal.memory(f, start.w), generator
+            )
         else:
             steps = self._newton.from_point(start, memory, generator)
         taken, size, done, step = -1, math.inf, False, None
@@ -483,8 +486,11 @@ class Problem:
             if kept is not None and before is not None:
                 kept.learn(step.point, before)
             before = step.point
-            size = self.gradient_size(step)
-            done = watched.met(step.point) if watched else self.meets(self.tol, step.point, size)
+            if watched:
+                done = watched.met(step.point)
+            else:
+                size = self.gradient_size(step)
+                done = self.meets(self.tol, step.point, size)
             if done or taken == self.max_iter or (watched and watched.stalled):
                 break
         assert step is not None

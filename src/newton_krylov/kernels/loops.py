@@ -15,6 +15,7 @@ import numba
 import numpy as np
 
 from newton_krylov.files import cache_dir
+from newton_krylov.kernels import coordinates
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -244,6 +245,9 @@ def descent(g, S, Y, curvature, oldest, known, scale, R, factors, p):  # type: i
         s = factors[i] - s / curvature[k]
         for j in range(d):
             p[j] += s * S[k, j]
+
+
+sweep = _compiled(coordinates.sweep)
 
 
 @_inlined

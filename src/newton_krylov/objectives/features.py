@@ -160,6 +160,30 @@ class Features:
             return part
         return Features(_csr_rows(self.X, index))
 
+    def columns(self, index: Tensor) -> "Features | None":
+        """Return a copy of some of the columns; those of a sparse matrix by its transpose.
+
+        Parameters
+        ----------
+        index : Tensor, shape (m,), int64
+            Column numbers.
+
+        Returns
+        -------
+        Features or None
+            None for data on disk, and for sparse ones elsewhere than on the CPU.
+        """
+        if isinstance(self.X, OnDisk) or (self.sparse and self.device.type != "cpu"):
+            return None
+        if not self.sparse:
+            return Features(self.X[:, index])
+        chosen = _to_scipy(self.XT)[index.numpy()].T.tocsr()
+        if self.compiled is not None:
+            return Features.of(Rows(chosen, self.compiled.ones, self.compiled.threads))
+        part = Features(_from_scipy(chosen))
+        part.compiled = None
+        return part
+
     def every(self, every: int, first: int) -> "Features":
         """Return the rows first, first + every, ...; a copy."""
         if self.compiled is None:

@@ -40,6 +40,9 @@ from newton_krylov.operators import FewSamples, Forming, LinearOperator, add_dia
 # After this many they are computed afresh.
 _REFRESH_AFTER = 64
 
+_MOST_SHIFTS = 2
+"""Newton's steps of an intercept alone: from where a fit ends, they lead to its rounding error."""
+
 
 Intercept = Literal["none", "free", "auto"]
 Factors = list[NonNegativeFloat] | None
@@ -241,6 +244,7 @@ class LinearModel(Objective):
         self._targets = self._encode(self.y) if targets is None else targets
         self._casts: dict[torch.dtype, LinearModel] = {}
         vars(self).pop("_class_means", None)
+        self._tangents: dict[float, tuple[float, float, float]] = {}
 
     def _factors(self, penalty: Factors, dataset: Table) -> Tensor | None:
         """Return each weight's factor of the penalty; None where all are 1."""
@@ -303,6 +307,35 @@ class LinearModel(Objective):
         part.share, part.parted = self.share * len(features) / self.n_samples, True
         part._bind(features, y, *others)
         return part
+
+    def of_columns(self, columns: Tensor) -> "LinearModel | None":
+        """Bind the same loss to some columns; None where they cannot be taken out.
+
+        Parameters
+        ----------
+        columns : Tensor, shape (m,), int64
+            Their numbers, a column of ones included.
+
+        Returns
+        -------
+        LinearModel or None
+            Of the weights `weights_of(columns)`.
+        """
+        features = self.features.columns(columns)
+        if features is None:
+            return None
+        part, index = copy.copy(self), self.weights_of(columns)
+        part._bind(features, self.y, self.sample_weight, self.offset, self._targets)
+        part.share = self.share * features.entries / max(self.features.entries, 1)
+        if self._lasso_factors is not None:
+            part._lasso_factors = self._lasso_factors[index]
+        part._penalize(self.l2, self.l1, None if self.factors is None else self.factors[index])
+        return part
+
+    def weights_of(self, columns: Tensor) -> Tensor:
+        """Return the numbers of the weights that belong to some columns."""
+        outputs = torch.arange(self.n_outputs, device=columns.device)
+        return (columns[:, None] * self.n_outputs + outputs).flatten()
 
     def cast(self, dtype: torch.dtype) -> "LinearModel":
         """Return the same function in another precision; made once.
@@ -562,8 +595,8 @@ class LinearModel(Objective):
         t_j is -g_j cut off at s_j in absolute value; without an L1 term the sum of the squared
         gradient over 2 r_j. Where there is no L2 term, sum_j s_j |w*_j| <= f(w) limits a minimum
         w* instead. A free intercept b adds |g_0|_1 max_k |b*_k - b_k|, with b* its value at a
-        a minimum (see `reach`), where g_0 is what is left of it after b has been moved to where
-        it is least (see `balanced`); what that gains is added, too.
+        minimum (see `reach`), and g_0 what is left after b has been moved to where the loss is
+        least (see `balanced`); what that gains is added, too.
         """
         if self.factors is None and self.l1 == 0:
             return super().suboptimality_bound(point)
@@ -926,6 +959,11 @@ class WeightedGram(LinearOperator):
         ridge = self._objective.ridge
         return Forming(len(X), X.entries, X.forming_cost, self._of_part, ridge)
 
+    def of_columns(self, columns: Tensor) -> "WeightedGram | None":
+        """Return the same sum with some of the columns."""
+        part = self._objective.of_columns(columns)
+        return None if part is None else WeightedGram(part, self.weights)
+
     def few_samples(self) -> FewSamples | None:
         """Return the parts, where the samples are fewer than the columns and a ridge is there."""
         f, X = self._objective, self._features
@@ -1020,51 +1058,51 @@ class SingleOutputModel(LinearModel):
         return (2 * y - 1).to(torch.int8 if compiled else self.dtype)
 
     def balanced(self, point: LinearModelPoint) -> LinearModelPoint:
-        """Move a free intercept to its minimum by Newton's method: outputs alone are needed."""
-        if not self.free_intercept:
-            return point
-        t, terms = 0.0, cast(SingleOutputTerms, point.terms)
-        slope = float(terms.gradient.sum())
-        while (curvature := float(terms.weights.sum())) > 0:
-            step = t - slope / curvature
-            new = self.terms(point.Z + step, self._targets, self.sample_weight)
-            found = float(new.gradient.sum())
+        """Move a free intercept to its minimum by Newton's method, a reading of the data a step."""
+        slope = self._intercept_slope(point) if self.free_intercept else 0.0
+        for _ in range(_MOST_SHIFTS):
+            curvature = float(cast(SingleOutputTerms, point.terms).weights.sum())
+            if slope == 0 or not curvature > 0:
+                break
+            new = self._shifted(point, -slope / curvature)
+            found = self._intercept_slope(new)
             if not abs(found) < abs(slope) / 2:
                 break
-            t, terms, slope = step, new, found
-        if t == 0:
-            return point
+            point, slope = new, found
+        return point
+
+    def _intercept_slope(self, point: LinearModelPoint) -> float:
+        """Return the derivative by a free intercept: without a product where that is possible."""
+        return float(point.smooth_grad[-1] if self.reads_once else point.terms.gradient.sum())
+
+    def _shifted(self, point: LinearModelPoint, t: float) -> LinearModelPoint:
+        """Add t to a free intercept; no product with the data where one reading does it all."""
         w = point.w.clone()
         w[-1] += t
-        return LinearModelPoint(self, w, terms.Z)
+        return LinearModelPoint(self, w, None if self.reads_once else point.Z + t)
 
     def reach(self, point: LinearModelPoint, radius: float, enough: float) -> float:
         """Bound how far a free intercept is from its value at a minimum w*, |w*| <= radius.
 
-        By the Frobenius norm of X where that says enough, as it costs no product with the data.
+        By tangents of the mean loss at w = 0 where these say enough: they are known after the first
+        time. Else by those at the point.
         """
+
+        def at(origin: LinearModelPoint, t: float) -> tuple[float, float, float]:
+            there = self._shifted(origin, t)
+            slopes = there.smooth_grad - self.ridge * there.w
+            return float(there.terms.value), float(slopes[-1]), euclidean(slopes[:-1])
+
+        def at_zero(t: float) -> tuple[float, float, float]:
+            if t not in self._tangents:
+                self._tangents[t] = at(self.at(torch.zeros_like(point.w)), t)
+            return self._tangents[t]
+
+        rough = abs(float(point.w[-1])) + tangent_reach(at_zero, point.value, radius)
+        if rough <= enough:
+            return rough
         distance = radius + euclidean(point.w[:-1])
-        norm = math.sqrt(float(self.features.row_square_norms.sum()))
-
-        def by_norm(t: float) -> tuple[float, float, float]:
-            terms = self.terms(point.Z + t, self._targets, self.sample_weight)
-            u = terms.gradient
-            return float(terms.value), float(u.sum()), norm * euclidean(u)
-
-        def shifted(t: float) -> tuple[float, float, float]:
-            if self.reads_once:
-                w = point.w.clone()
-                w[-1] += t
-                found = self._evaluate(w.numpy())
-                slopes = found.gradient - self._ridges * w.numpy()
-                return found.loss, float(slopes[-1]), math.sqrt(slopes[:-1] @ slopes[:-1])
-            terms = self.terms(point.Z + t, self._targets, self.sample_weight)
-            u = terms.gradient
-            gradient = self.features.adjoint(u)
-            return float(terms.value), float(u.sum()), euclidean(gradient[:-1])
-
-        rough = tangent_reach(by_norm, point.value, distance, enough)
-        return rough if rough <= enough else tangent_reach(shifted, point.value, distance, enough)
+        return tangent_reach(lambda t: at(point, t), point.value, distance, enough)
 
     def largest_curvatures(self) -> Tensor | None:
         """Return bounds of the second derivatives by Z anywhere, with the 1/n of the mean.

@@ -119,6 +119,11 @@ class SoftmaxGram(LinearOperator):
         T.addcmul_(self._P, T.sum(1, keepdim=True), value=-1)
         return add_diagonal(f.adjoint(averaged(T, f.sample_weight)), v, f.ridge)
 
+    def of_columns(self, columns: Tensor) -> "SoftmaxGram | None":
+        """Return the same sum with some of the columns."""
+        part = self._objective.of_columns(columns)
+        return None if part is None else SoftmaxGram(cast(Multinomial, part), self._P)
+
     def dense(self) -> Tensor:
         """Form the matrix, shape (dim, dim), block by block of two classes."""
         f, P, K = self._objective, self._P, self._P.shape[1]

@@ -1,0 +1,134 @@
+"""Coordinate descent on a quadratic function with corners, compiled where that pays."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from newton_krylov.kernels.rows import load, worthwhile
+
+Array = NDArray[Any]
+_LEAST = 64 * 64
+"""Numbers of a matrix from which on the compiled loop is worth loading Numba."""
+_SWEEPS = 10
+
+
+def sweeps(H: Array) -> Callable[[Array, Array, Array, Array, int], int]:
+    """Return the loop for a matrix: compiled, or as Python runs it."""
+    return load().sweep if worthwhile(H.size, _LEAST) else sweep
+
+
+def sweep(H: Array, s: Array, x: Array, m: Array, most: int) -> int:
+    """Minimize x'Hx/2 + c'x + sum_j s_j |x_j| one x_j after the other, all of them `most` times.
+
+    Parameters
+    ----------
+    H : ndarray, shape (n, n)
+        Symmetric, positive semidefinite.
+    s : ndarray, shape (n,)
+        At least 0.
+    x : ndarray, shape (n,)
+        The start; changed.
+    m : ndarray, shape (n,)
+        Hx + c, changed with x.
+    most : int
+        Sweeps; fewer where one changes nothing.
+
+    Returns
+    -------
+    int
+        Sweeps made.
+    """
+    for made in range(most):
+        still = True
+        for j in range(len(x)):
+            h = H[j, j]
+            if not h > 0:
+                continue
+            z, t = x[j] - m[j] / h, s[j] / h
+            new = z - t if z > t else (z + t if z < -t else 0.0)
+            change = new - x[j]
+            if change != 0:
+                x[j] = new
+                m += change * H[j]
+                still = False
+        if still:
+            return made + 1
+    return most
+
+
+def minimize(
+    H: Array, s: Array, x: Array, m: Array, tolerance: float, rounds: int = 50
+) -> tuple[Array, int, float]:
+    """Minimize x'Hx/2 + c'x + sum_j s_j |x_j| by coordinate descent and Cholesky's factorization.
+
+    Sweeps over the coordinates find which x_j are 0 and the signs of the others. Given these the
+    minimum is that of a linear system, which ends what sweeps alone would approach for long where
+    columns resemble each other. Where its solution has other signs, these are cut off at 0, or if
+    that is no lower, the way to it ends at the first change of a sign; and so on with the rest.
+
+    Parameters
+    ----------
+    H, s
+        As in `sweep`.
+    x : ndarray, shape (n,)
+        The start; not changed.
+    m : ndarray, shape (n,)
+        Hx + c at the start; not changed.
+    tolerance : float
+        Of the least subgradient's norm.
+    rounds : int
+        Times that the sweeps and the system take turns, at most.
+
+    Returns
+    -------
+    tuple of ndarray, int and float
+        Where it ends, the sweeps and systems made, and the norm of the least subgradient.
+    """
+    loop, start, slopes, made = sweeps(H), x, m, 0
+    x, m = x.copy(), m.copy()
+    for _ in range(rounds):
+        made += loop(H, s, x, m, _SWEEPS) + 1
+        x = _on_the_face(H, s, x, m)
+        m = slopes + H @ (x - start)
+        size = float(np.linalg.norm(_least(s, x, m)))
+        if not size > tolerance:
+            break
+    return x, made, size
+
+
+def _least(s: Array, x: Array, m: Array) -> Array:
+    """Return the subgradient of least norm."""
+    outside = np.sign(m) * np.maximum(np.abs(m) - s, 0)
+    return np.where(x == 0, outside, m + s * np.sign(x))
+
+
+def _on_the_face(H: Array, s: Array, x: Array, m: Array) -> Array:
+    """Return the minimum of those with the same signs or zeros; as far as H gives it."""
+    x = x.copy()
+    free = np.flatnonzero((x != 0) | (s == 0))
+    slopes = m[free] + s[free] * np.sign(x[free])
+    while len(free):
+        part, old = H[np.ix_(free, free)], x[free]
+        try:
+            p = scipy.linalg.solve(part, -slopes, assume_a="pos", check_finite=False)
+        except (np.linalg.LinAlgError, ValueError):
+            break
+        crossing = (s[free] > 0) & ((old + p) * old < 0)
+        if not crossing.any():
+            x[free] = old + p
+            break
+        q = np.where(crossing, -old, p)
+        if not q @ (slopes + part @ q / 2) < 0:
+            shares = np.full(len(p), math.inf, p.dtype)
+            np.divide(-old, p, out=shares, where=crossing)
+            first = int(shares.argmin())
+            q = p * shares[first]
+            q[first] = -old[first]
+        x[free] = old + q
+        kept = (x[free] != 0) | (s[free] == 0)
+        free, slopes = free[kept], (slopes + part @ q)[kept]
+    return x
