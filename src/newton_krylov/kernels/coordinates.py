@@ -103,7 +103,8 @@ def minimize(
 def _least(s: Array, x: Array, m: Array) -> Array:
     """Return the subgradient of least norm."""
     outside = np.sign(m) * np.maximum(np.abs(m) - s, 0)
-    return np.where(x == 0, outside, m + s * np.sign(x))
+    least: Array = np.where(x == 0, outside, m + s * np.sign(x))
+    return least
 
 
 def _on_the_face(H: Array, s: Array, x: Array, m: Array) -> Array:
