@@ -604,7 +604,9 @@ class LinearModel(Objective):
             return math.inf
         assert isinstance(point, LinearModelPoint)
         given, point = point, self.balanced(point)
-        gained = max(float(given.terms.value) - float(point.terms.value), 0.0)
+        gained = 0.0
+        if point is not given:
+            gained = max(float(given.terms.value) - float(point.terms.value), 0.0)
         w, gradient, lasso = point.w, point.smooth_grad, self.lasso * torch.ones_like(point.w)
         ridge = self.ridge * torch.ones_like(w)
         bound, penalized = 0.0, torch.ones_like(w, dtype=torch.bool)
@@ -1059,7 +1061,9 @@ class SingleOutputModel(LinearModel):
 
     def balanced(self, point: LinearModelPoint) -> LinearModelPoint:
         """Move a free intercept to its minimum by Newton's method, a reading of the data a step."""
-        slope = self._intercept_slope(point) if self.free_intercept else 0.0
+        if not self.free_intercept:
+            return point
+        slope = self._intercept_slope(point)
         for _ in range(_MOST_SHIFTS):
             curvature = float(cast(SingleOutputTerms, point.terms).weights.sum())
             if slope == 0 or not curvature > 0:
