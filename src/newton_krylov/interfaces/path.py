@@ -494,7 +494,7 @@ class Problem:
             if done or taken == self.max_iter or (watched and watched.stalled):
                 break
         assert step is not None
-        return Fit(step.point, taken, size, done, watched and watched.last)
+        return Fit(step.point, taken, size, done, watched.last if watched else None)
 
     def require_bound(self) -> None:
         """Refuse a gap where none can be certified, whatever the penalty above 0."""
