@@ -1,5 +1,6 @@
 """The lasso and the elastic net: closed forms, optimality by autograd, gaps, scikit-learn."""
 
+import math
 import warnings
 from dataclasses import replace
 
@@ -13,10 +14,13 @@ from problems import CONVEX_LOSSES, assert_close, make_dataset, matrix, plain, r
 from sklearn.linear_model import ElasticNet, LogisticRegression
 
 from newton_krylov.errors import ConfigError
+from newton_krylov.kernels.rows import VARIABLE
 from newton_krylov.operators import Forming, MatrixOperator, RestrictedOperator
 from newton_krylov.optimizers import proximal_newton
+from newton_krylov.records.checkpoint import Checkpoint, Saver
 from newton_krylov.registry import entry
 from newton_krylov.runs.optimum import certified_optimum
+from newton_krylov.runs.runner import Stopping, run
 
 
 def bind(name, data, **options):
@@ -302,3 +306,70 @@ def test_the_hessian_of_some_columns_is_a_part_of_the_whole(name, sparse):
     g = f.of_columns(columns)
     assert torch.equal(g.lasso * torch.ones(g.dim), (f.lasso * torch.ones(f.dim))[index])
     assert MatrixOperator(A.dense()).of_columns(columns) is None
+
+
+def test_new_columns_come_in_however_many_weights_there_are():
+    """More of them than a formed matrix may have columns: of data with few numbers."""
+    rng = np.random.default_rng(0)
+    X = torch.diag(torch.from_numpy(1 + rng.random(400)))
+    X[torch.from_numpy(rng.integers(0, 400, 200)), torch.arange(200)] += 1
+    y = torch.from_numpy(rng.normal(size=400))
+    f = bind("least_squares", make_dataset("regression", X=X, y=y, sparse=True), l1=2e-4, l2=0.0)
+    found = solve(f)
+    assert int((found.w != 0).sum()) > 2 * math.sqrt(f.features.entries)
+    assert f.suboptimality_bound(found) <= 1e-12
+
+
+@pytest.mark.parametrize("name", ["logistic", "multinomial", "huber"])
+def test_a_run_cut_after_two_steps_goes_on_as_an_uninterrupted_one(name, tmp_path):
+    """The shift and the last inner solve are kept; the working set is told from the weights."""
+    task = {"logistic": "binary", "multinomial": "multiclass", "huber": "regression"}[name]
+    data = make_dataset(task, n=50, d=600)
+
+    def go(steps, **more):
+        f = bind(name, data, l1=0.03, l2=0.0, intercept="free")
+        optimizer = make_optimizer("proximal_newton", solver="cg", preconditioner="auto")
+        stopping, w0 = Stopping(epochs=steps), torch.zeros(f.dim).double()
+        return run(optimizer, f, w0, stopping, torch.Generator().manual_seed(0), **more)
+
+    go(2, on_checkpoint=Saver(tmp_path / "c.pt", 0.0))
+    cut = Checkpoint.load(tmp_path / "c.pt")
+    assert cut.rows[-1].iteration == 2
+    whole, resumed = go(6), go(6, resume=cut)
+    assert_close(resumed.w, whole.w, 1e-9)
+    assert torch.equal(resumed.w != 0, whole.w != 0)
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+@pytest.mark.parametrize(("n", "d"), [(1, 1), (1, 300), (8, 1)])
+def test_one_sample_or_one_column(n, d, sparse):
+    y = torch.from_numpy(np.random.default_rng(0).normal(size=n)) + 3
+    X = randn(n, d, seed=1)
+    data = make_dataset("regression", X=X, y=y, sparse=sparse)
+    for options in ({"l2": 0.0}, {"l2": 1e-9}, {"l2": 0.1, "intercept": "free"}):
+        f = bind("least_squares", data, l1=0.05, **options)
+        found = solve(f, grad_norm=1e-11)
+        assert f.suboptimality_bound(found) <= 1e-9
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.1])
+def test_columns_that_are_unpenalized_twice_leave_the_minimum_of_the_loss(l2):
+    """Their Hessian is singular, with a ridge on the others, too."""
+    data = make_dataset("regression", n=40, d=300)
+    X = data.train.X.clone()
+    X[:, 1], X[:, 2] = X[:, 0], 0.0
+    data = replace(data, train=replace(data.train, X=X))
+    penalty = [0.0, 0.0, 0.0] + [1.0] * 297
+    once = bind("least_squares", data, l1=0.1, l2=l2, penalty=[0.0, 1e3, 1.0] + [1.0] * 297)
+    f = bind("least_squares", data, l1=0.1, l2=l2, penalty=penalty)
+    assert solve(f).value == pytest.approx(solve(once).value, abs=1e-10)
+
+
+@pytest.mark.parametrize("kernels", ["on", "off"])
+def test_single_precision_ends_at_its_rounding_error(kernels, monkeypatch):
+    monkeypatch.setenv(VARIABLE, kernels)
+    double = make_dataset("binary", n=50, d=1000)
+    single = make_dataset("binary", n=50, d=1000, dtype=torch.float32)
+    f, g = (bind("logistic", data, l1=0.03, l2=0.0) for data in (double, single))
+    found = f.at(solve(g, grad_norm=1e-12).w.double())
+    assert found.value - solve(f).value <= 1e-6

@@ -115,21 +115,23 @@ def _on_the_face(H: Array, s: Array, x: Array, m: Array) -> Array:
     while len(free):
         part, old = H[np.ix_(free, free)], x[free]
         try:
-            p = scipy.linalg.solve(part, -slopes, assume_a="pos", check_finite=False)
-        except (np.linalg.LinAlgError, ValueError):
+            factor = scipy.linalg.cho_factor(part, check_finite=False)
+        except np.linalg.LinAlgError:
             break
+        p = scipy.linalg.cho_solve(factor, -slopes, check_finite=False)
         crossing = (s[free] > 0) & ((old + p) * old < 0)
-        if not crossing.any():
-            x[free] = old + p
-            break
         q = np.where(crossing, -old, p)
         if not q @ (slopes + part @ q / 2) < 0:
+            if not crossing.any():
+                break  # a factor of rounding errors, or nothing left to gain
             shares = np.full(len(p), math.inf, p.dtype)
             np.divide(-old, p, out=shares, where=crossing)
             first = int(shares.argmin())
             q = p * shares[first]
             q[first] = -old[first]
         x[free] = old + q
+        if not crossing.any():
+            break
         kept = (x[free] != 0) | (s[free] == 0)
         free, slopes = free[kept], (slopes + part @ q)[kept]
     return x

@@ -225,10 +225,7 @@ def _working_set(point: LinearModelPoint, A: LinearOperator) -> tuple[Tensor, Li
     kept = ((point.w != 0) | (lasso == 0)).view(columns, -1).any(1)
     most, formable = _sizes(f, A)
     most = max(most, _GROWTH * int(kept.sum()))
-    if 2 * most >= columns and columns <= formable:
-        return every, A
-    most = min(most, max(formable, int(kept.sum())))
-    if most >= columns:
+    if most >= columns or (2 * most >= columns and columns <= formable):
         return every, A
     size = (point.smooth_grad.abs() / lasso).view(columns, -1).amax(1)
     chosen = torch.where(kept, math.inf, size).topk(most).indices.sort().values
@@ -336,7 +333,7 @@ class _Model:
 
         1 / t is the curvature along the subgradient of least norm.
         """
-        s = self.least
+        s = self.least / self.least.abs().max()  # whose square does not underflow
         curvature = float(torch.dot(s, self.A @ s)) / float(torch.dot(s, s))
         t = 1 / curvature if curvature > 0 else 1.0
         v = self.w - t * self.g
