@@ -320,10 +320,10 @@ def test_new_columns_come_in_however_many_weights_there_are():
     assert f.suboptimality_bound(found) <= 1e-12
 
 
-@pytest.mark.parametrize("name", ["logistic", "multinomial", "huber"])
+@pytest.mark.parametrize("name", ["logistic", "multinomial", "poisson"])
 def test_a_run_cut_after_two_steps_goes_on_as_an_uninterrupted_one(name, tmp_path):
     """The shift and the last inner solve are kept; the working set is told from the weights."""
-    task = {"logistic": "binary", "multinomial": "multiclass", "huber": "regression"}[name]
+    task = {"logistic": "binary", "multinomial": "multiclass", "poisson": "counts"}[name]
     data = make_dataset(task, n=50, d=600)
 
     def go(steps, **more):

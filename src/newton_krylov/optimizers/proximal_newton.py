@@ -227,7 +227,7 @@ def _working_set(point: LinearModelPoint, A: LinearOperator) -> tuple[Tensor, Li
     most = max(most, _GROWTH * int(kept.sum()))
     if most >= columns or (2 * most >= columns and columns <= formable):
         return every, A
-    size = (point.smooth_grad.abs() / lasso).view(columns, -1).amax(1)
+    size = (point.smooth_grad.abs() / lasso).nan_to_num().view(columns, -1).amax(1)
     chosen = torch.where(kept, math.inf, size).topk(most).indices.sort().values
     part = A.of_columns(chosen)
     return (every, A) if part is None else (f.weights_of(chosen), part)
