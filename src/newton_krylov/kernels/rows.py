@@ -31,22 +31,22 @@ _LEAST_OF_A_THREAD = 200_000
 waiting for it some hundredths."""
 
 
-def worthwhile(entries: int, least: int = _LEAST) -> bool:
+def worthwhile(entries: int, least: int | None = None) -> bool:
     """Return whether a matrix with so many entries is to be laid out for the compiled loops.
 
     Parameters
     ----------
     entries : int
         Stored entries.
-    least : int
-        From how many on.
+    least : int, optional
+        From how many on, where that is no matrix of data.
 
     Returns
     -------
     bool
         False for a small matrix, without Numba, and where `NEWTON_KRYLOV_KERNELS` is `off`.
     """
-    if entries < least or os.environ.get(VARIABLE) == "off":
+    if entries < (_LEAST if least is None else least) or os.environ.get(VARIABLE) == "off":
         return False
     return importlib.util.find_spec("numba") is not None
 
