@@ -130,6 +130,17 @@ def test_operations_without_a_second_backward_pass_are_not_left_out() -> None:
     torch.testing.assert_close(f.at(x).hessian().dense(), torch.diag(6 * x + 12 * x**2))
 
 
+def test_a_second_backward_pass_that_divides_by_zero_is_not_taken() -> None:
+    """Of |w|^3 it is nan at 0, the usual start; forward mode knows that its Hessian is 0 there."""
+    x = torch.zeros(3, dtype=torch.float64)
+    f = FunctionObjective(lambda w: w.norm() ** 3, x)
+    assert torch.equal(f.at(x).hessian().dense(), torch.zeros(3, 3, dtype=x.dtype))
+    # |w|^3 has the Hessian 3 (|w| I + w w' / |w|)
+    w = torch.tensor([1.0, 2.0, 2.0], dtype=x.dtype)
+    exact = 9 * torch.eye(3, dtype=x.dtype) + torch.outer(w, w)
+    torch.testing.assert_close(f.at(w).hessian().dense(), exact)
+
+
 @pytest.mark.parametrize("name", UNTRANSFORMED)
 def test_they_are_minimized(name: str) -> None:
     f = UNTRANSFORMED[name]

@@ -102,6 +102,8 @@ class HessianProducts:
                 return False
             raise
         size = float(euclidean(found))
+        if math.isfinite(size) and not math.isfinite(gap):
+            return False  # where a norm is of 0, say, a second backward pass divides by it
         if not 0.0 < size < math.inf:
             return None
         return bool(gap <= torch.finfo(v.dtype).eps ** 0.5 * size)
