@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from newton_krylov.kernels import coordinates
-from newton_krylov.kernels.coordinates import minimize, sweep, sweeps
+from newton_krylov.kernels.coordinates import minimize, sweeps
 from newton_krylov.kernels.rows import VARIABLE
+from newton_krylov.kernels.sweep import sweep
 
 
 @st.composite

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from newton_krylov.files import cache_dir
-from newton_krylov.kernels import coordinates
+from newton_krylov.kernels.sweep import sweep as plain_sweep
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -247,7 +247,7 @@ def descent(g, S, Y, curvature, oldest, known, scale, R, factors, p):  # type: i
             p[j] += s * S[k, j]
 
 
-sweep = _compiled(coordinates.sweep)
+sweep = _compiled(plain_sweep)
 
 
 @_inlined
