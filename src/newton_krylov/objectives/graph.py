@@ -1,7 +1,7 @@
-"""Derivatives by the graph of one evaluation, for functions that torch.func cannot transform.
+"""Derivatives by the graph of one evaluation: Hessian products, and what torch.func cannot make.
 
-Such are functions that call torch.autograd.grad themselves, operations that have no forward mode,
-and operations of one's own (torch.autograd.Function) without rules for transformations.
+It cannot transform functions that call torch.autograd.grad themselves, operations that have no
+forward mode, and operations of one's own (torch.autograd.Function) without rules for it.
 """
 
 import math
