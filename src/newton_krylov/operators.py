@@ -46,6 +46,7 @@ class Forming:
         Time of `dense`, in products.
     part : callable
         (every, first) to the estimate from the samples first, first + every, ..., shape (n, n).
+        What is below its diagonal is not to be read.
     ridge : float or Tensor, shape (n,)
         What is on the diagonal of each part whatever the samples are.
     """

@@ -16,8 +16,10 @@ from problems import assert_close, make_dataset, matrix, randn, ulps
 
 from newton_krylov.kernels.rows import VARIABLE, Rows, worthwhile
 from newton_krylov.objectives.features import Features
-from newton_krylov.optimizers.lbfgs import LBFGS
+from newton_krylov.optimizers.compiled_secants import CompiledSecants, secants_for
+from newton_krylov.optimizers.lbfgs import LBFGS, Secants
 from newton_krylov.optimizers.line_search import FIRST_STEP, armijo
+from newton_krylov.preconditioners.auto import Auto
 from newton_krylov.registry import entry
 
 KINDS = ["floats", "integers", "booleans"]
@@ -25,7 +27,10 @@ KINDS = ["floats", "integers", "booleans"]
 
 @st.composite
 def matrices(draw):
-    """A CSR matrix of any kind: one row, empty rows, entries stored twice, columns of zeros."""
+    """A CSR matrix of any kind: one row, empty rows, entries stored twice, columns of zeros.
+
+    Rows are of lengths in turn, or in order, where four of one length are read at once.
+    """
     n = draw(st.sampled_from([1, 2, 7, 513]))
     # Each of these is compiled for itself: columns of 8, 16 and 32 bits, with values or without.
     d, dtype, kind = draw(
@@ -38,6 +43,8 @@ def matrices(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     width = min(d, draw(st.integers(0, 6)))
     lengths = rng.integers(0, width + 1, n)
+    if draw(st.booleans()):
+        lengths.sort()
     columns = np.concatenate([rng.choice(min(d, 40), k) for k in lengths] or [[]])
     values = {
         "floats": rng.standard_normal(len(columns)),
@@ -67,16 +74,25 @@ def test_every_product_is_that_of_dense_algebra(X, columns, seed):
     np.testing.assert_allclose(rows.normal(h, v), D.T @ (h_columns * (D @ v)), **tolerance)
     if d < 1000:
         G = rows.gram(h)
-        assert (G == G.T).all()
+        assert (G == G.T).all() and (rows.gram(h, upper=True) == np.triu(G)).all()
         np.testing.assert_allclose(G, D.T @ D.multiply(h[:, None]).toarray(), **tolerance)
     for every, first in ((1, 0), (3, min(n - 1, 2))):
         part = rows.every(every, first)
-        assert part.shape == D[first::every].shape
+        taken = D[first::every]
+        assert part.shape == taken.shape
+        if d < 1000:
+            G, scaled = (
+                rows.gram(h[first::every], every, first),
+                taken.multiply(h[first::every, None]),
+            )
+            np.testing.assert_allclose(G, taken.T @ scaled.toarray(), **tolerance)
         np.testing.assert_allclose(part.times(v), (D @ v)[first::every], **tolerance)
     D.sum_duplicates()
     rows = Rows(D.astype(X.dtype))
     expected = D.multiply(D).T @ u
     np.testing.assert_allclose(rows.column_square_sums(u), expected, **tolerance)
+    squares = np.asarray(D.multiply(D).sum(1)).ravel()
+    np.testing.assert_allclose(rows.row_square_norms(), squares, **tolerance)
     # The order of the sums is fixed: nothing differs from one time to the next.
     assert (rows.normal(h, v) == rows.normal(h, v)).all()
 
@@ -121,6 +137,9 @@ def test_neighbours_that_are_read_as_one_change_nothing(columns, dtype):
             )
             for a, b in zip(found, expected, strict=True):
                 np.testing.assert_allclose(a, b, **tolerance)
+            brief = ours.evaluate("logistic", v, y[:m], None, np.full(21, 0.3), outputs=False)
+            assert brief.outputs is None and brief.value == found.value
+            assert (brief.gradient == found.gradient).all()
 
 
 def test_neighbours_are_left_alone_where_there_would_be_too_many_words():
@@ -168,6 +187,11 @@ def test_a_loss_in_one_reading_is_the_one_that_torch_evaluates(sparse, loss, dty
         assert_close(A @ p, B @ p, rtol)
         assert_close(A.diagonal(), B.diagonal(), rtol)
         assert_close(A.dense(), B.dense(), rtol)
+    for every, first in ((1, 0), (8, 3)):  # of a part before all are known, and after
+        assert_close(*(p.hessian().forming().part(every, first).triu() for p in (a, b)), rtol)
+        A = a.hessian()
+        _ = A.weights
+        assert_close(*(M.forming().part(every, first).triu() for M in (A, b.hessian())), rtol)
     rays = a.ray(p), b.ray(p)
     for alpha in (1.0, 0.5, 1e-3, 2.0):
         values = [ray.value(alpha) for ray in rays]
@@ -217,6 +241,29 @@ def test_one_reading_is_one_pass_and_an_accepted_first_trial_another(sparse):
     _ = ray.value(0.5), ray.value(0.25)  # X p, once
     assert f.counts.passes == 2.5
     assert (f.counts.function, f.counts.gradient) == (4, 2)
+
+
+def test_a_secant_s_step_keeps_no_outputs_and_computes_them_when_they_are_asked_for(sparse):
+    f, plain = (
+        entry("loss", "logistic").build({}, dataset=make_dataset("binary", X=sparse, sparse=True))
+        for _ in range(2)
+    )
+    compiled(f)
+    point = f.at(0.1 * randn(f.dim, seed=1))
+    memory = secants_for(f, 3)
+    assert isinstance(memory, CompiledSecants)
+    M = Auto().build(point.hessian(), torch.Generator().manual_seed(0))
+    ray, expected = memory.ray(point, M), Secants.ray(memory, point, M)
+    assert_close(ray.p, expected.p, 1e-12)
+    assert ray.slope == pytest.approx(expected.slope, rel=1e-12)
+    end = ray.point(1.0)
+    assert end.value == pytest.approx(expected.value(1.0), rel=1e-14)
+    before = f.counts.passes
+    torchs = plain.at(end.w)
+    assert "Z" not in vars(end) and "Z" in vars(expected.point(1.0))
+    assert_close(end.hessian() @ ray.p, torchs.hessian() @ ray.p, 1e-12)
+    assert f.counts.passes == before + 1.5  # the outputs once more, and the product
+    assert ray.value(0.5) == pytest.approx(expected.value(0.5), rel=1e-14)
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])

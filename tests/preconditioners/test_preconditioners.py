@@ -308,10 +308,9 @@ class TestAuto:
             assert forming is not None and forming.samples == 103
             part = point.subset(torch.arange(2, 103, 4)).hessian().dense()
             expected = part + 0.5 * torch.eye(f.dim, dtype=f.dtype)
-            assert_close(forming.part(4, 2), expected, ulps(f.dtype))
-            assert_close(
-                forming.part(1, 0), point.hessian().affine(shift=0.5).dense(), ulps(f.dtype)
-            )
+            assert_close(forming.part(4, 2).triu(), expected.triu(), ulps(f.dtype))
+            whole = point.hessian().affine(shift=0.5).dense()
+            assert_close(forming.part(1, 0).triu(), whole.triu(), ulps(f.dtype))
 
     @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
     @pytest.mark.parametrize("penalty", [None, "of columns", "free intercept"])

@@ -25,6 +25,9 @@ BLOCK = 512
 _BLOCKS = 32
 """Blocks whose sums are added up by themselves."""
 
+_WRITTEN = 64
+"""Rows of words that are written out at a time."""
+
 _FLAGS = {"reassoc", "contract", "arcp", "nsz"}
 
 
@@ -53,8 +56,7 @@ _INVERSE_FACTORIALS = tuple(1.0 / math.factorial(k) for k in range(13, -1, -1))
 @_compiled
 def times(a, b, ptr, col, val, v, out):  # type: ignore[no-untyped-def]
     """Set out_i = x_i'v."""
-    for i in range(np.uintp(a), np.uintp(b)):
-        out[i] = _dot(ptr[i], ptr[i + np.uintp(1)], col, val, v, out.dtype.type(0))
+    _outputs(a, b, ptr, col, val, v, out)
 
 
 @_compiled
@@ -103,19 +105,33 @@ def normal_many(a, b, ptr, col, val, h, V, out):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def half_gram(a, b, every, ptr, col, val, h, scale, out):  # type: ignore[no-untyped-def]
-    """Add to out, (d, d), what gives the sum of x_i scale h_i x_i' when its transpose is added.
+def upper_gram(a, every, ptr, col, val, words, columns, h, out):  # type: ignore[no-untyped-def]
+    """Add the sum of x_i h_i x_i' to out, (d, d), at and above the diagonal.
 
-    Of the rows a, a + every, ... alone.
+    Of the rows a, a + every, ... alone, whose weights are h. Rows are sorted. Those of words are
+    written out some at a time, as reading what was written just now would have to wait for it.
     """
-    for i in range(np.uintp(a), np.uintp(b), np.uintp(every)):
-        begin, end, s = ptr[i], ptr[i + np.uintp(1)], scale * h[i]
-        for k in range(np.uintp(begin), np.uintp(end)):
-            row = out[col[k]]
-            t = s if val is None else s * val[k]
-            row[col[k]] += t / 2 if val is None else t * val[k] / 2
-            for j in range(k + np.uintp(1), np.uintp(end)):
-                row[col[j]] += t if val is None else t * val[j]
+    n = np.uintp(h.shape[0])
+    begins, ends = np.empty(_WRITTEN, np.uintp), np.empty(_WRITTEN, np.uintp)
+    written = np.empty(0 if words is None else _WRITTEN * out.shape[0], col.dtype)
+    for first in range(np.uintp(0), n, np.uintp(_WRITTEN)):
+        last, size = min(first + np.uintp(_WRITTEN), n), np.uintp(0)
+        for m in range(first, last):
+            i = np.uintp(a) + m * np.uintp(every)
+            begin, end = np.uintp(ptr[i]), np.uintp(ptr[i + np.uintp(1)])
+            if words is None:
+                begins[m - first], ends[m - first] = begin, end
+            else:
+                begins[m - first] = size
+                size = _written(begin, end, col, words, columns, size, written)
+                ends[m - first] = size
+        entries = col if words is None else written
+        for m in range(first, last):
+            end = ends[m - first]
+            for k in range(begins[m - first], end):
+                row, t = out[entries[k]], h[m] if val is None else h[m] * val[k]
+                for j in range(k, end):
+                    row[entries[j]] += t if val is None else t * val[j]
 
 
 @_compiled
@@ -131,66 +147,101 @@ def squares(a, b, ptr, col, val, U, out):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def logistic(a, b, ptr, col, val, w, y, v, scale, z, h, work, out):  # type: ignore[no-untyped-def]
+def logistic(a, b, ptr, col, val, words, columns, w, y, v, scale, ridge, z, out):  # type: ignore[no-untyped-def]
     """Evaluate log(1 + exp(-y_i z_i)), y_i = -1 or 1; see `_evaluated`."""
-    return _evaluated(_logistic, a, b, ptr, col, val, w, y, v, scale, z, h, work, out)
+    return _evaluated(_logistic, a, b, ptr, col, val, words, columns, w, y, v, scale, ridge, z, out)
 
 
 @_compiled
-def squared_hinge(a, b, ptr, col, val, w, y, v, scale, z, h, work, out):  # type: ignore[no-untyped-def]
+def squared_hinge(a, b, ptr, col, val, words, columns, w, y, v, scale, ridge, z, out):  # type: ignore[no-untyped-def]
     """Evaluate max(0, 1 - y_i z_i)^2, y_i = -1 or 1; see `_evaluated`."""
-    return _evaluated(_squared_hinge, a, b, ptr, col, val, w, y, v, scale, z, h, work, out)
+    return _evaluated(
+        _squared_hinge, a, b, ptr, col, val, words, columns, w, y, v, scale, ridge, z, out
+    )
 
 
 @_compiled
-def least_squares(a, b, ptr, col, val, w, y, v, scale, z, h, work, out):  # type: ignore[no-untyped-def]
+def least_squares(a, b, ptr, col, val, words, columns, w, y, v, scale, ridge, z, out):  # type: ignore[no-untyped-def]
     """Evaluate (z_i - y_i)^2 / 2; see `_evaluated`."""
-    return _evaluated(_least_squares, a, b, ptr, col, val, w, y, v, scale, z, h, work, out)
+    return _evaluated(
+        _least_squares, a, b, ptr, col, val, words, columns, w, y, v, scale, ridge, z, out
+    )
 
 
 @_inlined
-def _evaluated(terms, a, b, ptr, col, val, w, y, v, scale, z, h, work, out):  # type: ignore[no-untyped-def]
-    """Evaluate a loss in one reading of the rows; return the sum of `scale` v_i times the losses.
+def _evaluated(terms, a, b, ptr, col, val, words, columns, w, y, v, scale, ridge, z, out):  # type: ignore[no-untyped-def]
+    """Evaluate a loss in one reading of the rows, all that is to be known of it in one call.
 
-    Sets the outputs z_i = x_i'w, and h_i to `scale` v_i times the loss's second derivative by z_i;
-    adds `scale` v_i x_i times the first derivative to out. v is None where all are 1. `work` is
-    of shape (2, BLOCK).
+    Sets the outputs z_i = x_i'w, unless z is empty, and out to the gradient of the sum of `scale`
+    v_i times the losses and ridge_j w_j^2 / 2; v is None where all are 1. Where the rows are of
+    words, `words` and `columns` are those of the words' own rows. Returns the losses' sum, the
+    penalty and the gradient's squared norm.
     """
+    penalty = 0.0
+    for j in range(out.shape[0]):
+        out[j] = ridge[j] * w[j]
+        penalty += out[j] * w[j] / 2
+    if words is None:
+        inner, sums = w, out
+    else:
+        inner = np.empty(words.shape[0] - 1, w.dtype)
+        sums = np.zeros(words.shape[0] - 1, out.dtype)
+        _outputs(0, inner.shape[0], words, columns, None, w, inner)
+    work, block = np.empty((2, BLOCK)), np.empty(BLOCK, z.dtype)
     whole, part, blocks = 0.0, 0.0, 0
     for begin in range(a, b, BLOCK):
         end = begin + BLOCK if begin + BLOCK < b else b
-        for i in range(np.uintp(begin), np.uintp(end)):
-            z[i] = _dot(ptr[i], ptr[i + np.uintp(1)], col, val, w, out.dtype.type(0))
+        zs = z[begin:end] if z.shape[0] > 0 else block[: end - begin]
+        _outputs(0, end - begin, ptr[begin : end + 1], col, val, inner, zs)
         vs = None if v is None else v[begin:end]
-        part += terms(z[begin:end], y[begin:end], vs, scale, work[0], h[begin:end], work[1])
+        part += terms(zs, y[begin:end], vs, scale, work[0], work[1])
         blocks += 1
         if blocks == _BLOCKS:  # sums of sums, whose rounding errors are small
             whole, part, blocks = whole + part, 0.0, 0
         for i in range(np.uintp(begin), np.uintp(end)):
-            _add(ptr[i], ptr[i + np.uintp(1)], col, val, work[0, i - np.uintp(begin)], out)
-    return whole + part
+            _add(ptr[i], ptr[i + np.uintp(1)], col, val, work[0, i - np.uintp(begin)], sums)
+    if words is not None:
+        for j in range(np.uintp(inner.shape[0])):
+            _add(words[j], words[j + np.uintp(1)], columns, None, sums[j], out)
+    squares = 0.0
+    for j in range(out.shape[0]):
+        squares += np.float64(out[j]) * np.float64(out[j])
+    return whole + part, penalty, squares
 
 
 @_compiled
-def gather(parts, words, columns, ridge, w, g):  # type: ignore[no-untyped-def]
-    """Set g to the sum of the parts' rows plus ridge_j w_j; return the penalty and g'g.
+def logistic_curvature(z, y, v, scale, h):  # type: ignore[no-untyped-def]
+    """Set h_i to `scale` v_i times the second derivative of log(1 + exp(-y_i z_i)) by z_i."""
+    for i in range(np.uintp(z.shape[0])):
+        c = scale if v is None else scale * v[i]
+        e = _exp(-abs(np.float64(z[i])))
+        larger = 1.0 / (1.0 + e)  # of the two classes' probabilities
+        h[i] = c * larger * (e * larger)
 
-    The parts are of the words where there are any.
-    """
-    penalty, squares = 0.0, 0.0
-    for j in range(g.shape[0]):
-        g[j] = ridge[j] * w[j]
-        penalty += g[j] * w[j] / 2
-    for t in range(parts.shape[0]):
-        for j in range(parts.shape[1]):
-            if words is None:
-                g[j] += parts[t, j]
-            else:
-                for k in range(words[j], words[j + 1]):
-                    g[columns[k]] += parts[t, j]
-    for j in range(g.shape[0]):
-        squares += np.float64(g[j]) * np.float64(g[j])
-    return penalty, squares
+
+@_compiled
+def squared_hinge_curvature(z, y, v, scale, h):  # type: ignore[no-untyped-def]
+    """Set h_i to `scale` v_i times the second derivative of max(0, 1 - y_i z_i)^2 by z_i."""
+    for i in range(np.uintp(z.shape[0])):
+        c = scale if v is None else scale * v[i]
+        h[i] = 0.0 if np.float64(y[i]) * np.float64(z[i]) >= 1.0 else 2.0 * c
+
+
+@_compiled
+def least_squares_curvature(z, y, v, scale, h):  # type: ignore[no-untyped-def]
+    """Set h_i to `scale` v_i, the second derivative of (z_i - y_i)^2 / 2 by z_i times them."""
+    for i in range(np.uintp(z.shape[0])):
+        h[i] = scale if v is None else scale * v[i]
+
+
+@_compiled
+def row_squares(a, b, ptr, col, val, out):  # type: ignore[no-untyped-def]
+    """Set out_i to x_i'x_i."""
+    for i in range(np.uintp(a), np.uintp(b)):
+        s = out.dtype.type(0)
+        for k in range(np.uintp(ptr[i]), np.uintp(ptr[i + np.uintp(1)])):
+            s += val[k] * val[k]
+        out[i] = s
 
 
 @_compiled
@@ -216,10 +267,11 @@ def secant(new_w, new_g, w, g, S, Y, k):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def descent(g, S, Y, curvature, oldest, known, scale, R, factors, p):  # type: ignore[no-untyped-def]
+def descent(g, w, S, Y, curvature, oldest, known, scale, R, factors, p, end):  # type: ignore[no-untyped-def]
     """Set p to L-BFGS's direction of descent from g, which begins from `scale` or (R'R)^-1.
 
-    R is upper triangular, or of no rows. `factors` is working memory.
+    R is upper triangular, or of no rows. `factors` is working memory. Sets `end` to w + p, and
+    returns the slope g'p.
     """
     d, places = np.uintp(g.shape[0]), S.shape[0]
     for j in range(d):
@@ -245,6 +297,11 @@ def descent(g, S, Y, curvature, oldest, known, scale, R, factors, p):  # type: i
         s = factors[i] - s / curvature[k]
         for j in range(d):
             p[j] += s * S[k, j]
+    slope = 0.0
+    for j in range(d):
+        slope += g[j] * p[j]
+        end[j] = w[j] + p[j]
+    return slope
 
 
 sweep = _compiled(plain_sweep)
@@ -265,6 +322,52 @@ def _solve(R, p):  # type: ignore[no-untyped-def]
         for j in range(row + np.uintp(1), d):
             x -= R[row, j] * p[j]
         p[row] = x / R[row, row]
+
+
+@_inlined
+def _written(begin, end, col, words, columns, size, entries):  # type: ignore[no-untyped-def]
+    """Write a row's words out to entries, from number `size` on; return where they end."""
+    for k in range(begin, end):
+        word = np.uintp(col[k])
+        for p in range(np.uintp(words[word]), np.uintp(words[word + np.uintp(1)])):
+            entries[size] = columns[p]
+            size += np.uintp(1)
+    return size
+
+
+@_inlined
+def _outputs(a, b, ptr, col, val, v, out):  # type: ignore[no-untyped-def]
+    """Set out_i = x_i'v; four rows at once where they are of one length.
+
+    So the processor adds up four sums that do not wait for each other.
+    """
+    one, four, zero = np.uintp(1), np.uintp(4), out.dtype.type(0)
+    i, end = np.uintp(a), np.uintp(b)
+    while i < end:
+        p = np.uintp(ptr[i])
+        m = np.uintp(ptr[i + one]) - p
+        if i + four <= end and _is_of_four(i, ptr, p, m):
+            s0, s1, s2, s3 = zero, zero, zero, zero
+            q, r, t = p + m, p + m + m, p + m + m + m
+            for k in range(m):
+                s0 += v[col[p + k]] if val is None else val[p + k] * v[col[p + k]]
+                s1 += v[col[q + k]] if val is None else val[q + k] * v[col[q + k]]
+                s2 += v[col[r + k]] if val is None else val[r + k] * v[col[r + k]]
+                s3 += v[col[t + k]] if val is None else val[t + k] * v[col[t + k]]
+            out[i], out[i + one] = s0, s1
+            out[i + np.uintp(2)], out[i + np.uintp(3)] = s2, s3
+            i += four
+        else:
+            out[i] = _dot(p, p + m, col, val, v, zero)
+            i += one
+
+
+@_inlined
+def _is_of_four(i, ptr, p, m):  # type: ignore[no-untyped-def]
+    """Return whether row i, of m entries from p on, and the next three have as many."""
+    of_two = np.uintp(ptr[i + np.uintp(2)]) - p == m + m
+    of_three = np.uintp(ptr[i + np.uintp(3)]) - p == m + m + m
+    return of_two and of_three and np.uintp(ptr[i + np.uintp(4)]) - p == m + m + m + m
 
 
 @_inlined
@@ -328,7 +431,7 @@ def _log1p(e):  # type: ignore[no-untyped-def]
 
 
 @_inlined
-def _logistic(z, y, v, scale, u, h, e):  # type: ignore[no-untyped-def]
+def _logistic(z, y, v, scale, u, e):  # type: ignore[no-untyped-def]
     """log(1 + exp(-m)) = max(-m, 0) + log(1 + exp(-|m|)), m = y z, y = -1 or 1.
 
     Without weights the second part's sum is the logarithm of a product, which is at most 2^512.
@@ -350,15 +453,13 @@ def _logistic(z, y, v, scale, u, h, e):  # type: ignore[no-untyped-def]
             total += v[i] * ((abs(m) - m) / 2 + _log1p(e[i]))
     for i in range(n):
         c = scale if v is None else scale * v[i]
-        larger = 1.0 / (1.0 + e[i])  # of the two classes' probabilities
-        smaller = e[i] * larger
-        u[i] = -y[i] * c * (larger if y[i] * z[i] <= 0 else smaller)
-        h[i] = c * larger * smaller
+        # The larger of the two classes' probabilities, or the smaller.
+        u[i] = -y[i] * c * (1.0 if y[i] * z[i] <= 0 else e[i]) / (1.0 + e[i])
     return total * scale
 
 
 @_inlined
-def _squared_hinge(z, y, v, scale, u, h, e):  # type: ignore[no-untyped-def]
+def _squared_hinge(z, y, v, scale, u, e):  # type: ignore[no-untyped-def]
     """max(0, 1 - m)^2, m = y z, y = -1 or 1."""
     total = 0.0
     for i in range(np.uintp(z.shape[0])):
@@ -367,12 +468,11 @@ def _squared_hinge(z, y, v, scale, u, h, e):  # type: ignore[no-untyped-def]
         inside = 0.0 if short <= 0.0 else 1.0
         total += c * (inside * short * short)
         u[i] = -2.0 * c * y[i] * (inside * short)
-        h[i] = 2.0 * c * inside
     return total
 
 
 @_inlined
-def _least_squares(z, y, v, scale, u, h, e):  # type: ignore[no-untyped-def]
+def _least_squares(z, y, v, scale, u, e):  # type: ignore[no-untyped-def]
     """(z - y)^2 / 2."""
     total = 0.0
     for i in range(np.uintp(z.shape[0])):
@@ -380,5 +480,4 @@ def _least_squares(z, y, v, scale, u, h, e):  # type: ignore[no-untyped-def]
         r = np.float64(z[i]) - np.float64(y[i])
         total += c * r * r / 2
         u[i] = c * r
-        h[i] = c
     return total

@@ -1,6 +1,7 @@
 """A sparse matrix laid out for the compiled loops."""
 
 import copy
+import functools
 import importlib.util
 import itertools
 import os
@@ -62,18 +63,15 @@ class Evaluation(NamedTuple):
         Of their sum.
     squares : float
         The gradient's squared norm.
-    outputs : ndarray, shape (n,)
-        z.
-    weights : ndarray, shape (n,)
-        Second derivatives of the loss by z.
+    outputs : ndarray, shape (n,), or None
+        z, where they were asked for.
     """
 
     loss: float
     penalty: float
     gradient: Array
     squares: float
-    outputs: Array
-    weights: Array
+    outputs: Array | None
 
     @property
     def value(self) -> float:
@@ -116,7 +114,6 @@ class Rows:
         self.dtype = X.dtype
         self.ones = _all_ones(X.data) if ones is None else ones
         self._words: Rows | None = None
-        self._stored: tuple[Array, Array] | None = _unsigned(X.indptr), _unsigned(X.indices)
         merged, words = merge(X) if merges and self.ones else (X, None)
         self._ptr = _unsigned(merged.indptr)
         self._col = _small(merged.indices, merged.shape[1])
@@ -145,6 +142,9 @@ class Rows:
 
         A function among the operands is called with the thread's number, and gives its own.
         """
+        if len(self._parts) == 1:
+            own = [each(0) if callable(each) else each for each in operands]
+            return [loop(0, self.shape[0], self._ptr, self._col, self._val, *own)]
 
         def work(t: int, a: int, b: int) -> Callable[[], Any]:
             own = [each(t) if callable(each) else each for each in operands]
@@ -183,11 +183,13 @@ class Rows:
         h, u, v = self._sums(0), self._sums(0, *shape), self._sums(d, *shape)
         empty.adjoint(empty.times(v))
         empty.column_square_sums(u)
-        empty._add_half_gram(h, 1, 0, 1.0, self._sums(0, 0))
+        empty._add_upper_gram(h, 1, 0, self._sums(0, 0))
+        empty.row_square_norms()
         if columns == 1:
             empty.normal(h, v)
-            signs = np.ones(0, np.int8)
-            empty.evaluate("logistic", v, signs, h if weighted else None, v)
+            signs, weights = np.ones(0, np.int8), h if weighted else None
+            empty.evaluate("logistic", v, signs, weights, v)
+            empty.curvature("logistic", h, signs, weights)
 
     @property
     def nbytes(self) -> int:
@@ -239,45 +241,44 @@ class Rows:
         loop = load().normal if v.ndim == 1 else load().normal_many
         return self._summed(loop, v.shape[1:], _like(self, weights), self._of_words(v))
 
-    def gram(self, weights: Array, every: int = 1, first: int = 0, scale: float = 1.0) -> Array:
-        """Return X' diag(scale weights) X, shape (d, d), exactly symmetric.
+    def gram(
+        self,
+        weights: Array,
+        every: int = 1,
+        first: int = 0,
+        *,
+        upper: bool = False,
+    ) -> Array:
+        """Return X' diag(weights) X, shape (d, d), exactly symmetric.
 
         Parameters
         ----------
-        weights : ndarray, shape (n,)
-            Any sign.
+        weights : ndarray
+            Any sign; one for each row that is taken.
         every, first : int
             Only the rows first, first + every, ... are taken.
-        scale : float
-            A factor.
+        upper : bool
+            Whether what is below the diagonal may be left out.
 
         Returns
         -------
         ndarray, shape (d, d)
             The matrix.
         """
-        half = self._sums(self.shape[1], self.shape[1])
-        self._add_half_gram(weights, every, first, scale, half)
-        return half + half.T
+        d = self.shape[1]
+        half = self._sums(d, d)
+        self._add_upper_gram(weights, every, first, half)
+        if upper:
+            return half
+        whole = half + half.T
+        whole.reshape(-1)[:: d + 1] /= 2
+        return whole
 
-    def _add_half_gram(
-        self, weights: Array, every: int, first: int, scale: float, half: Array
-    ) -> None:
-        """Add to `half` what gives the matrix when its transpose is added."""
-        load().half_gram(
-            first, self.shape[0], every, *self._as_stored, self._val,
-            _like(self, weights), self.dtype.type(scale), half,
+    def _add_upper_gram(self, weights: Array, every: int, first: int, out: Array) -> None:
+        load().upper_gram(
+            first, every, self._ptr, self._col, self._val, *self._dictionary,
+            _like(self, weights), out,
         )  # fmt: skip
-
-    @property
-    def _as_stored(self) -> tuple[Array, Array]:
-        """Where rows begin, and column numbers, which are not of words."""
-        if self._words is None:
-            return self._ptr, self._col
-        if self._stored is None:  # of a part
-            ptr, col, _ = self.arrays()
-            self._stored = ptr.astype(self._ptr.dtype), col.astype(self._ptr.dtype)
-        return self._stored
 
     @property
     def _dictionary(self) -> tuple[Array | None, Array | None]:
@@ -288,7 +289,9 @@ class Rows:
         """Return |x_i|^2 of every row, shape (n,)."""
         if self._val is None:
             return _like(self, self.lengths())
-        return self.cast(self._val * self._val).times(np.ones(self.shape[1]))
+        out = np.empty(self.shape[0], self.dtype)
+        self._shared(load().row_squares, out)
+        return out
 
     def column_square_sums(self, weights: Array) -> Array:
         """Return sum_i weights_i X_ij^2 for every column j; weights of shape (n,) or (n, k)."""
@@ -299,7 +302,14 @@ class Rows:
         return out.reshape(self.shape[1], *weights.shape[1:])
 
     def evaluate(
-        self, loss: Loss, w: Array, y: Array, sample_weight: Array | None, ridge: Array
+        self,
+        loss: Loss,
+        w: Array,
+        y: Array,
+        sample_weight: Array | None,
+        ridge: Array,
+        *,
+        outputs: bool = True,
     ) -> Evaluation:
         """Return a mean loss with a penalty, and the derivatives, in one reading.
 
@@ -315,35 +325,67 @@ class Rows:
             Factors of the samples' losses; None where all are 1.
         ridge : ndarray, shape (d,)
             >= 0.
+        outputs : bool
+            Whether to return them: a new array of n numbers, which costs more than filling it.
 
         Returns
         -------
         Evaluation
             With new arrays.
         """
-        loops, (n, d) = load(), self.shape
-        z, h = np.empty(n, self.dtype), np.empty(n, self.dtype)
-        of_data, gradient = self._sums(len(self._parts), self._width()), np.empty(d, self.dtype)
-        weights = None if sample_weight is None else _like(self, sample_weight)
-        losses = self._shared(
-            getattr(loops, loss), self._of_words(w), _targets(self, y), weights, 1 / max(n, 1),
-            z, h, lambda t: np.empty((2, loops.BLOCK)), of_data.__getitem__,
+        n, d = self.shape
+        z = np.empty(n if outputs else 0, self.dtype)
+        gradients = np.empty((len(self._parts), d), self.dtype)
+        ridge, weights = _like(self, ridge), _optional(self, sample_weight)
+        found = self._shared(
+            getattr(load(), loss), *self._dictionary, _like(self, w), _targets(self, y), weights,
+            1 / max(n, 1), lambda t: ridge if t == 0 else np.zeros_like(ridge), z,
+            gradients.__getitem__,
         )  # fmt: skip
-        penalty, squares = loops.gather(
-            of_data, *self._dictionary, _like(self, ridge), _like(self, w), gradient
-        )
-        return Evaluation(sum(losses), penalty, gradient, squares, z, h)
+        if len(found) == 1:
+            return Evaluation(*found[0][:2], gradients[0], found[0][2], z if outputs else None)
+        losses, penalties, _ = zip(*found, strict=True)
+        gradient = gradients.sum(0)
+        squares = float(np.square(gradient, dtype=np.float64).sum())
+        return Evaluation(sum(losses), sum(penalties), gradient, squares, z if outputs else None)
+
+    def curvature(self, loss: Loss, z: Array, y: Array, sample_weight: Array | None) -> Array:
+        """Return the second derivatives of a mean loss by its outputs.
+
+        Parameters
+        ----------
+        loss : str
+            Its name.
+        z, y : ndarray, shape (m,)
+            Outputs and targets, of all rows or of some.
+        sample_weight : ndarray or None, shape (m,)
+            Factors of the losses, as `evaluate` has them.
+
+        Returns
+        -------
+        ndarray, shape (m,)
+            For the mean over these m.
+        """
+        h = np.empty(len(z), self.dtype)
+        operands = _like(self, z), _targets(self, y), _optional(self, sample_weight)
+        getattr(load(), f"{loss}_curvature")(*operands, 1 / max(len(z), 1), h)
+        return h
 
     def every(self, every: int, first: int) -> "Rows":
         """Return the rows first, first + every, ... as a matrix of their own."""
-        return self.take(np.arange(first, self.shape[0], every))
+        which = slice(first, None, every)
+        lengths = self._ptr[1:][which] - self._ptr[:-1][which]
+        return self._taken(np.arange(first, self.shape[0], every), lengths)
 
     def take(self, index: Array) -> "Rows":
         """Return some rows, by their numbers, as a matrix of their own."""
+        return self._taken(index, self._ptr[index + 1] - self._ptr[index])
+
+    def _taken(self, index: Array, lengths: Array) -> "Rows":
         part = copy.copy(self)
         ptr = np.zeros(len(index) + 1, self._ptr.dtype)
-        np.cumsum(self._ptr[index + 1] - self._ptr[index], out=ptr[1:])
-        part.shape, part._ptr, part._stored = (len(index), self.shape[1]), ptr, None
+        np.cumsum(lengths, out=ptr[1:])
+        part.shape, part._ptr = (len(index), self.shape[1]), ptr
 
         def copied(entries: Array) -> Array:
             found = np.empty(int(ptr[-1]), entries.dtype)
@@ -405,11 +447,16 @@ def _like(rows: Rows, x: Array) -> Array:
     return np.ascontiguousarray(x, dtype=rows.dtype)
 
 
+def _optional(rows: Rows, x: Array | None) -> Array | None:
+    return None if x is None else _like(rows, x)
+
+
 def _targets(rows: Rows, y: Array) -> Array:
     """Return targets as the loops take them: signs in 8 bits as they are, numbers as operands."""
     return np.ascontiguousarray(y) if y.dtype == np.int8 else _like(rows, y)
 
 
+@functools.cache
 def load() -> ModuleType:
     """Return the compiled loops; the first call imports Numba."""
     from newton_krylov.kernels import loops

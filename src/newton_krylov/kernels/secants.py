@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,6 +10,24 @@ from newton_krylov.kernels.rows import Array, Evaluation, load
 
 _TRIALS = 40
 """Of a line search."""
+
+
+class Descent(NamedTuple):
+    """A direction from a point.
+
+    Attributes
+    ----------
+    p : ndarray, shape (d,)
+        The direction.
+    slope : float
+        The gradient's product with it.
+    end : ndarray, shape (d,)
+        Where it leads to at full length.
+    """
+
+    p: Array
+    slope: float
+    end: Array
 
 
 class Pairs:
@@ -50,7 +69,7 @@ class Pairs:
         """Compile the loops, or load them, so that no step has to."""
         w = np.zeros(self._s.shape[1], self._s.dtype)
         self.add(w, w, w, w)
-        self.descent(w)
+        self.descent(w, w)
 
     def take(self, pairs: Iterable[tuple[Array, Array, float]]) -> None:
         """Keep these pairs in place of all others, the oldest first."""
@@ -73,13 +92,15 @@ class Pairs:
                 self._oldest = (self._oldest + 1) % places
         return float(stride)
 
-    def descent(self, g: Array, factor: Array | None = None, scale: float = 1.0) -> Array:
-        """Return -B g, B the approximate inverse.
+    def descent(
+        self, g: Array, w: Array, factor: Array | None = None, scale: float = 1.0
+    ) -> Descent:
+        """Return the direction of descent -B g from w, B the approximate inverse.
 
         Parameters
         ----------
-        g : ndarray, shape (d,)
-            A gradient.
+        g, w : ndarray, shape (d,)
+            A gradient, and where it is of.
         factor : ndarray, shape (d, d), optional
             Upper triangular R: the pairs correct the inverse of R'R. By default they correct the
             unit matrix times the newest pair's s'y / y'y.
@@ -88,8 +109,8 @@ class Pairs:
 
         Returns
         -------
-        ndarray, shape (d,)
-            A new vector.
+        Descent
+            With new vectors.
         """
         if factor is None:
             factor = self._none
@@ -97,12 +118,12 @@ class Pairs:
                 newest = (self._oldest + self._known - 1) % len(self._s)
                 y = self._y[newest]
                 scale = self._curvature[newest] / float(y @ y)
-        p = np.empty_like(g)
-        load().descent(
-            g, self._s, self._y, self._curvature, self._oldest, self._known, scale, factor,
-            self._factors, p,
+        p, end = np.empty_like(g), np.empty_like(g)
+        slope = load().descent(
+            g, w, self._s, self._y, self._curvature, self._oldest, self._known, scale, factor,
+            self._factors, p, end,
         )  # fmt: skip
-        return p
+        return Descent(p, slope, end)
 
 
 def descend(
@@ -145,8 +166,9 @@ def descend(
         if not stride > 0.0:
             length = math.sqrt(w @ w)
             scale = first_step * (length if length > 0.0 else abs(here.value) / size) / size
-        p = pairs.descent(here.gradient, scale=scale if 0.0 < scale * size < math.inf else 1 / size)
-        new, there, trials = _armijo(evaluate, w, p, here)
+        scale = scale if 0.0 < scale * size < math.inf else 1 / size
+        to = pairs.descent(here.gradient, w, scale=scale)
+        new, there, trials = _armijo(evaluate, w, to, here)
         evaluated += trials
         if there is not None:
             stride = pairs.add(new, there.gradient, w, here.gradient)
@@ -160,14 +182,14 @@ def descend(
 
 
 def _armijo(
-    evaluate: Callable[[Array], Evaluation], w: Array, p: Array, here: Evaluation
+    evaluate: Callable[[Array], Evaluation], w: Array, to: Descent, here: Evaluation
 ) -> tuple[Array, Evaluation | None, int]:
     """Halve a step until the loss is lower; return where it ends, and the trials."""
-    slope, slack = float(here.gradient @ p), 10 * float(np.finfo(w.dtype).eps) * abs(here.value)
+    slack = 10 * float(np.finfo(w.dtype).eps) * abs(here.value)
     for trial in range(_TRIALS):
         alpha = 0.5**trial
-        new = w + alpha * p
+        new = to.end if trial == 0 else w + alpha * to.p
         there = evaluate(new)
-        if there.value <= here.value + 1e-4 * alpha * slope + slack:
+        if there.value <= here.value + 1e-4 * alpha * to.slope + slack:
             return new, there, trial + 1
     return w, None, _TRIALS

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,6 +15,13 @@ from newton_krylov.data.dataset import Split
 from newton_krylov.errors import UnsupportedError
 from newton_krylov.norms import euclidean
 from newton_krylov.operators import LinearOperator
+
+
+@cache
+def _precision(dtype: torch.dtype) -> tuple[float, float]:
+    """Return the distance of 1 to the next number, and the smallest one."""
+    info = torch.finfo(dtype)
+    return info.eps, info.tiny
 
 
 @dataclass
@@ -437,7 +444,8 @@ class Objective(ABC):
         float
             A bound on its rounding error, in the unit of f.
         """
-        return 10 * torch.finfo(self.dtype).eps * max(abs(value), torch.finfo(self.dtype).tiny)
+        eps, tiny = _precision(self.dtype)
+        return 10 * eps * max(abs(value), tiny)
 
     def from_rank_zero(self, value: float) -> float:
         """Return what every process of the run is to take for a number that each measures itself.

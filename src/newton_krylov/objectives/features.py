@@ -190,17 +190,19 @@ class Features:
             return self.rows(torch.arange(first, len(self), every, device=self.X.device))
         return Features.of(self.compiled.every(every, first))
 
-    def gram(self, weights: Tensor, every: int = 1, first: int = 0, scale: float = 1.0) -> Tensor:
-        """Return X' diag(scale weights) X, shape (d, d), dense.
+    def gram(
+        self, weights: Tensor, every: int = 1, first: int = 0, *, upper: bool = False
+    ) -> Tensor:
+        """Return X' diag(weights) X, shape (d, d), dense.
 
         Parameters
         ----------
-        weights : Tensor, shape (n,)
-            Any sign.
+        weights : Tensor
+            Any sign; one for each row that is taken.
         every, first : int
             Only the rows first, first + every, ... are taken.
-        scale : float
-            A factor.
+        upper : bool
+            Whether what is below the diagonal may be left out.
 
         Returns
         -------
@@ -208,10 +210,11 @@ class Features:
             Exactly symmetric.
         """
         if self.compiled is not None:
-            return torch.from_numpy(self.compiled.gram(weights.numpy(), every, first, scale))
+            found = self.compiled.gram(weights.numpy(), every, first, upper=upper)
+            return torch.from_numpy(found)
         if every > 1:
             index = torch.arange(first, len(self), every, device=self.X.device)
-            return self.rows(index).gram(weights[index], scale=scale)
+            return self.rows(index).gram(weights)
         if isinstance(self.X, OnDisk):
             product = self.X.gram(weights)
         elif self.sparse and self.X.device.type == "cpu":
@@ -223,7 +226,7 @@ class Features:
             product = torch.from_numpy((scaled @ _to_scipy(self.X)).toarray())
         else:
             product = self._blocked_gram(weights)
-        return (product + product.T).mul_(0.5 * scale)
+        return (product + product.T).mul_(0.5)
 
     def outer(self, scale: Tensor) -> Tensor:
         """Return X diag(scale) X', shape (n, n), dense.

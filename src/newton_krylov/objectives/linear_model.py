@@ -119,9 +119,9 @@ class SingleOutputTerms(Terms):
     def weights(self) -> Tensor:
         """The second derivatives by Z, shape (n_samples,); 1/n included."""
 
-    def take(self, value: float, weights: Tensor) -> Self:
-        """Take the value and the weights as known, which then are not computed."""
-        vars(self).update(value=value, weights=weights)
+    def take(self, value: float) -> Self:
+        """Take the value as known, which then is not computed."""
+        vars(self).update(value=value)
         return self
 
     @property
@@ -278,7 +278,7 @@ class LinearModel(Objective):
     @cached_property
     def _ridges(self) -> NDArray[Any]:
         """`ridge` of every weight, as the compiled loops take it."""
-        return (self.ridge * torch.ones(self.dim, dtype=self.dtype)).numpy()
+        return torch.zeros(self.dim, dtype=self.dtype).add_(self.ridge).numpy()
 
     def at(self, w: Tensor) -> "LinearModelPoint":
         """Evaluate at w, shape (dim,)."""
@@ -387,29 +387,27 @@ class LinearModel(Objective):
         self.counts.add(passes=0.5 * self.share)
         return self.features.times(self._columns(w))
 
-    def in_one_reading(self, w: Tensor) -> "tuple[Terms, Evaluation] | None":
+    def in_one_reading(self, w: Tensor, *, outputs: bool) -> Evaluation | None:
         """Evaluate the loss at w in one reading of the data, where a compiled loop does it.
 
         Parameters
         ----------
         w : Tensor, shape (dim,)
             Parameters.
+        outputs : bool
+            Whether the outputs are to be kept.
 
         Returns
         -------
-        tuple of Terms and Evaluation, or None
-            The terms, whose value and weights are known, and the whole objective's value and
-            gradient but for an L1 term.
+        Evaluation or None
+            The whole objective's value and gradient but for an L1 term.
         """
         if not self.reads_once:
             return None
         self.counts.add(passes=self.share)
-        kind = cast(type[SingleOutputTerms], self.terms)
-        found = self._evaluate(w.numpy())
-        terms = kind(torch.from_numpy(found.outputs), self._targets, self.sample_weight)
-        return terms.take(found.loss, torch.from_numpy(found.weights)), found
+        return self._evaluate(w.numpy(), outputs=outputs)
 
-    def _evaluate(self, w: NDArray[Any]) -> Evaluation:
+    def _evaluate(self, w: NDArray[Any], *, outputs: bool = False) -> Evaluation:
         rows, weights = self.features.compiled, self.sample_weight
         assert rows is not None
         return rows.evaluate(
@@ -418,6 +416,7 @@ class LinearModel(Objective):
             self._targets.numpy(),
             None if weights is None else weights.numpy(),
             self._ridges,
+            outputs=outputs,
         )
 
     def descend(
@@ -480,6 +479,11 @@ class LinearModel(Objective):
         return math.sqrt(
             self.n_samples * float(torch.dot(by_sample, self.features.row_square_norms))
         )
+
+    def loss_curvature(self, point: "LinearModelPoint") -> float | None:
+        """Return the trace of the mean loss's Hessian at a point; None where it is not cheap."""
+        A = point.hessian()
+        return float((A.diagonal() - self.ridge).sum()) if A.has_diagonal else None
 
     def _columns(self, w: Tensor) -> Tensor:
         return w if self.n_outputs == 1 else w.view(-1, self.n_outputs)
@@ -710,17 +714,26 @@ class LinearModelPoint(Point):
         X w + offset, where it is known.
     age : int
         How many updates Z has seen since it was computed.
+    brief : bool
+        Whether Z is not to be kept where one reading of the data finds it with all else, as nobody
+        is likely to ask for it.
     """
 
     objective: LinearModel
 
     def __init__(
-        self, objective: LinearModel, w: Tensor, Z: Tensor | None = None, age: int = 0
+        self,
+        objective: LinearModel,
+        w: Tensor,
+        Z: Tensor | None = None,
+        age: int = 0,
+        *,
+        brief: bool = False,
     ) -> None:
         super().__init__(objective, w)
         if Z is not None:
             self.Z = Z
-        self.age = age
+        self.age, self._brief = age, brief
 
     @cached_property
     def Z(self) -> Tensor:
@@ -740,12 +753,14 @@ class LinearModelPoint(Point):
 
     def _read(self) -> None:
         """Evaluate all at once, where nothing is known yet and one reading of the data does it."""
-        if "Z" in vars(self):
+        if "Z" in vars(self) or self._evaluation is not None:
             return
-        found = self.objective.in_one_reading(self.w)
-        if found is not None:
-            self.terms, self._evaluation = found
-            self.Z = self.terms.Z
+        f = self.objective
+        self._evaluation = found = f.in_one_reading(self.w, outputs=not self._brief)
+        if found is not None and found.outputs is not None:
+            self.Z = torch.from_numpy(found.outputs)
+            terms = f.terms(self.Z, f._targets, f.sample_weight)
+            self.terms = cast(SingleOutputTerms, terms).take(found.loss)
 
     @cached_property
     def value(self) -> float:
@@ -864,12 +879,33 @@ class LinearModelRay(Ray):
 
     Where one reading of the data evaluates the loss and its gradient, the first trial is such a
     reading, as mostly it is the last one too; X p is computed with the second.
+
+    Parameters
+    ----------
+    origin : LinearModelPoint
+        At alpha = 0.
+    p : Tensor, shape (dim,)
+        The direction.
+    slope : float, optional
+        phi'(0), where it is known.
+    end : Tensor, shape (dim,), optional
+        w + p, where it is known. Then the first trial is brief, see `LinearModelPoint`: such a ray
+        is one of many along which nothing but gradients is needed.
     """
 
     origin: LinearModelPoint
 
-    def __init__(self, origin: LinearModelPoint, p: Tensor) -> None:
+    def __init__(
+        self,
+        origin: LinearModelPoint,
+        p: Tensor,
+        slope: float | None = None,
+        end: Tensor | None = None,
+    ) -> None:
         super().__init__(origin, p)
+        if slope is not None:
+            self.slope = slope
+        self._end = end
         self._last: tuple[float, LinearModelPoint] = (0.0, origin)
         if not origin.objective.reads_once:
             _ = self._Zp
@@ -891,9 +927,11 @@ class LinearModelRay(Ray):
         """Return the point w + alpha p; no product with the data (now and then one)."""
         if self._last[0] != alpha:
             o = self._start
-            w = o.w.add(self.p, alpha=alpha)
+            known = self._end if alpha == 1.0 else None
+            w = o.w.add(self.p, alpha=alpha) if known is None else known
             if self._is_first_of_one_reading:
-                self._last = (alpha, LinearModelPoint(o.objective, w))
+                brief = self._end is not None
+                self._last = (alpha, LinearModelPoint(o.objective, w, brief=brief))
                 return self._last[1]
             Z = o.Z.add(self._Zp, alpha=alpha)
             self._last = (alpha, LinearModelPoint(o.objective, w, Z, o.age + 1))
@@ -931,15 +969,22 @@ class WeightedGram(LinearOperator):
     ----------
     objective : LinearModel
         Gives X, the L2 term and the counts.
-    weights : Tensor, shape (n_samples,)
-        Second derivatives of the loss by its output; the 1/n of the mean included.
+    weights : Tensor, shape (n_samples,), or callable
+        Second derivatives of the loss by its output; the 1/n of the mean included. Or what returns
+        those of the mean over a slice of the samples, called when they are asked for.
     """
 
-    def __init__(self, objective: LinearModel, weights: Tensor) -> None:
+    def __init__(self, objective: LinearModel, weights: Tensor | Callable[[slice], Tensor]) -> None:
         super().__init__(objective.dim, objective.dtype, objective.device)
         self._objective = objective
         self._features = objective.features
-        self.weights = weights
+        self._weights = weights
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """The second derivatives, shape (n_samples,)."""
+        known = self._weights
+        return known if isinstance(known, Tensor) else known(slice(None))
 
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply by a vector of shape (dim,): one pass over the data."""
@@ -984,10 +1029,15 @@ class WeightedGram(LinearOperator):
         return self._features.outer(scale)
 
     def _of_part(self, every: int, first: int) -> Tensor:
-        f, n = self._objective, len(self.weights)
-        size = len(range(first, n, every))
-        f.counts.add(hessian=f.share * size / n, passes=f.share * size / n)
-        matrix = self._features.gram(self.weights, every, first, n / size)
+        f, which = self._objective, slice(first, None, every)
+        if isinstance(self._weights, Tensor):
+            weights = self._weights[which]
+            weights = weights * (f.n_samples / len(weights))
+        else:
+            weights = self._weights(which)
+        cost = f.share * len(weights) / f.n_samples
+        f.counts.add(hessian=cost, passes=cost)
+        matrix = self._features.gram(weights, every, first, upper=True)
         matrix.diagonal().add_(f.ridge)
         return matrix
 
@@ -1075,6 +1125,12 @@ class SingleOutputModel(LinearModel):
             point, slope = new, found
         return point
 
+    def loss_curvature(self, point: LinearModelPoint) -> float:
+        """Return the trace of the mean loss's Hessian at a point: half a pass over the data."""
+        self.counts.add(passes=0.5 * self.share)
+        weights = WeightedGram(self, self._curvature_at(point)).weights
+        return float(torch.dot(weights, self.features.row_square_norms))
+
     def _intercept_slope(self, point: LinearModelPoint) -> float:
         """Return the derivative by a free intercept: without a product where that is possible."""
         return float(point.smooth_grad[-1] if self.reads_once else point.terms.gradient.sum())
@@ -1135,7 +1191,22 @@ class SingleOutputModel(LinearModel):
 
     def hessian_at(self, point: LinearModelPoint) -> LinearOperator:
         """Return the Hessian of f at a point."""
-        return WeightedGram(self, cast(SingleOutputTerms, point.terms).weights)
+        return WeightedGram(self, self._curvature_at(point))
+
+    def _curvature_at(self, point: LinearModelPoint) -> Tensor | Callable[[slice], Tensor]:
+        """Return the second derivatives at a point, or compiled what returns those of some."""
+        terms = cast(SingleOutputTerms, point.terms)
+        if not self.reads_once:
+            return terms.weights
+
+        def of(which: slice) -> Tensor:
+            parts = (terms.Z, self._targets, self.sample_weight)
+            z, y, v = (None if part is None else part[which].numpy() for part in parts)
+            rows = self.features.compiled
+            assert rows is not None and z is not None and y is not None
+            return torch.from_numpy(rows.curvature(cast(Loss, terms.loop), z, y, v))
+
+        return of
 
     def gauss_newton_at(self, point: LinearModelPoint) -> LinearOperator:
         """Return the generalized Gauss-Newton matrix of f at a point."""

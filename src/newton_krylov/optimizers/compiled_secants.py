@@ -5,8 +5,8 @@ from torch import Tensor
 
 from newton_krylov.kernels.secants import Pairs
 from newton_krylov.linear_solvers.result import Preconditioner
-from newton_krylov.objectives.base import Objective, Point
-from newton_krylov.objectives.linear_model import LinearModel
+from newton_krylov.objectives.base import Objective, Point, Ray
+from newton_krylov.objectives.linear_model import LinearModel, LinearModelPoint, LinearModelRay
 from newton_krylov.optimizers.base import State
 from newton_krylov.optimizers.lbfgs import Secants
 from newton_krylov.preconditioners.base import Factored
@@ -27,7 +27,7 @@ def secants_for(objective: Objective, most: int) -> Secants:
     Secants
         Of either kind, with the same mathematics and the same states.
     """
-    if isinstance(objective, LinearModel) and objective.reads_once:
+    if isinstance(objective, LinearModel) and objective.reads_once and objective.l1 == 0:
         return CompiledSecants(objective.dim, objective.dtype, most)
     return Secants(most)
 
@@ -59,11 +59,13 @@ class CompiledSecants(Secants):
         vectors = (v.numpy() for v in (new.w, new.grad, old.w, old.grad))
         self.stride = self._pairs.add(*vectors)
 
-    def descent(self, g: Tensor, M: Preconditioner | None = None) -> Tensor:
-        """Return -B g, B the approximate inverse; see `inverse_times`."""
+    def ray(self, point: Point, M: Preconditioner | None = None) -> Ray:
+        """Restrict the objective to the line from a point along -B g; all in one loop."""
         if not isinstance(M, Factored):
-            return super().descent(g, M)
-        return torch.from_numpy(self._pairs.descent(g.numpy(), M.factor().numpy()))
+            return super().ray(point, M)
+        assert isinstance(point, LinearModelPoint)
+        p, slope, end = self._pairs.descent(point.grad.numpy(), point.w.numpy(), M.factor().numpy())
+        return LinearModelRay(point, torch.from_numpy(p), slope, torch.from_numpy(end))
 
     def load_state_dict(self, state: State) -> None:
         """Take the pairs from a checkpoint."""

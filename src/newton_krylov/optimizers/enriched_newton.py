@@ -1,6 +1,7 @@
 """Newton's method that makes secant steps where these gain more for their cost."""
 
 import math
+import sys
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -104,7 +105,7 @@ class _Memory(NewtonMemory):
         after a Newton step of full length whose solve was short.
         """
         if self.made is not None:
-            tiny = torch.finfo(torch.float64).tiny
+            tiny = sys.float_info.min
             fall = max(self.made.decrement, tiny) / max(decrement, tiny)
             self._learn(self.made, 0.5 * math.log10(fall) / self.made.cost)
         return self.secant and decrement > 0.0
@@ -218,8 +219,7 @@ class EnrichedNewton(ContinuedOptimizer[_Memory]):
                 M = M or self._preconditioner(point, memory, generator)
                 scaled = isinstance(M, Unit)  # the secants know a scale, if there are any
                 if M is not None and not (scaled and not memory.secants.pairs):
-                    p = memory.secants.descent(point.grad, None if scaled else M)
-                    ray = point.ray(p)
+                    ray = memory.secants.ray(point, None if scaled else M)
                     decrement = -ray.slope
                     if memory.wants_secant(decrement):
                         made = _secant(ray)

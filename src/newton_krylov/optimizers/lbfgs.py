@@ -6,7 +6,7 @@ from torch import Tensor
 
 from newton_krylov.linear_solvers.result import Preconditioner
 from newton_krylov.norms import euclidean
-from newton_krylov.objectives.base import Objective, Point
+from newton_krylov.objectives.base import Objective, Point, Ray
 from newton_krylov.optimizers.base import ContinuedOptimizer, Memory, State, Step, Steps
 from newton_krylov.optimizers.line_search import LineSearch, first_length
 from newton_krylov.registry import register
@@ -75,9 +75,9 @@ class Secants(Memory):
             q.add_(s, alpha=weight - float(torch.dot(y, q)) / sy)
         return q
 
-    def descent(self, g: Tensor, M: Preconditioner | None = None) -> Tensor:
-        """Return -B g, B the approximate inverse; see `inverse_times`."""
-        return self.inverse_times(g, M).neg_()
+    def ray(self, point: Point, M: Preconditioner | None = None) -> Ray:
+        """Restrict the objective to the line from a point along -B g; see `inverse_times`."""
+        return point.ray(self.inverse_times(point.grad, M).neg_())
 
     def state_dict(self) -> State:
         """Return the pairs as lists, which a checkpoint moves to a device."""

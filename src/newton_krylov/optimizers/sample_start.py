@@ -124,9 +124,8 @@ def on_a_sample(objective: Objective, w0: Tensor, generator: torch.Generator) ->
     size = part.n_samples
     _ = start.value  # with all else that is known after one reading
     tolerance = _ACCURACY * part.sample_gradient_size(start) / math.sqrt(size)
-    A = start.hessian()
-    if A.has_diagonal:
-        trace = float((A.diagonal() - part.ridge).sum())
+    trace = part.loss_curvature(start)
+    if trace is not None:
         part = part.with_l2(max(part.l2, trace / size))
     w, taken = _descended(part, w0, tolerance, generator)
     return w, f"{taken} steps on {size:,} samples"

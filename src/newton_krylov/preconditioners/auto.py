@@ -171,7 +171,7 @@ class _Inverse:
     def with_ridge(self, ridge: float | Tensor) -> "_Inverse":
         """Return the inverse with another ridge; itself where rounding leaves none."""
         change = ridge - self.ridge
-        if not torch.as_tensor(change).any():
+        if not (change.any() if isinstance(change, Tensor) else change):
             return self
         L = self.factor.tril()
         matrix = L @ L.T
