@@ -342,12 +342,14 @@ class Rows:
             1 / max(n, 1), lambda t: ridge if t == 0 else np.zeros_like(ridge), z,
             gradients.__getitem__,
         )  # fmt: skip
+        kept = z if outputs else None
         if len(found) == 1:
-            return Evaluation(*found[0][:2], gradients[0], found[0][2], z if outputs else None)
+            loss, penalty, squares = found[0]
+            return Evaluation(loss, penalty, gradients[0], squares, kept)
         losses, penalties, _ = zip(*found, strict=True)
         gradient = gradients.sum(0)
         squares = float(np.square(gradient, dtype=np.float64).sum())
-        return Evaluation(sum(losses), sum(penalties), gradient, squares, z if outputs else None)
+        return Evaluation(sum(losses), sum(penalties), gradient, squares, kept)
 
     def curvature(self, loss: Loss, z: Array, y: Array, sample_weight: Array | None) -> Array:
         """Return the second derivatives of a mean loss by its outputs.
