@@ -122,7 +122,9 @@ def test_neighbours_that_are_read_as_one_change_nothing(columns, dtype):
         np.testing.assert_allclose(ours.adjoint(u[:m]), M.T @ u[:m], **tolerance)
         normal = M.T @ (h_columns[:m] * (M @ v))
         np.testing.assert_allclose(ours.normal(h[:m], v), normal, **tolerance)
-        np.testing.assert_allclose(ours.gram(h[:m]), M.T * h[:m] @ M, **tolerance)
+        G = ours.gram(h[:m])
+        np.testing.assert_allclose(G, M.T * h[:m] @ M, **tolerance)
+        assert (ours.gram(h[:m], upper=True) == np.triu(G)).all()
         np.testing.assert_allclose(ours.column_square_sums(u[:m]), M.T @ u[:m], **tolerance)
         assert (ours.row_square_norms() == M.sum(1)).all()
         assert (ours.lengths() == M.sum(1)).all()
@@ -256,6 +258,7 @@ def test_a_secant_s_step_keeps_no_outputs_and_computes_them_when_they_are_asked_
     ray, expected = memory.ray(point, M), Secants.ray(memory, point, M)
     assert_close(ray.p, expected.p, 1e-12)
     assert ray.slope == pytest.approx(expected.slope, rel=1e-12)
+    ray.brief = True
     end = ray.point(1.0)
     assert end.value == pytest.approx(expected.value(1.0), rel=1e-14)
     before = f.counts.passes

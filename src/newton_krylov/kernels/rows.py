@@ -249,7 +249,7 @@ class Rows:
         *,
         upper: bool = False,
     ) -> Array:
-        """Return X' diag(weights) X, shape (d, d), exactly symmetric.
+        """Return X' diag(weights) X, shape (d, d).
 
         Parameters
         ----------
@@ -263,7 +263,7 @@ class Rows:
         Returns
         -------
         ndarray, shape (d, d)
-            The matrix.
+            Exactly symmetric, where nothing is left out.
         """
         d = self.shape[1]
         half = self._sums(d, d)
@@ -311,7 +311,7 @@ class Rows:
         *,
         outputs: bool = True,
     ) -> Evaluation:
-        """Return a mean loss with a penalty, and the derivatives, in one reading.
+        """Return a mean loss with a penalty, and its gradient, in one reading.
 
         Parameters
         ----------

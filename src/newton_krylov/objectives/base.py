@@ -291,11 +291,15 @@ class Ray(ABC):
         At alpha = 0.
     p : Tensor, shape (dim,)
         The direction.
+    brief : bool
+        Whether no more than loss and gradient is likely to be asked for at its points; False
+        unless an optimizer says so.
     """
 
     def __init__(self, origin: Point, p: Tensor) -> None:
         self.origin = origin
         self.p = p
+        self.brief = False
 
     @cached_property
     def slope(self) -> float:

@@ -207,7 +207,7 @@ class Features:
         Returns
         -------
         Tensor, shape (d, d)
-            Exactly symmetric.
+            Exactly symmetric, where nothing is left out.
         """
         if self.compiled is not None:
             found = self.compiled.gram(weights.numpy(), every, first, upper=upper)

@@ -889,8 +889,7 @@ class LinearModelRay(Ray):
     slope : float, optional
         phi'(0), where it is known.
     end : Tensor, shape (dim,), optional
-        w + p, where it is known. Then the first trial is brief, see `LinearModelPoint`: such a ray
-        is one of many along which nothing but gradients is needed.
+        w + p, where it is known.
     """
 
     origin: LinearModelPoint
@@ -930,8 +929,7 @@ class LinearModelRay(Ray):
             known = self._end if alpha == 1.0 else None
             w = o.w.add(self.p, alpha=alpha) if known is None else known
             if self._is_first_of_one_reading:
-                brief = self._end is not None
-                self._last = (alpha, LinearModelPoint(o.objective, w, brief=brief))
+                self._last = (alpha, LinearModelPoint(o.objective, w, brief=self.brief))
                 return self._last[1]
             Z = o.Z.add(self._Zp, alpha=alpha)
             self._last = (alpha, LinearModelPoint(o.objective, w, Z, o.age + 1))
@@ -1210,4 +1208,6 @@ class SingleOutputModel(LinearModel):
 
     def gauss_newton_at(self, point: LinearModelPoint) -> LinearOperator:
         """Return the generalized Gauss-Newton matrix of f at a point."""
+        if self.reads_once:  # the losses that have loops are convex
+            return self.hessian_at(point)
         return WeightedGram(self, cast(SingleOutputTerms, point.terms).gauss_newton_weights)

@@ -110,6 +110,11 @@ class _Memory(NewtonMemory):
             self._learn(self.made, 0.5 * math.log10(fall) / self.made.cost)
         return self.secant and decrement > 0.0
 
+    @property
+    def goes_well(self) -> bool:
+        """Whether the next secant step, too, is likely to be followed by one."""
+        return not self.gains or self.gains[-1] >= max(self.newton, _EXPECTED)
+
     def _learn(self, made: _Made, gain: float) -> None:
         if not made.secant:
             self.newton, self.gains, self.wait = gain, [], self.wait - 1
@@ -222,6 +227,7 @@ class EnrichedNewton(ContinuedOptimizer[_Memory]):
                     ray = memory.secants.ray(point, None if scaled else M)
                     decrement = -ray.slope
                     if memory.wants_secant(decrement):
+                        ray.brief = memory.goes_well
                         made = _secant(ray)
                         if made is None:
                             memory.stop_secants()

@@ -284,11 +284,14 @@ def _inverted(forming: Forming, every: int, generator: torch.Generator) -> _Inve
 
 
 def _factorized(matrix: Tensor) -> Tensor | None:
-    """Return Cholesky's factor of a matrix, which is overwritten; None if it is indefinite."""
+    """Return Cholesky's factor of a matrix, which is overwritten; None if it is indefinite.
+
+    What is below the matrix's diagonal is not read.
+    """
     if matrix.device.type == "cpu":
         # In place: the matrix is symmetric, so its rows are the columns that LAPACK asks for.
         found, info = _LAPACK[matrix.dtype].potrf(matrix.numpy().T, lower=1, clean=0, overwrite_a=1)
         factor = torch.from_numpy(found)
     else:
-        factor, info = torch.linalg.cholesky_ex(matrix)
+        factor, info = torch.linalg.cholesky_ex(matrix.T)
     return None if int(info) != 0 else factor
