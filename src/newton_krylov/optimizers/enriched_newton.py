@@ -182,7 +182,7 @@ class EnrichedNewton(ContinuedOptimizer[_Memory]):
         M = None
         if memory.origin is not None:  # of a continued run
             M = self._preconditioner(objective.at(memory.origin), memory, generator)
-        steps = self.from_point(objective.at(w0), memory, generator, M)
+        steps = self.from_point(objective.at(w0), memory, generator, M, brief=True)
         yield replace(next(steps), notes=notes)
         return (yield from steps)
 
@@ -192,6 +192,8 @@ class EnrichedNewton(ContinuedOptimizer[_Memory]):
         memory: _Memory,
         generator: torch.Generator,
         M: Preconditioner | None = None,
+        *,
+        brief: bool = False,
     ) -> Steps:
         """Iterate from a point, of which something may be known already.
 
@@ -205,6 +207,8 @@ class EnrichedNewton(ContinuedOptimizer[_Memory]):
             The run's source of randomness.
         M : callable, optional
             The preconditioner of the secants, where there is one.
+        brief : bool
+            Whether no more than loss and gradient is asked for where steps end; see `Ray`.
 
         Yields
         ------
@@ -227,7 +231,7 @@ class EnrichedNewton(ContinuedOptimizer[_Memory]):
                     ray = memory.secants.ray(point, None if scaled else M)
                     decrement = -ray.slope
                     if memory.wants_secant(decrement):
-                        ray.brief = memory.goes_well
+                        ray.brief = brief and memory.goes_well
                         made = _secant(ray)
                         if made is None:
                             memory.stop_secants()
