@@ -49,6 +49,8 @@ def _compiled(function: F) -> F:
 
 _OPTIONS: Any = {"nogil": True, "error_model": "numpy", "fastmath": _FLAGS}
 _inlined = numba.njit(inline="always", **_OPTIONS)
+_shared = numba.njit(**_OPTIONS)
+"""For what several loops, or one of them twice, would else compile once more."""
 
 _INVERSE_FACTORIALS = tuple(1.0 / math.factorial(k) for k in range(13, -1, -1))
 
@@ -56,7 +58,7 @@ _INVERSE_FACTORIALS = tuple(1.0 / math.factorial(k) for k in range(13, -1, -1))
 @_compiled
 def times(a, b, ptr, col, val, v, out):  # type: ignore[no-untyped-def]
     """Set out_i = x_i'v."""
-    _outputs(a, b, ptr, col, val, v, out)
+    _outputs(np.uintp(a), np.uintp(b), ptr, col, val, v, out)
 
 
 @_compiled
@@ -186,13 +188,13 @@ def _evaluated(terms, a, b, ptr, col, val, words, columns, w, y, v, scale, ridge
     else:
         inner = np.empty(words.shape[0] - 1, w.dtype)
         sums = np.zeros(words.shape[0] - 1, out.dtype)
-        _outputs(0, inner.shape[0], words, columns, None, w, inner)
+        _outputs(np.uintp(0), np.uintp(inner.shape[0]), words, columns, None, w, inner)
     work, block = np.empty((2, BLOCK)), np.empty(BLOCK, z.dtype)
     whole, part, blocks = 0.0, 0.0, 0
     for begin in range(a, b, BLOCK):
         end = begin + BLOCK if begin + BLOCK < b else b
         zs = z[begin:end] if z.shape[0] > 0 else block[: end - begin]
-        _outputs(0, end - begin, ptr[begin : end + 1], col, val, inner, zs)
+        _outputs(np.uintp(0), np.uintp(end - begin), ptr[begin : end + 1], col, val, inner, zs)
         vs = None if v is None else v[begin:end]
         part += terms(zs, y[begin:end], vs, scale, work[0], work[1])
         blocks += 1
@@ -335,14 +337,14 @@ def _written(begin, end, col, words, columns, size, entries):  # type: ignore[no
     return size
 
 
-@_inlined
+@_shared
 def _outputs(a, b, ptr, col, val, v, out):  # type: ignore[no-untyped-def]
     """Set out_i = x_i'v; four rows at once where they are of one length.
 
     So the processor adds up four sums that do not wait for each other.
     """
     one, four, zero = np.uintp(1), np.uintp(4), out.dtype.type(0)
-    i, end = np.uintp(a), np.uintp(b)
+    i, end = a, b
     while i < end:
         p = np.uintp(ptr[i])
         m = np.uintp(ptr[i + one]) - p
