@@ -344,8 +344,8 @@ class Rows:
         )  # fmt: skip
         kept = z if outputs else None
         if len(found) == 1:
-            loss, penalty, squares = found[0]
-            return Evaluation(loss, penalty, gradients[0], squares, kept)
+            mean, penalty, squares = found[0]
+            return Evaluation(mean, penalty, gradients[0], squares, kept)
         losses, penalties, _ = zip(*found, strict=True)
         gradient = gradients.sum(0)
         squares = float(np.square(gradient, dtype=np.float64).sum())
