@@ -769,6 +769,11 @@ class AffineOperator(LinearOperator):
             return None
         return replace(own, weights=self.scale * own.weights, ridge=ridge)
 
+    def of_columns(self, columns: Tensor) -> LinearOperator | None:
+        """Return A's part, scaled and shifted alike; none of a diagonal, which is by weights."""
+        part = self._operator.of_columns(columns) if self._diagonal is None else None
+        return None if part is None else part.affine(**self._terms())
+
     def sampled(self, size: int, generator: torch.Generator) -> LinearOperator | None:
         """Return an estimate from `size` of A's terms, scaled and shifted alike."""
         part = self._operator.sampled(size, generator)
@@ -904,6 +909,11 @@ class CastOperator(LinearOperator):
     def few_samples(self) -> FewSamples | None:
         """Return None: single precision's rounding spoils what is made of the parts."""
         return None
+
+    def of_columns(self, columns: Tensor) -> LinearOperator | None:
+        """Return the operator's part, for vectors of this type."""
+        part = self._operator.of_columns(columns)
+        return None if part is None else part.cast(self.dtype)
 
     def sampled(self, size: int, generator: torch.Generator) -> LinearOperator | None:
         """Return an estimate from `size` of the operator's terms."""

@@ -303,6 +303,11 @@ def test_the_hessian_of_some_columns_is_a_part_of_the_whole(name, sparse):
     assert_close(part.dense(), A.dense()[index][:, index], 1e-13)
     V = randn(len(index), 3, seed=2)
     assert_close(part @ V[:, 0], A.dense()[index][:, index] @ V[:, 0], 1e-13)
+    shifted = A.affine(scale=2.0, shift=0.5)
+    assert_close(shifted.of_columns(columns).dense(), shifted.dense()[index][:, index], 1e-13)
+    assert A.affine(diagonal=torch.ones(f.dim).double()).of_columns(columns) is None
+    single = A.cast(torch.float32).of_columns(columns)
+    assert_close(single.dense().double(), A.dense()[index][:, index], 1e-6)
     g = f.of_columns(columns)
     assert torch.equal(g.lasso * torch.ones(g.dim), (f.lasso * torch.ones(f.dim))[index])
     assert MatrixOperator(A.dense()).of_columns(columns) is None

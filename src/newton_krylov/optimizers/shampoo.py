@@ -127,9 +127,8 @@ def inverse_root(matrix: Tensor, power: int, eps: float) -> Tensor:
     Of zero, where no gradient has come yet, it is the identity.
     """
     values, Q = eigh(matrix.double())
-    if values[-1] <= 0:
-        return torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    scale: Tensor = (values.clamp_min(0) + eps * values[-1]).pow(-1 / power)
+    shifted = values.clamp_min(0) + eps * values[-1]
+    scale = torch.where(values[-1] > 0, shifted, 1.0).pow(-1 / power)  # without a look at it
     root: Tensor = (Q * scale) @ Q.T
     return root.to(matrix.dtype)
 
