@@ -465,3 +465,10 @@ def test_below_the_rounding_secants_are_waited_for() -> None:
         method="ssbroyden",
     )
     assert found.status == 0
+
+
+def test_a_gradient_that_is_not_finite_is_not_called_the_functions_value() -> None:
+    """The logarithm's branch is not taken at -1, and has no derivative there."""
+    x0 = torch.linspace(-1, 1, 10, dtype=torch.float64)
+    with pytest.raises(ValueError, match="gradient is not finite at x0, where the function is"):
+        minimize(lambda x: torch.where(x > 0, torch.log1p(x) ** 2, x**2).sum(), x0)

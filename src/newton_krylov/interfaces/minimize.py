@@ -180,6 +180,16 @@ def _one_number(value: Any) -> Any:
     return value.reshape(()) if alone else value
 
 
+def _not_finite(value: float) -> str:
+    """Say what is not finite at the start: the value, or the gradient alone."""
+    if not math.isfinite(value):
+        return "the function is not finite at x0: start where it is"
+    return (
+        f"the gradient is not finite at x0, where the function is {value:.6g}: in torch.where the "
+        "branch that is not taken must have finite derivatives, too"
+    )
+
+
 class _Run:
     """Where a minimization stands: its point, the number of its iterations, why it stopped."""
 
@@ -215,7 +225,7 @@ class _Run:
                 return
             if not (math.isfinite(step.point.value) and math.isfinite(step.point.grad_norm)):
                 if self.number == 0:
-                    raise ValueError("the function is not finite at x0: start where it is")
+                    raise ValueError(_not_finite(step.point.value))
                 self.status = 3
                 return
             self.point = step.point
