@@ -243,7 +243,6 @@ class LinearModel(Objective):
         self.dtype, self.device = features.dtype, features.device
         self._targets = self._encode(self.y) if targets is None else targets
         self._casts: dict[torch.dtype, LinearModel] = {}
-        vars(self).pop("_class_means", None)
         self._tangents: dict[float, tuple[float, float, float]] = {}
 
     def _factors(self, penalty: Factors, dataset: Table) -> Tensor | None:
@@ -1198,11 +1197,11 @@ class SingleOutputModel(LinearModel):
             return terms.weights
 
         def of(which: slice) -> Tensor:
-            parts = (terms.Z, self._targets, self.sample_weight)
-            z, y, v = (None if part is None else part[which].numpy() for part in parts)
-            rows = self.features.compiled
-            assert rows is not None and z is not None and y is not None
-            return torch.from_numpy(rows.curvature(cast(Loss, terms.loop), z, y, v))
+            rows, v = self.features.compiled, self.sample_weight
+            assert rows is not None
+            z, y = terms.Z[which].numpy(), self._targets[which].numpy()
+            weights = None if v is None else v[which].numpy()
+            return torch.from_numpy(rows.curvature(cast(Loss, terms.loop), z, y, weights))
 
         return of
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from newton_krylov.capabilities import CORNERS, LIKELIHOOD, SKLEARN_LOGISTIC, TABLE
+from newton_krylov.objectives.features import Features
 from newton_krylov.objectives.free_intercept import class_means, softmax_reach
 from newton_krylov.objectives.linear_model import (
     LinearModel,
@@ -71,6 +72,17 @@ class Multinomial(LinearModel):
     name = "multinomial"
     task = "multiclass"
     terms = MultinomialTerms
+
+    def _bind(
+        self,
+        features: Features,
+        y: Tensor,
+        weights: Tensor | None,
+        offset: Tensor | None,
+        targets: Tensor | None = None,
+    ) -> None:
+        super()._bind(features, y, weights, offset, targets)
+        vars(self).pop("_class_means", None)  # of other data
 
     def hessian_at(self, point: LinearModelPoint) -> LinearOperator:
         """Return the Hessian of f at a point."""

@@ -126,11 +126,8 @@ class ProximalNewton(ContinuedOptimizer[ProximalMemory]):
             A = _formed(A, point.objective.features.entries)
             eta = self.forcing(Outer(point.grad_norm, memory.last))
             eta = min(eta, _LOOSEST) if point.objective.l1 > 0 else eta
-            while (
-                step := self._step(
-                    point, _Model(point, A, index, memory.shift), memory, eta, generator
-                )
-            ) is None:
+            model = _Model(point, A, index, memory.shift)
+            while (step := self._step(point, model, memory, eta, generator)) is None:
                 if eta <= math.sqrt(torch.finfo(A.dtype).eps):
                     return "no step lowers the loss beyond its rounding error"
                 eta *= 1e-3
